@@ -1,0 +1,3 @@
+"""vlaa_jax: VLAA-Thinker in JAX."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Pure mathematics of SFT and GRPO: arrays in, arrays out."""

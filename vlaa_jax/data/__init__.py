@@ -1,0 +1,1 @@
+"""Host side of a batch: records, images, chat, planning, packing, loading."""

@@ -1,0 +1,1 @@
+"""Data construction (not built yet)."""

@@ -1,0 +1,1 @@
+"""Run viewer (not built yet)."""

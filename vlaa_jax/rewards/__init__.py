@@ -1,0 +1,1 @@
+"""The mixed reward: five verifiers, no array framework."""

@@ -1,0 +1,95 @@
+"""The nouns that rooms hand to each other, and the dimension key.
+
+Dimension key (used as suffixes of array names, e.g. ``logits_BTV``):
+
+    B rows   T tokens   P prompts   G completions per prompt   V vocabulary   D model width
+    N query heads   K key/value heads   H head size   L layers
+    S vision bins   R rows of 64 patches in a bin   C numbers in a flattened patch
+
+Nothing here imports an array library other than numpy, so every room can import it cheaply.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+VERIFIER_TYPES = ("digit", "mcq", "math", "iou", "open_ended")
+"""The five verifiers of VLAA-Thinker (arXiv 2504.11468, section 4.1)."""
+
+BOX_SPACES = ("normalized", "normalized_square", "resized_pixels", "original_pixels")
+"""Coordinate spaces of a box [x1, y1, x2, y2].
+
+``normalized``         fractions of the original width and height, 0..1
+``normalized_square``  fractions of the image padded to a centred square, 0..1
+``resized_pixels``     pixels of the image as the model saw it after resizing
+``original_pixels``    pixels of the original image
+"""
+
+
+class UserError(Exception):
+    """Something the user can mend. The message is one line that says what and where.
+
+    The command line prints the message without a traceback and exits with a non-zero status.
+    """
+
+
+@dataclass(frozen=True)
+class Record:
+    """One sample of VLAA-Thinking (GRPO or SFT file)."""
+
+    id: str
+    question: str
+    images: tuple[str, ...]
+    """POSIX paths relative to the image root, without a leading slash."""
+    gt: str | None = None
+    """Gold answer as text; None only where the SFT file lacks it."""
+    verifier_type: str | None = None
+    """One of VERIFIER_TYPES; None in SFT records."""
+    answer: str | None = None
+    """SFT target: think block and answer block. None in GRPO records."""
+    source: str = ""
+    """Data set the image came from: the first folder of the image path."""
+    caption: str | None = None
+    box_space: str | None = None
+    """One of BOX_SPACES for iou records."""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ScoreRequest:
+    """One model output to be scored."""
+
+    verifier_type: str
+    gt: str
+    response: str
+    """The whole model output, think block included."""
+    id: str = ""
+    question: str = ""
+    image_size: tuple[int, int] | None = None
+    """(width, height) of the original image in pixels."""
+    resized_size: tuple[int, int] | None = None
+    """(width, height) of the image as the model saw it."""
+    box_space: str | None = None
+    images: tuple[str, ...] = ()
+    """Readable paths of the images, for reward models that look at them."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a verifier said of one output."""
+
+    reward: float
+    """In [0, 1]; NaN when the scorer itself failed, which is never the model's fault."""
+    verifier_type: str
+    extracted: str | None = None
+    """The answer text that was scored; None when no valid answer was found (reward 0)."""
+    parts: Mapping[str, float] = field(default_factory=dict)
+    """Named shares: always ``raw`` (unshaped reward) and ``format`` (1 if an answer was found)."""
+    error: str | None = None
+    """Why the scorer failed; set exactly when reward is NaN."""
+
+    @property
+    def failed(self) -> bool:
+        """True when the scorer failed, as opposed to the answer being wrong."""
+        return math.isnan(self.reward)
