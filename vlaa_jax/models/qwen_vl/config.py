@@ -1,0 +1,461 @@
+"""Model configuration of Qwen2-VL and Qwen2.5-VL, read from a Hugging Face ``config.json``.
+
+Three spellings are read: the flat file of the Hub, the nested ``text_config`` of transformers
+>= 4.52, and ``rope_parameters`` (transformers 5) in place of ``rope_scaling`` + ``rope_theta``. A
+missing key takes its value in the released models, never the class default of transformers: those
+differ (vision ``hidden_size`` 3584, ``tokens_per_second`` 4, ``rms_norm_eps`` 1e-5), and the
+released 32B file leaves out its vision depth, heads and full-attention blocks.
+
+No jax here: the configuration is read by host-side code too.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+from vlaa_jax.schema import UserError
+
+Family = Literal["qwen2_vl", "qwen2_5_vl"]
+
+ARCHITECTURES: dict[str, str] = {
+    "qwen2_vl": "Qwen2VLForConditionalGeneration",
+    "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
+}
+"""Model type of ``config.json`` to the class name transformers writes in ``architectures``."""
+
+_VISION_ACTIVATION = {"qwen2_vl": "quick_gelu", "qwen2_5_vl": "silu"}
+_FULL_BLOCKS = (7, 15, 23, 31)
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """The vision tower. Sizes count features, ``patch_size`` and ``window_size`` count pixels."""
+
+    depth: int
+    width: int
+    heads: int
+    intermediate: int
+    out_size: int
+    """Width of a merged token, equal to the text width."""
+    patch_size: int = 14
+    temporal_patch_size: int = 2
+    merge_size: int = 2
+    in_channels: int = 3
+    window_size: int = 112
+    """0 where no block is windowed (Qwen2-VL)."""
+    full_blocks: tuple[int, ...] = _FULL_BLOCKS
+    """Blocks with full attention per frame, ascending; all of them in Qwen2-VL."""
+    tokens_per_second: float = 2.0
+    """Temporal positions per second of video; 1.0 in Qwen2-VL: there every frame is one."""
+
+    @property
+    def head_dim(self) -> int:
+        """Size of one attention head."""
+        return self.width // self.heads
+
+    @property
+    def patch_dim(self) -> int:
+        """Numbers in one flattened patch: channels x frames x height x width."""
+        return self.in_channels * self.temporal_patch_size * self.patch_size**2
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """The decoder. Both families share it."""
+
+    vocab_size: int
+    width: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 1e6
+    mrope_section: tuple[int, int, int] = (16, 24, 24)
+    """How many rotary frequencies follow time, height and width; the sum is head_dim / 2."""
+
+
+@dataclass(frozen=True)
+class QwenVLConfig:
+    """A whole model of either family."""
+
+    family: Family
+    text: TextConfig
+    vision: VisionConfig
+    tie_word_embeddings: bool = False
+    image_token_id: int = 151655
+    video_token_id: int = 151656
+    vision_start_token_id: int = 151652
+    vision_end_token_id: int = 151653
+    eos_token_id: int = 151645
+    """The first one where ``config.json`` lists several."""
+    pad_token_id: int | None = None
+
+    RELEASED: ClassVar[Mapping[str, "QwenVLConfig"]]
+    """The seven released sizes, by name: ``Qwen2.5-VL-3B`` ... ``Qwen2-VL-72B``."""
+
+    @classmethod
+    def from_hf(cls, hf: Mapping[str, Any], where: str = "config.json") -> Self:
+        """Reads a parsed ``config.json``.
+
+        Args:
+          hf: the parsed file, in any of the three spellings.
+          where: the file's name, for error messages.
+
+        Raises:
+          UserError: a size is missing or impossible, or a setting is not supported.
+        """
+        family = hf.get("model_type")
+        if family not in ARCHITECTURES:
+            raise UserError(
+                f"{where}: model_type is {family!r}; supported are {', '.join(ARCHITECTURES)}"
+            )
+        _refuse_unsupported(_Section(hf, where))
+        text = _text_config(_Section(hf, where, "text_config"))
+        vision = _vision_config(_Section(hf, where, "vision_config", fall_back=False), family, text)
+        tokens = _Section(hf, where, "text_config")
+        eos = tokens.get("eos_token_id", cls.eos_token_id)
+        config = cls(
+            family=family,
+            text=text,
+            vision=vision,
+            tie_word_embeddings=_tied(hf),
+            image_token_id=tokens.integer("image_token_id", cls.image_token_id),
+            video_token_id=tokens.integer("video_token_id", cls.video_token_id),
+            vision_start_token_id=tokens.integer(
+                "vision_start_token_id", cls.vision_start_token_id
+            ),
+            vision_end_token_id=tokens.integer("vision_end_token_id", cls.vision_end_token_id),
+            eos_token_id=int(eos[0] if isinstance(eos, list) and eos else eos),
+            pad_token_id=tokens.get("pad_token_id", None),
+        )
+        _check_sizes(config, where)
+        return config
+
+    @classmethod
+    def from_hf_dir(cls, path: str | Path) -> Self:
+        """Reads ``path/config.json``; raises UserError where it is missing or no JSON object."""
+        return cls.from_hf(read_hf_config(path), str(Path(path) / "config.json"))
+
+    def to_hf(self, dtype: str = "bfloat16") -> dict[str, Any]:
+        """A flat ``config.json`` as the Hub has it, readable by every transformers >= 4.49.
+
+        Args:
+          dtype: name of the weights' dtype, recorded as ``torch_dtype``.
+        """
+        text, vision = self.text, self.vision
+        return {
+            "architectures": [ARCHITECTURES[self.family]],
+            "model_type": self.family,
+            "vocab_size": text.vocab_size,
+            "hidden_size": text.width,
+            "intermediate_size": text.intermediate,
+            "num_hidden_layers": text.layers,
+            "num_attention_heads": text.heads,
+            "num_key_value_heads": text.kv_heads,
+            "hidden_act": "silu",
+            "attention_dropout": 0.0,
+            "rms_norm_eps": text.rms_norm_eps,
+            "rope_theta": text.rope_theta,
+            "rope_scaling": {"type": "mrope", "mrope_section": list(text.mrope_section)},
+            "use_sliding_window": False,
+            "tie_word_embeddings": self.tie_word_embeddings,
+            "image_token_id": self.image_token_id,
+            "video_token_id": self.video_token_id,
+            "vision_start_token_id": self.vision_start_token_id,
+            "vision_end_token_id": self.vision_end_token_id,
+            "eos_token_id": self.eos_token_id,
+            **({} if self.pad_token_id is None else {"pad_token_id": self.pad_token_id}),
+            "torch_dtype": dtype,
+            "vision_config": _vision_to_hf(self.family, vision),
+        }
+
+
+def read_hf_config(path: str | Path) -> dict[str, Any]:
+    """The parsed ``config.json`` of an HF directory; raises UserError where it cannot be read."""
+    file = Path(path) / "config.json"
+    try:
+        hf = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{file} does not exist; is {path} a Hugging Face directory?") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read: {error}") from None
+    if not isinstance(hf, dict):
+        raise UserError(f"{file} is not a JSON object")
+    return hf
+
+
+def recorded_dtype(hf: Mapping[str, Any]) -> str | None:
+    """The weights' dtype a ``config.json`` records (``torch_dtype`` or ``dtype``), or None."""
+    for place in (hf, hf.get("text_config") or {}):
+        for key in ("dtype", "torch_dtype"):
+            if isinstance(place.get(key), str):
+                return place[key].removeprefix("torch.")
+    return None
+
+
+class _Section:
+    """One part of a config.json, with typed look-ups that name the file and the key."""
+
+    def __init__(
+        self, hf: Mapping[str, Any], where: str, name: str | None = None, *, fall_back: bool = True
+    ):
+        inner = hf.get(name) if name else None
+        if inner is not None and not isinstance(inner, Mapping):
+            raise UserError(f"{where}: {name} must be an object, not {type(inner).__name__}")
+        self.where = where
+        self._name = name if inner is not None else None
+        outer = hf if fall_back or name is None else {}
+        self._places = tuple(place for place in (inner, outer) if place is not None)
+
+    def get(self, key: str, default: Any) -> Any:
+        """The first value that is set, inner section first."""
+        for place in self._places:
+            if place.get(key) is not None:
+                return place[key]
+        return default
+
+    def integer(self, key: str, default: int | None = None) -> int:
+        """A whole number of at least 0; required where no default is given."""
+        value = self.get(key, default)
+        if value is None:
+            raise UserError(f"{self.label(key)} is missing")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value):
+            raise UserError(f"{self.label(key)} must be a whole number, not {value!r}")
+        if value < 0:
+            raise UserError(f"{self.label(key)} must not be negative, but is {value}")
+        return int(value)
+
+    def number(self, key: str, default: float) -> float:
+        """A positive number."""
+        value = self.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+            raise UserError(f"{self.label(key)} must be a positive number, not {value!r}")
+        return float(value)
+
+    def label(self, key: str) -> str:
+        """How an error message names a key."""
+        return f"{self.where}: {self._name + '.' if self._name else ''}{key}"
+
+
+def _refuse_unsupported(top: _Section) -> None:
+    if top.get("quantization_config", None):
+        raise UserError(
+            f"{top.label('quantization_config')} is set; quantised checkpoints are not supported, "
+            "use the bfloat16 or float32 weights"
+        )
+
+
+def _tied(hf: Mapping[str, Any]) -> bool:
+    # transformers 4.57 writes the flag into text_config only, 5.x at the top; true anywhere ties.
+    text = hf.get("text_config") or {}
+    return bool(hf.get("tie_word_embeddings") or text.get("tie_word_embeddings"))
+
+
+def _text_config(text: _Section) -> TextConfig:
+    if text.get("use_sliding_window", False) or "sliding_attention" in text.get("layer_types", ()):
+        raise UserError(
+            f"{text.label('use_sliding_window')} is on; sliding windows are unsupported"
+        )
+    if text.get("attention_dropout", 0.0):
+        raise UserError(f"{text.label('attention_dropout')} is not 0; dropout is unsupported")
+    if (act := text.get("hidden_act", "silu")) != "silu":
+        raise UserError(f"{text.label('hidden_act')} is {act!r}; supported is silu")
+    heads = text.integer("num_attention_heads")
+    width = text.integer("hidden_size")
+    if not heads or width % heads:
+        raise UserError(
+            f"{text.label('hidden_size')} {width} does not divide by num_attention_heads {heads}"
+        )
+    rope = _rope(text)
+    return TextConfig(
+        vocab_size=text.integer("vocab_size"),
+        width=width,
+        intermediate=text.integer("intermediate_size"),
+        layers=text.integer("num_hidden_layers"),
+        heads=heads,
+        kv_heads=text.integer("num_key_value_heads"),
+        head_dim=width // heads,
+        rms_norm_eps=text.number("rms_norm_eps", 1e-6),
+        rope_theta=rope.number("rope_theta", text.number("rope_theta", 1e6)),
+        mrope_section=_mrope_section(rope),
+    )
+
+
+def _rope(text: _Section) -> _Section:
+    # rope_scaling.type is "mrope" on the Hub and "default" after a save by transformers 4.57, so
+    # M-RoPE is known by its mrope_section and only a scaled rope (yarn, linear ...) is refused.
+    key = "rope_parameters" if text.get("rope_parameters", None) else "rope_scaling"
+    rope = _Section({key: text.get(key, {})}, text.where, key, fall_back=False)
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind not in ("default", "mrope"):
+        raise UserError(f"{rope.label('type')} is {kind!r}; supported are mrope and default")
+    return rope
+
+
+def _mrope_section(rope: _Section) -> tuple[int, int, int]:
+    section = rope.get("mrope_section", [16, 24, 24])
+    if (
+        not isinstance(section, (list, tuple))
+        or len(section) != 3
+        or not all(isinstance(n, int) and n >= 0 for n in section)
+    ):
+        raise UserError(
+            f"{rope.label('mrope_section')} must be three whole numbers, not {section!r}"
+        )
+    return (section[0], section[1], section[2])
+
+
+def _vision_config(vision: _Section, family: Family, text: TextConfig) -> VisionConfig:
+    if (act := vision.get("hidden_act", _VISION_ACTIVATION[family])) != _VISION_ACTIVATION[family]:
+        raise UserError(
+            f"{vision.label('hidden_act')} is {act!r}; supported is {_VISION_ACTIVATION[family]}"
+        )
+    depth = vision.integer("depth", 32)
+    shared = {
+        "depth": depth,
+        "heads": vision.integer("num_heads", 16),
+        "patch_size": vision.integer("patch_size", 14),
+        "temporal_patch_size": vision.integer("temporal_patch_size", 2),
+        "merge_size": vision.integer("spatial_merge_size", 2),
+        "in_channels": vision.integer("in_channels", vision.integer("in_chans", 3)),
+    }
+    if family == "qwen2_vl":
+        width = vision.integer("embed_dim", 1280)
+        return VisionConfig(
+            width=width,
+            intermediate=int(width * vision.number("mlp_ratio", 4)),
+            out_size=vision.integer("hidden_size", text.width),
+            window_size=0,
+            full_blocks=tuple(range(depth)),
+            tokens_per_second=1.0,
+            **shared,
+        )
+    return VisionConfig(
+        width=vision.integer("hidden_size", 1280),
+        # 3B and 7B (36 and 28 layers) have 3420; 32B and 72B (64 and 80) have 3456.
+        intermediate=vision.integer("intermediate_size", 3456 if text.layers >= 64 else 3420),
+        out_size=vision.integer("out_hidden_size", text.width),
+        window_size=vision.integer("window_size", 112),
+        full_blocks=_full_blocks(vision, depth),
+        tokens_per_second=vision.number("tokens_per_second", 2),
+        **shared,
+    )
+
+
+def _full_blocks(vision: _Section, depth: int) -> tuple[int, ...]:
+    blocks = vision.get("fullatt_block_indexes", list(_FULL_BLOCKS))
+    if not isinstance(blocks, (list, tuple)) or not all(isinstance(i, int) for i in blocks):
+        raise UserError(
+            f"{vision.label('fullatt_block_indexes')} must be a list of whole numbers: {blocks!r}"
+        )
+    # Tiny test models keep the default list, which reaches past their depth; transformers
+    # ignores those entries and so do we.
+    return tuple(sorted({i for i in blocks if 0 <= i < depth}))
+
+
+def _check_sizes(config: QwenVLConfig, where: str) -> None:
+    text, vision = config.text, config.vision
+    unit = vision.patch_size * vision.merge_size
+    sizes = {
+        "num_hidden_layers": text.layers,
+        "num_key_value_heads": text.kv_heads,
+        "vocab_size": text.vocab_size,
+        "intermediate_size": text.intermediate,
+        "vision_config.depth": vision.depth,
+        "vision_config.num_heads": vision.heads,
+        "vision_config.in_channels": vision.in_channels,
+        "vision_config.temporal_patch_size": vision.temporal_patch_size,
+        "vision_config.patch_size x spatial_merge_size": unit,
+        "vision_config MLP width": vision.intermediate,
+        "vision_config.window_size": vision.window_size if config.family == "qwen2_5_vl" else 1,
+    }
+    wrong = [f"{name} must be positive" for name, size in sizes.items() if size < 1]
+    if not wrong:
+        rules = {
+            f"num_attention_heads {text.heads} must divide by num_key_value_heads "
+            f"{text.kv_heads}": text.heads % text.kv_heads == 0,
+            f"mrope_section {list(text.mrope_section)} must sum to half of the head size "
+            f"{text.head_dim}": 2 * sum(text.mrope_section) == text.head_dim,
+            f"vision_config width {vision.width} must divide by 4 x num_heads "
+            f"{vision.heads}": vision.width % (4 * vision.heads) == 0,
+            f"vision_config output size {vision.out_size} must equal the text hidden_size "
+            f"{text.width}": vision.out_size == text.width,
+            f"vision_config.window_size {vision.window_size} must divide by patch_size x "
+            f"spatial_merge_size = {unit}": vision.window_size % unit == 0,
+        }
+        wrong = [message for message, right in rules.items() if not right]
+    if wrong:
+        raise UserError(f"{where}: {'; '.join(wrong)}")
+
+
+def _vision_to_hf(family: Family, vision: VisionConfig) -> dict[str, Any]:
+    shared = {
+        "model_type": family,
+        "depth": vision.depth,
+        "num_heads": vision.heads,
+        "hidden_act": _VISION_ACTIVATION[family],
+        "in_chans": vision.in_channels,
+        "in_channels": vision.in_channels,
+        "patch_size": vision.patch_size,
+        "spatial_merge_size": vision.merge_size,
+        "spatial_patch_size": vision.patch_size,
+        "temporal_patch_size": vision.temporal_patch_size,
+    }
+    if family == "qwen2_vl":
+        ratio = vision.intermediate / vision.width
+        ratio = int(ratio) if ratio == int(ratio) else ratio
+        return shared | {
+            "embed_dim": vision.width,
+            "mlp_ratio": ratio,
+            "hidden_size": vision.out_size,
+        }
+    seconds = vision.tokens_per_second
+    return shared | {
+        "hidden_size": vision.width,
+        "intermediate_size": vision.intermediate,
+        "out_hidden_size": vision.out_size,
+        "window_size": vision.window_size,
+        "fullatt_block_indexes": list(vision.full_blocks),
+        "tokens_per_second": int(seconds) if seconds == int(seconds) else seconds,
+    }
+
+
+def _released(
+    family: Family, sizes: tuple[int, int, int, int, int, int, int], *, tied: bool = False
+) -> QwenVLConfig:
+    vocab_size, width, intermediate, layers, heads, kv_heads, vision_mlp = sizes
+    windowed = family == "qwen2_5_vl"
+    return QwenVLConfig(
+        family=family,
+        text=TextConfig(vocab_size, width, intermediate, layers, heads, kv_heads, head_dim=128),
+        vision=VisionConfig(
+            depth=32,
+            width=1280,
+            heads=16,
+            intermediate=vision_mlp,
+            out_size=width,
+            window_size=112 if windowed else 0,
+            full_blocks=_FULL_BLOCKS if windowed else tuple(range(32)),
+            tokens_per_second=2.0 if windowed else 1.0,
+        ),
+        tie_word_embeddings=tied,
+    )
+
+
+# Columns: vocabulary, width, MLP width, layers, query heads, key/value heads, vision MLP width
+# (from the Hub's config.json files; the technical report's table differs and is wrong).
+# fmt: off
+QwenVLConfig.RELEASED = {
+    "Qwen2.5-VL-3B":  _released("qwen2_5_vl", (151936, 2048, 11008, 36, 16, 2, 3420), tied=True),
+    "Qwen2.5-VL-7B":  _released("qwen2_5_vl", (152064, 3584, 18944, 28, 28, 4, 3420)),
+    "Qwen2.5-VL-32B": _released("qwen2_5_vl", (152064, 5120, 27648, 64, 40, 8, 3456)),
+    "Qwen2.5-VL-72B": _released("qwen2_5_vl", (152064, 8192, 29568, 80, 64, 8, 3456)),
+    "Qwen2-VL-2B":    _released("qwen2_vl", (151936, 1536, 8960, 28, 12, 2, 5120), tied=True),
+    "Qwen2-VL-7B":    _released("qwen2_vl", (152064, 3584, 18944, 28, 28, 4, 5120)),
+    "Qwen2-VL-72B":   _released("qwen2_vl", (152064, 8192, 29568, 80, 64, 8, 5120)),
+}
+# fmt: on
