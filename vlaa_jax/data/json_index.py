@@ -1,0 +1,187 @@
+"""Where each element of a JSON array or JSON Lines file begins and ends, in bounded memory.
+
+The released files do not say which of the two they are: ``VLAA-Thinking-SFT-126K.json`` (623 MB) is
+JSON Lines despite its suffix. The scan looks at bytes only and never parses, so that one broken
+element (bad UTF-8, bad escape) is one refused record and not a refused file.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from vlaa_jax.schema import UserError
+
+_CHUNK = 1 << 20
+_BOM = b"\xef\xbb\xbf"
+_IN_STRING = re.compile(rb'["\\]')
+_TOP_LEVEL = re.compile(rb'["\[\]{},]')
+_NESTED = re.compile(rb'["\[\]{}]')
+
+
+@dataclass(frozen=True)
+class JsonIndex:
+    """Byte spans of the elements of one file."""
+
+    is_array: bool
+    spans_N2: np.ndarray
+    """int64 [N, 2]: first byte and one past the last byte."""
+    lines_N: np.ndarray | None
+    """int64 [N]: line numbers from 1; None for an array."""
+    truncated: bool
+    """True when an array is not closed, or the last line has no line end."""
+
+    def __len__(self) -> int:
+        return len(self.spans_N2)
+
+
+def index_json(path: Path) -> JsonIndex:
+    """Index a JSON array or JSON Lines file.
+
+    Raises:
+      UserError: the file cannot be read, is empty, begins with neither ``[`` nor ``{``, or goes on
+        after the closing bracket of its array.
+    """
+    try:
+        with path.open("rb") as file:
+            first, start = _first_byte(file)
+            file.seek(start)
+            if first == b"[":
+                return _index_array(file, start, path)
+            if first == b"{":
+                return _index_lines(file, start)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if not first:
+        raise UserError(f"{path}: the file is empty; expected a JSON array or JSON Lines")
+    raise UserError(
+        f"{path}: begins with {first!r}; expected a JSON array ('[') or JSON Lines ('{{')"
+    )
+
+
+def _first_byte(file: BinaryIO) -> tuple[bytes, int]:
+    offset = 0
+    while chunk := file.read(_CHUNK):
+        if offset == 0 and chunk.startswith(_BOM):
+            chunk, offset = chunk[len(_BOM) :], len(_BOM)
+        body = chunk.lstrip()
+        if body:
+            return body[:1], offset + len(chunk) - len(body)
+        offset += len(chunk)
+    return b"", 0
+
+
+def _chunks(file: BinaryIO, offset: int) -> Iterator[tuple[int, bytes]]:
+    while chunk := file.read(_CHUNK):
+        yield offset, chunk
+        offset += len(chunk)
+
+
+def _index_lines(file: BinaryIO, start: int) -> JsonIndex:
+    spans, lines = [], []
+    line_start, number, blank = start, 1 + _newlines_before(file, start), True
+    file.seek(start)
+    end = start
+    for offset, chunk in _chunks(file, start):
+        end, i = offset + len(chunk), 0
+        while (j := chunk.find(b"\n", i)) >= 0:
+            if not blank or chunk[i:j].strip():
+                spans.append((line_start, offset + j))
+                lines.append(number)
+            number, i, line_start, blank = number + 1, j + 1, offset + j + 1, True
+        blank = blank and not chunk[i:].strip()
+    if not blank:
+        spans.append((line_start, end))
+        lines.append(number)
+    return JsonIndex(False, _as_spans(spans), np.asarray(lines, np.int64), not blank)
+
+
+def _newlines_before(file: BinaryIO, start: int) -> int:
+    file.seek(0)
+    count = 0
+    while start > 0 and (chunk := file.read(min(start, _CHUNK))):
+        count, start = count + chunk.count(b"\n"), start - len(chunk)
+    return count
+
+
+def _index_array(file: BinaryIO, start: int, path: Path) -> JsonIndex:
+    scan = _ArrayScan()
+    closed_at = -1
+    for offset, chunk in _chunks(file, start):
+        if closed_at < 0:
+            closed_at = scan.feed(offset, chunk)
+            rest = chunk[closed_at + 1 - offset :] if closed_at >= 0 else b""
+        else:
+            rest = chunk
+        if rest.strip():
+            raise UserError(
+                f"{path}: more data follows the array, which closes at byte {closed_at}; "
+                "mend the file or split it in two"
+            )
+    spans = scan.spans
+    tail_start, tail_end = spans[-1] if closed_at >= 0 else (scan.element_start, scan.end)
+    if closed_at < 0:
+        spans.append((tail_start, tail_end))
+    if _is_blank(file, tail_start, tail_end):
+        spans.pop()  # an empty array, a comma before the closing bracket, or a cut after a comma
+    return JsonIndex(True, _as_spans(spans), None, closed_at < 0)
+
+
+class _ArrayScan:
+    """Finds the commas and the closing bracket of the outermost array, chunk by chunk."""
+
+    def __init__(self) -> None:
+        self.spans: list[tuple[int, int]] = []
+        self.element_start = 0
+        self.end = 0
+        self._depth = 0
+        self._in_string = False
+        self._skip = 0
+
+    def feed(self, offset: int, chunk: bytes) -> int:
+        """Scan one chunk; returns the byte offset of the closing bracket, or -1."""
+        i, self._skip, self.end = self._skip, 0, offset + len(chunk)
+        while i < len(chunk):
+            pattern = _TOP_LEVEL if self._depth == 1 else _NESTED
+            match = (_IN_STRING if self._in_string else pattern).search(chunk, i)
+            if match is None:
+                return -1
+            i, token = match.end(), match.group()
+            if token == b'"':
+                self._in_string = not self._in_string
+            elif token == b"\\":
+                i += 1
+                self._skip = max(0, i - len(chunk))
+            elif self._punctuation(token, offset + match.start()):
+                return offset + match.start()
+        return -1
+
+    def _punctuation(self, token: bytes, at: int) -> bool:
+        if token in b"[{":
+            self._depth += 1
+            if self._depth == 1:
+                self.element_start = at + 1
+            return False
+        if token in b"]}":
+            self._depth -= 1
+            if self._depth > 0:
+                return False
+        self.spans.append((self.element_start, at))
+        self.element_start = at + 1
+        return self._depth == 0
+
+
+def _is_blank(file: BinaryIO, start: int, end: int) -> bool:
+    file.seek(start)
+    while start < end and (chunk := file.read(min(_CHUNK, end - start))):
+        if chunk.strip():
+            return False
+        start += len(chunk)
+    return True
+
+
+def _as_spans(spans: list[tuple[int, int]]) -> np.ndarray:
+    return np.asarray(spans, np.int64).reshape(-1, 2)

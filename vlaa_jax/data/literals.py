@@ -1,0 +1,64 @@
+"""Reading Python literals that other people's files hold as text, without ever running them.
+
+The released GRPO file stores ``meta`` as the text of a Python dict (single quotes).
+"""
+
+import ast
+import json
+import re
+from typing import Any
+
+MAX_LITERAL_CHARS = 1 << 20
+_MAX_DEPTH = 50
+_MAX_SIGNS = 1000
+_STRINGS = re.compile(r"'(?:[^'\\]|\\.)*+'|\"(?:[^\"\\]|\\.)*+\"", re.DOTALL)
+_NAMES = {
+    "nan": float("nan"),
+    "NaN": float("nan"),
+    "inf": float("inf"),
+    "Infinity": float("inf"),
+    "null": None,
+    "true": True,
+    "false": False,
+}
+
+
+def parse_literal(text: str) -> Any:
+    """Parse JSON or a Python literal (dict, list, str, numbers; also bare nan, inf, null, true).
+
+    Raises:
+      ValueError: not a literal, longer than MAX_LITERAL_CHARS, or nested too deeply; the message is
+        a short reason.
+    """
+    if len(text) > MAX_LITERAL_CHARS:
+        raise ValueError(f"{len(text):,} characters long, more than {MAX_LITERAL_CHARS:,}")
+    _check_nesting(text)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        tree = _Names().visit(ast.parse(text.strip(), mode="eval"))
+        return ast.literal_eval(tree)
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
+        raise ValueError("neither JSON nor a Python literal") from error
+
+
+def _check_nesting(text: str) -> None:
+    """Refuse what could exhaust the parser's stack: it looks at the text outside strings only."""
+    bare = _STRINGS.sub("", text)
+    depth = deepest = 0
+    for bracket in re.findall(r"[\[\](){}]", bare):
+        depth += 1 if bracket in "[({" else -1
+        deepest = max(deepest, depth)
+    if deepest > _MAX_DEPTH or len(re.findall(r"[+\-~]|\bnot\b|\blambda\b", bare)) > _MAX_SIGNS:
+        raise ValueError("nested too deeply")
+
+
+class _Names(ast.NodeTransformer):
+    """Turns the few bare names that printed dicts hold into constants; others stay and fail."""
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        if node.id in _NAMES:
+            return ast.copy_location(ast.Constant(_NAMES[node.id]), node)
+        return node

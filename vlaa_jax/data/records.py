@@ -1,0 +1,395 @@
+"""Readers for the released VLAA-Thinking files, exactly as they are.
+
+``VLAA-Thinking-GRPO-25K.json`` and ``VLAA-Thinking-SFT-126K.json`` (Hugging Face data set
+UCSC-VLAA/VLAA-Thinking, arXiv 2504.11468) are a JSON array or JSON Lines whatever the suffix says;
+``meta`` is a dict or the text of a dict; ``gt`` is an integer for counting and text elsewhere, or
+missing; ``image`` may begin with a slash. Every refusal names file, line or index, field and
+reason.
+"""
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, overload
+
+from vlaa_jax.data.json_index import JsonIndex, index_json
+from vlaa_jax.data.literals import parse_literal
+from vlaa_jax.schema import BOX_SPACES, VERIFIER_TYPES, Record, UserError
+
+KINDS = ("grpo", "sft")
+"""What a file is read for: grpo needs ``verifier_type`` and ``gt``, sft needs ``answer``."""
+
+MAX_RECORD_BYTES = 8 << 20
+MAX_FIELD_CHARS = 1 << 20
+MAX_PATH_CHARS = 1024
+MAX_IMAGES = 64
+_KNOWN = frozenset(
+    ("id", "image", "images", "question", "gt", "answer", "verifier_type", "caption", "meta")
+)
+
+
+@dataclass(frozen=True)
+class Reject:
+    """One record that was refused, and why."""
+
+    file: str
+    index: int
+    """Position in the file from 0."""
+    line: int | None
+    """Line number from 1 in JSON Lines; None in an array."""
+    id: str
+    field: str
+    reason: str
+
+    def __str__(self) -> str:
+        place = f"line {self.line}" if self.line is not None else f"record {self.index}"
+        name = f" (id {self.id!r})" if self.id else ""
+        field = f"field '{self.field}': " if self.field else ""
+        return f"{self.file}: {place}{name}: {field}{self.reason}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The reject as one JSON object of a rejects file."""
+        return asdict(self)
+
+
+class Refusal(Exception):
+    """A record cannot be used: which field, and why."""
+
+    def __init__(self, field: str, reason: str, record_id: str = "") -> None:
+        super().__init__(reason)
+        self.field, self.reason, self.record_id = field, reason, record_id
+
+
+class RecordFile(Sequence[Record]):
+    """Random access to the records of one file; only byte offsets are kept in memory.
+
+    ``file[i]`` raises UserError where the record is unusable; ``file.read(i)`` returns a Reject
+    instead. Safe to use from several threads, and picklable, as Grain wants of a source.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        kind: str | None = None,
+        box_space: str | Mapping[str, str] = "normalized",
+        max_record_bytes: int = MAX_RECORD_BYTES,
+    ) -> None:
+        """Index a file.
+
+        Args:
+          path: JSON array or JSON Lines, whatever the suffix.
+          kind: one of KINDS, or None to take what is there.
+          box_space: space of iou boxes that do not name their own (one of BOX_SPACES), or a mapping
+            from source to space; sources not in it are "normalized".
+          max_record_bytes: longer records are refused unread.
+
+        Raises:
+          UserError: the file cannot be read, or is neither form of JSON.
+        """
+        if kind is not None and kind not in KINDS:
+            raise ValueError(f"kind must be one of {KINDS}, not {kind!r}")
+        self.path = Path(path)
+        self.kind = kind
+        self._box_space = box_space
+        self._max_bytes = max_record_bytes
+        self._fd: int | None = None
+        self.index: JsonIndex = index_json(self.path)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Record]: ...
+    def __getitem__(self, index: int | slice) -> Record | Sequence[Record]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        result = self.read(index)
+        if isinstance(result, Reject):
+            raise UserError(str(result))
+        return result
+
+    def read(self, index: int) -> Record | Reject:
+        """The record at ``index``, or why it cannot be used."""
+        index = int(index)
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"{self.path}: record {index} of {len(self)}")
+        index %= len(self)
+        try:
+            raw = self._raw(index)
+            record = parse_record(raw, fallback_id=f"{self.path.stem}-{index:06d}", kind=self.kind)
+        except Refusal as refusal:
+            return self._reject(index, refusal)
+        if record.verifier_type == "iou" and record.box_space is None:
+            record = replace(record, box_space=self._space_of(record.source))
+        return record
+
+    def problem_at_end(self) -> Reject | None:
+        """Says so when the array is never closed; the records before the cut are whole."""
+        if not (self.index.truncated and self.index.is_array):
+            return None
+        reason = "the array is not closed; was the download cut short?"
+        return Reject(str(self.path), len(self), None, "", "", reason)
+
+    def _raw(self, index: int) -> Any:
+        start, end = (int(x) for x in self.index.spans_N2[index])
+        if end - start > self._max_bytes:
+            raise Refusal("", f"{end - start:,} bytes long, more than {self._max_bytes:,}")
+        if self._fd is None:
+            self._fd = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        try:
+            return json.loads(os.pread(self._fd, end - start, start).decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise Refusal("", f"not UTF-8 at byte {error.start} of the record") from error
+        except RecursionError as error:
+            raise Refusal("", "nested too deeply") from error
+        except ValueError as error:
+            cut = self.index.truncated and index == len(self) - 1
+            hint = "; the file ends inside it, was the download cut short?" if cut else ""
+            message = getattr(error, "msg", str(error))
+            raise Refusal("", f"not JSON ({message}){hint}") from error
+
+    def _reject(self, index: int, refusal: Refusal) -> Reject:
+        lines = self.index.lines_N
+        line = None if lines is None else int(lines[index])
+        return Reject(str(self.path), index, line, refusal.record_id, refusal.field, refusal.reason)
+
+    def _space_of(self, source: str) -> str:
+        if isinstance(self._box_space, str):
+            return self._box_space
+        return self._box_space.get(source, "normalized")
+
+    def close(self) -> None:
+        """Close the file; reading opens it again."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def __del__(self) -> None:
+        if getattr(self, "_fd", None) is not None:
+            self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_fd": None}
+
+
+def iter_records(
+    path: str | os.PathLike[str],
+    *,
+    kind: str | None = None,
+    strict: bool = True,
+    on_reject: Callable[[Reject], None] | None = None,
+    on_duplicate: str = "reject",
+    box_space: str | Mapping[str, str] = "normalized",
+) -> Iterator[Record]:
+    """Stream the records of one file in order, in bounded memory.
+
+    Args:
+      path: JSON array or JSON Lines.
+      kind: one of KINDS, or None.
+      strict: raise at the first refused record; otherwise hand it to ``on_reject`` and go on.
+      on_reject: called with every Reject when not strict.
+      on_duplicate: "reject" a repeated id, or "rename" it to ``ID#2``, ``ID#3``, ...
+      box_space: see RecordFile.
+
+    Raises:
+      UserError: the file is unusable, or (strict) a record is.
+    """
+    if on_duplicate not in ("reject", "rename"):
+        raise ValueError(f"on_duplicate must be 'reject' or 'rename', not {on_duplicate!r}")
+    file = RecordFile(path, kind=kind, box_space=box_space)
+    seen: dict[str, int] = {}
+    try:
+        for index in range(len(file)):
+            result = file.read(index)
+            if isinstance(result, Record):
+                times = seen[result.id] = seen.get(result.id, 0) + 1
+                if times > 1 and on_duplicate == "rename":
+                    result = replace(result, id=f"{result.id}#{times}")
+                elif times > 1:
+                    refusal = Refusal("id", "used before in this file", result.id)
+                    result = file._reject(index, refusal)
+            if isinstance(result, Record):
+                yield result
+            else:
+                _refuse(result, strict, on_reject)
+        if end := file.problem_at_end():
+            _refuse(end, strict, on_reject)
+    finally:
+        file.close()
+
+
+def load_records(path: str | os.PathLike[str], **options: Any) -> list[Record]:
+    """All records of a file as a list; options as for iter_records."""
+    return list(iter_records(path, **options))
+
+
+def _refuse(reject: Reject, strict: bool, on_reject: Callable[[Reject], None] | None) -> None:
+    if strict:
+        raise UserError(str(reject))
+    if on_reject is not None:
+        on_reject(reject)
+
+
+def parse_record(raw: Any, *, fallback_id: str, kind: str | None = None) -> Record:
+    """One JSON object of the released files as a Record.
+
+    Fields that a Record does not name (``ds_answer``, ...) go into its ``meta``.
+
+    Args:
+      raw: the parsed JSON object.
+      fallback_id: id of a record that has none.
+      kind: one of KINDS, or None to take what is there.
+
+    Raises:
+      Refusal: names the field and the reason.
+    """
+    if not isinstance(raw, dict):
+        raise Refusal("", f"a JSON {type(raw).__name__}, expected an object")
+    record_id = _id(raw.get("id"), fallback_id)
+    try:
+        return _parse_fields(raw, record_id, kind)
+    except Refusal as refusal:
+        refusal.record_id = record_id
+        raise
+
+
+def _parse_fields(raw: dict[str, Any], record_id: str, kind: str | None) -> Record:
+    images = _images(raw)
+    meta = _meta(raw.get("meta")) | {k: v for k, v in raw.items() if k not in _KNOWN}
+    verifier_type = raw.get("verifier_type")
+    if verifier_type is not None and verifier_type not in VERIFIER_TYPES:
+        raise Refusal("verifier_type", f"{_short(verifier_type)} is none of {VERIFIER_TYPES}")
+    box_space = meta.pop("box_space", None)
+    if box_space is not None and box_space not in BOX_SPACES:
+        raise Refusal("box_space", f"{_short(box_space)} is none of {BOX_SPACES}")
+    record = Record(
+        id=record_id,
+        question=_text(raw, "question", required=True) or "",
+        images=images,
+        gt=_gold(raw.get("gt")),
+        verifier_type=verifier_type,
+        answer=_text(raw, "answer", required=kind == "sft"),
+        source=images[0].split("/", 1)[0] if "/" in images[0] else "",
+        caption=_text(raw, "caption"),
+        box_space=box_space,
+        meta=meta,
+    )
+    if kind == "grpo" and record.verifier_type is None:
+        raise Refusal("verifier_type", "missing; GRPO needs to know which verifier scores it")
+    if kind == "grpo" and record.gt is None:
+        raise Refusal("gt", "missing; GRPO needs a gold answer")
+    return record
+
+
+def _id(value: Any, fallback: str) -> str:
+    if value is None or value == "":
+        return fallback
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise Refusal("id", f"{_short(value)} is neither text nor a whole number")
+    text = str(value)
+    if len(text) > MAX_PATH_CHARS:
+        raise Refusal("id", f"{len(text):,} characters long, more than {MAX_PATH_CHARS:,}")
+    _check_encodable("id", text)
+    return text
+
+
+def _text(raw: dict[str, Any], field: str, required: bool = False) -> str | None:
+    value = raw.get(field)
+    if value is None and not required:
+        return None
+    if not isinstance(value, str):
+        what = "missing" if value is None else f"{_short(value)} is not text"
+        raise Refusal(field, what)
+    if required and not value.strip():
+        raise Refusal(field, "empty")
+    if len(value) > MAX_FIELD_CHARS:
+        raise Refusal(field, f"{len(value):,} characters long, more than {MAX_FIELD_CHARS:,}")
+    _check_encodable(field, value)
+    return value
+
+
+def _check_encodable(field: str, value: str) -> None:
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise Refusal(field, f"a lone surrogate at character {error.start}") from error
+
+
+def _gold(value: Any) -> str | None:
+    """Gold answers come as text, integers (counting), and now and then as a list of numbers."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        text = _text({"gt": value}, "gt") or ""
+        if not text.strip():
+            raise Refusal("gt", "empty")
+        return text
+    numbers = value if isinstance(value, list) else [value]
+    if not numbers or any(isinstance(x, bool) or not isinstance(x, int | float) for x in numbers):
+        raise Refusal("gt", f"{_short(value)} is neither text, a number nor a list of numbers")
+    if not all(isinstance(x, int) or math.isfinite(x) for x in numbers):
+        raise Refusal("gt", f"{_short(value)} holds a number that is not finite")
+    return json.dumps(value)
+
+
+def _images(raw: dict[str, Any]) -> tuple[str, ...]:
+    field = "image" if raw.get("image") is not None else "images"
+    value = raw.get(field)
+    if value is None:
+        raise Refusal("image", "missing")
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = parse_literal(value)
+        except ValueError as error:
+            raise Refusal(field, f"looks like a list but is {error}") from error
+    paths = [value] if isinstance(value, str) else value
+    if not isinstance(paths, list | tuple) or not all(isinstance(p, str) for p in paths):
+        raise Refusal(field, f"{_short(value)} is neither a path nor a list of paths")
+    if not 1 <= len(paths) <= MAX_IMAGES:
+        raise Refusal(field, f"{len(paths)} images; 1 to {MAX_IMAGES} are allowed")
+    return tuple(clean_image_path(path, field) for path in paths)
+
+
+def clean_image_path(path: str, field: str = "image") -> str:
+    """A path relative to the image root, without leading slashes, that cannot leave the root.
+
+    Raises:
+      Refusal: empty, too long, with ``..``, a backslash, a control character or a drive letter.
+    """
+    if len(path) > MAX_PATH_CHARS:
+        raise Refusal(field, f"{len(path):,} characters long, more than {MAX_PATH_CHARS:,}")
+    _check_encodable(field, path)
+    if any(ord(c) < 32 for c in path) or "\\" in path:
+        raise Refusal(field, f"{_short(path)} holds a backslash or a control character")
+    parts = [part for part in path.strip().split("/") if part not in ("", ".")]
+    if not parts:
+        raise Refusal(field, f"{_short(path)} names no file")
+    if ".." in parts or (len(parts[0]) > 1 and parts[0][1] == ":"):
+        raise Refusal(field, f"{_short(path)} leaves the image root")
+    return "/".join(parts)
+
+
+def _meta(value: Any) -> dict[str, Any]:
+    if isinstance(value, str):
+        if not value.strip():
+            return {}
+        try:
+            value = parse_literal(value)
+        except ValueError as error:
+            raise Refusal("meta", str(error)) from error
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise Refusal("meta", f"{_short(value)} is neither an object nor the text of one")
+    return {str(key): item for key, item in value.items()}
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
