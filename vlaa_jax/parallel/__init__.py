@@ -1,1 +1,1 @@
-"""Mesh and sharding rules."""
+"""Mesh and sharding rules: where arrays live."""

@@ -1,0 +1,312 @@
+"""Qwen2-VL / Qwen2.5-VL as one nnx module with one entry point per layout.
+
+Layouts (all share the same layers, see text.py):
+
+    hidden_rows     [B, T]             packed or padded rows: SFT, evaluation, parity tests
+    hidden_groups   [P, Tp] + [P,G,Tc] prompts with G completions each, the prompt computed once
+    prefill, decode [P, Tp], [P, G]    the same operation with a cache: sampling
+
+Parameters are float32 or bfloat16 and are cast to the activation dtype where they are used.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from vlaa_jax.models.qwen_vl import attention
+from vlaa_jax.models.qwen_vl.cache import PrefixCache, SuffixCache
+from vlaa_jax.models.qwen_vl.config import QwenVLConfig
+from vlaa_jax.models.qwen_vl.layers import Linear
+from vlaa_jax.models.qwen_vl.text import TextModel
+from vlaa_jax.models.qwen_vl.vision import VisionInputs, VisionTower
+
+Array = jax.Array
+Params = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How, not what, to compute. Static under jit.
+
+    Attributes:
+        dtype: activation dtype, "float32" or "bfloat16".
+        remat: what the backward pass keeps of a layer; a key of layers.REMAT_POLICIES.
+        unroll: unroll factor of the layer scans; True unrolls fully (faster on CPU).
+        data_shards: number of data shards; rows and vision bins are dealt to them in order, and a
+            row's `unit_src` counts from its own shard's first unit.
+    """
+
+    dtype: str = "float32"
+    remat: str = "none"
+    unroll: int | bool = 1
+    data_shards: int = 1
+
+
+class PromptInputs(NamedTuple):
+    """Prompts on the device, right padded.
+
+    Attributes:
+        ids_PT: int token ids, image placeholders expanded.
+        positions_PT3: int M-RoPE positions.
+        length_P: int real lengths.
+        unit_src_PT: int index of the merged unit behind a placeholder, -1 elsewhere.
+        vision: the image buffer, or None for text alone.
+    """
+
+    ids_PT: Array
+    positions_PT3: Array
+    length_P: Array
+    unit_src_PT: Array
+    vision: VisionInputs | None
+
+
+class RowInputs(NamedTuple):
+    """Packed or padded rows on the device.
+
+    Attributes:
+        ids_BT: int token ids.
+        positions_BT3: int M-RoPE positions, from 0 in every sample.
+        segment_ids_BT: int sample number within the row; 0 is padding.
+        unit_src_BT: int index of the merged unit behind a placeholder, -1 elsewhere.
+        vision: the image buffer, or None for text alone.
+    """
+
+    ids_BT: Array
+    positions_BT3: Array
+    segment_ids_BT: Array
+    unit_src_BT: Array
+    vision: VisionInputs | None
+
+
+class QwenVL(nnx.Module):
+    """Vision tower, decoder and head (HF Qwen2VL / Qwen2_5_VLForConditionalGeneration)."""
+
+    def __init__(
+        self, config: QwenVLConfig, *, compute: Compute | None = None, rngs: nnx.Rngs
+    ) -> None:
+        self.config = config
+        self.compute = compute or Compute()
+        gated = config.family == "qwen2_5_vl"
+        self.vision = VisionTower(config.vision, gated=gated, rngs=rngs)
+        self.text = TextModel(config.text, rngs=rngs)
+        self.lm_head: Linear | None = None
+        if not config.tie_word_embeddings:
+            text = config.text
+            self.lm_head = Linear(text.width, text.vocab_size, bias=False, rngs=rngs)
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """Activation dtype."""
+        return jnp.dtype(self.compute.dtype)
+
+    @property
+    def head_kernel_DV(self) -> Array:
+        """Output projection [D, V]: the head's own, or the transposed embedding when tied."""
+        if self.lm_head is None:
+            return self.text.embed_tokens.embedding[...].T
+        return self.lm_head.kernel[...]
+
+    def encode_images(self, vision: VisionInputs) -> Array:
+        """Visual tokens in buffer order, [S * R * 16, D]."""
+        compute = self.compute
+        return self.vision(vision, dtype=self.dtype, remat=compute.remat, unroll=compute.unroll)
+
+    def embed(self, ids_BT: Array, unit_src_BT: Array, units_UD: Array | None) -> Array:
+        """Token embeddings with image units put at their placeholders, [B, T, D]."""
+        x_BTD = self.text.embed_tokens(ids_BT, self.dtype)
+        if units_UD is None:
+            return x_BTD
+        shards = self.compute.data_shards
+        width = units_UD.shape[-1]
+        src = unit_src_BT.reshape(shards, -1, 1)
+        units = units_UD.reshape(shards, -1, width)
+        # A gather batched over shards: no row ever reads another shard's images.
+        images = jnp.take_along_axis(units, jnp.maximum(src, 0), axis=1)
+        return jnp.where(unit_src_BT[..., None] >= 0, images.reshape(x_BTD.shape), x_BTD)
+
+    def hidden_rows(self, rows: RowInputs) -> Array:
+        """Hidden states after the final norm of packed or padded rows, [B, T, D]."""
+        units = None if rows.vision is None else self.encode_images(rows.vision)
+        x_BTD = self.embed(rows.ids_BT, rows.unit_src_BT, units)
+        mask = attention.causal_segment_mask(rows.segment_ids_BT)
+        lead = rows.ids_BT.shape
+
+        def attend(q: Array, k: Array, v: Array, _: Any) -> tuple[Array, None]:
+            q, k, v = (a.reshape(*lead, *a.shape[1:]) for a in (q, k, v))
+            out = attention.masked_attention(q, k, v, mask)
+            return out.reshape(lead[0] * lead[1], -1), None
+
+        hidden, _ = self._run(x_BTD.reshape(-1, x_BTD.shape[-1]), rows.positions_BT3, attend)
+        return hidden.reshape(x_BTD.shape)
+
+    def hidden_groups(self, prompt: PromptInputs, inputs_PGT: Array) -> Array:
+        """Hidden states of G completions per prompt, each prompt computed once.
+
+        Args:
+            prompt: the prompts.
+            inputs_PGT: completion *inputs*: the prompt's last token, then the completion without
+                its last token (`completion_inputs` builds them). Padding on the right is harmless.
+
+        Returns:
+            [P, G, T, D]; entry t predicts completion token t.
+        """
+        prompts, groups, length = inputs_PGT.shape
+        prefix_length = prompt.ids_PT.shape[1]
+        units = None if prompt.vision is None else self.encode_images(prompt.vision)
+        x_prefix = self.embed(prompt.ids_PT, prompt.unit_src_PT, units)
+        x_suffix = self.text.embed_tokens(inputs_PGT.reshape(prompts, -1), self.dtype)
+        x_PMD = jnp.concatenate([x_prefix, x_suffix], axis=1)
+        positions = _group_positions(prompt, groups, length)
+        prefix_mask_PS = jnp.arange(prefix_length) < prompt.length_P[:, None] - 1
+        causal_TT = jnp.tril(jnp.ones((length, length), bool))
+        mask_prefix = jnp.tril(jnp.ones((1, prefix_length, prefix_length), bool))
+
+        def attend(q: Array, k: Array, v: Array, _: Any) -> tuple[Array, None]:
+            def cut(a: Array) -> tuple[Array, Array]:
+                a = a.reshape(prompts, -1, *a.shape[1:])
+                own = a[:, prefix_length:].reshape(prompts, groups, length, *a.shape[2:])
+                return a[:, :prefix_length], own
+
+            (q_pre, q_own), (k_pre, k_own), (v_pre, v_own) = cut(q), cut(k), cut(v)
+            out_prefix = attention.masked_attention(q_pre, k_pre, v_pre, mask_prefix)
+            out_suffix = attention.prefix_suffix_attention(
+                q_own, k_pre, v_pre, k_own, v_own, prefix_mask_PS, causal_TT[None, None]
+            )
+            out_prefix = out_prefix.reshape(prompts, prefix_length, -1)
+            out_suffix = out_suffix.reshape(prompts, groups * length, -1)
+            out = jnp.concatenate([out_prefix, out_suffix], axis=1)
+            return out.reshape(q.shape[0], -1), None
+
+        hidden, _ = self._run(x_PMD.reshape(-1, x_PMD.shape[-1]), positions, attend)
+        hidden = hidden.reshape(x_PMD.shape)[:, prefix_length:]
+        return hidden.reshape(prompts, groups, length, -1)
+
+    def prefill(self, prompt: PromptInputs) -> PrefixCache:
+        """Computes the keys and values of the prompts, once per group."""
+        units = None if prompt.vision is None else self.encode_images(prompt.vision)
+        x_PTD = self.embed(prompt.ids_PT, prompt.unit_src_PT, units)
+        lead = prompt.ids_PT.shape
+        mask = jnp.tril(jnp.ones((1, lead[1], lead[1]), bool))
+
+        def attend(q: Array, k: Array, v: Array, _: Any) -> tuple[Array, Any]:
+            q, k, v = (a.reshape(*lead, *a.shape[1:]) for a in (q, k, v))
+            out = attention.masked_attention(q, k, v, mask)
+            return out.reshape(lead[0] * lead[1], -1), (k, v)
+
+        x_ND = x_PTD.reshape(-1, x_PTD.shape[-1])
+        _, (k_LPSKH, v_LPSKH) = self._run(x_ND, prompt.positions_PT3, attend)
+        last_id, last_position = _last_token(prompt)
+        return PrefixCache(k_LPSKH, v_LPSKH, prompt.length_P - 1, last_id, last_position)
+
+    def decode(
+        self, prefix: PrefixCache, suffix: SuffixCache, ids_PG: Array
+    ) -> tuple[Array, SuffixCache]:
+        """Feeds one token to every completion.
+
+        Args:
+            prefix: the prompts' cache.
+            suffix: the completions' cache.
+            ids_PG: input token of each completion (the prompt's last token at step 0).
+
+        Returns:
+            Hidden states after the final norm [P, G, D] and the advanced suffix cache.
+        """
+        prompts, groups = ids_PG.shape
+        step_P = suffix.step_P
+        prefix_mask_PS = jnp.arange(prefix.k_LPSKH.shape[2]) < prefix.length_P[:, None]
+        seen_PU = jnp.arange(suffix.k_LPGUKH.shape[3]) <= step_P[:, None]
+        positions_P = prefix.last_position_P + step_P
+        positions = jnp.broadcast_to(positions_P[:, None, None], (prompts, groups, 3))
+
+        def attend(q: Array, k: Array, v: Array, cached: Any) -> tuple[Array, Any]:
+            k_pre, v_pre, k_own, v_own = cached
+            q, k, v = (a.reshape(prompts, groups, *a.shape[1:]) for a in (q, k, v))
+            out = attention.prefix_suffix_attention(
+                q[:, :, None],
+                k_pre,
+                v_pre,
+                _write_at(k_own, k, step_P),
+                _write_at(v_own, v, step_P),
+                prefix_mask_PS,
+                seen_PU[:, None, None],
+            )
+            return out.reshape(prompts * groups, -1), (k, v)
+
+        caches = (prefix.k_LPSKH, prefix.v_LPSKH, suffix.k_LPGUKH, suffix.v_LPGUKH)
+        x_ND = self.text.embed_tokens(ids_PG.reshape(-1), self.dtype)
+        hidden, (k_LPGKH, v_LPGKH) = self._run(x_ND, positions, attend, caches)
+        write = jax.vmap(_write_at, in_axes=(0, 0, None))
+        advanced = SuffixCache(
+            write(suffix.k_LPGUKH, k_LPGKH, step_P),
+            write(suffix.v_LPGUKH, v_LPGKH, step_P),
+            step_P + 1,
+        )
+        return hidden.reshape(prompts, groups, -1), advanced
+
+    def _run(self, x_ND: Array, positions: Array, attend: Any, xs: Any = None) -> tuple[Array, Any]:
+        compute = self.compute
+        return self.text(
+            x_ND,
+            positions.reshape(-1, 3),
+            attend,
+            xs=xs,
+            remat=compute.remat,
+            unroll=compute.unroll,
+        )
+
+
+def _write_at(cache_PGUKH: Array, new_PGKH: Array, step_P: Array) -> Array:
+    """Writes one position of each prompt's completions; the position may differ by prompt."""
+
+    def write(cache_GUKH: Array, new_GKH: Array, step: Array) -> Array:
+        return jax.lax.dynamic_update_slice_in_dim(cache_GUKH, new_GKH[:, None], step, axis=1)
+
+    return jax.vmap(write)(cache_PGUKH, new_PGKH, step_P)
+
+
+def _last_token(prompt: PromptInputs) -> tuple[Array, Array]:
+    """Id and position of each prompt's last token, [P] each."""
+    last = jnp.maximum(prompt.length_P - 1, 0)[:, None]
+    ids_P = jnp.take_along_axis(prompt.ids_PT, last, axis=1)[:, 0]
+    positions_P = jnp.take_along_axis(prompt.positions_PT3[..., 0], last, axis=1)[:, 0]
+    return ids_P, positions_P
+
+
+def _group_positions(prompt: PromptInputs, groups: int, length: int) -> Array:
+    """Positions [P, Tp + G*Tc, 3] of the prompt stream followed by its completions."""
+    prompts = prompt.ids_PT.shape[0]
+    _, last_position_P = _last_token(prompt)
+    own = last_position_P[:, None, None] + jnp.arange(length)
+    own = jnp.broadcast_to(own, (prompts, groups, length)).reshape(prompts, -1, 1)
+    return jnp.concatenate([prompt.positions_PT3, jnp.broadcast_to(own, (*own.shape[:2], 3))], 1)
+
+
+def completion_inputs(prompt: PromptInputs, completions_PGT: Array) -> Array:
+    """Inputs that predict the given completions: shifted right behind the prompt's last token."""
+    last_id_P, _ = _last_token(prompt)
+    shape = (*completions_PGT.shape[:2], 1)
+    first = jnp.broadcast_to(last_id_P[:, None, None], shape).astype(completions_PGT.dtype)
+    return jnp.concatenate([first, completions_PGT[..., :-1]], axis=-1)
+
+
+def split_model(
+    config: QwenVLConfig, compute: Compute | None = None
+) -> tuple[nnx.GraphDef, dict[str, Any]]:
+    """Structure and abstract parameters of a model, without computing anything.
+
+    Returns:
+        The graph definition, and a nested dict of jax.ShapeDtypeStruct (float32). Join them, or
+        any like tree of arrays, with ``nnx.merge(graphdef, params)``.
+    """
+    abstract = nnx.eval_shape(lambda: QwenVL(config, compute=compute, rngs=nnx.Rngs(0)))
+    graphdef, state = nnx.split(abstract)
+    return graphdef, nnx.to_pure_dict(state)
+
+
+def init_params(config: QwenVLConfig, seed: int) -> dict[str, Any]:
+    """Random float32 parameters (normal, standard deviation 0.02; norms 1, biases 0)."""
+    return nnx.to_pure_dict(nnx.state(QwenVL(config, rngs=nnx.Rngs(seed))))

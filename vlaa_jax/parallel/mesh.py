@@ -1,0 +1,62 @@
+"""The device mesh: axes ``data``, ``fsdp``, ``tensor``.
+
+``data`` replicates parameters, ``fsdp`` shards them and is gathered layer by layer, ``tensor``
+splits heads and feed-forward columns. Batches are split over ``data`` and ``fsdp`` together.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from vlaa_jax.schema import UserError
+
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+
+
+def make_mesh(
+    data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """Builds the mesh.
+
+    Args:
+        data: size of the data axis; -1 takes what the other two leave.
+        fsdp: size of the fsdp axis.
+        tensor: size of the tensor axis.
+        devices: the devices to use; all of them by default.
+
+    Raises:
+        UserError: the sizes do not multiply to the number of devices.
+    """
+    devices = list(devices if devices is not None else jax.devices())
+    count = len(devices)
+    if data == -1:
+        if count % (fsdp * tensor):
+            raise UserError(
+                f"mesh: {count} devices cannot be divided by fsdp={fsdp} x tensor={tensor}; "
+                "choose mesh.fsdp and mesh.tensor whose product divides the device count"
+            )
+        data = count // (fsdp * tensor)
+    if data * fsdp * tensor != count:
+        raise UserError(
+            f"mesh: data={data} x fsdp={fsdp} x tensor={tensor} needs {data * fsdp * tensor} "
+            f"devices but {count} are present; set mesh.data=-1 to use what is left"
+        )
+    return Mesh(np.array(devices).reshape(data, fsdp, tensor), AXES)
+
+
+def data_shards(mesh: Mesh) -> int:
+    """Number of parts a batch is dealt into."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """First axis split over data and fsdp, the rest whole."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A full copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
