@@ -186,9 +186,7 @@ class GatedMlp(nnx.Module):
 class QuickGeluMlp(nnx.Module):
     """Two-layer feed-forward block of Qwen2-VL's vision tower."""
 
-    def __init__(
-        self, width: int, hidden: int, *, stack: tuple[int, ...], rngs: nnx.Rngs
-    ) -> None:
+    def __init__(self, width: int, hidden: int, *, stack: tuple[int, ...], rngs: nnx.Rngs) -> None:
         self.fc1 = Linear(width, hidden, bias=True, stack=stack, rngs=rngs)
         self.fc2 = Linear(hidden, width, bias=True, stack=stack, rngs=rngs)
 

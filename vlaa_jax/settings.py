@@ -1,0 +1,298 @@
+"""Settings settled at the door: a ConfigDict becomes frozen, checked dataclasses.
+
+Below this line nobody asks for a key with a default. An unknown key, a wrong type or values that do
+not fit together stop the program with one line that names the field.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from vlaa_jax.schema import UserError
+
+T = TypeVar("T")
+
+FREEZABLE = ("vision", "merger", "language", "embeddings")
+ADVANTAGES = ("grpo", "mean_only", "leave_one_out", "batch_std")
+LOSSES = ("clip", "gspo", "cispo")
+AGGREGATIONS = ("token_mean", "sequence_mean", "constant_length")
+KL_ESTIMATORS = ("k1", "k2", "k3")
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Low-rank adapters (arXiv 2106.09685); rank 0 trains the weights themselves."""
+
+    rank: int = 0
+    alpha: float = 32.0
+    modules: tuple[str, ...] = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    )
+    vision: bool = False
+    """Whether the vision tower gets adapters too."""
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Which checkpoint, and how to compute with it."""
+
+    checkpoint: str = ""
+    """HF directory, one of our checkpoints, a hub id, or "embedded" (the tiny default)."""
+    dtype: str = "bfloat16"
+    """Activation dtype."""
+    param_dtype: str = "float32"
+    """Dtype of the trained weights; the optimizer's moments follow it."""
+    remat: str = "full"
+    unroll: int = 1
+    """Unroll factor of the layer scans; 0 unrolls fully."""
+    freeze: tuple[str, ...] = ()
+    """Parts that do not train, of FREEZABLE."""
+    lora: LoraSettings = field(default_factory=LoraSettings)
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Records and images."""
+
+    records: str = ""
+    """Records file in the released form, or "embedded" (drawn by code)."""
+    image_root: str = ""
+    heldout: str = ""
+    """Held-out records; empty turns evaluation off."""
+    system_prompt: str = ""
+    max_prompt_tokens: int = 2048
+    min_pixels: int = 0
+    """0 takes the checkpoint's own preprocessor_config.json."""
+    max_pixels: int = 0
+    """0 takes the checkpoint's own preprocessor_config.json."""
+    bad_records: str = "stop"
+    """"stop" at the first bad record, or "skip" and count them."""
+    embedded_train: int = 2000
+    embedded_heldout: int = 200
+    workers: int = 2
+    """Threads that decode and encode images."""
+
+
+@dataclass(frozen=True)
+class RolloutSettings:
+    """Sampling. The checkpoint's generation_config is never inherited."""
+
+    prompts: int = 512
+    """Prompts per rollout."""
+    completions: int = 4
+    """Completions per prompt (the group size)."""
+    max_new_tokens: int = 1024
+    temperature: float = 0.8
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    batch_prompts: int = 0
+    """Prompts sampled at once; 0 samples all together."""
+
+
+@dataclass(frozen=True)
+class AlgoSettings:
+    """GRPO and its relatives."""
+
+    advantage: str = "grpo"
+    loss: str = "clip"
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    dual_clip: float = 0.0
+    """Bound of the ratio for negative advantages; 0 turns it off."""
+    aggregation: str = "sequence_mean"
+    kl_estimator: str = "k3"
+    kl_coef: float = 1e-3
+    """Initial KL coefficient; 0 drops the reference model."""
+    kl_target: float = 5e-4
+    """Target of the adaptive controller; 0 keeps the coefficient fixed."""
+    kl_horizon: float = 10_000.0
+    kl_in_reward: bool = False
+    entropy_coef: float = 0.0
+    importance_cap: float = 0.0
+    """Cap of truncated sampler/trainer importance weights; 0 turns them off."""
+    mask_truncated: bool = False
+    """Leave completions that hit the token limit out of the loss."""
+    updates_per_rollout: int = 8
+    micro_prompts: int = 0
+    """Prompts per gradient-accumulation step; 0 takes a whole update at once."""
+    logprob_chunk: int = 1024
+    """Tokens whose vocabulary-size logits exist at the same time."""
+    dynamic_sampling: int = 0
+    """Most extra rollouts that refill zero-variance groups; 0 turns refilling off."""
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """AdamW with linear warm-up and cosine decay to a floor."""
+
+    lr: float = 1e-6
+    min_lr: float = 5e-7
+    warmup_frac: float = 0.03
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    grad_clip: float = 1.0
+    max_skipped: int = 10
+    """Updates with non-finite gradients before the run stops."""
+
+
+@dataclass(frozen=True)
+class MeshSettings:
+    """Sizes of the mesh axes; -1 takes what is left."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Length of the run and what it writes."""
+
+    steps: int = 49
+    """Rollouts (a step is one rollout with all its updates)."""
+    save_every: int = 10
+    keep_checkpoints: int = 2
+    eval_every: int = 0
+    """Steps between evaluations on held-out records; 0 evaluates before and after only."""
+    eval_completions: int = 1
+    """Completions per held-out record (mean@n, pass@n)."""
+    log_rollouts_every: int = 1
+    """Steps between rollout files; 0 writes none."""
+    compilation_cache: str = "~/.cache/vlaa_jax/xla"
+    """Folder of the persistent compilation cache; empty turns it off."""
+    max_failed_frac: float = 0.2
+    """Share of failed scores in a step above which the run stops."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a run needs, checked."""
+
+    task: str
+    seed: int = 0
+    model: ModelSettings = field(default_factory=ModelSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    rollout: RolloutSettings = field(default_factory=RolloutSettings)
+    algo: AlgoSettings = field(default_factory=AlgoSettings)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    mesh: MeshSettings = field(default_factory=MeshSettings)
+    run: RunSettings = field(default_factory=RunSettings)
+    rewards: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the mixed reward; `vlaa_jax.rewards` checks them against its own dataclass."""
+
+
+def settle(config: Mapping[str, Any]) -> Settings:
+    """Turns a plain mapping (ConfigDict.to_dict()) into checked settings.
+
+    Raises:
+        UserError: unknown key, wrong type, value out of range, or fields that do not fit together.
+    """
+    settings = build(Settings, config, "config")
+    _check(settings)
+    return settings
+
+
+def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
+    """Builds a (nested) dataclass from a mapping, refusing unknown keys and wrong types."""
+    hints = typing.get_type_hints(cls)
+    known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
+            raise UserError(f"{where}.{key}: unknown key; {hint}")
+    for f in dataclasses.fields(cls):  # type: ignore[arg-type]
+        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if required and f.name not in values:
+            raise UserError(f"{where}.{f.name}: missing; the config must set it")
+    built = {k: _value(hints[k], v, f"{where}.{k}") for k, v in values.items()}
+    return cls(**built)
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise UserError(f"{where}: expected a group of settings, got {value!r}")
+        return build(typing.cast(type, hint), value, where)
+    origin = typing.get_origin(hint)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise UserError(f"{where}: expected a list, got {value!r}")
+        return tuple(
+            _value(typing.get_args(hint)[0], v, f"{where}[{i}]") for i, v in enumerate(value)
+        )
+    if origin in (typing.Union, types.UnionType):
+        return value
+    if origin is not None:
+        hint = origin
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    wrong_bool = isinstance(value, bool) and hint is not bool
+    if hint is not Any and (wrong_bool or not isinstance(value, hint)):
+        name = getattr(hint, "__name__", str(hint))
+        raise UserError(f"{where}: expected {name}, got {type(value).__name__} {value!r}")
+    return value
+
+
+def _check(s: Settings) -> None:
+    _one_of("task", s.task, ("grpo",))
+    _one_of("model.dtype", s.model.dtype, ("float32", "bfloat16"))
+    _one_of("model.param_dtype", s.model.param_dtype, ("float32", "bfloat16"))
+    _one_of("model.remat", s.model.remat, ("none", "dots", "full"))
+    for part in s.model.freeze:
+        _one_of("model.freeze", part, FREEZABLE)
+    _one_of("data.bad_records", s.data.bad_records, ("stop", "skip"))
+    _one_of("algo.advantage", s.algo.advantage, ADVANTAGES)
+    _one_of("algo.loss", s.algo.loss, LOSSES)
+    _one_of("algo.aggregation", s.algo.aggregation, AGGREGATIONS)
+    _one_of("algo.kl_estimator", s.algo.kl_estimator, KL_ESTIMATORS)
+    _at_least("rollout.prompts", s.rollout.prompts, 1)
+    _at_least("rollout.completions", s.rollout.completions, 2)
+    _at_least("rollout.max_new_tokens", s.rollout.max_new_tokens, 1)
+    _at_least("run.steps", s.run.steps, 0)
+    _at_least("run.save_every", s.run.save_every, 1)
+    _at_least("algo.updates_per_rollout", s.algo.updates_per_rollout, 1)
+    if s.rollout.temperature <= 0:
+        raise UserError("rollout.temperature: must be above 0; GRPO needs differing completions")
+    for name in ("top_p", "min_p"):
+        value = getattr(s.rollout, name)
+        if not 0 <= value <= 1 or (name == "top_p" and value == 0):
+            raise UserError(f"rollout.{name}: {value} is not a probability mass")
+    _divides(
+        "rollout.prompts", s.rollout.prompts, "algo.updates_per_rollout", s.algo.updates_per_rollout
+    )
+    per_update = s.rollout.prompts // s.algo.updates_per_rollout
+    if s.algo.micro_prompts:
+        _divides("prompts per update", per_update, "algo.micro_prompts", s.algo.micro_prompts)
+    if s.rollout.batch_prompts:
+        _divides(
+            "rollout.prompts", s.rollout.prompts, "rollout.batch_prompts", s.rollout.batch_prompts
+        )
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UserError(f"{name}: {value!r} is not one of {', '.join(allowed)}")
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise UserError(f"{name}: {value} is too small; it must be at least {least}")
+
+
+def _divides(name: str, value: int, by_name: str, by: int) -> None:
+    if value % by:
+        raise UserError(f"{name}={value} is not a multiple of {by_name}={by}")
