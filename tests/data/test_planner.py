@@ -1,5 +1,7 @@
 """The planner: every unit once, windows as HF's, ladder shapes, deterministic, never over a bin."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,11 +18,8 @@ from vlaa_jax.data.planner import (
 )
 from vlaa_jax.schema import UserError
 
-grids = st.tuples(
-    st.integers(1, 3),
-    st.integers(1, 12).map(lambda n: 2 * n),
-    st.integers(1, 12).map(lambda n: 2 * n),
-)
+sides = st.integers(1, 12).map(lambda n: 2 * n)
+grids = st.tuples(st.integers(1, 3), sides, sides)
 batches = st.lists(st.lists(grids, max_size=5), min_size=1, max_size=3)
 window_sizes = st.sampled_from([4, 2, 0])
 
@@ -108,7 +107,7 @@ def hf_windows(grid_list):
         :2
     ]
     index, cu = np.asarray(index), np.unique(np.asarray(cu)) // 4
-    return {frozenset(index[a:b].tolist()) for a, b in zip(cu[:-1], cu[1:], strict=True)}
+    return {frozenset(index[a:b].tolist()) for a, b in itertools.pairwise(cu)}
 
 
 @pytest.mark.parametrize(

@@ -28,10 +28,10 @@ from vlaa_jax.schema import UserError
 UNITS_PER_ROW = 16
 PATCHES_PER_ROW = 64
 MIN_ROWS = 4
-"""Smallest bin: every rung of the ladder from 4 up is even, so a bin is a multiple of 128 patches."""
+"""Smallest bin. Every rung from 4 up is even, so the patches of a bin are a multiple of 128."""
 
-# Cost of one more row per bin, as a share of the cost of a patch: 64 * 20480 FLOP (four full blocks)
-# or 64 * 163840 FLOP (all 32 full, Qwen2-VL) over about 1.29 GFLOP of everything else.
+# Cost of one more row per bin, as a share of the cost of a patch: 64 * 20480 FLOP (four full
+# blocks) or 64 * 163840 FLOP (all 32 full, Qwen2-VL) over about 1.29 GFLOP of everything else.
 _ATTENTION_SHARE_WINDOWED = 1 / 984
 _ATTENTION_SHARE_FULL = 1 / 123
 
@@ -237,13 +237,10 @@ def _assign(
     bins: list[_Bin] = []
     home = [0] * len(grids)
     for i in order:
-        for b, candidate in enumerate(bins):
-            if candidate.fits(grids[i]):
-                break
-        else:
-            b = len(bins)
-            if b == at_most:
-                return None
+        b = next((b for b, candidate in enumerate(bins) if candidate.fits(grids[i])), len(bins))
+        if b == at_most:
+            return None
+        if b == len(bins):
             bins.append(_Bin(rows, window_units))
         bins[b].place(grids[i])
         home[i] = b
