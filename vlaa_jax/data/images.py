@@ -1,0 +1,296 @@
+"""From an image file to the rows of patches a Qwen2-VL vision tower reads.
+
+Bit-exact with transformers' PIL path (``Qwen2VLImageProcessorPil``, the slow processor that was the
+default when VLAA-Thinker was trained): same resize rule, same order of roundings. Files are opened
+as if hostile: nothing outside the image root, no decompression bomb, no plugin that starts another
+program, and every refusal is one line naming the file.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from vlaa_jax.schema import UserError
+
+MAX_IMAGE_PIXELS = 89_478_485
+"""Pillow's own bound (a quarter of a gibibyte of RGB); larger files are refused, not loaded."""
+MAX_ASPECT = 200
+Image.init()  # Image.open looks up a restricted list of formats without loading their plugins
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+_BLOCK = 64  # patches normalised at a time, so that the work stays in cache
+
+Grid = tuple[int, int, int]
+
+
+def smart_resize(
+    height: int, width: int, factor: int, min_pixels: int, max_pixels: int
+) -> tuple[int, int]:
+    """The size an image is resized to: multiples of ``factor``, area within the limits.
+
+    The rule of HF ``smart_resize`` (Qwen2-VL, arXiv 2409.12191), with Python's rounding of halves
+    to even. Extreme shapes may end slightly outside the limits, as in HF.
+
+    Raises:
+        UserError: empty image, or one side is more than 200 times the other.
+    """
+    if min(height, width) < 1:
+        raise UserError(f"image of {width}x{height} pixels is empty")
+    if max(height, width) / min(height, width) > MAX_ASPECT:
+        raise UserError(
+            f"image of {width}x{height} pixels is too narrow: "
+            f"one side may be at most {MAX_ASPECT} times the other"
+        )
+    new_h = round(height / factor) * factor
+    new_w = round(width / factor) * factor
+    if new_h * new_w > max_pixels:
+        shrink = math.sqrt(height * width / max_pixels)
+        new_h = max(factor, math.floor(height / shrink / factor) * factor)
+        new_w = max(factor, math.floor(width / shrink / factor) * factor)
+    elif new_h * new_w < min_pixels:
+        grow = math.sqrt(min_pixels / (height * width))
+        new_h = math.ceil(height * grow / factor) * factor
+        new_w = math.ceil(width * grow / factor) * factor
+    return new_h, new_w
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Three channels; transparency is laid on white (as transformers 5 does; 4.x dropped it)."""
+    if "A" in image.getbands() or image.info.get("transparency") is not None:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+@dataclass(frozen=True)
+class ImageProcessor:
+    """Resize, normalise, cut into patches. Field defaults are those of the HF class, not the Hub's.
+
+    The released checkpoints allow 12,845,056 pixels where the class default is 1,003,520: build it
+    from the checkpoint with ``from_dir``.
+    """
+
+    min_pixels: int = 56 * 56
+    max_pixels: int = 28 * 28 * 1280
+    patch_size: int = 14
+    temporal_patch_size: int = 2
+    merge_size: int = 2
+    image_mean: tuple[float, ...] = _CLIP_MEAN
+    image_std: tuple[float, ...] = _CLIP_STD
+    rescale_factor: float = 1 / 255
+    resample: int = int(Image.Resampling.BICUBIC)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.min_pixels <= self.max_pixels:
+            raise UserError(
+                f"image processor: min_pixels {self.min_pixels} and max_pixels {self.max_pixels} "
+                "must be positive and in this order"
+            )
+        if len(self.image_mean) != 3 or len(self.image_std) != 3 or not all(self.image_std):
+            raise UserError("image processor: image_mean and image_std need three numbers, std > 0")
+
+    @classmethod
+    def from_dir(
+        cls,
+        hf_dir: str | os.PathLike[str],
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+    ) -> "ImageProcessor":
+        """Read a checkpoint's processor_config.json or preprocessor_config.json.
+
+        Args:
+            hf_dir: Hugging Face directory.
+            min_pixels: replaces the checkpoint's lower limit.
+            max_pixels: replaces the checkpoint's upper limit.
+
+        Raises:
+            UserError: no such file, or one that we cannot follow exactly.
+        """
+        config, path = _read_config(Path(hf_dir))
+        size = config.get("size") or {}
+        found: dict[str, Any] = {
+            "min_pixels": min_pixels or config.get("min_pixels") or size.get("shortest_edge"),
+            "max_pixels": max_pixels or config.get("max_pixels") or size.get("longest_edge"),
+        }
+        for flag in ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb"):
+            if config.get(flag) is False:
+                raise UserError(f"{path}: {flag}=false is not supported")
+        for name in ("patch_size", "temporal_patch_size", "merge_size", "resample"):
+            found[name] = config.get(name)
+        for name in ("image_mean", "image_std"):
+            found[name] = tuple(config[name]) if config.get(name) is not None else None
+        found["rescale_factor"] = config.get("rescale_factor")
+        return cls(**{name: value for name, value in found.items() if value is not None})
+
+    @property
+    def patch_width(self) -> int:
+        """Numbers in a flattened patch, 1176 for the released models."""
+        return 3 * self.temporal_patch_size * self.patch_size**2
+
+    def resized(self, width: int, height: int) -> tuple[int, int]:
+        """(width, height) the image has when it is cut into patches."""
+        new_h, new_w = smart_resize(
+            height, width, self.patch_size * self.merge_size, self.min_pixels, self.max_pixels
+        )
+        return new_w, new_h
+
+    def grid(self, width: int, height: int) -> Grid:
+        """(1, patch rows, patch columns) of an image of this size."""
+        new_w, new_h = self.resized(width, height)
+        return 1, new_h // self.patch_size, new_w // self.patch_size
+
+    def pixels(self, image: Image.Image) -> tuple[NDArray[np.uint8], Grid]:
+        """Resized pixels in patch order, not yet normalised: [n, 3 * patch_size**2] and the grid.
+
+        Eight times smaller than ``patches``; ``normalize`` makes the one from the other.
+        """
+        size = self.resized(*image.size)
+        image = to_rgb(image)
+        if image.size != size:
+            image = image.resize(size, resample=Image.Resampling(self.resample))
+        p, m = self.patch_size, self.merge_size
+        rows, cols = size[1] // p, size[0] // p
+        pixels = np.asarray(image).reshape(rows // m, m, p, cols // m, m, p, 3)
+        pixels = pixels.transpose(0, 3, 1, 4, 6, 2, 5)  # unit row, unit col, in-unit, C, y, x
+        return np.ascontiguousarray(pixels).reshape(rows * cols, 3 * p * p), (1, rows, cols)
+
+    def normalize(
+        self, pixels_NE: NDArray[np.uint8], out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """(value * rescale_factor - mean) / std, doubled along time: [n, C] from ``pixels``.
+
+        Args:
+            pixels_NE: [n, 3 * patch_size**2] uint8.
+            out: where to put the result, [n, patch_width] and contiguous.
+        """
+        n, plane = len(pixels_NE), self.patch_size**2
+        if out is None:
+            out = np.empty((n, self.patch_width), np.float32)
+        by_channel = out.reshape(n, 3, self.temporal_patch_size, plane)
+        # HF rescales in float64, rounds to float32 and normalises there; there are only 256 inputs.
+        scale = (np.arange(256) * self.rescale_factor).astype(np.float32)
+        divide = bool((scale == np.arange(256, dtype=np.float32) / np.float32(255)).all())
+        mean = np.repeat(np.asarray(self.image_mean, np.float32), plane)
+        std = np.repeat(np.asarray(self.image_std, np.float32), plane)
+        work = np.empty((min(n, _BLOCK), 3 * plane), np.float32)
+        for start in range(0, n, _BLOCK):
+            block = work[: min(_BLOCK, n - start)]
+            if divide:  # correctly rounded division gives the same 256 values, and is faster
+                block[...] = pixels_NE[start : start + _BLOCK]
+                block /= np.float32(255)
+            else:
+                np.take(scale, pixels_NE[start : start + _BLOCK], out=block)
+            block -= mean
+            block /= std
+            by_channel[start : start + _BLOCK] = block.reshape(-1, 3, 1, plane)
+        return out
+
+    def patches(self, image: Image.Image) -> tuple[NDArray[np.float32], Grid]:
+        """Normalised patches [grid rows * columns, patch_width] float32, and the grid.
+
+        Rows in block order (unit row, unit column, row in unit, column in unit), numbers in the
+        order (channel, time, y, x), as HF ``pixel_values``. EXIF rotation is left alone, as HF
+        leaves it for an image object; ``open_image`` has applied it, as HF does for a path.
+        """
+        pixels, grid = self.pixels(image)
+        return self.normalize(pixels), grid
+
+
+def _read_config(hf_dir: Path) -> tuple[Mapping[str, Any], Path]:
+    # transformers prefers the nested dictionary that its version 5 writes.
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        path = hf_dir / name
+        if not path.is_file():
+            continue
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read as JSON ({error})") from error
+        if name == "processor_config.json":
+            config = config.get("image_processor") if isinstance(config, dict) else None
+            if config is None:
+                continue
+        if not isinstance(config, dict):
+            raise UserError(f"{path}: expected a JSON object")
+        return config, path
+    raise UserError(f"{hf_dir}: no preprocessor_config.json; is this a Qwen2-VL checkpoint?")
+
+
+def resolve_inside(root: str | os.PathLike[str], relative_path: str) -> Path:
+    """The real path of a file below the root.
+
+    Raises:
+        UserError: absolute, contains ``..``, leads outside through a link, or is no regular file.
+    """
+    pure = PurePosixPath(relative_path)
+    if not relative_path or "\0" in relative_path:
+        raise UserError(f"image path {relative_path!r} is empty or has a null character")
+    if pure.is_absolute() or ".." in pure.parts:
+        raise UserError(f"image path {relative_path!r} leads outside the image root")
+    base = os.path.realpath(root)
+    try:
+        path = os.path.realpath(os.path.join(base, relative_path))
+        if os.path.commonpath([base, path]) != base:
+            raise UserError(f"image path {relative_path!r} is a link that leaves the image root")
+        if not os.path.isfile(path):  # also keeps us from waiting on a pipe
+            reason = "is not a regular file" if os.path.exists(path) else "does not exist"
+            raise UserError(f"image {relative_path!r} {reason} under {os.fspath(root)}")
+    except (OSError, ValueError) as error:
+        raise UserError(f"image path {relative_path!r} cannot be used ({error})") from error
+    return Path(path)
+
+
+def open_image(
+    root: str | os.PathLike[str], relative_path: str, max_image_pixels: int = MAX_IMAGE_PIXELS
+) -> Image.Image:
+    """Open and fully decode an image below ``root``, upright.
+
+    Raises:
+        UserError: path leaves the root, or the file is missing, empty, truncated, not an image of
+            a known format, or larger than ``max_image_pixels``.
+    """
+    path = resolve_inside(root, relative_path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"image {relative_path!r} cannot be read ({error.strerror})") from error
+    return decode_image(data, relative_path, max_image_pixels)
+
+
+def decode_image(
+    data: bytes, name: str = "", max_image_pixels: int = MAX_IMAGE_PIXELS
+) -> Image.Image:
+    """Decode an encoded image, upright; the same refusals as ``open_image``, naming ``name``."""
+    if not data:
+        raise UserError(f"image {name!r} is an empty file")
+    try:
+        image = Image.open(BytesIO(data), formats=_FORMATS)
+        width, height = image.size
+        if width * height > max_image_pixels:
+            raise UserError(
+                f"image {name!r} of {width}x{height} pixels is over the limit of "
+                f"{max_image_pixels} pixels"
+            )
+        image.load()
+        return ImageOps.exif_transpose(image)
+    except UserError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise UserError(f"image {name!r} is over the limit of pixels ({error})") from error
+    except Image.UnidentifiedImageError as error:
+        known = ", ".join(_FORMATS)
+        raise UserError(f"image {name!r} is not an image of a known format ({known})") from error
+    except Exception as error:  # format plugins raise all sorts of things on broken files
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"image {name!r} is damaged: {reason}") from error
