@@ -1,0 +1,93 @@
+"""Finding the one answer in a model output: the implicit format reward of VLAA-Thinker.
+
+A model thinks in ``<think>...</think>`` and answers in ``<answer>...</answer>``. Nothing that is
+thought is ever scored, and an output without exactly one answer has reward 0 whatever its verifier
+would say (arXiv 2504.11468, section 4.1).
+"""
+
+import re
+from dataclasses import dataclass
+
+THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
+ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
+
+_END_TOKENS = re.compile(r"(?:<\|im_end\|>|<\|endoftext\|>|</s>|\s)+\Z")
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """The answer text, or why there is none."""
+
+    answer: str | None
+    """Stripped content of the answer block; None when there is no valid answer."""
+    reason: str | None = None
+    """Why ``answer`` is None."""
+
+
+def extract_answer(response: str) -> Extraction:
+    """Cut the thinking, then take exactly one non-empty answer block.
+
+    Everything through the last ``</think>`` is thought and is cut; the opening tag may live in the
+    prompt. What is left must hold one ``<answer>`` followed by one ``</answer>`` and no thought
+    that is still open. An answer block that stands outside every think block before the cut is an
+    answer too, so "answer, think again, answer" counts as two answers.
+    """
+    if _answers_before_last_thought(response):
+        return Extraction(None, "more than one answer block")
+    said = (
+        response[response.rfind(THINK_CLOSE) + len(THINK_CLOSE) :]
+        if (THINK_CLOSE in response)
+        else response
+    )
+    if THINK_OPEN in said:
+        return Extraction(None, "the think block is not closed")
+    opens, closes = said.count(ANSWER_OPEN), said.count(ANSWER_CLOSE)
+    if opens == 0 and closes == 0:
+        return Extraction(None, "no answer block")
+    if opens > 1 or closes > 1:
+        return Extraction(None, "more than one answer block")
+    start, end = said.find(ANSWER_OPEN), said.find(ANSWER_CLOSE)
+    if opens == 0 or closes == 0 or end < start:
+        return Extraction(None, "the answer block is not closed")
+    answer = said[start + len(ANSWER_OPEN) : end].strip()
+    if not answer:
+        return Extraction(None, "the answer block is empty")
+    return Extraction(answer)
+
+
+def has_strict_structure(response: str) -> bool:
+    """One non-empty think block, then one non-empty answer block, and nothing else.
+
+    White space around the blocks and end-of-turn tokens after them are allowed. This is what the
+    optional explicit format term pays for; the reward itself only needs ``extract_answer``.
+    """
+    text = _END_TOKENS.sub("", response).strip()
+    if not (text.startswith(THINK_OPEN) and text.endswith(ANSWER_CLOSE)):
+        return False
+    if any(text.count(tag) != 1 for tag in (THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE)):
+        return False
+    thought, _, rest = text[len(THINK_OPEN) :].partition(THINK_CLOSE)
+    rest = rest.strip()
+    if not rest.startswith(ANSWER_OPEN):
+        return False
+    return bool(thought.strip()) and bool(rest[len(ANSWER_OPEN) : -len(ANSWER_CLOSE)].strip())
+
+
+def strip_answer_tags(gold: str) -> str:
+    """Gold text without surrounding answer tags, which some data sets carry."""
+    gold = gold.strip()
+    if gold.startswith(ANSWER_OPEN) and gold.endswith(ANSWER_CLOSE):
+        gold = gold[len(ANSWER_OPEN) : -len(ANSWER_CLOSE)].strip()
+    return gold
+
+
+def _answers_before_last_thought(response: str) -> bool:
+    """Whether an answer block stands outside every think block before the last ``</think>``."""
+    segments = response.split(THINK_CLOSE)[:-1]
+    for index, segment in enumerate(segments):
+        outside, opened, _ = segment.partition(THINK_OPEN)
+        # The first segment without an opening tag is thought whose tag was part of the prompt;
+        # later ones without it are text between two closing tags, which nobody is thinking.
+        if ANSWER_OPEN in outside and (opened or index > 0):
+            return True
+    return False

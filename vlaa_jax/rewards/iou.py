@@ -1,0 +1,243 @@
+"""Grounding: intersection over union of one box with the gold box (section 4.1, "iou").
+
+Boxes are [x1, y1, x2, y2]. An inverted, empty or non-finite box is worth 0; nothing is reordered.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+
+from vlaa_jax.rewards.extract import strip_answer_tags
+from vlaa_jax.rewards.numbers import fold
+from vlaa_jax.schema import BOX_SPACES
+
+Box = tuple[float, float, float, float]
+Size = tuple[int, int]
+
+MAX_BOXES = 10
+"""Most boxes a gold may hold; an exact assignment of more is not worth its time."""
+MAX_COORDINATE = 1e9
+"""Beyond this a coordinate is no pixel of any image."""
+_MAX_ANSWER = 20_000
+
+_N = r"[-+]?(?:(?:\d{1,40}(?:\.\d{0,40})?|\.\d{1,40})(?:[eE][-+]?\d{1,3})?|nan|inf(?:inity)?)"
+_NUMBER = re.compile(_N, re.IGNORECASE)
+_GROUP = re.compile(r"[\[(]([^\[\](){}]*)[\])]")
+_LIST = re.compile(rf"\s*{_N}(?:\s*,\s*{_N}|\s+{_N})*\s*,?\s*", re.IGNORECASE)
+_BARE = re.compile(rf"\s*(?:{_N}\s*,\s*){{3}}{_N}\s*\.?\s*", re.IGNORECASE)
+_CORNERS = re.compile(
+    r"[\"']?x_?(?:1|min)[\"']?\s*[:=]\s*(N)\s*,\s*[\"']?y_?(?:1|min)[\"']?\s*[:=]\s*(N)\s*,\s*"
+    r"[\"']?x_?(?:2|max)[\"']?\s*[:=]\s*(N)\s*,\s*[\"']?y_?(?:2|max)[\"']?\s*[:=]\s*(N)".replace(
+        "N", _N
+    ),
+    re.IGNORECASE,
+)
+
+
+def score_iou(
+    answer: str,
+    gold: str,
+    *,
+    box_space: str | None = None,
+    answer_space: str | None = None,
+    image_size: Size | None = None,
+    resized_size: Size | None = None,
+) -> float:
+    """IoU of the answer's box with the gold's, in [0, 1]; 0.0 where the answer has no usable box.
+
+    Args:
+        answer: extracted answer text; a list, a dict or JSON with four numbers.
+        gold: same syntax.
+        box_space: one of ``schema.BOX_SPACES`` for the gold. None reads a gold within [0, 1] as
+            ``normalized`` and any other as ``original_pixels``.
+        answer_space: space of the answer; None means that of the gold, which is what the question
+            asked for.
+        image_size: (width, height) of the original image; needed to convert between spaces.
+        resized_size: (width, height) of the image as the model saw it.
+
+    With several gold boxes the boxes are matched one to one for the largest total, which is divided
+    by the larger count, so a missing box and a surplus box cost the same.
+
+    Raises:
+        ValueError: the gold holds no usable box, or a conversion lacks a size.
+    """
+    problem = iou_gold_problem(gold, box_space)
+    if problem:
+        raise ValueError(problem)
+    targets = parse_boxes(strip_answer_tags(gold)) or []
+    space = box_space or _guess_space(targets)
+    said = answer_space or space
+    # Scaling an axis changes no IoU, so boxes of one space are compared where they are.
+    common = space == said
+    frame = _frame(space, image_size, resized_size) if common else (0.0, 0.0, 1.0, 1.0)
+
+    def place(box: Box, box_space: str) -> Box:
+        moved = box if common else to_normalized(box, box_space, image_size, resized_size)
+        return _clip(moved, frame)
+
+    golds = [place(box, space) for box in targets]
+    if not all(_usable(box) for box in golds):
+        raise ValueError(f"gold {gold[:60]!r} lies outside the image ({space})")
+    boxes = parse_boxes(answer)
+    if boxes is None or (len(golds) == 1 and len(boxes) != 1) or len(boxes) > 3 * MAX_BOXES:
+        return 0.0
+    if not all(_finite(box) and _usable(box) for box in boxes):
+        return 0.0
+    return match_boxes([place(box, said) for box in boxes], golds)
+
+
+def iou_gold_problem(gold: str, box_space: str | None = None) -> str | None:
+    """Why no answer can be compared with this gold; None when all is well."""
+    if box_space is not None and box_space not in BOX_SPACES:
+        return f"box_space {box_space!r} is not one of {', '.join(BOX_SPACES)}"
+    boxes = parse_boxes(strip_answer_tags(gold))
+    if not boxes:
+        return f"gold {gold[:60]!r} holds no box [x1, y1, x2, y2]"
+    if len(boxes) > MAX_BOXES:
+        return f"gold holds {len(boxes)} boxes, more than {MAX_BOXES}"
+    for box in boxes:
+        if not _finite(box) or not _usable(box):
+            return f"gold {gold[:60]!r} has an inverted, empty or non-finite box"
+        if box_space in ("normalized", "normalized_square") and max(map(abs, box)) > 1.5:
+            return f"gold {gold[:60]!r} is not in {box_space} coordinates (0..1)"
+    return None
+
+
+def iou(left: Box, right: Box) -> float:
+    """Intersection over union of two boxes, continuous convention; 0.0 for unusable boxes."""
+    if not (_finite(left) and _finite(right) and _usable(left) and _usable(right)):
+        return 0.0
+    wide = min(left[2], right[2]) - max(left[0], right[0])
+    high = min(left[3], right[3]) - max(left[1], right[1])
+    if wide <= 0 or high <= 0:
+        return 0.0
+    inner = wide * high
+    union = _area(left) + _area(right) - inner
+    return min(1.0, inner / union) if union > 0 else 0.0
+
+
+def match_boxes(answers: Sequence[Box], golds: Sequence[Box]) -> float:
+    """Largest total IoU of a one-to-one matching, over the larger count; symmetric."""
+    if not answers or not golds:
+        return 0.0
+    few, many = sorted((list(answers), list(golds)), key=len)
+    # best[mask]: largest total with the boxes of ``few`` in ``mask`` already matched.
+    best = {0: 0.0}
+    for box in many:
+        grown = dict(best)
+        for mask, total in best.items():
+            for index, other in enumerate(few):
+                if not mask >> index & 1:
+                    value = total + iou(box, other)
+                    key = mask | 1 << index
+                    if value > grown.get(key, -1.0):
+                        grown[key] = value
+        best = grown
+    return min(1.0, max(best.values()) / len(many))
+
+
+def parse_boxes(text: str) -> list[Box] | None:
+    """All boxes of a text in order; None when it has none or anything malformed.
+
+    Reads ``[x1, y1, x2, y2]``, lists of it, parentheses, JSON or Python dicts with the box in a
+    list or in keys x1, y1, x2, y2, fenced or not, and four bare comma-separated numbers. A bracket
+    with numbers in any other count makes the whole text unreadable.
+    """
+    if len(text) > _MAX_ANSWER:
+        return None
+    text = fold(text)
+    boxes: list[Box] = []
+    for match in _GROUP.finditer(text):
+        inside = match[1]
+        if _LIST.fullmatch(inside):
+            numbers = [float(n) for n in _NUMBER.findall(inside)]
+            if len(numbers) != 4:
+                return None
+            boxes.append((numbers[0], numbers[1], numbers[2], numbers[3]))
+    for match in _CORNERS.finditer(text):
+        x1, y1, x2, y2 = (float(n) for n in match.groups())
+        boxes.append((x1, y1, x2, y2))
+    if not boxes and _BARE.fullmatch(text):
+        x1, y1, x2, y2 = (float(n) for n in _NUMBER.findall(text))
+        boxes.append((x1, y1, x2, y2))
+    return boxes or None
+
+
+def to_normalized(
+    box: Box, space: str, image_size: Size | None = None, resized_size: Size | None = None
+) -> Box:
+    """A box as fractions of the original image's width and height, unclipped.
+
+    Raises:
+        ValueError: the space is unknown, or the size it needs is missing.
+    """
+    if space == "normalized":
+        return box
+    if space == "original_pixels":
+        wide, high = _need(image_size, "image_size", space)
+    elif space == "resized_pixels":
+        wide, high = _need(resized_size, "resized_size", space)
+    elif space == "normalized_square":
+        wide, high = _need(image_size, "image_size", space)
+        side = max(wide, high)
+        # The picture sits in the middle of the square (LLaVA's expand2square).
+        pad_x, pad_y = (side - wide) / 2, (side - high) / 2
+        x1, y1, x2, y2 = box
+        return (
+            (x1 * side - pad_x) / wide,
+            (y1 * side - pad_y) / high,
+            (x2 * side - pad_x) / wide,
+            (y2 * side - pad_y) / high,
+        )
+    else:
+        raise ValueError(f"box_space {space!r} is not one of {', '.join(BOX_SPACES)}")
+    return box[0] / wide, box[1] / high, box[2] / wide, box[3] / high
+
+
+def _need(size: Size | None, name: str, space: str) -> Size:
+    if size is None or min(size) <= 0:
+        raise ValueError(f"{space} boxes need {name} [width, height]")
+    return size
+
+
+def _guess_space(boxes: Sequence[Box]) -> str:
+    inside = all(0.0 <= value <= 1.0 for box in boxes for value in box)
+    return "normalized" if inside else "original_pixels"
+
+
+def _frame(space: str, image_size: Size | None, resized_size: Size | None) -> Box:
+    """The image's own extent in a space; unbounded in pixels of an image of unknown size."""
+    if space == "normalized":
+        return 0.0, 0.0, 1.0, 1.0
+    if space == "normalized_square":
+        if image_size is None:
+            return 0.0, 0.0, 1.0, 1.0
+        wide, high = _need(image_size, "image_size", space)
+        pad_x, pad_y = (0.5 - size / (2 * max(wide, high)) for size in (wide, high))
+        return pad_x, pad_y, 1.0 - pad_x, 1.0 - pad_y
+    size = image_size if space == "original_pixels" else resized_size
+    if size is None:
+        return 0.0, 0.0, MAX_COORDINATE, MAX_COORDINATE
+    return 0.0, 0.0, float(size[0]), float(size[1])
+
+
+def _clip(box: Box, frame: Box) -> Box:
+    left, top, right, bottom = frame
+    return (
+        min(max(box[0], left), right),
+        min(max(box[1], top), bottom),
+        min(max(box[2], left), right),
+        min(max(box[3], top), bottom),
+    )
+
+
+def _finite(box: Box) -> bool:
+    return all(math.isfinite(value) and abs(value) <= MAX_COORDINATE for value in box)
+
+
+def _usable(box: Box) -> bool:
+    return box[2] > box[0] and box[3] > box[1]
+
+
+def _area(box: Box) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])

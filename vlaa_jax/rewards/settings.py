@@ -1,0 +1,105 @@
+"""Every knob of the mixed reward, checked at the door."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from vlaa_jax.rewards.open_ended import OpenEndedScorer, TextSimilarityScorer
+from vlaa_jax.schema import BOX_SPACES, UserError
+
+OPEN_ENDED_BACKENDS = ("text_similarity", "score_endpoint", "chat_judge", "reward_head")
+
+
+@dataclass(frozen=True)
+class RewardSettings:
+    """Settings of ``MixedReward``; the defaults are the paper's, options are off.
+
+    Raises:
+        UserError: a value is out of range; the message names ``rewards.<field>``.
+    """
+
+    open_ended: str = "text_similarity"
+    """Where S comes from: one of OPEN_ENDED_BACKENDS."""
+    beta: float = 0.2
+    """Smoothing of the open-ended reward, per point of S."""
+    endpoint_url: str = ""
+    """Base URL of the score endpoint or chat judge."""
+    endpoint_model: str = ""
+    """Model name sent to the endpoint; a chat judge needs one."""
+    endpoint_key_env: str = "VLAA_REWARD_API_KEY"
+    """Environment variable with the bearer token; unset means no token is sent."""
+    endpoint_concurrency: int = 8
+    """Requests in flight at once."""
+    endpoint_timeout_s: float = 60.0
+    """Deadline of one item, retries included, in seconds."""
+    endpoint_retries: int = 3
+    """Further tries after a failure that may pass: overload, server error, lost connection."""
+    endpoint_batch: int = 8
+    """Answers per request to a score endpoint."""
+    endpoint_images: bool = True
+    """Send the images along with question and answer."""
+    cache_entries: int = 100_000
+    """Scores remembered by content hash."""
+    math_workers: int = 2
+    """Processes for symbolic mathematics."""
+    math_timeout_s: float = 5.0
+    """Seconds a comparison may take before its process is killed."""
+    answer_box_space: str | None = None
+    """Coordinate space the model answers in; None means that of the gold box."""
+    max_failed_frac: float = 0.1
+    """Share of failed scores in a batch above which the run stops."""
+    format_weight: float = 0.0
+    """Share of the reward given to a strict think/answer structure; 0 is the paper's setting."""
+    overlong_weight: float = 0.0
+    """Weight of the soft overlong penalty."""
+    overlong_buffer: int = 256
+    """Tokens before the limit over which the overlong penalty grows from 0 to 1."""
+    repetition_weight: float = 0.0
+    """Weight of the n-gram repetition penalty."""
+    repetition_ngram: int = 20
+    """Tokens per n-gram of the repetition penalty."""
+
+    def __post_init__(self) -> None:
+        _one_of("open_ended", self.open_ended, OPEN_ENDED_BACKENDS)
+        if self.answer_box_space is not None:
+            _one_of("answer_box_space", self.answer_box_space, BOX_SPACES)
+        for name in ("beta", "endpoint_timeout_s", "math_timeout_s"):
+            _check(name, getattr(self, name), lambda v: v > 0, "above 0")
+        for name in (
+            "math_workers",
+            "endpoint_concurrency",
+            "endpoint_batch",
+            "repetition_ngram",
+            "overlong_buffer",
+        ):
+            _check(name, getattr(self, name), lambda v: v >= 1, "at least 1")
+        for name in ("endpoint_retries", "cache_entries", "overlong_weight", "repetition_weight"):
+            _check(name, getattr(self, name), lambda v: v >= 0, "at least 0")
+        for name in ("max_failed_frac", "format_weight"):
+            _check(name, getattr(self, name), lambda v: 0 <= v <= 1, "within 0..1")
+
+    def make_open_ended(self) -> OpenEndedScorer:
+        """The open-ended backend these settings describe.
+
+        Raises:
+            UserError: the backend needs something that is not set.
+        """
+        if self.open_ended == "text_similarity":
+            return TextSimilarityScorer()
+        if self.open_ended == "reward_head":
+            raise UserError(
+                "rewards.open_ended is 'reward_head': the model must be loaded and passed in"
+            )
+        raise UserError(f"rewards.open_ended {self.open_ended!r} is not available yet")
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UserError(f"rewards.{name} is {value!r}: use one of {', '.join(allowed)}")
+
+
+def _check(name: str, value: float, good: Callable[[float], bool], wording: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise UserError(f"rewards.{name} is {value!r}: use a finite number")
+    if not good(value):
+        raise UserError(f"rewards.{name} is {value!r}: it must be {wording}")
