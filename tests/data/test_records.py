@@ -203,7 +203,9 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     values=st.lists(JSON, max_size=6),
     indent=st.sampled_from([None, 0, 2]),
@@ -223,7 +225,9 @@ def test_array_spans_equal_the_json_library(tmp_path, values, indent, ascii_only
     assert [json.loads(data[a:b]) for a, b in index.spans_N2] == values
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     rows=st.lists(st.one_of(st.just(""), st.just(" \t"), st.text(max_size=9)), max_size=8),
     chunk=st.integers(1, 9),
@@ -246,7 +250,9 @@ def test_line_spans_equal_splitting(tmp_path, rows, chunk):
     assert found == [(1, {}), *expected]
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.binary(max_size=200), start=st.sampled_from([b"", b"[", b'[{"', b'{"a":', b'{"id"']))
 def test_arbitrary_bytes_never_crash(tmp_path, data, start):
     path = tmp_path / "x.json"
@@ -259,7 +265,7 @@ def test_arbitrary_bytes_never_crash(tmp_path, data, start):
         assert all(isinstance(r, Record) for r in kept)
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(
     st.dictionaries(
         st.text(max_size=5),
@@ -272,7 +278,7 @@ def test_meta_survives_python_and_json_text(meta):
     assert parse_literal(json.dumps(meta)) == meta
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(st.text(max_size=60))
 def test_literals_refuse_with_value_error_only(text):
     try:
