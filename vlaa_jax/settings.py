@@ -173,8 +173,6 @@ class RunSettings:
     """Steps between rollout files; 0 writes none."""
     compilation_cache: str = "~/.cache/vlaa_jax/xla"
     """Folder of the persistent compilation cache; empty turns it off."""
-    max_failed_frac: float = 0.2
-    """Share of failed scores in a step above which the run stops."""
 
 
 @dataclass(frozen=True)

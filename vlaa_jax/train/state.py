@@ -1,0 +1,84 @@
+"""The state of a training run on the device, and which parameters train."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Array = jax.Array
+Tree = Mapping[str, Any]
+
+
+class TrainState(NamedTuple):
+    """What an optimizer update changes.
+
+    Attributes:
+        trainable: nested dict of the parameters that train.
+        opt_state: optimizer state of the same.
+        updates: int32, updates done.
+        skipped: int32, updates left out because a gradient was not finite.
+    """
+
+    trainable: Tree
+    opt_state: Any
+    updates: Array
+    skipped: Array
+
+
+def new_state(trainable: Tree, optimizer: optax.GradientTransformation) -> TrainState:
+    """State before the first update; moments are placed like their parameters."""
+    opt_state = jax.jit(optimizer.init)(trainable)
+    return TrainState(trainable, opt_state, jnp.int32(0), jnp.int32(0))
+
+
+def part_of(path: str) -> str:
+    """Which part of the model a parameter belongs to: one of settings.FREEZABLE."""
+    if path.startswith("vision.merger."):
+        return "merger"
+    if path.startswith("vision."):
+        return "vision"
+    if path.startswith(("text.embed_tokens.", "lm_head.")):
+        return "embeddings"
+    return "language"
+
+
+def partition(params: Tree, freeze: tuple[str, ...], *, adapters_only: bool) -> tuple[Tree, Tree]:
+    """Splits a nested dict into what trains and what does not.
+
+    Args:
+        params: all parameters.
+        freeze: parts that do not train.
+        adapters_only: train LoRA parameters alone.
+
+    Returns:
+        (trainable, frozen); `merge` puts them together again.
+    """
+
+    def trains(path: str) -> bool:
+        is_adapter = ".lora." in path
+        return part_of(path) not in freeze and is_adapter == adapters_only
+
+    return _select(params, trains, True), _select(params, trains, False)
+
+
+def _select(tree: Tree, trains: Any, wanted: bool, prefix: str = "") -> dict[str, Any]:
+    chosen: dict[str, Any] = {}
+    for name, node in tree.items():
+        path = prefix + name
+        if isinstance(node, Mapping):
+            below = _select(node, trains, wanted, path + ".")
+            if below:
+                chosen[name] = below
+        elif trains(path) == wanted:
+            chosen[name] = node
+    return chosen
+
+
+def merge(a: Tree, b: Tree) -> dict[str, Any]:
+    """Union of two nested dicts that share no leaf."""
+    out = dict(a)
+    for name, node in b.items():
+        out[name] = merge(out[name], node) if name in out else node
+    return out
