@@ -97,10 +97,10 @@ class RecordFile(Sequence[Record]):
         self._box_space = box_space
         self._max_bytes = max_record_bytes
         self._fd: int | None = None
-        self.index: JsonIndex = index_json(self.path)
+        self.spans: JsonIndex = index_json(self.path)
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.spans)
 
     @overload
     def __getitem__(self, index: int) -> Record: ...
@@ -131,13 +131,13 @@ class RecordFile(Sequence[Record]):
 
     def problem_at_end(self) -> Reject | None:
         """Says so when the array is never closed; the records before the cut are whole."""
-        if not (self.index.truncated and self.index.is_array):
+        if not (self.spans.truncated and self.spans.is_array):
             return None
         reason = "the array is not closed; was the download cut short?"
         return Reject(str(self.path), len(self), None, "", "", reason)
 
     def _raw(self, index: int) -> Any:
-        start, end = (int(x) for x in self.index.spans_N2[index])
+        start, end = (int(x) for x in self.spans.spans_N2[index])
         if end - start > self._max_bytes:
             raise Refusal("", f"{end - start:,} bytes long, more than {self._max_bytes:,}")
         if self._fd is None:
@@ -149,13 +149,13 @@ class RecordFile(Sequence[Record]):
         except RecursionError as error:
             raise Refusal("", "nested too deeply") from error
         except ValueError as error:
-            cut = self.index.truncated and index == len(self) - 1
+            cut = self.spans.truncated and index == len(self) - 1
             hint = "; the file ends inside it, was the download cut short?" if cut else ""
             message = getattr(error, "msg", str(error))
             raise Refusal("", f"not JSON ({message}){hint}") from error
 
     def _reject(self, index: int, refusal: Refusal) -> Reject:
-        lines = self.index.lines_N
+        lines = self.spans.lines_N
         line = None if lines is None else int(lines[index])
         return Reject(str(self.path), index, line, refusal.record_id, refusal.field, refusal.reason)
 

@@ -182,9 +182,10 @@ def _texts(system_prompt: str) -> Iterator[str]:
 
 def token_ids(tokenizer: Tokenizer) -> TokenIds:
     """The ids of the tokens that a configuration names."""
-    ids = {token: tokenizer.token_to_id(token) for token in SPECIAL_TOKENS}
+    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    ids = {token: vocabulary[token] for token in SPECIAL_TOKENS}
     return TokenIds(
-        vocab_size=tokenizer.get_vocab_size(with_added_tokens=True),
+        vocab_size=len(vocabulary),
         pad=ids["<|endoftext|>"],
         im_start=ids["<|im_start|>"],
         im_end=ids["<|im_end|>"],

@@ -1,0 +1,226 @@
+"""Loaders over Grain: seeded, host-sliced, decoded in threads, and exactly resumable.
+
+The order of steps is: records -> (per source) seed, shuffle, repeat -> mix by weight -> slice by
+host -> to iterator -> decode and process in threads -> batch. Grain turns into an iterator once,
+behind the mix, so the number of thread pools does not grow with the number of sources.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import grain
+from PIL import Image
+
+from vlaa_jax.data.images import open_image
+from vlaa_jax.data.records import Reject
+from vlaa_jax.schema import Record, UserError
+
+T = TypeVar("T")
+Prompt = tuple[Record, tuple[Image.Image, ...]]
+"""A record and its decoded images."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """Which records come when, and which of them to this host."""
+
+    seed: int = 0
+    shuffle: bool = True
+    epochs: int | None = None
+    """How often every record comes; None goes on for ever. Every epoch has an order of its own."""
+    source_weights: Mapping[str, float] | None = None
+    """Relative share of each source; None takes the records as one pool. Needs epochs=None."""
+    host_index: int = 0
+    host_count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.host_index < self.host_count:
+            raise ValueError(f"host_index {self.host_index} of {self.host_count} hosts")
+        if self.source_weights is not None and self.epochs is not None:
+            raise ValueError("source_weights need epochs=None: a mixed stream has no epochs")
+
+
+def ordered(records: Sequence[Record], order: Order) -> grain.MapDataset:
+    """The stream of records as this host sees it; random access, nothing decoded.
+
+    With H hosts, host h gets elements h, h + H, h + 2H, ... of one common stream, so the hosts'
+    batches of a step are together the batch that a single host would see.
+
+    Raises:
+      UserError: there are no records, or a weight names a source that has none.
+    """
+    if len(records) == 0:
+        raise UserError("there are no records to load; see the rejects for the reasons")
+    if order.source_weights is None:
+        stream = _component(records, order, order.seed)
+    else:
+        stream = _mixed(records, order, order.source_weights)
+    return stream[order.host_index :: order.host_count]
+
+
+def _component(records: Sequence[Record], order: Order, seed: int) -> grain.MapDataset:
+    stream = grain.MapDataset.source(records).seed(seed)
+    if order.shuffle:
+        stream = stream.shuffle()
+    return stream.repeat(order.epochs)
+
+
+def _mixed(
+    records: Sequence[Record], order: Order, weights: Mapping[str, float]
+) -> grain.MapDataset:
+    by_source: dict[str, list[int]] = {}
+    for index, record in enumerate(records):
+        by_source.setdefault(record.source, []).append(index)
+    positive = {source: weight for source, weight in weights.items() if weight > 0}
+    missing = sorted(set(positive) - set(by_source))
+    if missing or not positive:
+        have = ", ".join(sorted(by_source)) or "none"
+        wanted = ", ".join(missing) or "any source with a positive weight"
+        raise UserError(f"source_weights: no records of {wanted}; sources present: {have}")
+    names = sorted(positive)
+    parts = [
+        _component(_Subset(records, by_source[name]), order, order.seed + 1 + i)
+        for i, name in enumerate(names)
+    ]
+    return grain.MapDataset.mix(parts, [positive[name] for name in names])
+
+
+class _Subset(Sequence[Record]):
+    """Some records of a sequence, without copying them."""
+
+    def __init__(self, records: Sequence[Record], indices: list[int]) -> None:
+        self._records, self._indices = records, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._records[self._indices[index]]
+
+
+class Loader(Generic[T]):
+    """An iterator of batches with exact state.
+
+    ``get_state`` / ``set_state`` are JSON-able; ``iterator`` is the Grain iterator itself, for
+    ``grain.checkpoint.CheckpointSave`` in an Orbax composite. ``close`` stops the threads.
+    """
+
+    def __init__(self, dataset: grain.IterDataset) -> None:
+        self.iterator: grain.DatasetIterator = iter(dataset)
+
+    def __iter__(self) -> Iterator[T]:
+        return self
+
+    def __next__(self) -> T:
+        return next(self.iterator)
+
+    def get_state(self) -> dict[str, Any]:
+        """Position behind the last batch that was handed out."""
+        return json.loads(json.dumps(self.iterator.get_state()))
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go to a position; the next batch is the one that came after ``get_state``."""
+        self.iterator.set_state(dict(state))
+
+    def close(self) -> None:
+        """Stop reading ahead and leave no thread behind."""
+        executors = list(_executors(self.iterator))
+        self.iterator.close()
+        for executor in executors:  # Grain tells its threads to end, but does not wait for them
+            executor.shutdown(wait=True)
+
+    def __enter__(self) -> "Loader[T]":
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self.close()
+
+
+def _executors(iterator: Any) -> Iterator[Executor]:
+    executor = getattr(iterator, "_executor", None)
+    if isinstance(executor, Executor):
+        yield executor
+    for parent in getattr(iterator, "_parents", ()):
+        yield from _executors(parent)
+
+
+def prompt_loader(
+    records: Sequence[Record],
+    image_root: str | os.PathLike[str],
+    *,
+    batch_size: int,
+    order: Order | None = None,
+    threads: int = 2,
+    drop_remainder: bool = False,
+    process: Callable[[Record, tuple[Image.Image, ...]], Any] | None = None,
+) -> Loader[list[Any]]:
+    """Batches of prompts for GRPO or evaluation: lists of (Record, images).
+
+    Args:
+      records: a list of records or a RecordFile.
+      image_root: folder the image paths are relative to.
+      batch_size: records per batch on this host.
+      order: seed, shuffle, epochs, mixing, host slice.
+      threads: threads that decode; 0 decodes in the caller's thread. The output does not depend
+        on it.
+      drop_remainder: drop a last batch that is not full (only with finite epochs).
+      process: called in the threads with record and images; its result takes the pair's place.
+
+    Raises:
+      UserError: at once when there are no records; while iterating when an image is missing,
+        broken or outside the root (see ``usable_records`` to sort such records out beforehand).
+    """
+    load = _Load(os.fspath(image_root), process)
+    stream = ordered(records, order or Order()).map(load)
+    return Loader(
+        stream.to_iter_dataset(_read_options(threads, batch_size)).batch(
+            batch_size, drop_remainder=drop_remainder, batch_fn=list
+        )
+    )
+
+
+def _read_options(threads: int, batch_size: int) -> grain.ReadOptions:
+    """Read at most two batches ahead: decoded images are large."""
+    if threads <= 0:
+        return grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+    return grain.ReadOptions(
+        num_threads=threads, prefetch_buffer_size=max(threads, min(64, 2 * batch_size))
+    )
+
+
+@dataclass(frozen=True)
+class _Load:
+    """Opens the images of a record."""
+
+    image_root: str
+    process: Callable[[Record, tuple[Image.Image, ...]], Any] | None = None
+
+    def __call__(self, record: Record) -> Any:
+        try:
+            images = tuple(open_image(self.image_root, path) for path in record.images)
+        except UserError as error:
+            raise UserError(f"record {record.id!r}: {error}") from error
+        return (record, images) if self.process is None else self.process(record, images)
+
+
+def usable_records(
+    records: Sequence[Record],
+    image_root: str | os.PathLike[str],
+    on_reject: Callable[[Reject], None] | None = None,
+) -> list[Record]:
+    """The records whose images all decode; the others are handed to ``on_reject`` with a reason."""
+    kept = []
+    for index, record in enumerate(records):
+        try:
+            for path in record.images:
+                open_image(image_root, path).close()
+        except UserError as error:
+            if on_reject is not None:
+                on_reject(Reject("", index, None, record.id, "image", str(error)))
+        else:
+            kept.append(record)
+    return kept
