@@ -5,9 +5,12 @@ backends behind one protocol; the paper's is InternLM-XComposer2.5-Reward. A res
 good as the reference earns 0. Only the answer text is scored, never the thinking.
 """
 
+import hashlib
 import math
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from vlaa_jax.rewards import similarity
@@ -27,6 +30,23 @@ class OpenItem:
 
 
 @dataclass(frozen=True)
+class AnswerItem:
+    """One text to be scored by itself, be it the model's answer or the reference."""
+
+    question: str
+    answer: str
+    images: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Judged:
+    """S of one text, or why it is unknown."""
+
+    score: float = math.nan
+    error: str | None = None
+
+
+@dataclass(frozen=True)
 class Margin:
     """S(response) and S(reference), or why they are unknown."""
 
@@ -42,6 +62,23 @@ class OpenEndedScorer(Protocol):
 
     def margins(self, items: Sequence[OpenItem]) -> list[Margin]:
         """One Margin per item, in order. Blocking; called from one thread at a time."""
+        ...
+
+    def close(self) -> None:
+        """Release connections or devices."""
+        ...
+
+
+class AnswerScorer(Protocol):
+    """Scores single texts: a reward-model server, a judge, a reward head."""
+
+    name: str
+    identity: str
+    """Everything but the item that a score depends on (address, model, rubric): part of the cache
+    key."""
+
+    def score_answers(self, items: Sequence[AnswerItem]) -> list[Judged]:
+        """One Judged per item, in order."""
         ...
 
     def close(self) -> None:
@@ -87,3 +124,101 @@ class TextSimilarityScorer:
 
     def close(self) -> None:
         """Nothing to release."""
+
+
+class ReferenceScorer:
+    """Makes margins from an ``AnswerScorer``: equal texts are asked once and remembered.
+
+    The reference of a question is shared by the whole group of completions and by every epoch, so
+    most of the work for S(reference) is done once. Failures are not remembered.
+
+    Args:
+        scorer: where scores come from.
+        cache_entries: scores kept, least recently used first out; 0 keeps none between calls.
+    """
+
+    def __init__(self, scorer: AnswerScorer, cache_entries: int = 100_000) -> None:
+        self.name = scorer.name
+        self._scorer = scorer
+        self._capacity = cache_entries
+        self._cache: OrderedDict[str, float] = OrderedDict()
+        self._digests: dict[tuple[str, int, int], str] = {}
+
+    def margins(self, items: Sequence[OpenItem]) -> list[Margin]:
+        """One Margin per item, in order; an item whose images cannot be read fails by itself."""
+        pairs = [
+            (
+                AnswerItem(item.question, item.answer, item.images),
+                AnswerItem(item.question, item.reference, item.images),
+            )
+            for item in items
+        ]
+        judged = self._judge([text for pair in pairs for text in pair])
+        return [_margin(judged[2 * i], judged[2 * i + 1]) for i in range(len(pairs))]
+
+    def close(self) -> None:
+        """Close the scorer."""
+        self._scorer.close()
+
+    def _judge(self, texts: Sequence[AnswerItem]) -> list[Judged]:
+        keys: list[str | None] = []
+        known: dict[str, Judged] = {}
+        asked: dict[str, AnswerItem] = {}
+        unread: dict[int, Judged] = {}
+        for index, text in enumerate(texts):
+            try:
+                key = self._key(text)
+            except OSError as error:
+                keys.append(None)
+                unread[index] = Judged(error=f"image {error.filename}: {error.strerror}")
+                continue
+            keys.append(key)
+            if key in self._cache:
+                self._cache.move_to_end(key)
+                known[key] = Judged(self._cache[key])
+            else:
+                asked[key] = text
+        if asked:
+            known.update(self._ask(asked))
+        return [unread[i] if key is None else known[key] for i, key in enumerate(keys)]
+
+    def _ask(self, asked: dict[str, AnswerItem]) -> dict[str, Judged]:
+        replies = self._scorer.score_answers(list(asked.values()))
+        if len(replies) != len(asked):
+            raise ValueError(f"{len(asked)} texts were sent, {len(replies)} scores came back")
+        known = {}
+        for key, judged in zip(asked, replies, strict=True):
+            if judged.error is None and not math.isfinite(judged.score):
+                judged = Judged(error=f"the score is {judged.score}")
+            known[key] = judged
+            if judged.error is None and self._capacity:
+                self._cache[key] = judged.score
+        while len(self._cache) > self._capacity:
+            self._cache.popitem(last=False)
+        return known
+
+    def _key(self, text: AnswerItem) -> str:
+        parts = [self._scorer.identity, text.question, text.answer]
+        return _digest([*parts, *(self._image_digest(path) for path in text.images)])
+
+    def _image_digest(self, path: str) -> str:
+        stat = Path(path).stat()
+        key = (path, stat.st_size, stat.st_mtime_ns)
+        if key not in self._digests:
+            self._digests[key] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        return self._digests[key]
+
+
+def _digest(parts: Iterable[str]) -> str:
+    # Lengths keep ("ab", "c") and ("a", "bc") apart; lone surrogates occur in sampled text.
+    data = [part.encode(errors="surrogatepass") for part in parts]
+    framed = b"".join(len(part).to_bytes(8, "big") + part for part in data)
+    return hashlib.sha256(framed).hexdigest()
+
+
+def _margin(response: Judged, reference: Judged) -> Margin:
+    if response.error is not None:
+        return Margin(error=response.error)
+    if reference.error is not None:
+        return Margin(error=f"reference: {reference.error}")
+    return Margin(response.score, reference.score)

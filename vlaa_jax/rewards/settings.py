@@ -4,7 +4,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vlaa_jax.rewards.open_ended import OpenEndedScorer, TextSimilarityScorer
+from vlaa_jax.rewards.open_ended import (
+    AnswerScorer,
+    OpenEndedScorer,
+    ReferenceScorer,
+    TextSimilarityScorer,
+)
 from vlaa_jax.schema import BOX_SPACES, UserError
 
 OPEN_ENDED_BACKENDS = ("text_similarity", "score_endpoint", "chat_judge", "reward_head")
@@ -90,7 +95,31 @@ class RewardSettings:
             raise UserError(
                 "rewards.open_ended is 'reward_head': the model must be loaded and passed in"
             )
-        raise UserError(f"rewards.open_ended {self.open_ended!r} is not available yet")
+        # Imported here: an HTTP client takes longer to import than all rules together.
+        from vlaa_jax.endpoint import EndpointSettings
+        from vlaa_jax.rewards.chat_judge import ChatJudge
+        from vlaa_jax.rewards.score_endpoint import ScoreEndpoint
+
+        if not self.endpoint_url:
+            raise UserError(f"rewards.open_ended is {self.open_ended!r}: set rewards.endpoint_url")
+        endpoint = EndpointSettings(
+            self.endpoint_url,
+            model=self.endpoint_model,
+            key_env=self.endpoint_key_env,
+            concurrency=self.endpoint_concurrency,
+            timeout_s=self.endpoint_timeout_s,
+            retries=self.endpoint_retries,
+        )
+        scorer: AnswerScorer
+        if self.open_ended == "chat_judge":
+            if not self.endpoint_model:
+                raise UserError("rewards.open_ended is 'chat_judge': set rewards.endpoint_model")
+            scorer = ChatJudge(endpoint, send_images=self.endpoint_images)
+        else:
+            scorer = ScoreEndpoint(
+                endpoint, batch=self.endpoint_batch, send_images=self.endpoint_images
+            )
+        return ReferenceScorer(scorer, self.cache_entries)
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

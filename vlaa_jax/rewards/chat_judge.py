@@ -1,0 +1,104 @@
+"""S from an OpenAI-compatible chat model that grades with a fixed rubric, 0 to 10.
+
+Response and reference are graded apart, each without sight of the other, so S has the same meaning
+for both. The grade must come back as one JSON object; prose is a failure, not a grade.
+"""
+
+import asyncio
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+from vlaa_jax.endpoint import (
+    Endpoint,
+    EndpointError,
+    EndpointSettings,
+    LoopThread,
+    image_part,
+)
+from vlaa_jax.rewards.open_ended import AnswerItem, Judged
+from vlaa_jax.schema import UserError
+
+MAX_GRADE = 10
+_OBJECT = re.compile(r"(?:```(?:json)?\s*)?(\{[^{}]*\})(?:\s*```)?", re.IGNORECASE)
+
+
+class ChatJudge:
+    """An ``AnswerScorer`` that asks a chat model for a grade.
+
+    Args:
+        settings: address, model, concurrency, deadlines, retries.
+        send_images: whether the judge sees the images.
+        max_tokens: limit of the judge's reply; raise it for judges that think aloud first.
+    """
+
+    name = "chat_judge"
+
+    def __init__(
+        self, settings: EndpointSettings, *, send_images: bool = True, max_tokens: int = 64
+    ) -> None:
+        self._rubric = resources.files("vlaa_jax.rewards").joinpath("judge_rubric.txt").read_text()
+        rubric_digest = hashlib.sha256(self._rubric.encode()).hexdigest()[:16]
+        self.identity = f"judge {settings.url} {settings.model} {rubric_digest} {send_images}"
+        self._send_images, self._max_tokens = send_images, max_tokens
+        self._thread = LoopThread(self.name)
+        self._endpoint = self._thread.run(_make(settings))
+
+    def score_answers(self, items: Sequence[AnswerItem]) -> list[Judged]:
+        """One Judged per item, in order; one request each, as many at once as the settings say."""
+        return self._thread.run(self._score(items))
+
+    def close(self) -> None:
+        """Close the connections and the thread."""
+        self._thread.run(self._endpoint.aclose())
+        self._thread.close()
+
+    async def _score(self, items: Sequence[AnswerItem]) -> list[Judged]:
+        return list(await asyncio.gather(*(self._grade(item) for item in items)))
+
+    async def _grade(self, item: AnswerItem) -> Judged:
+        try:
+            payload = {
+                "model": self._endpoint.settings.model,
+                "messages": self._messages(item),
+                "temperature": 0,
+                "max_tokens": self._max_tokens,
+            }
+            grade = await self._endpoint.post(
+                "chat/completions",
+                payload,
+                lambda reply: read_grade(reply["choices"][0]["message"]["content"]),
+            )
+        except (EndpointError, UserError) as error:
+            return Judged(error=str(error))
+        return Judged(grade)
+
+    def _messages(self, item: AnswerItem) -> list[dict[str, Any]]:
+        images = [image_part(path) for path in item.images] if self._send_images else []
+        material = json.dumps({"question": item.question, "answer": item.answer})
+        return [
+            {"role": "system", "content": self._rubric},
+            {"role": "user", "content": [*images, {"type": "text", "text": material}]},
+        ]
+
+
+def read_grade(text: str) -> float:
+    """The grade in a judge's reply.
+
+    Raises:
+        ValueError: the reply is not one JSON object with a whole number from 0 to 10.
+    """
+    match = _OBJECT.fullmatch(text.strip())
+    if not match:
+        raise ValueError(f"not a grade: {text[:60]!r}")
+    grade = json.loads(match[1]).get("score")
+    if isinstance(grade, bool) or not isinstance(grade, int) or not 0 <= grade <= MAX_GRADE:
+        raise ValueError(f"grade {grade!r} is not a whole number from 0 to {MAX_GRADE}")
+    return float(grade)
+
+
+async def _make(settings: EndpointSettings) -> Endpoint:
+    return Endpoint(settings)

@@ -1,0 +1,286 @@
+"""The command line of the rewards: JSON lines in, one JSON line out for each, in the same order."""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from vlaa_jax.rewards.mixed import MixedReward
+from vlaa_jax.rewards.settings import OPEN_ENDED_BACKENDS, RewardSettings
+from vlaa_jax.schema import BOX_SPACES, Score, ScoreRequest, UserError
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+_DESCRIPTION = """\
+Score model outputs. Each input line is a JSON object with verifier_type (digit, mcq, math, iou,
+open_ended), gt and response (the whole output, think block included), and optionally id, question,
+image_size [w, h], resized_size [w, h], box_space and images [path, ...]. Each output line has id,
+reward (a number, or null where it could not be scored), parts, extracted, verifier_type and error.
+A summary goes to stderr. Exit code: 0 all scored, 1 some line could not be read or scored, 2 usage.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    options = _parser().parse_args(argv)
+    table = _Table()
+    code = EXIT_OK
+    try:
+        settings = RewardSettings(
+            **{
+                f.name: getattr(options, f.name)
+                for f in dataclasses.fields(RewardSettings)
+                if getattr(options, f.name, None) is not None
+            }
+        )
+        with _opened(options.file) as descriptor, MixedReward(settings) as mixed:
+            for lines in read_batches(descriptor, options.batch):
+                for output, score in score_lines(lines, mixed, options.file):
+                    sys.stdout.write(json.dumps(output, allow_nan=False) + "\n")
+                    table.add(output, score)
+                sys.stdout.flush()
+        code = EXIT_FAILED if table.failed else EXIT_OK
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except BrokenPipeError:
+        # The reader has gone; keep Python from complaining about it again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = EXIT_INTERRUPTED
+    print(table.text(), file=sys.stderr)
+    return code
+
+
+def read_batches(descriptor: int, limit: int) -> Iterator[list[tuple[int, bytes]]]:
+    """Numbered lines as they arrive, so that a slow producer is answered at once.
+
+    Yields the complete lines that one read brought, at most ``limit`` at a time, without blanks.
+    """
+    number, partial = 0, [b""]
+    while True:
+        piece = os.read(descriptor, 1 << 18)
+        head, newline, tail = piece.rpartition(b"\n")
+        if piece and not newline:
+            partial.append(piece)
+            continue
+        lines = b"".join([*partial, head if piece else b""]).split(b"\n")
+        partial = [tail]
+        numbered = [(number + i, line) for i, line in enumerate(lines, 1) if line.strip()]
+        number += len(lines)
+        for start in range(0, len(numbered), limit):
+            yield numbered[start : start + limit]
+        if not piece:
+            return
+
+
+def score_lines(
+    lines: Sequence[tuple[int, bytes]], mixed: MixedReward, name: str = "-"
+) -> list[tuple[dict[str, Any], Score | None]]:
+    """Output objects with their scores, in order; the score of an unreadable line is None."""
+    read: list[tuple[Any, ScoreRequest | str]] = []
+    for number, line in lines:
+        try:
+            read.append(read_request(line))
+        except ValueError as error:
+            read.append((None, f"{name} line {number}: {error}"))
+    scores = iter(mixed.score([said for _, said in read if isinstance(said, ScoreRequest)]))
+    outputs: list[tuple[dict[str, Any], Score | None]] = []
+    for identity, said in read:
+        if isinstance(said, str):
+            outputs.append((_unreadable(said), None))
+        else:
+            score = next(scores)
+            outputs.append((output_line(identity, score), score))
+    return outputs
+
+
+def read_request(line: bytes) -> tuple[Any, ScoreRequest]:
+    """The ``id`` as given, and the request, of one input line.
+
+    Raises:
+        ValueError: says which field is wrong.
+    """
+    try:
+        # Broken UTF-8 in one line must not end the run; sampled text has it now and then.
+        text = line.decode("utf-8", errors="surrogateescape").removeprefix("\ufeff")
+        row = json.loads(text, parse_constant=_no_constant)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"not JSON ({error})") from None
+    if not isinstance(row, dict):
+        raise ValueError("not a JSON object")
+    for field in ("verifier_type", "gt", "response"):
+        if field not in row:
+            raise ValueError(f"field {field!r} is missing")
+    space = row.get("box_space")
+    if space is not None and space not in BOX_SPACES:
+        raise ValueError(f"field 'box_space' must be one of {', '.join(BOX_SPACES)}")
+    identity = row.get("id")
+    if not (identity is None or isinstance(identity, (str, int))):
+        raise ValueError("field 'id' must be text or a whole number")
+    request = ScoreRequest(
+        verifier_type=_text(row, "verifier_type"),
+        gt=_gold(row["gt"]),
+        response=_text(row, "response"),
+        id="" if identity is None else str(identity),
+        question=_text(row, "question"),
+        image_size=_size(row, "image_size"),
+        resized_size=_size(row, "resized_size"),
+        box_space=space,
+        images=_paths(row.get("images")),
+    )
+    return identity, request
+
+
+def output_line(identity: Any, score: Score) -> dict[str, Any]:
+    """A score as the object that is written; NaN becomes null."""
+    return {
+        "id": identity,
+        "reward": _finite(score.reward),
+        "parts": {name: _finite(value) for name, value in score.parts.items()},
+        "extracted": score.extracted,
+        "verifier_type": score.verifier_type,
+        "error": score.error,
+    }
+
+
+def _unreadable(problem: str) -> dict[str, Any]:
+    return {
+        "id": None,
+        "reward": None,
+        "parts": {},
+        "extracted": None,
+        "verifier_type": None,
+        "error": problem,
+    }
+
+
+class _Table:
+    """Counts per verifier type, for stderr."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, list[float]] = {}
+        self.failed = 0
+
+    def add(self, output: dict[str, Any], score: Score | None) -> None:
+        name = output["verifier_type"] or "(unreadable)"
+        row = self._rows.setdefault(name, [0, 0, 0, 0.0])
+        row[0] += 1
+        if score is not None:
+            row[1] += score.extracted is not None
+        if score is None or score.failed:
+            row[2] += 1
+            self.failed += 1
+        else:
+            row[3] += score.parts["raw"]
+
+    def text(self) -> str:
+        lines = [f"{'verifier':14} {'lines':>8} {'extracted':>10} {'failed':>8} {'mean':>8}"]
+        for name, (count, extracted, failed, total) in sorted(self._rows.items()):
+            scored = count - failed
+            mean = f"{total / scored:8.4f}" if scored else f"{'-':>8}"
+            lines.append(f"{name:14} {count:8.0f} {extracted:10.0f} {failed:8.0f} {mean}")
+        return "\n".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m vlaa_jax.rewards",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("file", help="JSON lines; - reads standard input")
+    add("--batch", type=_positive, default=256, help="most lines scored together (default 256)")
+    add("--open-ended", choices=[b for b in OPEN_ENDED_BACKENDS if b != "reward_head"])
+    add("--endpoint-url", help="base URL of the score endpoint or chat judge")
+    add("--endpoint-model", help="model name to send to it")
+    add("--endpoint-key-env", help="environment variable with its token")
+    add("--endpoint-timeout-s", type=float, help="deadline of one item in seconds")
+    add("--beta", type=float, help="smoothing of the open-ended reward")
+    add("--math-workers", type=int, help="processes for mathematics")
+    add("--math-timeout-s", type=float, help="seconds one comparison may take")
+    add("--answer-box-space", choices=BOX_SPACES, help="space the model's boxes are in")
+    add("--format-weight", type=float, help="share of the reward for strict structure")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+@contextlib.contextmanager
+def _opened(name: str) -> Iterator[int]:
+    """File descriptor of a file to read, or of standard input for ``-``."""
+    if name == "-":
+        yield sys.stdin.fileno()
+        return
+    try:
+        descriptor = os.open(name, os.O_RDONLY)
+        os.read(descriptor, 0)
+    except OSError as error:
+        raise UserError(f"{name}: {error.strerror}") from None
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _text(row: dict[str, Any], field: str) -> str:
+    value = row.get(field, "")
+    if value is None and field == "question":
+        return ""
+    if not isinstance(value, str):
+        raise ValueError(f"field {field!r} must be text, is {type(value).__name__}")
+    return value
+
+
+def _gold(value: Any) -> str:
+    """Released files hold golds as text, and counts as numbers."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool) or not isinstance(value, (int, float, list, dict)):
+        raise ValueError(f"field 'gt' must be text, a number or a box, is {type(value).__name__}")
+    return json.dumps(value)
+
+
+def _size(row: dict[str, Any], field: str) -> tuple[int, int] | None:
+    value = row.get(field)
+    if value is None:
+        return None
+    if not (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value)
+        and all(math.isfinite(v) and v > 0 for v in value)
+    ):
+        raise ValueError(f"field {field!r} must be [width, height], both above 0")
+    return int(value[0]), int(value[1])
+
+
+def _paths(value: Any) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(path, str) for path in value):
+        raise ValueError("field 'images' must be a list of paths")
+    return tuple(value)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
