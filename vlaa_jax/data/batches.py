@@ -195,9 +195,7 @@ def _vision(
     """Plan and fill the vision buffers; unit indices of each sample's image tokens, in order."""
     grids = [[g for s in shard for g in s.grids] for shard in shards]
     plan: VisionPlan = plan_vision(grids, window_units, rows_per_bin, bins_per_shard)
-    patches = gather_patches(
-        plan, [[p for s in shard for p in s.patches] for shard in shards], dtype
-    )
+    patches = [[p for s in shard for p in s.patches] for shard in shards]
     per_sample = []
     for shard, units in zip(shards, plan.units, strict=True):
         of_image = iter(units)
