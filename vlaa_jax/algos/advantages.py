@@ -156,3 +156,18 @@ def group_statistics(
         zero_variance_P=(count_P >= 2) & ~usable_P,
         usable_P=usable_P,
     )
+
+
+def soft_overlong_penalty(
+    lengths_PG: Int[Array, "P G"], *, limit: int, buffer: int
+) -> Float[Array, "P G"]:
+    """0 to -1, added to the rewards of long completions: DAPO, arXiv 2503.14476, eq. 13.
+
+    0 up to ``limit - buffer`` tokens, then falling in a line to -1 at ``limit``, and -1 beyond.
+    Filter groups on the rewards *without* it (see ``group_statistics``).
+
+    Raises ValueError unless 0 < buffer <= limit.
+    """
+    if not 0 < buffer <= limit:
+        raise ValueError(f"the buffer must be within 1 and the limit {limit}, not {buffer}")
+    return -jnp.clip((lengths_PG - (limit - buffer)) / buffer, 0.0, 1.0)

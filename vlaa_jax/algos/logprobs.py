@@ -20,8 +20,12 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 FORBIDDEN_LOGIT = -1e9
 """Logit of a forbidden id: its probability is exactly 0, yet sums over padding rows stay finite."""
 
-CHUNK_ELEMENTS = 1 << 24
-"""Default size of a chunk's logits (64 MiB of float32)."""
+CHUNK_ELEMENTS = 1 << 26
+"""Default size of a chunk's logits per row shard (256 MiB of float32).
+
+Large on purpose: every chunk reads the whole kernel and adds to a gradient of its size, so chunks
+of few rows spend their time on memory traffic.
+"""
 
 
 def masked_logits(
@@ -36,10 +40,10 @@ def masked_logits(
     return logits_NV if allowed_V is None else jnp.where(allowed_V, logits_NV, FORBIDDEN_LOGIT)
 
 
-def default_chunk(n_rows: int, vocab_size: int) -> int:
-    """Rows per chunk: the largest power of two within ``CHUNK_ELEMENTS`` logits, at least 16."""
-    limit = max(CHUNK_ELEMENTS // vocab_size, 16)
-    return min(n_rows, 1 << (limit.bit_length() - 1))
+def default_chunk(vocab_size: int, row_shards: int = 1) -> int:
+    """Rows per chunk: a power of two within ``CHUNK_ELEMENTS`` logits on each row shard."""
+    per_shard = max(CHUNK_ELEMENTS // vocab_size, 16)
+    return row_shards * (1 << (per_shard.bit_length() - 1))
 
 
 def token_logprobs(
@@ -86,8 +90,7 @@ def token_logprobs(
     if (chunk is not None and chunk < 1) or row_shards < 1:
         raise ValueError(f"chunk and row_shards must be at least 1, not {chunk} and {row_shards}")
     vocab_size = kernel_DV.shape[1]
-    chunk = min(chunk or default_chunk(n_rows, vocab_size), max(n_rows, 1))
-    n_chunks = max(-(-n_rows // chunk), 1)
+    n_chunks = max(-(-n_rows // (chunk or default_chunk(vocab_size, row_shards))), 1)
     rows = -(-n_rows // (n_chunks * row_shards)) * row_shards  # per chunk, evenly filled
     padding = rows * n_chunks - n_rows
     targets_N = jnp.clip(targets_N, 0, vocab_size - 1)

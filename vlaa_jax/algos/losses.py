@@ -25,6 +25,9 @@ MAX_LOG_RATIO = 20.0
 
 def _masked(mask: Array, *arrays: Array) -> tuple[Array, ...]:
     """float32 copies with 0 where the mask is False."""
+    for array in arrays:
+        if array.shape != mask.shape:
+            raise ValueError(f"values {array.shape} and mask {mask.shape} must agree in shape")
     return tuple(jnp.where(mask, array.astype(jnp.float32), 0.0) for array in arrays)
 
 
@@ -253,43 +256,66 @@ def ratio_diagnostics(
     clip_low: ArrayLike = 0.2,
     clip_high: ArrayLike = 0.2,
 ) -> Diagnostics:
-    """ratio, clip_frac (of which clip_frac_low, clip_frac_high), approx_kl, entropy_sampled.
+    """Per token: ratio (and its maximum), clip_frac = clip_frac_low + clip_frac_high, approx_kl.
 
     clip_frac counts tokens whose gradient the clip removes: ratio too high with A > 0, or too low
-    with A < 0. approx_kl is k3 of the old policy against the new; entropy_sampled is -log pi,
-    a one-sample estimate of the entropy.
+    with A < 0. approx_kl is k3 of the old policy against the new.
     """
     log_ratio = _log_ratio(logprobs, old_logprobs, mask)
+    return _ratio_figures(log_ratio, _per_token(advantages, mask), mask, clip_low, clip_high)
+
+
+def sequence_ratio_diagnostics(
+    logprobs: Float[Array, "*S T"],
+    old_logprobs: Float[Array, "*S T"],
+    advantages: Float[Array, "*S"],
+    mask: Bool[Array, "*S T"],
+    *,
+    clip_low: ArrayLike = 3e-4,
+    clip_high: ArrayLike = 4e-4,
+) -> Diagnostics:
+    """The figures of ``ratio_diagnostics`` for GSPO's ratio: per sequence, not per token."""
+    log_ratio = sequence_log_ratio(logprobs, old_logprobs, mask)
+    return _ratio_figures(log_ratio, advantages, jnp.any(mask, axis=-1), clip_low, clip_high)
+
+
+def _ratio_figures(
+    log_ratio: Array, advantages: Array, mask: Array, clip_low: ArrayLike, clip_high: ArrayLike
+) -> Diagnostics:
     ratio = jnp.exp(log_ratio)
-    advantages = _per_token(advantages, mask)
     low = (ratio < 1.0 - clip_low) & (advantages < 0)
     high = (ratio > 1.0 + clip_high) & (advantages > 0)
-    per_token = {
+    figures = {
         "ratio": ratio,
         "clip_frac": low | high,
         "clip_frac_low": low,
         "clip_frac_high": high,
         "approx_kl": jnp.expm1(log_ratio) - log_ratio,
-        "entropy_sampled": -logprobs,
     }
-    sums = {k: jnp.sum(_masked(mask, v)[0]) for k, v in per_token.items()}
-    tokens = count_tokens(mask)
-    maxima = {"ratio": jnp.max(jnp.where(mask, ratio, 0.0), initial=0.0)}
-    return jax.lax.stop_gradient(Diagnostics(sums, {k: tokens for k in sums}, maxima))
+    return _diagnostics(figures, mask, {"ratio": ratio})
+
+
+def _diagnostics(figures: dict[str, Array], mask: Array, maxima: dict[str, Array]) -> Diagnostics:
+    """Sums over the mask, its size as denominator, and maxima of non-negative figures."""
+    sums = {name: jnp.sum(_masked(mask, value)[0]) for name, value in figures.items()}
+    count = jnp.sum(mask, dtype=jnp.int32)
+    tops = {k: jnp.max(_masked(mask, v)[0], initial=0.0) for k, v in maxima.items()}
+    return jax.lax.stop_gradient(Diagnostics(sums, dict.fromkeys(sums, count), tops))
 
 
 def logprob_gap(
     trainer_logprobs: Float[Array, "*S T"],
     sampler_logprobs: Float[Array, "*S T"],
     mask: Bool[Array, "*S T"],
+    *,
+    cap: ArrayLike = 2.0,
 ) -> Diagnostics:
-    """|log pi_trainer - log pi_sampler| of the same weights: ``logprob_gap`` mean and max."""
+    """How well sampler and trainer agree on the same weights.
+
+    logprob_gap (and its maximum) is |log pi_trainer - log pi_sampler|; importance_capped_frac
+    counts the tokens that ``truncated_importance_weights`` would cut at ``cap``.
+    """
     trainer_logprobs, sampler_logprobs = _masked(mask, trainer_logprobs, sampler_logprobs)
-    gap = jnp.abs(trainer_logprobs - sampler_logprobs)
-    return jax.lax.stop_gradient(
-        Diagnostics(
-            {"logprob_gap": jnp.sum(gap)},
-            {"logprob_gap": count_tokens(mask)},
-            {"logprob_gap": jnp.max(gap, initial=0.0)},
-        )
-    )
+    gap = trainer_logprobs - sampler_logprobs
+    figures = {"logprob_gap": jnp.abs(gap), "importance_capped_frac": gap > jnp.log(cap)}
+    return _diagnostics(figures, mask, {"logprob_gap": jnp.abs(gap)})

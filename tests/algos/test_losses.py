@@ -1,0 +1,376 @@
+"""Surrogates and aggregations: by hand, against loops in float64, under every mask and cut."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vlaa_jax.algos import losses
+
+DUAL = partial(losses.clipped_surrogate, clip_low=0.2, clip_high=0.28, dual_clip=3.0)
+WIDE_GSPO = partial(losses.gspo_surrogate, clip_low=0.2, clip_high=0.28)
+SURROGATES = {
+    "clipped": losses.clipped_surrogate,
+    "dual": DUAL,
+    "gspo": WIDE_GSPO,
+    "cispo": losses.cispo_surrogate,
+}
+by_name = pytest.mark.parametrize("name", SURROGATES)
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "jit"])
+def variant(request):
+    return jax.jit if request.param else lambda f: f
+
+
+def value_and_slope(surrogate, logprobs, old, advantages, mask):
+    """Per-token loss, and the gradient of its sum with respect to the log-probabilities."""
+
+    def total(x):
+        loss = surrogate(x, old, advantages, mask)
+        return jnp.sum(loss), loss
+
+    (_, loss), slope = jax.value_and_grad(total, has_aux=True)(logprobs)
+    return np.asarray(loss), np.asarray(slope)
+
+
+def one_token(surrogate, ratio, advantage):
+    old = jnp.asarray([[-2.0]])
+    loss, slope = value_and_slope(
+        surrogate, old + jnp.log(ratio), old, jnp.asarray([advantage]), jnp.ones((1, 1), bool)
+    )
+    return float(loss[0, 0]), float(slope[0, 0])
+
+
+# ------------------------------------------------------------------- worked by hand
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss", "slope"),
+    # clip to [0.8, 1.28]; loss -min(r A, clip(r) A); slope -r A where the clip is not the minimum.
+    [
+        (1.0, 2.0, -2.0, -2.0),
+        (1.1, 1.0, -1.1, -1.1),
+        (1.5, 1.0, -1.28, 0.0),  # too likely already: clipped
+        (1.5, -1.0, 1.5, 1.5),  # too likely and bad: pushed down
+        (0.5, 1.0, -0.5, -0.5),  # too unlikely and good: pushed up
+        (0.5, -1.0, 0.8, 0.0),  # too unlikely already: clipped
+        (10.0, -1.0, 3.0, 0.0),  # dual clip: loss held at 3 |A|
+        (10.0, 1.0, -1.28, 0.0),  # dual clip leaves positive advantages alone
+        (1.5, 0.0, 0.0, 0.0),
+    ],
+)
+def test_clipped_by_hand(ratio, advantage, loss, slope):
+    np.testing.assert_allclose(one_token(DUAL, ratio, advantage), (loss, slope), rtol=1e-5)
+
+
+def test_without_dual_clip_the_bad_token_is_unbounded():
+    np.testing.assert_allclose(one_token(losses.clipped_surrogate, 10.0, -1.0), (10, 10), rtol=1e-5)
+
+
+def test_gspo_by_hand():
+    # Log ratios 0.3 and -0.1: s = exp(0.1) = 1.105171 for both tokens; A = 2; not clipped.
+    old = jnp.asarray([[-1.0, -2.0, 9.0]])
+    logprobs = old + jnp.asarray([[0.3, -0.1, 5.0]])
+    mask = jnp.asarray([[True, True, False]])
+    loss, slope = value_and_slope(WIDE_GSPO, logprobs, old, jnp.asarray([2.0]), mask)
+    np.testing.assert_allclose(loss, [[-2.210342, -2.210342, 0]], rtol=1e-6)
+    np.testing.assert_allclose(slope, [[-2.210342, -2.210342, 0]], rtol=1e-6)
+    # The paper's range clips it at 1.0004: no gradient at all.
+    loss, slope = value_and_slope(losses.gspo_surrogate, logprobs, old, jnp.asarray([2.0]), mask)
+    np.testing.assert_allclose(loss, [[-2.0008, -2.0008, 0]], rtol=1e-6)
+    np.testing.assert_array_equal(slope, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "weight"),
+    # Weight clipped to [0, 5]; the gradient -w A never disappears.
+    [(0.01, 1.0, 0.01), (2.0, 1.0, 2.0), (9.0, 1.0, 5.0), (9.0, -1.0, 5.0)],
+)
+def test_cispo_by_hand(ratio, advantage, weight):
+    loss, slope = one_token(losses.cispo_surrogate, ratio, advantage)
+    np.testing.assert_allclose(slope, -weight * advantage, rtol=1e-5)
+    np.testing.assert_allclose(loss, -weight * advantage * (-2.0 + np.log(ratio)), rtol=1e-5)
+
+
+def test_aggregations_by_hand(variant):
+    # Sequence one: 3 tokens of loss 1; sequence two: 1 token of loss 5; sequence three: none.
+    loss = jnp.asarray([[1.0, 1, 1, 9], [5, 9, 9, 9], [9, 9, 9, 9]])
+    mask = jnp.asarray([[1, 1, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0]], bool)
+    assert int(losses.count_tokens(mask)) == 4
+    assert int(losses.count_sequences(mask)) == 2
+    assert float(variant(losses.token_mean)(loss, mask, 4)) == 2.0  # (3 + 5) / 4
+    assert float(variant(losses.sequence_mean)(loss, mask, 2)) == 3.0  # (1 + 5) / 2
+    dr_grpo = partial(losses.constant_length, length=4)
+    assert float(variant(dr_grpo)(loss, mask, 2)) == 1.0  # (3 + 5) / (2 * 4)
+
+
+def test_cross_entropy_by_hand(variant):
+    logprobs = jnp.log(jnp.asarray([[0.5, 0.25, 0.9]]))
+    mask = jnp.asarray([[True, True, False]])
+    got = variant(losses.masked_cross_entropy)(logprobs, mask, 2)
+    np.testing.assert_allclose(got, 1.5 * np.log(2), rtol=1e-6)  # (ln 2 + ln 4) / 2
+
+
+def test_truncated_importance_weights_by_hand(variant):
+    # Ratios 1.5, 0.5, 4 (capped at 2); the last is masked.
+    sampler = jnp.asarray([[-3.0, -3.0, -3.0, -jnp.inf]])
+    trainer = sampler + jnp.log(jnp.asarray([[1.5, 0.5, 4.0, 1.0]]))
+    mask = jnp.asarray([[True, True, True, False]])
+    got = variant(losses.truncated_importance_weights)(trainer, sampler, mask)
+    np.testing.assert_allclose(got, [[1.5, 0.5, 2.0, 0.0]], rtol=1e-6)
+    slope = jax.grad(lambda x: jnp.sum(losses.truncated_importance_weights(x, sampler, mask)))(
+        trainer
+    )
+    np.testing.assert_array_equal(slope, 0.0)
+
+
+def test_dropping_truncated_completions_by_hand():
+    mask = jnp.asarray([[[1, 1, 0], [1, 1, 1]]], bool)
+    got = losses.drop_truncated(mask, jnp.asarray([[False, True]]))
+    np.testing.assert_array_equal(got, [[[True, True, False], [False, False, False]]])
+
+
+def test_diagnostics_by_hand(variant):
+    # Ratios 1.5 (A > 0: clipped high), 1.5 (A < 0: not clipped), 0.5 (A < 0: clipped low), masked.
+    ratio = jnp.asarray([[1.5, 9.0], [1.5, 9.0], [0.5, 9.0]])
+    mask = jnp.asarray([[True, False]] * 3)
+    old = jnp.full((3, 2), -1.0)
+    measure = variant(losses.ratio_diagnostics)
+    got = measure(old + jnp.log(ratio), old, jnp.asarray([1.0, -1.0, -1.0]), mask)
+    summary = losses.summarise_diagnostics(got)
+    want = {"ratio": 3.5 / 3, "clip_frac": 2 / 3, "clip_frac_low": 1 / 3, "clip_frac_high": 1 / 3}
+    # k3 of the old policy: r - 1 - ln r = 0.094535 twice and 0.193147.
+    want |= {"approx_kl": (2 * 0.094535 + 0.193147) / 3, "ratio_max": 1.5}
+    assert summary.keys() == want.keys()
+    for key, value in want.items():
+        np.testing.assert_allclose(summary[key], value, rtol=1e-4, err_msg=key)
+
+
+def test_sequence_diagnostics_by_hand():
+    # Sequence ratios exp(0.1) with A > 0 (clipped) and exp(0) (not); a third without tokens.
+    old = jnp.zeros((3, 2))
+    logprobs = jnp.asarray([[0.3, -0.1], [0.5, -0.5], [7.0, 7.0]])
+    mask = jnp.asarray([[True, True], [True, True], [False, False]])
+    got = losses.sequence_ratio_diagnostics(logprobs, old, jnp.ones(3), mask)
+    summary = losses.summarise_diagnostics(got)
+    np.testing.assert_allclose(summary["clip_frac"], 0.5)
+    np.testing.assert_allclose(summary["ratio"], (np.exp(0.1) + 1) / 2, rtol=1e-6)
+    np.testing.assert_allclose(summary["ratio_max"], np.exp(0.1), rtol=1e-6)
+
+
+def test_logprob_gap_by_hand():
+    trainer = jnp.asarray([[-1.0, -2.0, -3.0]])
+    sampler = jnp.asarray([[-1.1, -2.9, -jnp.inf]])
+    mask = jnp.asarray([[True, True, False]])
+    summary = losses.summarise_diagnostics(losses.logprob_gap(trainer, sampler, mask))
+    np.testing.assert_allclose(summary["logprob_gap"], 0.5, rtol=1e-5)
+    np.testing.assert_allclose(summary["logprob_gap_max"], 0.9, rtol=1e-5)
+    np.testing.assert_allclose(summary["importance_capped_frac"], 0.5)  # exp(0.9) = 2.46 > 2
+
+
+# ------------------------------------------------------------------------- oracles
+
+
+def oracle(name, logprobs, old, advantages, mask):
+    """Loss and slope per token, token by token, in float64, from the papers' formulas."""
+    loss, slope = np.zeros(mask.shape), np.zeros(mask.shape)
+    low, high = (0.2, 0.2) if name == "clipped" else (0.2, 0.28)
+    for s in np.ndindex(mask.shape[:-1]):
+        a, kept = advantages[s], np.flatnonzero(mask[s])
+        for t in kept:
+            if name == "gspo":
+                r = np.exp((logprobs[s] - old[s])[kept].mean())
+            else:
+                r = np.exp(logprobs[s][t] - old[s][t])
+            if name == "cispo":
+                w = min(r, 5.0)
+                loss[s][t], slope[s][t] = -w * a * logprobs[s][t], -w * a
+                continue
+            clipped = min(max(r, 1 - low), 1 + high)
+            objective = min(r * a, clipped * a)
+            moves = r * a <= clipped * a
+            if name == "dual" and a < 0 and objective < 3.0 * a:
+                objective, moves = 3.0 * a, False
+            loss[s][t], slope[s][t] = -objective, -r * a * moves
+    return loss, slope
+
+
+def random_case(shape, seed=0):
+    rng = np.random.default_rng(seed)
+    old = np.log(rng.uniform(0.01, 1.0, shape))
+    logprobs = old + rng.normal(0, 0.7, shape)
+    lengths = rng.integers(0, shape[-1] + 1, shape[:-1])
+    mask = np.arange(shape[-1]) < lengths[..., None]
+    return logprobs, old, rng.normal(size=shape[:-1]), mask
+
+
+@by_name
+@pytest.mark.parametrize("shape", [(3, 4, 9), (7, 11)], ids=["PGT", "BT"])
+def test_against_the_oracle(name, shape):
+    case = random_case(shape)
+    want_loss, want_slope = oracle(name, *case)
+    run = jax.jit(partial(value_and_slope_jax, SURROGATES[name]))
+    loss, slope = run(*(jnp.asarray(x, bool if x.dtype == bool else jnp.float32) for x in case))
+    np.testing.assert_allclose(loss, want_loss, rtol=2e-5, atol=1e-5)
+    np.testing.assert_allclose(slope, want_slope, rtol=2e-5, atol=1e-5)
+
+
+def value_and_slope_jax(surrogate, logprobs, old, advantages, mask):
+    loss = surrogate(logprobs, old, advantages, mask)
+    slope = jax.grad(lambda x: jnp.sum(surrogate(x, old, advantages, mask)))(logprobs)
+    return loss, slope
+
+
+def test_gspo_token_form_is_the_papers_objective():
+    # (1/N) sum_i min(s_i A_i, clip(s_i) A_i) differentiated as it stands, without stop-gradients.
+    logprobs, old, advantages, mask = map(jnp.asarray, random_case((4, 3, 8), seed=1))
+    mask = mask.at[..., 0].set(True)
+
+    def paper(x):
+        log_s = jnp.sum(jnp.where(mask, x - old, 0), -1) / jnp.sum(mask, -1)
+        s = jnp.exp(log_s)
+        return -jnp.mean(jnp.minimum(s * advantages, jnp.clip(s, 0.8, 1.28) * advantages))
+
+    def ours(x):
+        return losses.sequence_mean(WIDE_GSPO(x, old, advantages, mask), mask, 12)
+
+    for a, b in zip(
+        jax.jit(jax.value_and_grad(ours))(logprobs),
+        jax.jit(jax.value_and_grad(paper))(logprobs),
+        strict=True,
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_advantages_per_token_are_taken_as_they_are():
+    logprobs, old, advantages, mask = map(jnp.asarray, random_case((3, 5)))
+    tiled = jnp.repeat(advantages[:, None], 5, axis=1)
+    for surrogate in (losses.clipped_surrogate, losses.cispo_surrogate):
+        np.testing.assert_array_equal(
+            surrogate(logprobs, old, tiled, mask), surrogate(logprobs, old, advantages, mask)
+        )
+
+
+# ----------------------------------------------------------------------------- edges
+
+
+@by_name
+def test_on_policy_all_slopes_are_plain_policy_gradients(name):
+    logprobs, _, advantages, mask = map(jnp.asarray, random_case((4, 6)))
+    _, slope = value_and_slope(SURROGATES[name], logprobs, logprobs, advantages, mask)
+    np.testing.assert_allclose(slope, np.where(mask, -advantages[:, None], 0), rtol=1e-6)
+
+
+@by_name
+def test_masked_garbage_leaves_no_trace(name):
+    garbage = jnp.asarray([-jnp.inf, jnp.inf, jnp.nan, 1e30])
+    logprobs = jnp.concatenate([jnp.asarray([-1.0, -2.0]), garbage])[None]
+    old = jnp.concatenate([jnp.asarray([-1.2, -1.9]), garbage[::-1]])[None]
+    mask = jnp.asarray([[True] * 2 + [False] * 4])
+    loss, slope = value_and_slope(SURROGATES[name], logprobs, old, jnp.asarray([1.5]), mask)
+    clean_loss, clean_slope = value_and_slope(
+        SURROGATES[name], logprobs[:, :2], old[:, :2], jnp.asarray([1.5]), mask[:, :2]
+    )
+    np.testing.assert_array_equal(loss[:, 2:], 0.0)
+    np.testing.assert_array_equal(slope[:, 2:], 0.0)
+    np.testing.assert_allclose(loss[:, :2], clean_loss, rtol=1e-6)
+    np.testing.assert_allclose(slope[:, :2], clean_slope, rtol=1e-6)
+
+
+def test_nan_advantage_of_an_empty_completion_leaves_no_trace():
+    mask = jnp.asarray([[True, True], [False, False]])
+    advantages = jnp.asarray([1.0, jnp.nan])
+    loss, slope = value_and_slope(DUAL, jnp.zeros((2, 2)), jnp.zeros((2, 2)), advantages, mask)
+    np.testing.assert_array_equal(loss, [[-1, -1], [0, 0]])
+    np.testing.assert_array_equal(slope, [[-1, -1], [0, 0]])
+
+
+@by_name
+def test_empty_mask_gives_zero_loss_and_gradient(name):
+    mask = jnp.zeros((2, 3), bool)
+    for aggregate in (
+        losses.token_mean,
+        losses.sequence_mean,
+        partial(losses.constant_length, length=3),
+    ):
+
+        def total(x, aggregate=aggregate):
+            return aggregate(SURROGATES[name](x, x - 1.0, jnp.ones(2), mask), mask, 0)
+
+        value, slope = jax.value_and_grad(total)(jnp.full((2, 3), -1.0))
+        assert float(value) == 0.0
+        np.testing.assert_array_equal(slope, 0.0)
+
+
+@by_name
+@pytest.mark.parametrize("old", [-500.0, -np.inf, 500.0])
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+def test_extreme_ratios_stay_finite(name, old, advantage):
+    loss, slope = value_and_slope(
+        SURROGATES[name],
+        jnp.asarray([[-1.0, -1.0]]),
+        jnp.asarray([[old, -1.0]], jnp.float32),
+        jnp.asarray([advantage]),
+        jnp.ones((1, 2), bool),
+    )
+    assert np.isfinite(loss).all() and np.isfinite(slope).all()
+
+
+def test_bad_arguments_are_named():
+    zeros, mask = jnp.zeros((2, 3)), jnp.ones((2, 3), bool)
+    with pytest.raises(ValueError, match="dual_clip"):
+        losses.clipped_surrogate(zeros, zeros, zeros, mask, dual_clip=1.0)
+    with pytest.raises(ValueError, match="advantages"):
+        losses.clipped_surrogate(zeros, zeros, jnp.zeros(3), mask)
+    with pytest.raises(ValueError, match="agree in shape"):
+        losses.clipped_surrogate(zeros, jnp.zeros((1, 3)), jnp.zeros(2), mask)
+
+
+# ------------------------------------------------------------- cutting a mini-batch
+
+
+@pytest.mark.parametrize("name", ["token_mean", "sequence_mean", "constant_length"])
+def test_micro_batches_add_up_exactly(name):
+    logprobs, old, advantages, mask = map(jnp.asarray, random_case((6, 10), seed=3))
+    aggregate, count = {
+        "token_mean": (losses.token_mean, losses.count_tokens),
+        "sequence_mean": (losses.sequence_mean, losses.count_sequences),
+        "constant_length": (partial(losses.constant_length, length=10), losses.count_sequences),
+    }[name]
+    total = count(mask)
+
+    @partial(jax.jit, static_argnames="rows")
+    def grad_of_rows(x, rows):
+        cut = slice(*rows)
+
+        def part(x):
+            per_token = DUAL(x[cut], old[cut], advantages[cut], mask[cut])
+            return aggregate(per_token, mask[cut], total)
+
+        return jax.value_and_grad(part)(x)
+
+    whole, whole_grad = grad_of_rows(logprobs, (0, 6))
+    parts = [grad_of_rows(logprobs, rows) for rows in ((0, 1), (1, 5), (5, 6))]
+    np.testing.assert_allclose(sum(v for v, _ in parts), whole, rtol=1e-5)
+    np.testing.assert_allclose(sum(g for _, g in parts), whole_grad, rtol=1e-5, atol=1e-8)
+
+
+def test_averaging_per_micro_batch_would_differ():
+    # 3 tokens of loss 1 and 1 token of loss 5: 2 over all tokens, (1 + 5) / 2 = 3 per micro-batch.
+    loss, mask = jnp.asarray([[1.0, 1, 1], [5, 0, 0]]), jnp.asarray([[1, 1, 1], [1, 0, 0]], bool)
+    halves = [losses.token_mean(loss[i], mask[i], losses.count_tokens(mask[i])) for i in (0, 1)]
+    assert float(losses.token_mean(loss, mask, losses.count_tokens(mask))) == 2.0
+    assert float(sum(halves)) / 2 == 3.0
+
+
+def test_diagnostics_of_parts_merge_to_the_whole():
+    case = list(map(jnp.asarray, random_case((6, 10), seed=4)))
+    measure = jax.jit(losses.ratio_diagnostics)
+    whole = measure(*case)
+    merged = losses.merge_diagnostics(
+        measure(*(x[:2] for x in case)), measure(*(x[2:] for x in case))
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), merged, whole)
