@@ -9,6 +9,7 @@ may come in any order and in pieces; the library of that name does neither.
 
 import json
 import os
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,6 +179,7 @@ class SafetensorsWriter:
             file = self.directory / name
             self._files[file] = _lay_out(file, {n: tensors[n] for n in names}, self.tensors)
         self._left = {name: info.nbytes for name, info in self.tensors.items()}
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -201,7 +203,8 @@ class SafetensorsWriter:
         if position + array.nbytes > info.offset + info.nbytes:
             raise ValueError(f"{name}: rows {first_row}+{array.shape[0]} of {info.shape[0]}")
         write_all(self._files[info.file], array, position)
-        self._left[name] -= array.nbytes
+        with self._lock:
+            self._left[name] -= array.nbytes
 
     def close(self) -> None:
         """Finishes the files and the index; raises ValueError where bytes were never written."""

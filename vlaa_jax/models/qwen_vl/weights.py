@@ -9,11 +9,13 @@ mesh when told the shardings: a leaf is then read shard by shard, and no host ho
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path as FilePath
 from typing import Any, Protocol
 
+import huggingface_hub
 import jax
 import ml_dtypes
 import numpy as np
@@ -28,6 +30,8 @@ from vlaa_jax.schema import UserError
 MARKER_NAME = "vlaa_jax.json"
 """The file that makes a directory a finished converted checkpoint; written last."""
 FORMAT_VERSION = 1
+HUB_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "README.md"]
+"""What is fetched from the hub: weights, configuration, tokenizer; no pickles."""
 _TILE = 128
 _READ_THREADS = min(8, os.cpu_count() or 1)
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -83,18 +87,29 @@ class HFSource:
         """A slice of a leaf in our layout, in the stored dtype."""
         bounds = _bounds(key.shape, index)
         out = np.empty([stop - start for start, stop in bounds], self.dtype(key))
-        inner = tuple(slice(*bound) for bound in bounds[(key.layers is not None) :])
-
-        def fill(job: tuple[int, np.ndarray]) -> None:
-            layer, target = job
-            copy_tiled(target, key.transform.to_ours(self.tensor(key, layer))[inner])
-
         if key.layers is None:
-            fill((0, out))
-        else:
-            with ThreadPoolExecutor(_READ_THREADS) as pool:
-                list(pool.map(fill, zip(range(*bounds[0]), out, strict=True)))
+            self.read_into(key, out, index)
+            return out
+
+        def layer(number: int) -> None:
+            part = slice(bounds[0][0] + number, bounds[0][0] + number + 1)
+            inner = tuple(slice(*bound) for bound in bounds[1:])
+            self.read_into(key, out[number : number + 1], (part, *inner))
+
+        with ThreadPoolExecutor(_READ_THREADS) as pool:
+            list(pool.map(layer, range(len(out))))
         return out
+
+    def read_into(self, key: Key, out: np.ndarray, index: Index | None = None) -> None:
+        """Fills ``out`` with a slice of a leaf, cast to the dtype of ``out``."""
+        bounds = _bounds(key.shape, index)
+        if key.layers is None:
+            targets, layers, inner = [out], range(1), bounds
+        else:
+            targets, layers, inner = list(out), range(*bounds[0]), bounds[1:]
+        part = tuple(slice(*bound) for bound in inner)
+        for target, layer in zip(targets, layers, strict=True):
+            copy_tiled(target, key.transform.to_ours(self.tensor(key, layer))[part])
 
     def _uniform_dtypes(self, where: str) -> dict[Path, np.dtype[Any]]:
         dtypes, problems = {}, []
@@ -216,13 +231,13 @@ def open_params(path: str | FilePath) -> HFSource | OrbaxSource:
     """Finds out what kind of checkpoint ``path`` is and opens it.
 
     Args:
-      path: an HF directory, a converted checkpoint, a training run, or one of its
+      path: an HF directory, a hub id, a converted checkpoint, a training run, or one of its
         ``checkpoints/STEP``.
 
     Raises:
       UserError: it is none of these, is unfinished, or its weights do not fit its config.json.
     """
-    path = FilePath(path)
+    path = resolve(path)
     if not path.is_dir():
         raise UserError(f"{path} is not a directory; give an HF directory or a checkpoint")
     if (path / MARKER_NAME).exists():
@@ -239,9 +254,33 @@ def open_params(path: str | FilePath) -> HFSource | OrbaxSource:
     return HFSource(path)
 
 
+def resolve(path: str | FilePath, revision: str | None = None) -> FilePath:
+    """A local directory for a path or a hub id such as ``Qwen/Qwen2.5-VL-3B-Instruct``.
+
+    A path that exists is returned as it is; else a hub id is downloaded (or found in the cache).
+
+    Raises:
+      UserError: it is neither, or the download fails.
+    """
+    local = FilePath(path)
+    if local.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
+        return local
+    try:
+        return FilePath(
+            huggingface_hub.snapshot_download(
+                str(path), revision=revision, allow_patterns=HUB_PATTERNS
+            )
+        )
+    except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"{path} is no local directory and could not be fetched from the hub: {reason}"
+        ) from error
+
+
 def sidecar_dir(path: str | FilePath) -> FilePath:
     """Where the config.json, tokenizer and processor files of any checkpoint lie."""
-    path = FilePath(path)
+    path = resolve(path)
     if path.parent.name == "checkpoints" and (path / "params").is_dir():
         path = path.parent.parent
     return path / "hf" if (path / "hf" / "config.json").exists() else path
