@@ -1,5 +1,8 @@
 """Counting questions, "digit": the one number of the answer equals the gold's (section 4.1)."""
 
+from fractions import Fraction
+from functools import lru_cache
+
 from vlaa_jax.rewards.extract import strip_answer_tags
 from vlaa_jax.rewards.numbers import single_number
 
@@ -10,7 +13,7 @@ def score_digit(answer: str, gold: str) -> float:
     Raises:
         ValueError: the gold itself is not one number.
     """
-    target = single_number(strip_answer_tags(gold))
+    target = _target(gold)
     if target is None:
         raise ValueError(digit_gold_problem(gold) or "the gold is not one number")
     return float(single_number(answer) == target)
@@ -18,6 +21,11 @@ def score_digit(answer: str, gold: str) -> float:
 
 def digit_gold_problem(gold: str) -> str | None:
     """Why no answer can be compared with this gold; None when all is well."""
-    if single_number(strip_answer_tags(gold)) is None:
+    if _target(gold) is None:
         return f"gold {gold[:60]!r} is not exactly one number"
     return None
+
+
+@lru_cache(maxsize=4096)  # a gold is compared with a whole group of answers
+def _target(gold: str) -> Fraction | None:
+    return single_number(strip_answer_tags(gold))

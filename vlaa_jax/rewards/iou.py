@@ -3,9 +3,9 @@
 Boxes are [x1, y1, x2, y2]. An inverted, empty or non-finite box is worth 0; nothing is reordered.
 """
 
-import math
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from vlaa_jax.rewards.extract import strip_answer_tags
 from vlaa_jax.rewards.numbers import fold
@@ -64,7 +64,7 @@ def score_iou(
     problem = iou_gold_problem(gold, box_space)
     if problem:
         raise ValueError(problem)
-    targets = parse_boxes(strip_answer_tags(gold)) or []
+    targets = _gold_boxes(gold)
     space = box_space or _guess_space(targets)
     said = answer_space or space
     # Scaling an axis changes no IoU, so boxes of one space are compared where they are.
@@ -86,11 +86,12 @@ def score_iou(
     return match_boxes([place(box, said) for box in boxes], golds)
 
 
+@lru_cache(maxsize=4096)  # a gold is compared with a whole group of answers
 def iou_gold_problem(gold: str, box_space: str | None = None) -> str | None:
     """Why no answer can be compared with this gold; None when all is well."""
     if box_space is not None and box_space not in BOX_SPACES:
         return f"box_space {box_space!r} is not one of {', '.join(BOX_SPACES)}"
-    boxes = parse_boxes(strip_answer_tags(gold))
+    boxes = _gold_boxes(gold)
     if not boxes:
         return f"gold {gold[:60]!r} holds no box [x1, y1, x2, y2]"
     if len(boxes) > MAX_BOXES:
@@ -101,6 +102,11 @@ def iou_gold_problem(gold: str, box_space: str | None = None) -> str | None:
         if box_space in ("normalized", "normalized_square") and max(map(abs, box)) > 1.5:
             return f"gold {gold[:60]!r} is not in {box_space} coordinates (0..1)"
     return None
+
+
+@lru_cache(maxsize=4096)
+def _gold_boxes(gold: str) -> tuple[Box, ...]:
+    return tuple(parse_boxes(strip_answer_tags(gold)) or ())
 
 
 def iou(left: Box, right: Box) -> float:
@@ -120,6 +126,8 @@ def match_boxes(answers: Sequence[Box], golds: Sequence[Box]) -> float:
     """Largest total IoU of a one-to-one matching, over the larger count; symmetric."""
     if not answers or not golds:
         return 0.0
+    if len(answers) == len(golds) == 1:
+        return iou(answers[0], golds[0])
     few, many = sorted((list(answers), list(golds)), key=len)
     # best[mask]: largest total with the boxes of ``few`` in ``mask`` already matched.
     best = {0: 0.0}
@@ -154,7 +162,7 @@ def parse_boxes(text: str) -> list[Box] | None:
             if len(numbers) != 4:
                 return None
             boxes.append((numbers[0], numbers[1], numbers[2], numbers[3]))
-    for match in _CORNERS.finditer(text):
+    for match in _CORNERS.finditer(text) if ":" in text or "=" in text else ():
         x1, y1, x2, y2 = (float(n) for n in match.groups())
         boxes.append((x1, y1, x2, y2))
     if not boxes and _BARE.fullmatch(text):
@@ -232,7 +240,10 @@ def _clip(box: Box, frame: Box) -> Box:
 
 
 def _finite(box: Box) -> bool:
-    return all(math.isfinite(value) and abs(value) <= MAX_COORDINATE for value in box)
+    # A comparison with NaN is false, so this refuses NaN and infinity too.
+    x1, y1, x2, y2 = box
+    top = MAX_COORDINATE
+    return -top <= x1 <= top and -top <= y1 <= top and -top <= x2 <= top and -top <= y2 <= top
 
 
 def _usable(box: Box) -> bool:

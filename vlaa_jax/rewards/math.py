@@ -165,6 +165,8 @@ def read_expression(text: str, is_gold: bool = False) -> Reading:
         return Reading(literal=literal)
     if is_gold and re.fullmatch(r"\(?[A-Z]\)?\.?", core):
         return Reading(letter=core.strip("()."))
+    if core.count("\\boxed{") == 1:
+        core = _boxed(core)
     if _DELIMITED.search(core):
         return _read_delimited(core, is_gold)
     core, unit = _split_unit(core)
@@ -186,6 +188,19 @@ def _read_delimited(core: str, is_gold: bool) -> Reading:
     if is_gold and len(pieces) == 1 and _is_prose(re.sub(r"\$.*\$", "", core, flags=re.DOTALL)):
         cleaned = f"${_normalize(unwrap(pieces[0]))}$"
     return Reading(latex=cleaned)
+
+
+def _boxed(text: str) -> str:
+    """Content of the one box in a text; the text itself when the box never closes."""
+    start = text.index("\\boxed{") + len("\\boxed{")
+    depth = 1
+    for index in range(start, len(text)):
+        depth += (text[index] == "{") - (text[index] == "}")
+        if depth == 0:
+            # A percent sign after the box belongs to it.
+            tail = re.match(r"[\s$)\]\\]*(?:\\?%|(?:percent|pct)\b)", text[index + 1 :])
+            return text[start:index] + (r"\%" if tail else "")
+    return text
 
 
 def _read_prose(core: str) -> Reading:

@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
+from types import MappingProxyType
 
 from vlaa_jax.rewards.extract import strip_answer_tags
 from vlaa_jax.rewards.numbers import fold, unwrap
@@ -34,6 +36,7 @@ _ANOTHER = re.compile(
     r"\s*[(\[]?([A-Z])[)\]]?(?=\W|$)(?!['’])"
     r"|[(\[]\s*([A-Z])\s*[)\]]|(?:^|\s)([A-Z])\s*[:)](?=\W|$)|(?:^|\s)([A-Z])\.\s+\S"
 )
+_STYLED = re.compile(r"\\text\{([^{}]*)\}|\*\*([^*]*)\*\*")
 _OPTION_LINE = re.compile(r"^\s*[(\[]?([A-Z])\s*[)\].:、]\s*(\S.*?)\s*$", re.MULTILINE)
 _OPTION_INLINE = re.compile(r"(?:^|[\s,;])[(\[]?([A-Z])\s*[)\].:](?=\s|[^\sA-Za-z])")
 
@@ -50,7 +53,7 @@ def score_mcq(answer: str, gold: str, question: str = "") -> float:
         ValueError: the gold does not name one option.
     """
     options = listed_options(question)
-    target = chosen_letter(strip_answer_tags(gold), options)
+    target = _target(gold, question)
     if target is None:
         raise ValueError(mcq_gold_problem(gold, question) or "the gold names no option")
     return float(chosen_letter(answer, options) == target)
@@ -59,7 +62,7 @@ def score_mcq(answer: str, gold: str, question: str = "") -> float:
 def mcq_gold_problem(gold: str, question: str = "") -> str | None:
     """Why no answer can be compared with this gold; None when all is well."""
     options = listed_options(question)
-    letter = chosen_letter(strip_answer_tags(gold), options)
+    letter = _target(gold, question)
     if letter is None:
         return f"gold {gold[:60]!r} does not name exactly one option"
     if options and letter not in options:
@@ -94,7 +97,8 @@ def chosen_letter(answer: str, options: Mapping[str, str] | None = None) -> str 
     return _leading_letter(text, options)
 
 
-def listed_options(question: str) -> dict[str, str]:
+@lru_cache(maxsize=4096)  # a question is asked of a whole group of answers
+def listed_options(question: str) -> Mapping[str, str]:
     """Options listed in a question, as ``{"A": text, ...}``; empty when there is no list.
 
     Understands one option per line and options in a row, as ``A: x``, ``A. x``, ``A) x`` or
@@ -107,7 +111,12 @@ def listed_options(question: str) -> dict[str, str]:
         for match, after in zip(starts, [*starts[1:], None], strict=False)
     ]
     in_a_row = _run_from_a(pieces)
-    return by_line if len(by_line) >= len(in_a_row) else in_a_row
+    return MappingProxyType(by_line if len(by_line) >= len(in_a_row) else in_a_row)
+
+
+@lru_cache(maxsize=4096)
+def _target(gold: str, question: str) -> str | None:
+    return chosen_letter(strip_answer_tags(gold), listed_options(question))
 
 
 def _run_from_a(pieces: list[tuple[str, str]]) -> dict[str, str]:
@@ -164,13 +173,15 @@ def _same(left: str, right: str) -> bool:
     return bool(_plain(left)) and _plain(left) == _plain(right)
 
 
+@lru_cache(maxsize=8192)
 def _plain(text: str) -> str:
     """Option text for comparison: case, spaces, wrappers and a final point do not matter."""
     text = unwrap(fold(text)).replace("^\\circ", "°").replace("^{\\circ}", "°")
-    return re.sub(r"\s+", " ", text).strip().rstrip(".").strip().casefold()
+    return " ".join(text.split()).rstrip(".").strip().casefold()
 
 
 def _tidy(text: str) -> str:
     text = unwrap(fold(text))
-    text = re.sub(r"\\text\{([^{}]*)\}|\*\*([^*]*)\*\*", lambda m: m[1] or m[2] or "", text)
-    return re.sub(r"\s+", " ", text).strip().strip("$").strip()
+    if "\\" in text or "*" in text:
+        text = _STYLED.sub(lambda m: m[1] or m[2] or "", text)
+    return " ".join(text.split()).strip("$").strip()

@@ -44,6 +44,12 @@ NUMBER = (
 _TOKEN = re.compile(
     rf"(?P<sign>[+-]|(?<![^$(])[+-]\s)?(?P<number>{NUMBER})(?P<slash>\s?/\s?(?P<under>\d+))?"
 )
+_INTEGER = re.compile(r"-?\d{1,18}", re.ASCII)
+_DIGIT = re.compile(r"\d")
+_NOT_ALONE = re.compile(
+    r"\s*(?:%|\\%|percent\b|pct\b|\^(?!\\?\{?\\?circ)|[*/+]\s*[\d(])"
+    r"|[_\\](?!circ|degree|text|mathrm|,| |\)|\])|[.,:-]\d|/"
+)
 _PLAIN = re.compile(rf"\s*(?P<sign>[+-]?)\s?(?P<number>{NUMBER})\s*\.?\s*")
 _UNIT_AFTER = re.compile(r"(?:cm|mm|km|m|kg|g|ms|s|cubes?|items?)(?![A-Za-z0-9^])")
 _WORD = re.compile(r"[A-Za-z]+")
@@ -51,13 +57,14 @@ _WORD = re.compile(r"[A-Za-z]+")
 
 def fold(text: str) -> str:
     """Plain ASCII digits, minus signs, points and spaces for their typographic variants."""
-    return text.translate(_FOLD)
+    return text if text.isascii() else text.translate(_FOLD)
 
 
 def unwrap(text: str) -> str:
     r"""Text without what wraps all of it: ``$..$``, ``\(..\)``, ``\boxed{}``, ``**`` and such."""
+    text = text.strip()
     previous = None
-    while previous != text:
+    while previous != text and text[-1:] in _LAST_CHARS:
         previous = text
         text = _FINAL_POINT.sub("", text.strip())
         for opening, closing in _WRAPPERS:
@@ -72,6 +79,7 @@ def unwrap(text: str) -> str:
     return text
 
 
+_LAST_CHARS = frozenset('$)]}*`".')
 _FINAL_POINT = re.compile(r"(?<=[$}\])*])\.$")
 _WRAPPERS = (
     ("$$", "$$"),
@@ -121,8 +129,11 @@ def single_number(text: str) -> Fraction | None:
     if len(text) > 1_000:
         return None
     text = unwrap(fold(text))
-    text = _LATEX_SPACE.sub(lambda m: "," if m.group() == "{,}" else " ", text)
-    if any(char.isnumeric() and not ("0" <= char <= "9") for char in text):
+    if _INTEGER.fullmatch(text):
+        return Fraction(int(text))
+    if "\\" in text or "{" in text:
+        text = _LATEX_SPACE.sub(lambda m: "," if m.group() == "{,}" else " ", text)
+    if not text.isascii() and any(c.isnumeric() and not ("0" <= c <= "9") for c in text):
         return None
     found: list[Fraction] = []
     rest = []
@@ -137,7 +148,7 @@ def single_number(text: str) -> Fraction | None:
         rest.append(text[position : match.start()])
         position = match.end()
     rest.append(text[position:])
-    if any(char.isdigit() for piece in rest for char in piece):
+    if _DIGIT.search(" ".join(rest)):
         return None
     for piece in rest:
         found.extend(_spelled(piece))
@@ -151,16 +162,15 @@ def _stands_alone(text: str, match: re.Match[str]) -> bool:
         return False
     if after[:1].isalpha():
         return bool(_UNIT_AFTER.match(after))
-    if re.match(r"\s*(?:%|\\%|percent\b|pct\b|\^(?!\\?\{?\\?circ)|[*/+]\s*[\d(])", after):
-        return False
-    return not re.match(r"[_\\](?!circ|degree|text|mathrm|,| |\)|\])|[.,:-]\d|/", after)
+    return not _NOT_ALONE.match(after)
 
 
 def _value(match: re.Match[str]) -> Fraction | None:
     number = match["number"].replace(",", "")
     if len(number) > MAX_DIGITS:
         return None
-    value = Fraction(number)
+    # Fraction reads a decimal string exactly, but ten times slower than an int.
+    value = Fraction(int(number)) if number.isdecimal() else Fraction(number)
     groups = match.groupdict()
     if groups.get("under"):
         if len(groups["under"]) > MAX_DIGITS or int(groups["under"]) == 0:
