@@ -67,7 +67,7 @@ def test_prompts_come_back_whole(samples, n_shards, window_units):
 
 def test_prompts_fill_up_with_empty_rows(samples):
     batch = collate_prompts(samples[:5], 4, pad_id=PAD)
-    assert batch.ids_PT.shape == (8, 64)
+    assert batch.ids_PT.shape == (8, 192)
     assert batch.length_P[5:].tolist() == [0, 0, 0] and (batch.unit_src_PT[5:] == -1).all()
     assert collate_prompts(samples[:1], 2, pad_id=PAD, min_prompts=6).ids_PT.shape[0] == 6
 

@@ -35,6 +35,13 @@ MIN_ROWS = 4
 _ATTENTION_SHARE_WINDOWED = 1 / 984
 _ATTENTION_SHARE_FULL = 1 / 123
 
+
+def row_cost(rows_per_bin: int, window_units: int = 4) -> float:
+    """Relative work on a row of patches in bins of R rows: 1 + the attention over the whole bin."""
+    share = _ATTENTION_SHARE_WINDOWED if window_units else _ATTENTION_SHARE_FULL
+    return 1 + rows_per_bin * share
+
+
 Grid = tuple[int, int, int]
 """(frames, patch rows, patch columns) of an image or a video."""
 
@@ -171,8 +178,8 @@ def rows_needed(grid: Grid, window_units: int = 4) -> int:
 class BinPacker:
     """The bins of one data shard, filled in arrival order. An image never crosses a bin.
 
-    ``plan_vision`` on the same images in the same order, with the same ``rows_per_bin`` and
-    ``bins_per_shard``, is then certain to succeed.
+    ``plan_vision`` is certain to succeed on the same images in the same order; for another order
+    ask ``fits_bins``.
     """
 
     def __init__(self, rows_per_bin: int, n_bins: int, window_units: int = 4):
@@ -194,6 +201,13 @@ class BinPacker:
                 return False
             home.place(grid)
         return True
+
+
+def fits_bins(grids: Sequence[Grid], rows_per_bin: int, n_bins: int, window_units: int = 4) -> bool:
+    """Whether ``plan_vision`` can place a shard's images, in this order, into so many bins."""
+    if any(rows_needed(g, window_units) > rows_per_bin for g in grids):
+        return False
+    return _try_rows([grids], rows_per_bin, window_units, n_bins) is not None
 
 
 @dataclass(frozen=True)
@@ -292,10 +306,9 @@ def _choose(
             f"a bin has {rows_per_bin}: raise rows_per_bin or lower max_pixels"
         )
     units = max((sum(unit_count(g) for g in s) for s in shards), default=0)
-    share = _ATTENTION_SHARE_WINDOWED if window_units else _ATTENTION_SHARE_FULL
 
     def cost(rows: int, bins: int) -> float:
-        return rows * bins * (1 + rows * share)
+        return rows * bins * row_cost(rows, window_units)
 
     def least_bins(rows: int) -> int:
         return bins_per_shard or ladder(-(-units // (UNITS_PER_ROW * rows)), 1)
