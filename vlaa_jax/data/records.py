@@ -124,7 +124,7 @@ class RecordFile(Sequence[Record]):
             raw = self._raw(index)
             record = parse_record(raw, fallback_id=f"{self.path.stem}-{index:06d}", kind=self.kind)
         except Refusal as refusal:
-            return self._reject(index, refusal)
+            return self.reject(index, refusal.field, refusal.reason, refusal.record_id)
         if record.verifier_type == "iou" and record.box_space is None:
             record = replace(record, box_space=self._space_of(record.source))
         return record
@@ -154,10 +154,11 @@ class RecordFile(Sequence[Record]):
             message = getattr(error, "msg", str(error))
             raise Refusal("", f"not JSON ({message}){hint}") from error
 
-    def _reject(self, index: int, refusal: Refusal) -> Reject:
+    def reject(self, index: int, field: str, reason: str, record_id: str = "") -> Reject:
+        """A Reject that names the place of record ``index``."""
         lines = self.spans.lines_N
         line = None if lines is None else int(lines[index])
-        return Reject(str(self.path), index, line, refusal.record_id, refusal.field, refusal.reason)
+        return Reject(str(self.path), index, line, record_id, field, reason)
 
     def _space_of(self, source: str) -> str:
         if isinstance(self._box_space, str):
@@ -200,40 +201,47 @@ def iter_records(
     Raises:
       UserError: the file is unusable, or (strict) a record is.
     """
-    if on_duplicate not in ("reject", "rename"):
-        raise ValueError(f"on_duplicate must be 'reject' or 'rename', not {on_duplicate!r}")
+
+    def refuse(reject: Reject) -> None:
+        if strict:
+            raise UserError(str(reject))
+        if on_reject is not None:
+            on_reject(reject)
+
     file = RecordFile(path, kind=kind, box_space=box_space)
-    seen: dict[str, int] = {}
     try:
-        for index in range(len(file)):
-            result = file.read(index)
-            if isinstance(result, Record):
-                times = seen[result.id] = seen.get(result.id, 0) + 1
-                if times > 1 and on_duplicate == "rename":
-                    result = replace(result, id=f"{result.id}#{times}")
-                elif times > 1:
-                    refusal = Refusal("id", "used before in this file", result.id)
-                    result = file._reject(index, refusal)
-            if isinstance(result, Record):
-                yield result
-            else:
-                _refuse(result, strict, on_reject)
-        if end := file.problem_at_end():
-            _refuse(end, strict, on_reject)
+        for _, record in iter_indexed(file, refuse, on_duplicate):
+            yield record
     finally:
         file.close()
+
+
+def iter_indexed(
+    file: RecordFile, on_reject: Callable[[Reject], None], on_duplicate: str = "reject"
+) -> Iterator[tuple[int, Record]]:
+    """The usable records of a file with their positions; the others go to ``on_reject``."""
+    if on_duplicate not in ("reject", "rename"):
+        raise ValueError(f"on_duplicate must be 'reject' or 'rename', not {on_duplicate!r}")
+    seen: dict[str, int] = {}
+    for index in range(len(file)):
+        result = file.read(index)
+        if isinstance(result, Reject):
+            on_reject(result)
+            continue
+        times = seen[result.id] = seen.get(result.id, 0) + 1
+        if times == 1:
+            yield index, result
+        elif on_duplicate == "rename":
+            yield index, replace(result, id=f"{result.id}#{times}")
+        else:
+            on_reject(file.reject(index, "id", "used before in this file", result.id))
+    if end := file.problem_at_end():
+        on_reject(end)
 
 
 def load_records(path: str | os.PathLike[str], **options: Any) -> list[Record]:
     """All records of a file as a list; options as for iter_records."""
     return list(iter_records(path, **options))
-
-
-def _refuse(reject: Reject, strict: bool, on_reject: Callable[[Reject], None] | None) -> None:
-    if strict:
-        raise UserError(str(reject))
-    if on_reject is not None:
-        on_reject(reject)
 
 
 def parse_record(raw: Any, *, fallback_id: str, kind: str | None = None) -> Record:

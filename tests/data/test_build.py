@@ -1,0 +1,170 @@
+"""Builds: what comes out, that it can be interrupted anywhere, and that nothing is lost or cut."""
+
+import io
+import json
+
+import pytest
+from PIL import Image
+
+from vlaa_jax.data.build import BuildSettings, build, iter_rejects
+from vlaa_jax.data.built import BuiltRecords
+from vlaa_jax.data.chat import Chat
+from vlaa_jax.data.encode import encode_prompt, encode_sft
+from vlaa_jax.data.images import ImageProcessor
+from vlaa_jax.data.records import load_records
+from vlaa_jax.data.synthetic.dataset import write_dataset
+from vlaa_jax.data.synthetic.tokenizer import tiny_config, write_sidecars
+from vlaa_jax.schema import UserError
+
+
+@pytest.fixture(scope="module")
+def hf_dir(tmp_path_factory):
+    out = tmp_path_factory.mktemp("hf")
+    ids = write_sidecars(out, max_pixels=112 * 112)
+    (out / "config.json").write_text(json.dumps(tiny_config(ids)))
+    return out
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("data"), n_train=40, n_heldout=5, n_sft=20)
+
+
+SMALL = {"shard_records": 12, "shard_images": 9}
+
+
+@pytest.mark.parametrize("kind", ["grpo", "sft"])
+def test_a_build_holds_the_records_the_image_bytes_and_true_lengths(data, hf_dir, tmp_path, kind):
+    file = data.grpo if kind == "grpo" else data.sft
+    manifest = build(file, data.images, tmp_path / "b", hf_dir, BuildSettings(kind, **SMALL))
+    originals = load_records(file, kind=kind)
+    built = BuiltRecords(tmp_path / "b")
+    built.verify()
+    assert len(built) == len(originals) == manifest["kept"] and manifest["rejected"] == 0
+    assert sum(s["count"] for s in manifest["image_shards"]) == len(originals)
+    chat, processor = Chat.from_dir(hf_dir), ImageProcessor.from_dir(hf_dir)
+    encode = encode_prompt if kind == "grpo" else encode_sft
+    for original, record in zip(originals, built, strict=True):
+        lengths = record.meta["built"]
+        assert {**vars(record), "meta": 0} == {**vars(original), "meta": 0}
+        assert {k: v for k, v in record.meta.items() if k != "built"} == dict(original.meta)
+        assert built.encoded_images(record) == tuple(
+            (data.images / path).read_bytes() for path in original.images
+        )
+        encoded = encode(record, built.images(record), chat, processor)
+        assert lengths["tokens"] == encoded.length
+        assert lengths["image_tokens"] == encoded.n_image_tokens
+        assert lengths["patches"] == sum(len(p) for p in encoded.patches)
+    counts = manifest["sources"].values()
+    assert sum(c["tokens"] for c in counts) == sum(r.meta["built"]["tokens"] for r in built)
+
+
+def test_an_image_used_twice_is_stored_once(data, hf_dir, tmp_path):
+    raw = json.loads(data.grpo.read_text())[:6]
+    raw = [*raw, *({**r, "id": f"again-{i}"} for i, r in enumerate(raw))]
+    raw.append({**raw[0], "id": "both", "image": [raw[0]["image"], raw[1]["image"]]})
+    (tmp_path / "r.json").write_text(json.dumps(raw))
+    build(tmp_path / "r.json", data.images, tmp_path / "b", hf_dir, BuildSettings("grpo"))
+    built = BuiltRecords(tmp_path / "b")
+    assert len(built) == 13
+    assert sum(s["count"] for s in built.manifest["image_shards"]) == 6
+    assert built[-1].meta["built"]["image_numbers"] == [0, 1]
+    assert len(built.images(built[12])) == 2
+
+
+def test_rejects_are_counted_listed_and_left_out(data, hf_dir, tmp_path):
+    raw = json.loads(data.grpo.read_text())[:8]
+    long = raw[2]["question"] + " please" * 300
+    bad = [
+        {**raw[0], "question": "again"},
+        {**raw[1], "id": "gone", "image": "a/none.png"},
+        {**raw[2], "id": "long", "question": long},
+        {**raw[3], "id": "gold", "gt": "unscorable"},
+        {**raw[4], "id": "token", "question": "see <|image_pad|>"},
+        {**raw[5], "id": "kind", "verifier_type": "colour"},
+    ]
+    (tmp_path / "r.json").write_text(json.dumps([*raw, *bad]))
+    settings = BuildSettings("grpo", max_tokens=200)
+
+    def gold_problem(record):
+        return "cannot be scored" if record.gt == "unscorable" else None
+
+    out = tmp_path / "b"
+    manifest = build(
+        tmp_path / "r.json", data.images, out, hf_dir, settings, gold_problem=gold_problem
+    )
+    assert (manifest["read"], manifest["kept"], manifest["rejected"]) == (14, 8, 6)
+    reasons = {r.index: f"{r.field}: {r.reason}" for r in iter_rejects(out)}
+    assert list(reasons) == list(range(8, 14))
+    expected = ["id: used before", "image: image 'a/none.png'", "over the limit of 200"]
+    expected += ["gt: cannot be scored", "special token", "verifier_type"]
+    assert all(part in reason for part, reason in zip(expected, reasons.values(), strict=True))
+    assert [r.id for r in BuiltRecords(out)] == [r["id"] for r in raw]
+
+
+@pytest.mark.parametrize("stop_after", [0, 7, 12, 13, 30, 39])
+def test_an_interrupted_build_ends_with_the_same_bytes(data, hf_dir, tmp_path, stop_after):
+    settings = BuildSettings("grpo", **SMALL)
+    calls = 0
+
+    def interrupted(record):
+        nonlocal calls
+        calls += 1
+        if calls > stop_after:
+            raise KeyboardInterrupt
+        return None
+
+    def whole(record):
+        return None
+
+    args = (data.grpo, data.images)
+    with pytest.raises(KeyboardInterrupt):
+        build(*args, tmp_path / "a", hf_dir, settings, gold_problem=interrupted)
+    with pytest.raises(UserError, match="no finished build"):
+        BuiltRecords(tmp_path / "a")
+    build(*args, tmp_path / "a", hf_dir, settings, gold_problem=whole)
+    build(*args, tmp_path / "b", hf_dir, settings, gold_problem=whole)
+    names = sorted(p.name for p in (tmp_path / "a").iterdir() if p.suffix != ".partial")
+    assert names == sorted(p.name for p in (tmp_path / "b").iterdir())
+    assert all(
+        (tmp_path / "a" / n).read_bytes() == (tmp_path / "b" / n).read_bytes() for n in names
+    )
+
+
+def test_a_finished_shard_is_not_written_again(data, hf_dir, tmp_path):
+    settings = BuildSettings("grpo", **SMALL)
+    build(data.grpo, data.images, tmp_path / "b", hf_dir, settings)
+    times = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "b").glob("*.array_record")}
+    build(data.grpo, data.images, tmp_path / "b", hf_dir, settings)
+    assert times == {p.name: p.stat().st_mtime_ns for p in (tmp_path / "b").glob("*.array_record")}
+
+
+def test_folders_that_cannot_be_used_are_refused(data, hf_dir, tmp_path):
+    out = tmp_path / "b"
+    build(data.grpo, data.images, out, hf_dir, BuildSettings("grpo"))
+    with pytest.raises(UserError, match="build of other records, settings or checkpoint"):
+        build(data.grpo, data.images, out, hf_dir, BuildSettings("grpo", max_tokens=64))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/x").write_text("")
+    with pytest.raises(UserError, match="is not empty"):
+        build(data.grpo, data.images, tmp_path / "full", hf_dir, BuildSettings("grpo"))
+    with pytest.raises(UserError, match="kind must be"):
+        BuildSettings("rl")
+    shard = out / "records-00000.array_record"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(UserError, match="missing or incomplete"):
+        BuiltRecords(out)
+    shard.write_bytes(shard.read_bytes() + b"x")
+    with pytest.raises(UserError, match="differs from its digest"):
+        BuiltRecords(out).verify()
+
+
+def test_pixel_limits_decide_the_lengths(data, hf_dir, tmp_path):
+    big, small = tmp_path / "big", tmp_path / "small"
+    build(data.grpo, data.images, big, hf_dir, BuildSettings("grpo", max_pixels=168 * 168))
+    build(data.grpo, data.images, small, hf_dir, BuildSettings("grpo", max_pixels=56 * 56))
+    pairs = list(zip(BuiltRecords(big), BuiltRecords(small), strict=True))
+    assert all(b.meta["built"]["image_tokens"] <= 4 for _, b in pairs)
+    assert all(a.meta["built"]["tokens"] > b.meta["built"]["tokens"] for a, b in pairs)
+    with Image.open(io.BytesIO(BuiltRecords(big).encoded_images(pairs[0][0])[0])) as image:
+        assert list(image.size) == pairs[0][0].meta["built"]["image_sizes"][0]

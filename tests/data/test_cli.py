@@ -1,0 +1,79 @@
+"""``python -m vlaa_jax.data``: exit codes, one clear line for what the user can mend."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from vlaa_jax.data.cli import kind_of, run
+from vlaa_jax.data.synthetic.dataset import write_dataset
+from vlaa_jax.data.synthetic.tokenizer import tiny_config, write_sidecars
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("data"), n_train=15, n_heldout=5, n_sft=10)
+
+
+@pytest.fixture(scope="module")
+def hf_dir(tmp_path_factory):
+    out = tmp_path_factory.mktemp("hf")
+    (out / "config.json").write_text(json.dumps(tiny_config(write_sidecars(out))))
+    return out
+
+
+def test_check_says_clean_or_not(paths, tmp_path, capsys):
+    assert run(["check", str(paths.grpo), str(paths.sft), "--images", str(paths.images)]) == 0
+    out = capsys.readouterr().out
+    assert out.count("total") == 2 and "25,195" in out and "126,413" in out
+    raw = json.loads(paths.grpo.read_text())
+    (tmp_path / "bad.json").write_text(
+        json.dumps([*raw, {**raw[0], "id": "x", "image": "a/b.png"}])
+    )
+    rejects = tmp_path / "rejects.jsonl"
+    args = ["check", str(tmp_path / "bad.json"), "--images", str(paths.images), "--quick"]
+    assert run([*args, "--rejects", str(rejects)]) == 1
+    assert "record 15 (id 'x'): field 'image'" in capsys.readouterr().out
+    assert [json.loads(line)["index"] for line in rejects.read_text().splitlines()] == [15]
+
+
+def test_build_and_show(paths, hf_dir, tmp_path, capsys):
+    common = ["--images", str(paths.images), "--checkpoint", str(hf_dir)]
+    out = ["--out", str(tmp_path / "b")]
+    assert run(["build", str(paths.sft), *common, *out, "--quiet"]) == 0
+    assert "10 of 10 records kept (sft)" in capsys.readouterr().out
+    out = ["--out", str(tmp_path / "c")]
+    assert run(["build", str(paths.sft), *common, *out, "--max-tokens", "80"]) == 1
+    assert "over the limit of 80" in capsys.readouterr().out
+    assert run(["show", str(paths.grpo), "0", *common], gold_problem=lambda record: "odd") == 0
+    shown = capsys.readouterr().out
+    assert "planner   1 bin(s) of 4 rows" in shown and "gold check: odd" in shown
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["check", "{tmp}/none.json", "--images", "{images}"],
+        ["check", "{grpo}", "--images", "{tmp}/nowhere"],
+        ["show", "{grpo}", "no-such-id"],
+        ["build", "{grpo}", "--images", "{images}", "--out", "{tmp}/o", "--checkpoint", "{tmp}"],
+        ["build", "{grpo}", "--images", "{images}", "--out", "{grpo}", "--checkpoint", "{hf}"],
+        ["show", "{grpo}", "0", "--system-prompt", "@{tmp}/none", "--images", "{images}"],
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_status_2(paths, hf_dir, tmp_path, capsys, argv):
+    places = {"tmp": tmp_path, "images": paths.images, "grpo": paths.grpo, "hf": hf_dir}
+    assert run([part.format(**places) for part in argv]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ")
+
+
+def test_kind_is_told_by_the_first_usable_record(paths):
+    assert kind_of(paths.grpo) == "grpo" and kind_of(paths.sft) == "sft"
+
+
+def test_the_module_runs_and_knows_the_verifiers(paths):
+    argv = [sys.executable, "-m", "vlaa_jax.data", "show", str(paths.heldout), "0"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "gold check: fine" in done.stdout

@@ -1,0 +1,402 @@
+"""Writes a record file and its images into ArrayRecord shards that training can read at random.
+
+A build goes in three steps: scan the records, copy the images (the encoded bytes, once per image),
+write the records with their lengths. What cannot be used is decided here and listed in
+``rejects.jsonl``, never at training time. Every shard is written beside its place and renamed, with
+a small JSON file that says it is whole; a build that was interrupted goes on from there and ends
+with the same bytes.
+"""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from array_record.python import array_record_module
+
+from vlaa_jax.data.chat import Chat
+from vlaa_jax.data.check import GoldProblem, inspect_image
+from vlaa_jax.data.images import ImageProcessor
+from vlaa_jax.data.measure import measure
+from vlaa_jax.data.progress import progress
+from vlaa_jax.data.records import KINDS, RecordFile, Reject, iter_indexed
+from vlaa_jax.schema import Record, UserError
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+REJECTS = "rejects.jsonl"
+_PLAN = "plan.json"
+_READ_AHEAD = 64
+_HF_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.json",
+    "chat_template.jinja",
+    "preprocessor_config.json",
+    "processor_config.json",
+)
+
+
+@dataclass(frozen=True)
+class BuildSettings:
+    """What decides which bytes are written."""
+
+    kind: str
+    """"grpo" or "sft"."""
+    max_tokens: int = 2048
+    """Longer samples are rejected: prompts for grpo, prompt and answer for sft."""
+    min_pixels: int = 0
+    """0 takes the checkpoint's own limit."""
+    max_pixels: int = 0
+    """0 takes the checkpoint's own limit."""
+    system_prompt: str = ""
+    on_duplicate: str = "reject"
+    """"reject" a repeated id, or "rename" it."""
+    shard_records: int = 4096
+    shard_images: int = 1024
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise UserError(f"kind must be one of {', '.join(KINDS)}, not {self.kind!r}")
+        if min(self.shard_records, self.shard_images, self.max_tokens) < 1:
+            raise UserError("max_tokens, shard_records and shard_images must be at least 1")
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """An image in the image shards."""
+
+    number: int
+    """Position in the concatenation of the image shards."""
+    size: tuple[int, int]
+
+
+class Builder:
+    """One build; see ``build``."""
+
+    def __init__(
+        self,
+        record_file: Path,
+        image_root: Path,
+        out: Path,
+        hf_dir: Path,
+        settings: BuildSettings,
+        gold_problem: GoldProblem | None,
+        workers: int,
+        show_progress: bool,
+    ) -> None:
+        self.records = RecordFile(record_file, kind=settings.kind)
+        self.image_root, self.out, self.settings = image_root, out, settings
+        self.gold_problem, self.workers, self.show = gold_problem, workers, show_progress
+        self.chat = Chat.from_dir(hf_dir)
+        self.processor = ImageProcessor.from_dir(
+            hf_dir, settings.min_pixels or None, settings.max_pixels or None
+        )
+        self.plan = {
+            "format": FORMAT,
+            "settings": asdict(settings),
+            "records": {"file": record_file.name, "sha256": file_digest(record_file)},
+            "checkpoint": {
+                name: file_digest(hf_dir / name) for name in _HF_FILES if (hf_dir / name).is_file()
+            },
+            "golds_checked": gold_problem is not None,
+        }
+
+    def run(self) -> dict[str, Any]:
+        """Do what is still to be done; returns the manifest."""
+        self._claim()
+        rejects: list[Reject] = []
+        kept, paths = self._scan(rejects)
+        image_shards, images, bad_images = self._store_images(paths)
+        record_shards = self._store_records(kept, images, bad_images)
+        for shard in record_shards:
+            rejects.extend(Reject(**reject) for reject in shard["rejects"])
+        return self._finish(rejects, record_shards, image_shards)
+
+    def _claim(self) -> None:
+        """Make the folder ours, or go on with a build of the same inputs and settings."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        plan_file = self.out / _PLAN
+        if plan_file.exists():
+            if _read_json(plan_file) != self.plan:
+                raise UserError(
+                    f"{self.out}: holds a build of other records, settings or checkpoint; choose "
+                    "another folder or delete this one"
+                )
+        elif any(self.out.iterdir()):
+            raise UserError(f"{self.out}: is not empty and holds no build; choose another folder")
+        else:
+            write_json(plan_file, self.plan)
+
+    def _scan(self, rejects: list[Reject]) -> tuple[list[tuple[int, str]], list[str]]:
+        """Usable records as (position, id), and the different images in order of first use."""
+        kept: list[tuple[int, str]] = []
+        paths: dict[str, None] = {}
+        found = iter_indexed(self.records, rejects.append, self.settings.on_duplicate)
+        for index, record in progress(found, len(self.records), "scan records", self.show):
+            kept.append((index, record.id))
+            paths.update(dict.fromkeys(record.images))
+        return kept, list(paths)
+
+    def _store_images(
+        self, paths: list[str]
+    ) -> tuple[list[dict[str, Any]], dict[str, StoredImage], dict[str, str]]:
+        step = self.settings.shard_images
+        starts = range(0, len(paths), step)
+        shards: list[dict[str, Any]] = []
+        stored: dict[str, StoredImage] = {}
+        bad: dict[str, str] = {}
+        for number, start in enumerate(progress(starts, len(starts), "image shards", self.show)):
+            part = paths[start : start + step]
+            name = f"images-{number:05d}"
+            shard = self._whole(name) or self._write_images(name, part)
+            shards.append(shard)
+            for path, (reason, width, height) in zip(part, shard["images"], strict=True):
+                if reason:
+                    bad[path] = reason
+                else:
+                    stored[path] = StoredImage(len(stored), (width, height))
+        return shards, stored, bad
+
+    def _write_images(self, name: str, paths: list[str]) -> dict[str, Any]:
+        facts: list[tuple[str, int, int]] = []
+        with ShardWriter(self.out, name) as writer, ThreadPoolExecutor(self.workers) as pool:
+            for start in range(0, len(paths), _READ_AHEAD):
+                part = paths[start : start + _READ_AHEAD]
+                for fact in pool.map(lambda p: inspect_image(self.image_root, p, keep=True), part):
+                    facts.append((fact.reason, *fact.size))
+                    if fact.status == "found":
+                        writer.write(fact.data)
+        return writer.commit({"images": facts})
+
+    def _store_records(
+        self, kept: list[tuple[int, str]], images: dict[str, StoredImage], bad: dict[str, str]
+    ) -> list[dict[str, Any]]:
+        step = self.settings.shard_records
+        starts = range(0, len(kept), step)
+        shards = []
+        for number, start in enumerate(progress(starts, len(starts), "record shards", self.show)):
+            name = f"records-{number:05d}"
+            part = kept[start : start + step]
+            shards.append(self._whole(name) or self._write_records(name, part, images, bad))
+        return shards
+
+    def _write_records(
+        self,
+        name: str,
+        part: list[tuple[int, str]],
+        images: dict[str, StoredImage],
+        bad: dict[str, str],
+    ) -> dict[str, Any]:
+        rejects: list[dict[str, Any]] = []
+        totals: dict[str, Counter[str]] = {}
+        with ShardWriter(self.out, name) as writer:
+            for index, record_id in part:
+                record = self.records[index]
+                field, reason, row = self._row(record, record_id, images, bad)
+                count = totals.setdefault(record.source, Counter())
+                if reason:
+                    count["rejected"] += 1
+                    rejects.append(self.records.reject(index, field, reason, record_id).as_dict())
+                    continue
+                count["records"] += 1
+                for key in ("tokens", "image_tokens", "patches"):
+                    count[key] += row[key]
+                writer.write(json.dumps(row, ensure_ascii=False).encode())
+        return writer.commit({"rejects": rejects, "totals": totals})
+
+    def _row(
+        self,
+        record: Record,
+        record_id: str,
+        images: dict[str, StoredImage],
+        bad: dict[str, str],
+    ) -> tuple[str, str, dict[str, Any]]:
+        """(field, reason, {}) of a record that cannot be used, or ("", "", what is stored)."""
+        for path in record.images:
+            if path in bad:
+                return "image", bad[path], {}
+        has_gold = record.verifier_type is not None and record.gt is not None
+        if self.gold_problem and has_gold and (problem := self.gold_problem(record)):
+            return "gt", problem, {}
+        sizes = [images[path].size for path in record.images]
+        try:
+            found = measure(
+                record,
+                sizes,
+                self.chat,
+                self.processor,
+                system_prompt=self.settings.system_prompt,
+                with_answer=self.settings.kind == "sft",
+            )
+        except UserError as error:
+            return "", str(error), {}
+        if found.tokens > self.settings.max_tokens:
+            reason = (
+                f"{found.tokens} tokens ({found.image_tokens} of images) are over the limit of "
+                f"{self.settings.max_tokens}"
+            )
+            return "", reason, {}
+        row = {
+            **asdict(record),
+            "id": record_id,
+            "image_numbers": [images[path].number for path in record.images],
+            "image_sizes": sizes,
+            "tokens": found.tokens,
+            "image_tokens": found.image_tokens,
+            "patches": found.patches,
+        }
+        return "", "", row
+
+    def _whole(self, name: str) -> dict[str, Any] | None:
+        """What is known of a shard that an earlier run finished."""
+        note = self.out / f"{name}.json"
+        return _read_json(note) if note.exists() else None
+
+    def _finish(
+        self,
+        rejects: list[Reject],
+        record_shards: Sequence[dict[str, Any]],
+        image_shards: Sequence[dict[str, Any]],
+    ) -> dict[str, Any]:
+        rejects.sort(key=lambda reject: reject.index)
+        lines = (json.dumps(reject.as_dict(), ensure_ascii=False) + "\n" for reject in rejects)
+        _replace(self.out / REJECTS, "".join(lines).encode())
+        totals: dict[str, Counter[str]] = {}
+        for shard in record_shards:
+            for source, counts in shard["totals"].items():
+                totals.setdefault(source, Counter()).update(counts)
+        manifest = {
+            **self.plan,
+            "record_shards": [_without(shard, "rejects", "totals") for shard in record_shards],
+            "image_shards": [_without(shard, "images") for shard in image_shards],
+            "sources": {source: dict(totals[source]) for source in sorted(totals)},
+            "read": len(self.records),
+            "kept": sum(shard["count"] for shard in record_shards),
+            "rejected": len(rejects),
+        }
+        write_json(self.out / MANIFEST, manifest)
+        self.records.close()
+        return manifest
+
+
+def build(
+    record_file: str | os.PathLike[str],
+    image_root: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    hf_dir: str | os.PathLike[str],
+    settings: BuildSettings,
+    *,
+    gold_problem: GoldProblem | None = None,
+    workers: int = 2,
+    show_progress: bool = False,
+) -> dict[str, Any]:
+    """Build shards from a record file and its images; goes on where an earlier run stopped.
+
+    Args:
+      record_file: JSON array or JSON Lines.
+      image_root: folder the image paths are relative to.
+      out: empty or new folder, or one that holds an unfinished build of the same inputs.
+      hf_dir: checkpoint directory whose tokenizer and processor give the lengths.
+      settings: what decides the bytes.
+      gold_problem: says what is wrong with a gold; None leaves golds unchecked.
+      workers: threads that read images.
+      show_progress: show progress on stderr.
+
+    Returns:
+      The manifest, which is also ``out/manifest.json``.
+
+    Raises:
+      UserError: an input cannot be read, or ``out`` cannot be used.
+    """
+    if not Path(image_root).is_dir():
+        raise UserError(f"{image_root}: no such image folder")
+    try:
+        return Builder(
+            Path(record_file),
+            Path(image_root),
+            Path(out),
+            Path(hf_dir),
+            settings,
+            gold_problem,
+            max(1, workers),
+            show_progress,
+        ).run()
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror or error})") from error
+
+
+class ShardWriter:
+    """Writes NAME.array_record beside its place; ``commit`` makes it count."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._path = folder / f"{name}.array_record"
+        self._note = folder / f"{name}.json"
+        self._partial = self._path.with_suffix(".partial")
+        self.count = 0
+
+    def __enter__(self) -> "ShardWriter":
+        # Groups of one: a random read then decodes a single record.
+        self._writer = array_record_module.ArrayRecordWriter(str(self._partial), "group_size:1")
+        return self
+
+    def write(self, data: bytes) -> None:
+        """Append one record."""
+        self._writer.write(data)
+        self.count += 1
+
+    def __exit__(self, *unused: object) -> None:
+        self._writer.close()
+
+    def commit(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """Put the closed shard into its place; returns what is known of it."""
+        note = {
+            "name": self._path.name,
+            "count": self.count,
+            "bytes": self._partial.stat().st_size,
+            "sha256": file_digest(self._partial),
+            **facts,
+        }
+        self._partial.replace(self._path)
+        write_json(self._note, note)
+        return note
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that a file that is there is whole."""
+    _replace(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def _replace(path: Path, data: bytes) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(data)
+    partial.replace(path)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error})") from error
+
+
+def _without(value: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: item for key, item in value.items() if key not in keys}
+
+
+def iter_rejects(out: str | os.PathLike[str]) -> Iterator[Reject]:
+    """The rejects of a finished build."""
+    with (Path(out) / REJECTS).open(encoding="utf-8") as file:
+        for line in file:
+            yield Reject(**json.loads(line))

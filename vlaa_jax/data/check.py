@@ -1,0 +1,242 @@
+"""Checks record files against their images and golds before anything is trained on them.
+
+One table per file, a row per source, with the published counts beside (arXiv 2504.11468, Table 1).
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from vlaa_jax.data.images import MAX_ASPECT, decode_image, resolve_inside
+from vlaa_jax.data.progress import progress
+from vlaa_jax.data.records import RecordFile, Reject, iter_indexed
+from vlaa_jax.schema import Record, UserError
+
+PUBLISHED = {
+    "sft": {
+        "clevr_math": 5_923,
+        "synthesis": 19_258,
+        "arxivqa": 34_604,
+        "docvqa": 4_897,
+        "vizwiz": 4_266,
+        "allava_laion": 10_496,
+        "coco": 8_727,
+        "vg": 38_242,
+    },
+    "grpo": {
+        "clevr_math": 2_000,
+        "geoqa170k": 6_499,
+        "synthesis": 6_696,
+        "arxivqa": 1_000,
+        "docvqa": 1_000,
+        "vizwiz": 1_000,
+        "allava_laion": 3_000,
+        "coco": 2_000,
+        "vg": 2_000,
+    },
+}
+"""Records per source of the two released files; 126,413 and 25,195 in all."""
+
+MAX_IMAGE_BYTES = 256 << 20
+_HEAD = ("source", "records", "published", "refused", "images", "missing", "corrupt", "bad golds")
+UNREADABLE = "(unreadable)"
+"""Row of records that were refused before their source was known."""
+
+_BATCH = 256
+GoldProblem = Callable[[Record], str | None]
+"""What is wrong with a record's gold for its verifier, or None."""
+
+
+class ImageFacts(NamedTuple):
+    """What was found at an image path."""
+
+    status: str
+    """found, missing, or corrupt (which includes too large and too narrow)."""
+    reason: str = ""
+    size: tuple[int, int] = (0, 0)
+    """(width, height) of the upright image."""
+    data: bytes = b""
+    """The encoded bytes, where asked for."""
+
+
+def inspect_image(
+    root: str | os.PathLike[str], path: str, *, decode: bool = True, keep: bool = False
+) -> ImageFacts:
+    """Look at one image without ever leaving ``root``; never raises for a bad one.
+
+    Args:
+      root: image root.
+      path: relative path.
+      decode: decode it fully; otherwise only its presence is looked at.
+      keep: return the encoded bytes too.
+    """
+    try:
+        file = resolve_inside(root, path)
+    except UserError as error:
+        return ImageFacts("missing", str(error))
+    try:
+        if (size := file.stat().st_size) > MAX_IMAGE_BYTES:
+            return ImageFacts("corrupt", f"image {path!r} has {size:,} bytes, the limit is 256 MiB")
+        if not decode:
+            return ImageFacts("found")
+        data = file.read_bytes()
+        with decode_image(data, path) as image:
+            width, height = image.size
+    except (UserError, OSError) as error:
+        return ImageFacts("corrupt", str(error))
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        reason = f"image {path!r} of {width}x{height} pixels is too narrow"
+        return ImageFacts("corrupt", reason)
+    return ImageFacts("found", "", (width, height), data if keep else b"")
+
+
+@dataclass
+class SourceRow:
+    """Counts of one source."""
+
+    records: int = 0
+    refused: int = 0
+    images: int = 0
+    """Different images named by the records."""
+    missing: int = 0
+    corrupt: int = 0
+    bad_golds: int = 0
+
+
+@dataclass
+class CheckReport:
+    """What was found in one file."""
+
+    file: str
+    kind: str | None
+    rows: dict[str, SourceRow] = field(default_factory=dict)
+    rejects: list[Reject] = field(default_factory=list)
+    """Up to ``max_rejects``; the counts go on."""
+    problems: int = 0
+
+    @property
+    def clean(self) -> bool:
+        """True when every record, image and gold can be used."""
+        return self.problems == 0
+
+    def row(self, source: str) -> SourceRow:
+        """The row of a source, made when first asked for."""
+        return self.rows.setdefault(source or "(no folder)", SourceRow())
+
+    def table(self) -> str:
+        """The report as text."""
+        published = PUBLISHED.get(self.kind or "", {})
+        lines: list[tuple[str, ...]] = [_HEAD]
+        total = SourceRow()
+        names = sorted(set(self.rows) | set(published), key=lambda n: (n == UNREADABLE, n))
+        for name in names:
+            row = self.rows.get(name, SourceRow())
+            lines.append(_cells(name, row, published.get(name)))
+            for attribute, value in vars(row).items():
+                setattr(total, attribute, getattr(total, attribute) + value)
+        lines.append(_cells("total", total, sum(published.values()) or None))
+        widths = [max(len(line[i]) for line in lines) for i in range(len(_HEAD))]
+        text = [self.file]
+        for line in lines:
+            numbers = [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
+            text.append("  ".join([line[0].ljust(widths[0]), *numbers]))
+        return "\n".join(text)
+
+
+def _cells(name: str, row: SourceRow, published: int | None) -> tuple[str, ...]:
+    counts = (row.refused, row.images, row.missing, row.corrupt, row.bad_golds)
+    beside = "-" if published is None else f"{published:,}"
+    return (name, f"{row.records:,}", beside, *(f"{c:,}" for c in counts))
+
+
+def check_file(
+    path: str | os.PathLike[str],
+    image_root: str | os.PathLike[str],
+    *,
+    kind: str | None = None,
+    gold_problem: GoldProblem | None = None,
+    decode: bool = True,
+    workers: int = 2,
+    on_reject: Callable[[Reject], None] | None = None,
+    max_rejects: int = 1000,
+    show_progress: bool = False,
+) -> CheckReport:
+    """Check one record file.
+
+    Args:
+      path: JSON array or JSON Lines.
+      image_root: folder the image paths are relative to.
+      kind: "grpo", "sft" or None.
+      gold_problem: says what is wrong with a gold for its verifier; None leaves golds unchecked.
+      decode: decode every image once; otherwise only look whether it is there.
+      workers: threads that look at images.
+      on_reject: gets every reject as it is found.
+      max_rejects: how many rejects the report keeps.
+      show_progress: show progress on stderr.
+
+    Raises:
+      UserError: the file or the image root cannot be read at all.
+    """
+    if not Path(image_root).is_dir():
+        raise UserError(f"{image_root}: no such image folder")
+    report = CheckReport(str(path), kind)
+
+    file = RecordFile(path, kind=kind)
+
+    def refuse(reject: Reject) -> None:
+        report.problems += 1
+        if len(report.rejects) < max_rejects:
+            report.rejects.append(reject)
+        if on_reject is not None:
+            on_reject(reject)
+
+    def refuse_unread(reject: Reject) -> None:
+        report.row(UNREADABLE).refused += 1
+        refuse(reject)
+
+    found = iter_indexed(file, refuse_unread)
+    found = progress(found, len(file), f"check {path}", show_progress)
+    reasons: dict[str, str] = {}
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        for batch in _batches(found):
+            new = list(dict.fromkeys(p for _, r in batch for p in r.images if p not in reasons))
+            facts = pool.map(lambda p: inspect_image(image_root, p, decode=decode), new)
+            for image, fact in zip(new, facts, strict=True):
+                reasons[image] = fact.reason
+                _count_image(report.row(image.split("/", 1)[0] if "/" in image else ""), fact)
+            for index, record in batch:
+                row = report.row(record.source)
+                row.records += 1
+                for field_, reason in _problems(record, reasons, gold_problem):
+                    row.bad_golds += field_ == "gt"
+                    refuse(file.reject(index, field_, reason, record.id))
+    file.close()
+    return report
+
+
+def _problems(
+    record: Record, reasons: dict[str, str], gold_problem: GoldProblem | None
+) -> Iterator[tuple[str, str]]:
+    """(field, reason) of everything that is wrong with a record."""
+    for path in record.images:
+        if reasons[path]:
+            yield "image", reasons[path]
+    checkable = record.verifier_type is not None and record.gt is not None
+    if gold_problem is not None and checkable and (problem := gold_problem(record)):
+        yield "gt", problem
+
+
+def _count_image(row: SourceRow, fact: ImageFacts) -> None:
+    row.images += 1
+    row.missing += fact.status == "missing"
+    row.corrupt += fact.status == "corrupt"
+
+
+def _batches(records: Iterable[tuple[int, Record]]) -> Iterator[list[tuple[int, Record]]]:
+    iterator = iter(records)
+    while batch := list(islice(iterator, _BATCH)):
+        yield batch

@@ -1,0 +1,199 @@
+"""Command line of the data room: check, build, show."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO
+
+from vlaa_jax.data.build import BuildSettings, build, iter_rejects
+from vlaa_jax.data.check import GoldProblem, check_file
+from vlaa_jax.data.records import KINDS, RecordFile, Reject
+from vlaa_jax.data.show import describe, find_record
+from vlaa_jax.schema import UserError
+
+_EXAMPLES_SHOWN = 10
+
+
+def run(argv: Sequence[str] | None = None, gold_problem: GoldProblem | None = None) -> int:
+    """Run one verb; returns the exit status.
+
+    0: all is well. 1: the work was done and something was refused. 2: it could not be done.
+
+    Args:
+      argv: arguments; None takes the process's.
+      gold_problem: says what is wrong with a gold (the rewards room knows); None skips the check.
+    """
+    args = _parser().parse_args(argv)
+    try:
+        return int(args.verb(args, gold_problem))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+    except BrokenPipeError:
+        sys.stderr.close()
+    return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m vlaa_jax.data", description=__doc__)
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    check = verbs.add_parser("check", help="look for bad records, images and golds")
+    check.set_defaults(verb=_check)
+    check.add_argument("files", nargs="+", metavar="FILE", help="JSON array or JSON Lines")
+    _common(check)
+    check.add_argument("--rejects", help="write every problem to this file, one JSON object a line")
+    check.add_argument("--quick", action="store_true", help="only see whether images are there")
+
+    make = verbs.add_parser("build", help="write ArrayRecord shards; goes on if interrupted")
+    make.set_defaults(verb=_build)
+    make.add_argument("file", metavar="FILE", help="JSON array or JSON Lines")
+    make.add_argument("--out", required=True, help="new folder, or one with an unfinished build")
+    _common(make)
+    _model(make, required=True)
+    make.add_argument("--max-tokens", type=int, default=2048, help="reject longer samples")
+    make.add_argument(
+        "--on-duplicate", choices=("reject", "rename"), default="reject", help="repeated ids"
+    )
+    make.add_argument("--shard-records", type=int, default=4096)
+    make.add_argument("--shard-images", type=int, default=1024)
+
+    show = verbs.add_parser("show", help="print one record")
+    show.set_defaults(verb=_show)
+    show.add_argument("file", metavar="FILE", help="JSON array or JSON Lines")
+    show.add_argument("which", metavar="WHICH", help="position from 0, or id")
+    show.add_argument("--images", help="image root")
+    _model(show, required=False)
+    show.add_argument("--window-units", type=int, default=4, help="4: Qwen2.5-VL, 0: Qwen2-VL")
+    return parser
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--images", required=True, help="image root")
+    parser.add_argument(
+        "--kind", choices=("auto", *KINDS), default="auto", help="auto looks at the first record"
+    )
+    parser.add_argument("--workers", type=int, default=2, help="threads that read images")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def _model(parser: argparse.ArgumentParser, required: bool) -> None:
+    parser.add_argument("--checkpoint", required=required, help="HF directory, for the lengths")
+    parser.add_argument("--min-pixels", type=int, default=0, help="0: the checkpoint's")
+    parser.add_argument("--max-pixels", type=int, default=0, help="0: the checkpoint's")
+    parser.add_argument("--system-prompt", default="", help="text, or @FILE")
+
+
+def kind_of(path: str | Path) -> str:
+    """What a file is for: "grpo" if its first usable record has a verifier type, else "sft"."""
+    file = RecordFile(path)
+    for index in range(min(len(file), 100)):
+        result = file.read(index)
+        if not isinstance(result, Reject):
+            return "sft" if result.verifier_type is None else "grpo"
+    raise UserError(f"{path}: none of the first records can be used; try --kind to see why")
+
+
+def _check(args: argparse.Namespace, gold_problem: GoldProblem | None) -> int:
+    clean = True
+    rejects = _open(args.rejects) if args.rejects else None
+    try:
+        for path in args.files:
+            kind = kind_of(path) if args.kind == "auto" else args.kind
+            report = check_file(
+                path,
+                args.images,
+                kind=kind,
+                gold_problem=gold_problem,
+                decode=not args.quick,
+                workers=args.workers,
+                on_reject=lambda reject: _list(reject, rejects),
+                max_rejects=_EXAMPLES_SHOWN,
+                show_progress=not args.quiet,
+            )
+            print(report.table())
+            for reject in report.rejects:
+                print(f"  {reject}")
+            if (more := report.problems - len(report.rejects)) > 0:
+                print(f"  ... and {more:,} more; list them with --rejects FILE")
+            clean = clean and report.clean
+    finally:
+        if rejects is not None:
+            rejects.close()
+    return 0 if clean else 1
+
+
+def _open(path: str) -> TextIO:
+    try:
+        return Path(path).open("w", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _list(reject: Reject, file: TextIO | None) -> None:
+    if file is not None:
+        file.write(json.dumps(reject.as_dict(), ensure_ascii=False) + "\n")
+
+
+def _build(args: argparse.Namespace, gold_problem: GoldProblem | None) -> int:
+    kind = kind_of(args.file) if args.kind == "auto" else args.kind
+    settings = BuildSettings(
+        kind=kind,
+        max_tokens=args.max_tokens,
+        min_pixels=args.min_pixels,
+        max_pixels=args.max_pixels,
+        system_prompt=_prompt(args.system_prompt),
+        on_duplicate=args.on_duplicate,
+        shard_records=args.shard_records,
+        shard_images=args.shard_images,
+    )
+    manifest = build(
+        args.file,
+        args.images,
+        args.out,
+        args.checkpoint,
+        settings,
+        gold_problem=gold_problem,
+        workers=args.workers,
+        show_progress=not args.quiet,
+    )
+    print(f"{args.out}: {manifest['kept']:,} of {manifest['read']:,} records kept ({kind})")
+    for source, counts in manifest["sources"].items():
+        kept = counts.get("records", 0)
+        mean = counts.get("tokens", 0) / kept if kept else 0.0
+        print(
+            f"  {source}: {kept:,} kept, {counts.get('rejected', 0):,} rejected, "
+            f"{mean:,.0f} tokens a sample"
+        )
+    for reject, _ in zip(iter_rejects(args.out), range(_EXAMPLES_SHOWN), strict=False):
+        print(f"  {reject}")
+    if manifest["rejected"]:
+        print(f"  {manifest['rejected']:,} rejected in all, listed in {args.out}/rejects.jsonl")
+    return 1 if manifest["rejected"] else 0
+
+
+def _show(args: argparse.Namespace, gold_problem: GoldProblem | None) -> int:
+    record = find_record(RecordFile(args.file), args.which)
+    text = describe(
+        record,
+        args.images,
+        args.checkpoint,
+        min_pixels=args.min_pixels or None,
+        max_pixels=args.max_pixels or None,
+        window_units=args.window_units,
+        system_prompt=_prompt(args.system_prompt),
+    )
+    print(text)
+    if gold_problem is not None and record.verifier_type and record.gt is not None:
+        print(f"\ngold check: {gold_problem(record) or 'fine'}")
+    return 0
+
+
+def _prompt(value: str) -> str:
+    if not value.startswith("@"):
+        return value
+    try:
+        return Path(value[1:]).read_text(encoding="utf-8").rstrip("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--system-prompt {value}: cannot be read ({error})") from error
