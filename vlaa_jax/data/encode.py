@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from vlaa_jax.data.bins import Grid, unit_count
 from vlaa_jax.data.chat import Chat
 from vlaa_jax.data.images import ImageProcessor
-from vlaa_jax.data.planner import Grid, unit_count
 from vlaa_jax.data.positions import mrope_positions
 from vlaa_jax.schema import Record, UserError
 

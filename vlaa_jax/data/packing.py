@@ -11,8 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, NamedTuple, TypeVar
 
-from vlaa_jax.data.planner import (
-    MIN_ROWS,
+from vlaa_jax.data.bins import (
     PATCHES_PER_ROW,
     UNITS_PER_ROW,
     BinPacker,
@@ -22,6 +21,7 @@ from vlaa_jax.data.planner import (
     rows_needed,
     unit_count,
 )
+from vlaa_jax.data.planner import MIN_ROWS
 from vlaa_jax.schema import UserError
 
 Item = TypeVar("Item")

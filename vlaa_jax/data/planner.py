@@ -17,33 +17,39 @@ Everything is a pure function of the grids: numpy in, index arrays out, no pixel
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from vlaa_jax.data.bins import (
+    PATCHES_PER_ROW,
+    UNITS_PER_ROW,
+    Grid,
+    Packing,
+    layout,
+    pack_shards,
+    row_cost,
+    rows_needed,
+    unit_count,
+)
 from vlaa_jax.schema import UserError
 
-UNITS_PER_ROW = 16
-PATCHES_PER_ROW = 64
+__all__ = [
+    "MIN_ROWS",
+    "PATCHES_PER_ROW",
+    "UNITS_PER_ROW",
+    "Grid",
+    "VisionPlan",
+    "gather_patches",
+    "ladder",
+    "plan_vision",
+    "rows_needed",
+    "unit_count",
+]
+
 MIN_ROWS = 4
 """Smallest bin. Every rung from 4 up is even, so the patches of a bin are a multiple of 128."""
-
-# Cost of one more row per bin, as a share of the cost of a patch: 64 * 20480 FLOP (four full
-# blocks) or 64 * 163840 FLOP (all 32 full, Qwen2-VL) over about 1.29 GFLOP of everything else.
-_ATTENTION_SHARE_WINDOWED = 1 / 984
-_ATTENTION_SHARE_FULL = 1 / 123
-
-
-def row_cost(rows_per_bin: int, window_units: int = 4) -> float:
-    """Relative work on a row of patches in bins of R rows: 1 + the attention over the whole bin."""
-    share = _ATTENTION_SHARE_WINDOWED if window_units else _ATTENTION_SHARE_FULL
-    return 1 + rows_per_bin * share
-
-
-Grid = tuple[int, int, int]
-"""(frames, patch rows, patch columns) of an image or a video."""
 
 
 def ladder(n: int, minimum: int = 1) -> int:
@@ -59,155 +65,6 @@ def ladder(n: int, minimum: int = 1) -> int:
     bits = (n - 1).bit_length()
     three = 3 << (bits - 2)
     return three if n <= three else 1 << bits
-
-
-def unit_count(grid: Grid) -> int:
-    """Merge units of a grid, which is also its number of language-model tokens."""
-    t, h, w = grid
-    return t * (h // 2) * (w // 2)
-
-
-class _Layout(NamedTuple):
-    """What is known of an image from its grid alone; U units in row-major order, W windows."""
-
-    window_U: NDArray[np.int32]
-    place_U: NDArray[np.int32]  # position inside the window
-    frame_U: NDArray[np.int32]
-    pos_hw_U42: NDArray[np.int32]
-    full_F: NDArray[np.int32]  # windows of exactly 16 units
-    partial: tuple[tuple[int, int], ...]  # (units, window), largest first
-    n_windows: int
-
-
-@lru_cache(maxsize=4096)
-def _layout(grid: Grid, window_units: int) -> _Layout:
-    t, h, w = grid
-    if t < 1 or h < 2 or w < 2 or h % 2 or w % 2:
-        raise ValueError(f"a grid is (frames >= 1, even rows, even columns) of patches, got {grid}")
-    uh, uw = h // 2, w // 2
-    row, col = np.divmod(np.arange(uh * uw, dtype=np.int32), uw)
-    step = window_units or max(uh, uw)
-    across = -(-uw // step)
-    width = np.minimum(step, uw - col // step * step)
-    window = row // step * across + col // step
-    place = row % step * width + col % step
-    per_frame = int(window[-1]) + 1
-    frame_U = np.repeat(np.arange(t, dtype=np.int32), uh * uw)
-    window_U = np.tile(window, t) + frame_U * per_frame
-    sizes = np.bincount(window_U)
-    partial = [(int(sizes[i]), int(i)) for i in np.flatnonzero(sizes < UNITS_PER_ROW)]
-    corner = np.stack(np.divmod(np.arange(4, dtype=np.int32), 2), axis=-1)
-    pos = np.stack([row, col], axis=-1)[:, None, :] * 2 + corner
-    return _Layout(
-        window_U=window_U.astype(np.int32),
-        place_U=np.tile(place, t).astype(np.int32),
-        frame_U=frame_U,
-        pos_hw_U42=np.tile(pos, (t, 1, 1)).astype(np.int32),
-        full_F=np.flatnonzero(sizes == UNITS_PER_ROW).astype(np.int32),
-        partial=tuple(sorted(partial, key=lambda item: (-item[0], item[1]))),
-        n_windows=per_frame * t,
-    )
-
-
-class _Bin:
-    """R rows being filled with images. Windows go best-fit; rows are shared between images."""
-
-    def __init__(self, rows: int, window_units: int):
-        self.rows = rows
-        self.window_units = window_units
-        self.used = 0  # rows opened so far, or units in dense mode
-        self.free: list[list[int]] = [[] for _ in range(UNITS_PER_ROW + 1)]  # rows by free units
-
-    def fits(self, grid: Grid) -> bool:
-        if self.window_units == 0:
-            return self.used + unit_count(grid) <= self.rows * UNITS_PER_ROW
-        layout = _layout(grid, self.window_units)
-        least = self.used + len(layout.full_F)
-        if least > self.rows:
-            return False
-        if least + len(layout.partial) <= self.rows:
-            return True
-        counts = [len(rows) for rows in self.free]
-        for size, _ in layout.partial:
-            for room in range(size, UNITS_PER_ROW):
-                if counts[room]:
-                    counts[room] -= 1
-                    counts[room - size] += 1
-                    break
-            else:
-                least += 1
-                counts[UNITS_PER_ROW - size] += 1
-        return least <= self.rows
-
-    def place(self, grid: Grid) -> NDArray[np.int32]:
-        """Take the image in; the unit slot inside the bin of each of its units."""
-        layout = _layout(grid, self.window_units)
-        if self.window_units == 0:
-            start = self.used
-            self.used += len(layout.window_U)
-            return np.arange(start, self.used, dtype=np.int32)
-        start_W = np.empty(layout.n_windows, np.int32)
-        n_full = len(layout.full_F)
-        opened = np.arange(self.used, self.used + n_full, dtype=np.int32)
-        start_W[layout.full_F] = opened * UNITS_PER_ROW
-        self.used += n_full
-        for size, window in layout.partial:
-            start_W[window] = self._place_partial(size)
-        return start_W[layout.window_U] + layout.place_U
-
-    def _place_partial(self, size: int) -> int:
-        for room in range(size, UNITS_PER_ROW):
-            if self.free[room]:
-                row = self.free[room].pop()
-                break
-        else:
-            room, row = UNITS_PER_ROW, self.used
-            self.used += 1
-        self.free[room - size].append(row)
-        return row * UNITS_PER_ROW + UNITS_PER_ROW - room
-
-
-@lru_cache(maxsize=4096)
-def rows_needed(grid: Grid, window_units: int = 4) -> int:
-    """Rows of 64 patches that one image takes when it is alone in its bin."""
-    alone = _Bin(rows=0, window_units=window_units)
-    alone.place(grid)
-    return alone.used if window_units else -(-alone.used // UNITS_PER_ROW)
-
-
-class BinPacker:
-    """The bins of one data shard, filled in arrival order. An image never crosses a bin.
-
-    ``plan_vision`` is certain to succeed on the same images in the same order; for another order
-    ask ``fits_bins``.
-    """
-
-    def __init__(self, rows_per_bin: int, n_bins: int, window_units: int = 4):
-        self._bins = [_Bin(rows_per_bin, window_units) for _ in range(n_bins)]
-
-    def add(self, grids: Sequence[Grid]) -> bool:
-        """Take all the images of a sample, or none of them and return False."""
-        if len(grids) == 1:  # the common case needs no copy to roll back to
-            home = next((b for b in self._bins if b.fits(grids[0])), None)
-            if home is not None:
-                home.place(grids[0])
-            return home is not None
-        before = [(b.used, [list(rows) for rows in b.free]) for b in self._bins]
-        for grid in grids:
-            home = next((b for b in self._bins if b.fits(grid)), None)
-            if home is None:
-                for b, (used, free) in zip(self._bins, before, strict=True):
-                    b.used, b.free = used, free
-                return False
-            home.place(grid)
-        return True
-
-
-def fits_bins(grids: Sequence[Grid], rows_per_bin: int, n_bins: int, window_units: int = 4) -> bool:
-    """Whether ``plan_vision`` can place a shard's images, in this order, into so many bins."""
-    if any(rows_needed(g, window_units) > rows_per_bin for g in grids):
-        return False
-    return _try_rows([grids], rows_per_bin, window_units, n_bins) is not None
 
 
 @dataclass(frozen=True)
@@ -244,99 +101,6 @@ class VisionPlan:
         return 1.0 - n / self.src_SR64.size if n else 0.0
 
 
-def _assign(
-    grids: Sequence[Grid], order: Sequence[int], rows: int, window_units: int, at_most: int
-) -> list[int] | None:
-    """First-fit the images in the given order; the bin of each, or None past ``at_most`` bins."""
-    bins: list[_Bin] = []
-    home = [0] * len(grids)
-    for i in order:
-        b = next((b for b, candidate in enumerate(bins) if candidate.fits(grids[i])), len(bins))
-        if b == at_most:
-            return None
-        if b == len(bins):
-            bins.append(_Bin(rows, window_units))
-        bins[b].place(grids[i])
-        home[i] = b
-    return home
-
-
-class _Assignment(NamedTuple):
-    rows: int
-    bins: int
-    order: list[list[int]]  # per shard: images in placing order
-    home: list[list[int]]  # per shard: bin of each image
-
-
-def _decreasing(grids: Sequence[Grid], window_units: int) -> list[int]:
-    # Sorting is stable, so equal images keep their order and the plan is deterministic.
-    return sorted(range(len(grids)), key=lambda i: (-rows_needed(grids[i], window_units), i))
-
-
-def _try_rows(
-    shards: Sequence[Sequence[Grid]], rows: int, window_units: int, at_most: int
-) -> _Assignment | None:
-    orders, homes, bins = [], [], 1
-    for grids in shards:
-        order = _decreasing(grids, window_units)
-        home = _assign(grids, order, rows, window_units, at_most)
-        if home is None:  # rare: arrival order may fit where decreasing order does not
-            order = list(range(len(grids)))
-            home = _assign(grids, order, rows, window_units, at_most)
-        if home is None:
-            return None
-        orders.append(order)
-        homes.append(home)
-        bins = max(bins, max(home, default=0) + 1)
-    return _Assignment(rows, bins, orders, homes)
-
-
-def _choose(
-    shards: Sequence[Sequence[Grid]],
-    window_units: int,
-    rows_per_bin: int | None,
-    bins_per_shard: int | None,
-) -> _Assignment:
-    """Pick R and the number of bins: least cost, where cost counts slots and their attention."""
-    largest = max((rows_needed(g, window_units) for s in shards for g in s), default=1)
-    if rows_per_bin is not None and largest > rows_per_bin:
-        worst = next(g for s in shards for g in s if rows_needed(g, window_units) == largest)
-        raise UserError(
-            f"an image of {worst[0]}x{worst[1]}x{worst[2]} patches needs {largest} vision rows but "
-            f"a bin has {rows_per_bin}: raise rows_per_bin or lower max_pixels"
-        )
-    units = max((sum(unit_count(g) for g in s) for s in shards), default=0)
-
-    def cost(rows: int, bins: int) -> float:
-        return rows * bins * row_cost(rows, window_units)
-
-    def least_bins(rows: int) -> int:
-        return bins_per_shard or ladder(-(-units // (UNITS_PER_ROW * rows)), 1)
-
-    if rows_per_bin is not None:
-        candidates = [rows_per_bin]
-    else:
-        candidates = [ladder(largest, MIN_ROWS)]
-        while candidates[-1] * UNITS_PER_ROW < units:
-            candidates.append(ladder(candidates[-1] + 1))
-    best: _Assignment | None = None
-    best_cost = float("inf")
-    for rows in sorted(candidates, key=lambda r: (cost(r, least_bins(r)), r)):
-        if cost(rows, least_bins(rows)) >= best_cost:
-            break  # candidates come by lower bound: nothing better can follow
-        found = _try_rows(shards, rows, window_units, bins_per_shard or 1 << 30)
-        if found is not None:
-            found = found._replace(bins=bins_per_shard or ladder(found.bins))
-            if cost(rows, found.bins) < best_cost:
-                best, best_cost = found, cost(rows, found.bins)
-    if best is None:
-        raise UserError(
-            f"the images of a data shard do not fit into {bins_per_shard} vision bins of "
-            f"{candidates[-1]} rows: raise bins_per_shard or rows_per_bin, or lower max_pixels"
-        )
-    return best
-
-
 def plan_vision(
     grids_per_shard: Sequence[Sequence[Grid]],
     window_units: int = 4,
@@ -363,65 +127,111 @@ def plan_vision(
         [(int(t), int(h), int(w)) for t, h, w in grids] for grids in grids_per_shard
     ]
     chosen = _choose(shards, window_units, rows_per_bin, bins_per_shard)
-    n_slots = chosen.bins * chosen.rows * UNITS_PER_ROW
-    n_shards = len(shards)
-    src = np.full((n_shards, n_slots, 4), -1, np.int32)
-    pos = np.zeros((n_shards, n_slots, 4, 2), np.int32)
-    win = np.zeros((n_shards, n_slots, 4), np.int32)
-    seg = np.zeros((n_shards, n_slots, 4), np.int32)
-    units = [
-        _fill_shard(grids, window_units, chosen, i, src[i], pos[i], win[i], seg[i])
-        for i, grids in enumerate(shards)
-    ]
-    bins, rows = n_shards * chosen.bins, chosen.rows
+    arrays, units = _index_arrays(shards, chosen, window_units)
+    bins, rows = len(shards) * chosen.bins, chosen.rows
     return VisionPlan(
-        src_SR64=src.reshape(bins, rows, PATCHES_PER_ROW),
-        pos_hw_SR642=pos.reshape(bins, rows, PATCHES_PER_ROW, 2),
-        win_id_SR64=win.reshape(bins, rows, PATCHES_PER_ROW),
-        seg_id_SQ=seg.reshape(bins, rows * PATCHES_PER_ROW),
+        src_SR64=arrays.src.reshape(bins, rows, PATCHES_PER_ROW),
+        pos_hw_SR642=arrays.pos_hw.reshape(bins, rows, PATCHES_PER_ROW, 2),
+        win_id_SR64=arrays.win_id.reshape(bins, rows, PATCHES_PER_ROW),
+        seg_id_SQ=arrays.seg_id.reshape(bins, rows * PATCHES_PER_ROW),
         units=units,
-        n_shards=n_shards,
+        n_shards=len(shards),
         bins_per_shard=chosen.bins,
         rows_per_bin=rows,
     )
 
 
-def _fill_shard(
-    grids: list[Grid],
+class _IndexArrays(NamedTuple):
+    """Over all N unit slots of all shards, four patches each."""
+
+    src: NDArray[np.int32]
+    pos_hw: NDArray[np.int32]
+    win_id: NDArray[np.int32]
+    seg_id: NDArray[np.int32]
+
+
+def _index_arrays(
+    shards: Sequence[Sequence[Grid]], packing: Packing, window_units: int
+) -> tuple[_IndexArrays, list[list[NDArray[np.int32]]]]:
+    """Write one number per merge unit, then spread each over its four patches."""
+    per_bin = packing.rows * UNITS_PER_ROW
+    per_shard = packing.bins * per_bin
+    N = len(shards) * per_shard
+    order_N = np.full(N, -1, np.int32)
+    row_N, col_N = np.zeros(N, np.int32), np.zeros(N, np.int32)
+    win_N, seg_N = np.zeros(N, np.int32), np.zeros(N, np.int32)
+    units: list[list[NDArray[np.int32]]] = []
+    for shard, (grids, placed) in enumerate(zip(shards, packing.placed, strict=True)):
+        mine = []
+        start = 0
+        for grid, place in zip(grids, placed, strict=True):
+            shape = layout(grid, window_units)
+            slots = place.slots_U + np.int32(place.bin * per_bin)
+            here = slots + np.int32(shard * per_shard)
+            order_N[here] = np.arange(start, start + len(slots), dtype=np.int32)
+            row_N[here] = shape.row_U
+            col_N[here] = shape.col_U
+            win_N[here] = shape.window_U + np.int32(1 + place.first_window) if window_units else 1
+            seg_N[here] = shape.frame_U + np.int32(1 + place.first_frame)
+            start += len(slots)
+            mine.append(slots)
+        units.append(mine)
+    real = (order_N >= 0)[:, None]
+    patch = np.arange(4, dtype=np.int32)
+    pos = np.stack([2 * row_N[:, None] + patch // 2, 2 * col_N[:, None] + patch % 2], axis=-1)
+    arrays = _IndexArrays(
+        src=np.where(real, order_N[:, None] * 4 + patch, np.int32(-1)),
+        pos_hw=pos * real[..., None],
+        win_id=np.repeat(win_N, 4),
+        seg_id=np.repeat(seg_N, 4),
+    )
+    return arrays, units
+
+
+def _choose(
+    shards: Sequence[Sequence[Grid]],
     window_units: int,
-    chosen: _Assignment,
-    shard: int,
-    src_N4: NDArray[np.int32],
-    pos_N42: NDArray[np.int32],
-    win_N4: NDArray[np.int32],
-    seg_N4: NDArray[np.int32],
-) -> list[NDArray[np.int32]]:
-    """Write one shard's index arrays (N unit slots) and return the slots of each image's units."""
-    bins = [_Bin(chosen.rows, window_units) for _ in range(chosen.bins)]
-    slots: list[NDArray[np.int32]] = [np.empty(0, np.int32)] * len(grids)
-    first_window, first_frame = [0] * len(grids), [0] * len(grids)
-    n_windows, n_frames = [1] * chosen.bins, [1] * chosen.bins
-    for i in chosen.order[shard]:
-        b = chosen.home[shard][i]
-        slots[i] = bins[b].place(grids[i]) + np.int32(b * chosen.rows * UNITS_PER_ROW)
-        first_window[i], first_frame[i] = n_windows[b], n_frames[b]
-        n_windows[b] += _layout(grids[i], window_units).n_windows
-        n_frames[b] += grids[i][0]
-    if not grids:
-        return slots
-    layouts = [_layout(grid, window_units) for grid in grids]
-    where = np.concatenate(slots)
-    order_U = np.arange(len(where), dtype=np.int32)
-    src_N4[where] = order_U[:, None] * 4 + np.arange(4, dtype=np.int32)
-    pos_N42[where] = np.concatenate([x.pos_hw_U42 for x in layouts])
-    if window_units:
-        ids = [x.window_U + np.int32(n) for x, n in zip(layouts, first_window, strict=True)]
-        win_N4[where] = np.concatenate(ids)[:, None]
+    rows_per_bin: int | None,
+    bins_per_shard: int | None,
+) -> Packing:
+    """Pick R and the number of bins: least cost, where cost counts slots and their attention."""
+    largest = max((rows_needed(g, window_units) for s in shards for g in s), default=1)
+    if rows_per_bin is not None and largest > rows_per_bin:
+        worst = next(g for s in shards for g in s if rows_needed(g, window_units) == largest)
+        raise UserError(
+            f"an image of {worst[0]}x{worst[1]}x{worst[2]} patches needs {largest} vision rows but "
+            f"a bin has {rows_per_bin}: raise rows_per_bin or lower max_pixels"
+        )
+    units = max((sum(unit_count(g) for g in s) for s in shards), default=0)
+
+    def cost(rows: int, bins: int) -> float:
+        return rows * bins * row_cost(rows, window_units)
+
+    def least_bins(rows: int) -> int:
+        return bins_per_shard or ladder(-(-units // (UNITS_PER_ROW * rows)), 1)
+
+    if rows_per_bin is not None:
+        candidates = [rows_per_bin]
     else:
-        win_N4[where] = 1
-    ids = [x.frame_U + np.int32(n) for x, n in zip(layouts, first_frame, strict=True)]
-    seg_N4[where] = np.concatenate(ids)[:, None]
-    return slots
+        candidates = [ladder(largest, MIN_ROWS)]
+        while candidates[-1] * UNITS_PER_ROW < units:
+            candidates.append(ladder(candidates[-1] + 1))
+    best: Packing | None = None
+    best_cost = float("inf")
+    for rows in sorted(candidates, key=lambda r: (cost(r, least_bins(r)), r)):
+        if cost(rows, least_bins(rows)) >= best_cost:
+            break  # candidates come by lower bound: nothing better can follow
+        found = pack_shards(shards, rows, window_units, bins_per_shard or 1 << 30)
+        if found is not None:
+            found = found._replace(bins=bins_per_shard or ladder(found.bins))
+            if cost(rows, found.bins) < best_cost:
+                best, best_cost = found, cost(rows, found.bins)
+    if best is None:
+        raise UserError(
+            f"the images of a data shard do not fit into {bins_per_shard} vision bins of "
+            f"{candidates[-1]} rows: raise bins_per_shard or rows_per_bin, or lower max_pixels"
+        )
+    return best
 
 
 def gather_patches(
