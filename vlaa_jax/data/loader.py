@@ -109,8 +109,10 @@ class Loader(Generic[T]):
     ``grain.checkpoint.CheckpointSave`` in an Orbax composite. ``close`` stops the threads.
     """
 
-    def __init__(self, dataset: grain.IterDataset) -> None:
+    def __init__(self, dataset: grain.IterDataset, executors: Sequence[Executor] = ()) -> None:
+        """Wrap a dataset; ``executors`` are shut down by ``close`` with Grain's own."""
         self.iterator: grain.DatasetIterator = iter(dataset)
+        self._own_executors = tuple(executors)
 
     def __iter__(self) -> Iterator[T]:
         return self
@@ -128,7 +130,7 @@ class Loader(Generic[T]):
 
     def close(self) -> None:
         """Stop reading ahead and leave no thread behind."""
-        executors = list(_executors(self.iterator))
+        executors = [*_executors(self.iterator), *self._own_executors]
         self.iterator.close()
         for executor in executors:  # Grain tells its threads to end, but does not wait for them
             executor.shutdown(wait=True)
@@ -148,9 +150,32 @@ def _executors(iterator: Any) -> Iterator[Executor]:
         yield from _executors(parent)
 
 
+ImageOpener = Callable[[Record], tuple[Image.Image, ...]]
+"""Decoded images of a record."""
+
+
+@dataclass(frozen=True)
+class FolderImages:
+    """Opens images below a root."""
+
+    root: str
+
+    def __call__(self, record: Record) -> tuple[Image.Image, ...]:
+        """The images of a record, upright; a UserError names the record."""
+        try:
+            return tuple(open_image(self.root, path) for path in record.images)
+        except UserError as error:
+            raise UserError(f"record {record.id!r}: {error}") from error
+
+
+def opener(images: str | os.PathLike[str] | ImageOpener) -> ImageOpener:
+    """An image root or a function as a function from record to images."""
+    return FolderImages(os.fspath(images)) if isinstance(images, str | os.PathLike) else images
+
+
 def prompt_loader(
     records: Sequence[Record],
-    image_root: str | os.PathLike[str],
+    images: str | os.PathLike[str] | ImageOpener,
     *,
     batch_size: int,
     order: Order | None = None,
@@ -161,8 +186,8 @@ def prompt_loader(
     """Batches of prompts for GRPO or evaluation: lists of (Record, images).
 
     Args:
-      records: a list of records or a RecordFile.
-      image_root: folder the image paths are relative to.
+      records: a list of records, a RecordFile or BuiltRecords.
+      images: image root, or a function from record to images (``BuiltRecords.images``).
       batch_size: records per batch on this host.
       order: seed, shuffle, epochs, mixing, host slice.
       threads: threads that decode; 0 decodes in the caller's thread. The output does not depend
@@ -174,7 +199,7 @@ def prompt_loader(
       UserError: at once when there are no records; while iterating when an image is missing,
         broken or outside the root (see ``usable_records`` to sort such records out beforehand).
     """
-    load = _Load(os.fspath(image_root), process)
+    load = _Load(opener(images), process)
     stream = ordered(records, order or Order()).map(load)
     return Loader(
         stream.to_iter_dataset(_read_options(threads, batch_size)).batch(
@@ -194,16 +219,11 @@ def _read_options(threads: int, batch_size: int) -> grain.ReadOptions:
 
 @dataclass(frozen=True)
 class _Load:
-    """Opens the images of a record."""
-
-    image_root: str
+    images: ImageOpener
     process: Callable[[Record, tuple[Image.Image, ...]], Any] | None = None
 
     def __call__(self, record: Record) -> Any:
-        try:
-            images = tuple(open_image(self.image_root, path) for path in record.images)
-        except UserError as error:
-            raise UserError(f"record {record.id!r}: {error}") from error
+        images = self.images(record)
         return (record, images) if self.process is None else self.process(record, images)
 
 
