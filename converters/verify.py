@@ -228,6 +228,10 @@ def _rows(config: QwenVLConfig, sample: Sample) -> RowInputs:
         arrays = (patches, plan.pos_hw_SR642, plan.win_id_SR64, plan.seg_id_SQ)
         buffer = VisionInputs(*map(jnp.asarray, arrays))
         unit_src_T[sample.ids_T == config.image_token_id] = np.concatenate(plan.units[0])
-    segments_T = np.ones(sample.ids_T.shape, np.int32)
-    row = (sample.ids_T, positions_T3, segments_T, unit_src_T)
-    return RowInputs(*(jnp.asarray(array)[None] for array in row), buffer)
+    return RowInputs(
+        jnp.asarray(sample.ids_T)[None],
+        jnp.asarray(positions_T3)[None],
+        jnp.ones((1, len(sample.ids_T)), jnp.int32),
+        jnp.asarray(unit_src_T)[None],
+        buffer,
+    )
