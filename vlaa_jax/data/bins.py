@@ -40,8 +40,7 @@ class Layout(NamedTuple):
     window_U: NDArray[np.int32]
     place_U: NDArray[np.int32]  # position inside the window
     frame_U: NDArray[np.int32]
-    row_U: NDArray[np.int32]
-    col_U: NDArray[np.int32]
+    pos_hw_U42: NDArray[np.int32]  # (row, column) of the unit's four patches on its frame
     full_F: NDArray[np.int32]  # windows of exactly 16 units
     partial: tuple[tuple[int, int], ...]  # (units, window), largest first
     n_windows: int
@@ -65,12 +64,12 @@ def layout(grid: Grid, window_units: int) -> Layout:
     window_U = np.tile(window, t) + frame_U * per_frame
     sizes = np.bincount(window_U)
     partial = [(int(sizes[i]), int(i)) for i in np.flatnonzero(sizes < UNITS_PER_ROW)]
+    corner = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.int32)
     return Layout(
         window_U=window_U.astype(np.int32),
         place_U=np.tile(place, t).astype(np.int32),
         frame_U=frame_U,
-        row_U=np.tile(row, t),
-        col_U=np.tile(col, t),
+        pos_hw_U42=np.tile(2 * np.stack([row, col], axis=-1)[:, None] + corner, (t, 1, 1)),
         full_F=np.flatnonzero(sizes == UNITS_PER_ROW).astype(np.int32),
         partial=tuple(sorted(partial, key=lambda item: (-item[0], item[1]))),
         n_windows=per_frame * t,

@@ -130,10 +130,10 @@ def plan_vision(
     arrays, units = _index_arrays(shards, chosen, window_units)
     bins, rows = len(shards) * chosen.bins, chosen.rows
     return VisionPlan(
-        src_SR64=arrays.src.reshape(bins, rows, PATCHES_PER_ROW),
-        pos_hw_SR642=arrays.pos_hw.reshape(bins, rows, PATCHES_PER_ROW, 2),
-        win_id_SR64=arrays.win_id.reshape(bins, rows, PATCHES_PER_ROW),
-        seg_id_SQ=arrays.seg_id.reshape(bins, rows * PATCHES_PER_ROW),
+        src_SR64=arrays.src_N4.reshape(bins, rows, PATCHES_PER_ROW),
+        pos_hw_SR642=arrays.pos_hw_N42.reshape(bins, rows, PATCHES_PER_ROW, 2),
+        win_id_SR64=arrays.win_id_N4.reshape(bins, rows, PATCHES_PER_ROW),
+        seg_id_SQ=arrays.seg_id_N4.reshape(bins, rows * PATCHES_PER_ROW),
         units=units,
         n_shards=len(shards),
         bins_per_shard=chosen.bins,
@@ -144,48 +144,56 @@ def plan_vision(
 class _IndexArrays(NamedTuple):
     """Over all N unit slots of all shards, four patches each."""
 
-    src: NDArray[np.int32]
-    pos_hw: NDArray[np.int32]
-    win_id: NDArray[np.int32]
-    seg_id: NDArray[np.int32]
+    src_N4: NDArray[np.int32]
+    pos_hw_N42: NDArray[np.int32]
+    win_id_N4: NDArray[np.int32]
+    seg_id_N4: NDArray[np.int32]
 
 
 def _index_arrays(
     shards: Sequence[Sequence[Grid]], packing: Packing, window_units: int
 ) -> tuple[_IndexArrays, list[list[NDArray[np.int32]]]]:
-    """Write one number per merge unit, then spread each over its four patches."""
+    """Line the real units U of all shards up, then write each array once."""
     per_bin = packing.rows * UNITS_PER_ROW
     per_shard = packing.bins * per_bin
+    units = [
+        [place.slots_U + np.int32(place.bin * per_bin) for place in placed]
+        for placed in packing.placed
+    ]
     N = len(shards) * per_shard
-    order_N = np.full(N, -1, np.int32)
-    row_N, col_N = np.zeros(N, np.int32), np.zeros(N, np.int32)
-    win_N, seg_N = np.zeros(N, np.int32), np.zeros(N, np.int32)
-    units: list[list[NDArray[np.int32]]] = []
-    for shard, (grids, placed) in enumerate(zip(shards, packing.placed, strict=True)):
-        mine = []
-        start = 0
-        for grid, place in zip(grids, placed, strict=True):
-            shape = layout(grid, window_units)
-            slots = place.slots_U + np.int32(place.bin * per_bin)
-            here = slots + np.int32(shard * per_shard)
-            order_N[here] = np.arange(start, start + len(slots), dtype=np.int32)
-            row_N[here] = shape.row_U
-            col_N[here] = shape.col_U
-            win_N[here] = shape.window_U + np.int32(1 + place.first_window) if window_units else 1
-            seg_N[here] = shape.frame_U + np.int32(1 + place.first_frame)
-            start += len(slots)
-            mine.append(slots)
-        units.append(mine)
-    real = (order_N >= 0)[:, None]
-    patch = np.arange(4, dtype=np.int32)
-    pos = np.stack([2 * row_N[:, None] + patch // 2, 2 * col_N[:, None] + patch % 2], axis=-1)
     arrays = _IndexArrays(
-        src=np.where(real, order_N[:, None] * 4 + patch, np.int32(-1)),
-        pos_hw=pos * real[..., None],
-        win_id=np.repeat(win_N, 4),
-        seg_id=np.repeat(seg_N, 4),
+        np.full((N, 4), -1, np.int32),
+        np.zeros((N, 4, 2), np.int32),
+        np.zeros((N, 4), np.int32),
+        np.zeros((N, 4), np.int32),
     )
+    if not any(units):
+        return arrays, units
+    shapes = [layout(grid, window_units) for grids in shards for grid in grids]
+    placed = [place for shard in packing.placed for place in shard]
+    pairs = list(zip(shapes, placed, strict=True))
+    where_U = np.concatenate(
+        [slots.astype(np.intp) + i * per_shard for i, shard in enumerate(units) for slots in shard]
+    )
+    src_U4 = [np.arange(4 * sum(map(len, shard)), dtype=np.int32) for shard in units]
+    _write(arrays.src_N4, where_U, np.concatenate(src_U4))
+    _write(arrays.pos_hw_N42, where_U, np.concatenate([s.pos_hw_U42 for s in shapes]))
+    if window_units:
+        win_U = [s.window_U + np.int32(1 + p.first_window) for s, p in pairs]
+        _write(arrays.win_id_N4, where_U, np.repeat(np.concatenate(win_U), 4))
+    else:
+        _write(arrays.win_id_N4, where_U, np.ones(4 * len(where_U), np.int32))
+    seg_U = [s.frame_U + np.int32(1 + p.first_frame) for s, p in pairs]
+    _write(arrays.seg_id_N4, where_U, np.repeat(np.concatenate(seg_U), 4))
     return arrays, units
+
+
+def _write(out: NDArray[np.int32], where_U: NDArray[np.intp], values: NDArray[np.int32]) -> None:
+    """out[where_U] = values, each unit moved as one opaque item: ten times faster than as a row."""
+    item = np.dtype((np.void, out[0].nbytes))
+    out.reshape(len(out), -1).view(item)[:, 0][where_U] = values.reshape(len(where_U), -1).view(
+        item
+    )[:, 0]
 
 
 def _choose(
