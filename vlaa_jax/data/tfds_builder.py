@@ -1,0 +1,174 @@
+"""VLAA-Thinking as a TFDS data set, built and read without TensorFlow.
+
+    import tensorflow_datasets as tfds
+    from vlaa_jax.data import tfds_builder  # registers "vlaa_thinking"
+
+    builder = tfds.builder("vlaa_thinking/grpo", data_dir=OUT, file_format="array_record")
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(manual_dir=FOLDER_WITH_THE_RELEASED_FILES))
+    records = tfds_builder.TfdsRecords(tfds.data_source("vlaa_thinking/grpo", data_dir=OUT,
+                                                        split="train"))
+
+Images are stored as they are on disk, as bytes of a plain object feature: TFDS's own Image feature
+would need TensorFlow to encode an array. An image that several records share is stored with each of
+them; ``python -m vlaa_jax.data build`` stores it once.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, overload
+
+import numpy as np
+import tensorflow_datasets as tfds
+from absl import logging
+from PIL import Image
+
+from vlaa_jax.data.check import inspect_image
+from vlaa_jax.data.images import decode_image
+from vlaa_jax.data.records import RecordFile, Reject, iter_indexed
+from vlaa_jax.schema import Record, UserError
+
+FILES: dict[str, dict[str, tuple[str, ...]]] = {
+    "grpo": {
+        "train": ("VLAA-Thinking-GRPO-25K.json", "train-grpo.json"),
+        "heldout": ("VLAA-Thinking-GRPO-heldout.json",),
+    },
+    "sft": {"train": ("VLAA-Thinking-SFT-126K.json", "train-sft.json")},
+}
+"""File names looked for in the manual folder, per configuration and split; the first that is there.
+
+``heldout`` is left out where there is no such file.
+"""
+IMAGE_FOLDER = "images"
+_TEXTS = ("id", "question", "gt", "verifier_type", "answer", "source", "caption", "box_space")
+_OPTIONAL = ("gt", "verifier_type", "answer", "caption", "box_space")
+
+
+class VlaaThinking(tfds.core.GeneratorBasedBuilder):
+    """Builder of "vlaa_thinking/grpo" and "vlaa_thinking/sft"."""
+
+    # TFDS 4.9.10 finds this by importlib_resources, a package that it does not declare.
+    code_path: ClassVar[Any] = tfds.core.Path(__file__)
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First version."}
+    BUILDER_CONFIGS: ClassVar[list[tfds.core.BuilderConfig]] = [
+        tfds.core.BuilderConfig(name="grpo", description="Questions with golds and verifiers."),
+        tfds.core.BuilderConfig(name="sft", description="Questions with reasoned answers."),
+    ]
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "Put VLAA-Thinking-GRPO-25K.json and VLAA-Thinking-SFT-126K.json of the Hugging Face data "
+        "set UCSC-VLAA/VLAA-Thinking into one folder, its unpacked images into images/ beside them."
+    )
+
+    def __init__(self, **options: Any) -> None:
+        """Options as for every TFDS builder; the file format must be array_record."""
+        options.setdefault("file_format", "array_record")
+        super().__init__(**options)
+        self.rejects: list[Reject] = []
+        """Records that the last build left out."""
+
+    @property
+    def _kind(self) -> str:
+        return str(self.builder_config.name)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        texts = {name: tfds.features.Text() for name in _TEXTS}
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="VLAA-Thinking (arXiv 2504.11468). Empty text stands for a missing field.",
+            features=tfds.features.FeaturesDict(
+                {
+                    **texts,
+                    "meta": tfds.features.Text(),
+                    "image_paths": tfds.features.Sequence(tfds.features.Text()),
+                    "images": tfds.features.Sequence(tfds.features.Scalar(np.object_)),
+                }
+            ),
+            homepage="https://huggingface.co/datasets/UCSC-VLAA/VLAA-Thinking",
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[str, Any]]]:
+        folder = Path(dl_manager.manual_dir)
+        if not (folder / IMAGE_FOLDER).is_dir():
+            raise UserError(f"{folder / IMAGE_FOLDER}: no such image folder")
+        splits = {}
+        for split, names in FILES[self._kind].items():
+            found = [folder / name for name in names if (folder / name).is_file()]
+            if found:
+                splits[split] = self._generate_examples(found[0], folder / IMAGE_FOLDER)
+            elif split == "train":
+                raise UserError(f"{folder}: holds none of {', '.join(names)}")
+        self.rejects = []
+        return splits
+
+    def _generate_examples(  # type: ignore[override]
+        self, path: Path, image_root: Path
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        before, kept = len(self.rejects), 0
+        file = RecordFile(path, kind=self._kind)
+        for index, record in iter_indexed(file, self.rejects.append):
+            facts = [inspect_image(image_root, image, keep=True) for image in record.images]
+            reasons = [fact.reason for fact in facts if fact.reason]
+            if reasons:
+                self.rejects.append(file.reject(index, "image", reasons[0], record.id))
+                continue
+            kept += 1
+            yield record.id, _example(record, [fact.data for fact in facts])
+        file.close()
+        left_out = self.rejects[before:]
+        if not kept:
+            raise UserError(f"{path}: no usable record; the first problem: {left_out[0]}")
+        for reason, count in Counter(reject.field for reject in left_out).most_common():
+            logging.warning("%s: left out %d records for their %s", path, count, reason or "form")
+        for reject in left_out[:10]:
+            logging.warning("%s", reject)
+
+
+def _example(record: Record, images: list[bytes]) -> dict[str, Any]:
+    texts = {name: getattr(record, name) or "" for name in _TEXTS}
+    return {
+        **texts,
+        "meta": json.dumps(dict(record.meta), ensure_ascii=False),
+        "image_paths": list(record.images),
+        "images": images,
+    }
+
+
+class TfdsRecords(Sequence[Record]):
+    """A TFDS data source of "vlaa_thinking" as records, for the loaders."""
+
+    def __init__(self, source: Sequence[Any]) -> None:
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Record]: ...
+    def __getitem__(self, index: int | slice) -> Record | Sequence[Record]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        example = self._source[int(index) % len(self)]
+        texts: dict[str, Any] = {name: example[name].decode() for name in _TEXTS}
+        for name in _OPTIONAL:
+            texts[name] = texts[name] or None
+        paths = tuple(path.decode() for path in example["image_paths"])
+        meta = json.loads(example["meta"])
+        # The encoded images travel with the record, so that they need not be looked up again.
+        return Record(**texts, images=paths, meta={**meta, "encoded": tuple(example["images"])})
+
+    @staticmethod
+    def images(record: Record) -> tuple[Image.Image, ...]:
+        """The decoded images of one of the records, upright."""
+        pairs = zip(record.meta["encoded"], record.images, strict=True)
+        return tuple(decode_image(data, path) for data, path in pairs)
+
+
+__all__ = ["TfdsRecords", "VlaaThinking"]
