@@ -1,7 +1,7 @@
 """Chunked log-probabilities: against NumPy in float64, against plain autodiff, and on a mesh."""
 
 import re
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -112,7 +112,7 @@ def test_masked_logits_is_the_same_distribution_for_the_sampler():
 # ------------------------------------------------------------------- values and gradients
 
 
-@pytest.mark.parametrize("chunk", [1, 8, 37, 1000, None])
+@pytest.mark.parametrize("chunk", [1, 8, 1000, None])
 def test_values_against_the_oracle(chunk):
     run = jax.jit(partial(logprobs.token_logprobs, temperature=TEMPERATURE, chunk=chunk))
     got = run(HIDDEN, KERNEL, TARGETS, allowed_V=ALLOWED)
@@ -141,8 +141,16 @@ def gradients(function, entropy_weight):
     return jax.jit(jax.grad(total, (0, 1)))(HIDDEN, KERNEL)
 
 
-@pytest.mark.parametrize(("chunk", "row_shards"), [(1, 1), (8, 1), (8, 4), (None, 1)])
-@pytest.mark.parametrize("entropy_gradient", [False, True])
+@cache
+def plain_gradients(entropy_weight):
+    plain = partial(naive, targets=TARGETS, temperature=TEMPERATURE, allowed=ALLOWED)
+    return gradients(plain, entropy_weight)
+
+
+@pytest.mark.parametrize(
+    ("chunk", "row_shards", "entropy_gradient"),
+    [(1, 1, True), (8, 1, False), (8, 4, True), (None, 1, True)],
+)
 def test_gradients_against_plain_autodiff(chunk, row_shards, entropy_gradient):
     ours = partial(
         logprobs.token_logprobs,
@@ -153,9 +161,8 @@ def test_gradients_against_plain_autodiff(chunk, row_shards, entropy_gradient):
         row_shards=row_shards,
         entropy_gradient=entropy_gradient,
     )
-    plain = partial(naive, targets=TARGETS, temperature=TEMPERATURE, allowed=ALLOWED)
     got = gradients(ours, 1.0)
-    want = gradients(plain, 1.0 if entropy_gradient else 0.0)
+    want = plain_gradients(1.0 if entropy_gradient else 0.0)
     for g, w in zip(got, want, strict=True):
         np.testing.assert_allclose(g, w, rtol=1e-4, atol=1e-5)
 
@@ -215,7 +222,7 @@ def test_bfloat16_inputs_give_float32_log_probabilities():
     grads, got = jax.jit(jax.grad(total, (0, 1), has_aux=True))(hidden, kernel)
     assert all(x.dtype == jnp.float32 for x in got)
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
-    plain = jax.grad(lambda h, w: jnp.sum(naive(h, w, TARGETS, 1.0, ALLOWED)[0]), (0, 1))(
+    plain = jax.jit(jax.grad(lambda h, w: jnp.sum(naive(h, w, TARGETS, 1.0, ALLOWED)[0]), (0, 1)))(
         jnp.float32(hidden), jnp.float32(kernel)
     )
     for g, w in zip(grads, plain, strict=True):
