@@ -102,14 +102,18 @@ def _oracle_class(source: str | Path) -> Any:
             "verify compares with transformers on torch, which is not installed: "
             "pip install 'vlaa_jax[test]'"
         ) from None
-    version = tuple(int(part) for part in transformers.__version__.split(".")[:2])
-    if (5, 3) <= version <= (5, 5):
-        raise UserError(
-            f"transformers {transformers.__version__} computes wrong image positions "
-            "(huggingface/transformers#45325); install 5.6 or newer"
-        )
+    refuse_wrong_oracle(transformers.__version__)
     family = QwenVLConfig.from_hf_dir(resolve(source)).family
     return getattr(transformers, ARCHITECTURES[family])
+
+
+def refuse_wrong_oracle(version: str) -> None:
+    """Raises UserError for the transformers releases that place images wrongly."""
+    if (5, 3) <= tuple(int(part) for part in version.split(".")[:2]) <= (5, 5):
+        raise UserError(
+            f"transformers {version} computes wrong image positions "
+            "(huggingface/transformers#45325); install 5.6 or newer"
+        )
 
 
 def _check_bytes(source: Path, exported: Path) -> int:
