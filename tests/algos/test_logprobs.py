@@ -1,14 +1,13 @@
-"""Chunked log-probabilities: against NumPy in float64, against plain autodiff, and on a mesh."""
+"""Chunked log-probabilities: by hand, against NumPy in float64, in bfloat16, and on a mesh."""
 
 import re
-from functools import cache, partial
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jax.test_util import check_grads
 
 from vlaa_jax.algos import logprobs
 
@@ -39,30 +38,38 @@ def oracle(hidden, kernel, targets, temperature, allowed):
     return np.asarray(out).T
 
 
-def naive(hidden, kernel, targets, temperature, allowed):
-    """The same with all logits at once, for plain autodiff."""
-    logits = jnp.where(allowed, hidden @ kernel / temperature, -1e9)
-    log_p = jax.nn.log_softmax(logits)
-    chosen = jnp.take_along_axis(log_p, targets[:, None], 1)[:, 0]
-    return chosen, -jnp.sum(jnp.exp(log_p) * log_p, 1)
+def oracle_gradients(hidden, kernel, targets, temperature, allowed, lp_weight, entropy_weight):
+    """Gradients of sum(lp_weight * logprob + entropy_weight * entropy), in closed form, float64.
+
+    d logprob / d logit_v = [v = target] - p_v;   d entropy / d logit_v = -p_v (log p_v + H)
+    """
+    hidden, kernel = np.float64(hidden), np.float64(kernel)
+    z = np.where(allowed, hidden @ kernel / temperature, -np.inf)
+    p = np.exp(z - z.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    p_log_p = p * np.log(np.where(p > 0, p, 1))
+    entropy = -p_log_p.sum(1, keepdims=True)
+    onehot = np.arange(kernel.shape[1]) == np.asarray(targets)[:, None]
+    g = lp_weight[:, None] * (onehot - p) - entropy_weight[:, None] * (p_log_p + p * entropy)
+    return g @ kernel.T / temperature, hidden.T @ g / temperature
 
 
 # ------------------------------------------------------------------- worked by hand
+
+score = jax.jit(logprobs.token_logprobs, static_argnames=("chunk", "row_shards"))
 
 
 def test_by_hand():
     # D = 1, hidden 1, kernel [0, ln 3]: probabilities 1/4 and 3/4.
     # Entropy: ln 4 / 4 + 3/4 ln(4/3) = 0.562335.
-    lp, entropy = logprobs.token_logprobs(
-        jnp.ones((2, 1)), jnp.asarray([[0.0, jnp.log(3.0)]]), jnp.asarray([0, 1])
-    )
+    lp, entropy = score(jnp.ones((2, 1)), jnp.asarray([[0.0, jnp.log(3.0)]]), jnp.asarray([0, 1]))
     np.testing.assert_allclose(lp, np.log([0.25, 0.75]), rtol=1e-6)
     np.testing.assert_allclose(entropy, 0.562335, rtol=1e-5)
 
 
 def test_temperature_by_hand():
     # Temperature 1/2 doubles the logits: odds 1 to 9.
-    lp, _ = logprobs.token_logprobs(
+    lp, _ = score(
         jnp.ones((1, 1)), jnp.asarray([[0.0, jnp.log(3.0)]]), jnp.asarray([1]), temperature=0.5
     )
     np.testing.assert_allclose(lp, np.log([0.9]), rtol=1e-6)
@@ -70,7 +77,7 @@ def test_temperature_by_hand():
 
 def test_forbidden_ids_by_hand():
     # Three equal logits, one forbidden: 1/2 each for the rest, entropy ln 2.
-    lp, entropy = logprobs.token_logprobs(
+    lp, entropy = score(
         jnp.ones((2, 1)),
         jnp.zeros((1, 3)),
         jnp.asarray([0, 1]),
@@ -91,21 +98,22 @@ def test_single_allowed_id_has_entropy_zero_and_finite_gradients():
         )
         return jnp.sum(lp + entropy)
 
-    value, grads = jax.value_and_grad(total, (0, 1))(jnp.ones((1, 2)), jnp.ones((2, 3)))
+    value, grads = jax.jit(jax.value_and_grad(total, (0, 1)))(jnp.ones((1, 2)), jnp.ones((2, 3)))
     assert float(value) == 0.0
     for g in grads:
         np.testing.assert_array_equal(g, 0.0)
 
 
 def test_masked_logits_is_the_same_distribution_for_the_sampler():
-    logits = jnp.asarray(HIDDEN @ KERNEL)
-    drawn_from = jax.nn.log_softmax(
-        logprobs.masked_logits(logits, temperature=TEMPERATURE, allowed_V=jnp.asarray(ALLOWED))
-    )
-    lp, _ = logprobs.token_logprobs(
-        HIDDEN, KERNEL, TARGETS, temperature=TEMPERATURE, allowed_V=jnp.asarray(ALLOWED)
-    )
-    np.testing.assert_allclose(drawn_from[np.arange(N), TARGETS], lp, atol=1e-5)
+    settings = {"temperature": TEMPERATURE, "allowed_V": ALLOWED}
+
+    @jax.jit
+    def both(hidden, kernel):
+        drawn_from = jax.nn.log_softmax(logprobs.masked_logits(hidden @ kernel, **settings))
+        return drawn_from, logprobs.token_logprobs(hidden, kernel, TARGETS, **settings)[0]
+
+    drawn_from, scored = both(HIDDEN, KERNEL)
+    np.testing.assert_allclose(drawn_from[np.arange(N), TARGETS], scored, atol=1e-5)
     np.testing.assert_array_equal(np.exp(drawn_from)[:, ~ALLOWED], 0.0)
 
 
@@ -131,62 +139,63 @@ def test_without_jit_it_is_the_same():
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
-def gradients(function, entropy_weight):
-    weights = jnp.asarray(np.random.default_rng(1).normal(size=N), jnp.float32)
+LP_WEIGHT, ENTROPY_WEIGHT = np.random.default_rng(1).normal(size=(2, N))
 
+
+def test_the_closed_form_against_finite_differences():
     def total(hidden, kernel):
-        lp, entropy = function(hidden, kernel)
-        return jnp.sum(weights * lp) + entropy_weight * jnp.sum(jnp.sin(weights) * entropy)
+        lp, entropy = oracle(hidden, kernel, TARGETS, TEMPERATURE, ALLOWED)
+        return np.sum(LP_WEIGHT * lp + ENTROPY_WEIGHT * entropy)
 
-    return jax.jit(jax.grad(total, (0, 1)))(HIDDEN, KERNEL)
-
-
-@cache
-def plain_gradients(entropy_weight):
-    plain = partial(naive, targets=TARGETS, temperature=TEMPERATURE, allowed=ALLOWED)
-    return gradients(plain, entropy_weight)
+    case = [np.float64(HIDDEN), np.float64(KERNEL)]
+    want = oracle_gradients(*case, TARGETS, TEMPERATURE, ALLOWED, LP_WEIGHT, ENTROPY_WEIGHT)
+    rng = np.random.default_rng(2)
+    for which in (0, 1):
+        for _ in range(8):
+            at = tuple(rng.integers(0, n) for n in case[which].shape)
+            up, down = [x.copy() for x in case], [x.copy() for x in case]
+            up[which][at] += 1e-5
+            down[which][at] -= 1e-5
+            slope = (total(*up) - total(*down)) / 2e-5
+            np.testing.assert_allclose(want[which][at], slope, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("chunk", "row_shards", "entropy_gradient"),
     [(1, 1, True), (8, 1, False), (8, 4, True), (None, 1, True)],
 )
-def test_gradients_against_plain_autodiff(chunk, row_shards, entropy_gradient):
-    ours = partial(
-        logprobs.token_logprobs,
-        targets_N=jnp.asarray(TARGETS),
-        temperature=TEMPERATURE,
-        allowed_V=jnp.asarray(ALLOWED),
-        chunk=chunk,
-        row_shards=row_shards,
-        entropy_gradient=entropy_gradient,
-    )
-    got = gradients(ours, 1.0)
-    want = plain_gradients(1.0 if entropy_gradient else 0.0)
-    for g, w in zip(got, want, strict=True):
-        np.testing.assert_allclose(g, w, rtol=1e-4, atol=1e-5)
+def test_gradients(chunk, row_shards, entropy_gradient):
+    @jax.jit
+    def run(hidden, kernel):
+        def total(hidden, kernel):
+            lp, entropy = logprobs.token_logprobs(
+                hidden,
+                kernel,
+                jnp.asarray(TARGETS),
+                temperature=TEMPERATURE,
+                allowed_V=jnp.asarray(ALLOWED),
+                chunk=chunk,
+                row_shards=row_shards,
+                entropy_gradient=entropy_gradient,
+            )
+            return jnp.sum(LP_WEIGHT * lp + ENTROPY_WEIGHT * entropy)
 
+        return jax.grad(total, (0, 1))(hidden, kernel)
 
-def test_gradients_against_finite_differences():
-    hidden, kernel, targets, allowed = (x[:5] if len(x) == N else x for x in make_case())
-
-    def total(hidden, kernel):
-        lp, entropy = logprobs.token_logprobs(
-            hidden, kernel, targets, allowed_V=allowed, chunk=2, entropy_gradient=True
-        )
-        return jnp.sum(lp) + 0.5 * jnp.sum(entropy)
-
-    check_grads(jax.jit(total), (hidden, kernel), 1, modes=["rev"], eps=1e-2, atol=2e-2, rtol=2e-2)
+    weights = LP_WEIGHT, ENTROPY_WEIGHT * entropy_gradient
+    want = oracle_gradients(HIDDEN, KERNEL, TARGETS, TEMPERATURE, ALLOWED, *weights)
+    for g, w in zip(run(HIDDEN, KERNEL), want, strict=True):
+        np.testing.assert_allclose(g, w, rtol=1e-4, atol=2e-5)
 
 
 def test_temperature_may_be_traced():
-    run = jax.jit(lambda t: logprobs.token_logprobs(HIDDEN, KERNEL, TARGETS, temperature=t)[0])
-    want = oracle(HIDDEN, KERNEL, TARGETS, 1.3, np.ones(V, bool))[0]
-    np.testing.assert_allclose(run(1.3), want, rtol=1e-5, atol=1e-5)
+    got, _ = score(HIDDEN, KERNEL, TARGETS, temperature=1.3)
+    want, _ = oracle(HIDDEN, KERNEL, TARGETS, 1.3, np.ones(V, bool))
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
 def test_huge_logits_do_not_overflow():
-    lp, entropy = logprobs.token_logprobs(
+    lp, entropy = score(
         jnp.asarray([[1e4], [-1e4]]), jnp.asarray([[1.0, 0.0]]), jnp.asarray([0, 0])
     )
     np.testing.assert_allclose(lp, [0.0, -1e4])
@@ -222,8 +231,8 @@ def test_bfloat16_inputs_give_float32_log_probabilities():
     grads, got = jax.jit(jax.grad(total, (0, 1), has_aux=True))(hidden, kernel)
     assert all(x.dtype == jnp.float32 for x in got)
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
-    plain = jax.jit(jax.grad(lambda h, w: jnp.sum(naive(h, w, TARGETS, 1.0, ALLOWED)[0]), (0, 1)))(
-        jnp.float32(hidden), jnp.float32(kernel)
+    plain = oracle_gradients(
+        np.float32(hidden), np.float32(kernel), TARGETS, 1.0, ALLOWED, np.ones(N), np.zeros(N)
     )
     for g, w in zip(grads, plain, strict=True):
         assert g.dtype == jnp.bfloat16
@@ -231,12 +240,12 @@ def test_bfloat16_inputs_give_float32_log_probabilities():
 
 
 def test_target_outside_the_vocabulary_is_finite():
-    lp, _ = logprobs.token_logprobs(HIDDEN[:2], KERNEL, jnp.asarray([-100, V + 5]))
+    lp, _ = score(HIDDEN[:2], KERNEL, jnp.asarray([-100, V + 5]))
     assert np.isfinite(lp).all()
 
 
 def test_no_rows_at_all():
-    lp, entropy = logprobs.token_logprobs(jnp.zeros((0, D)), KERNEL, jnp.zeros(0, jnp.int32))
+    lp, entropy = score(jnp.zeros((0, D)), KERNEL, jnp.zeros(0, jnp.int32))
     assert lp.shape == entropy.shape == (0,)
 
 
@@ -280,7 +289,7 @@ def test_never_holds_the_logits_of_all_rows():
     def total(h, w):
         return jnp.sum(logprobs.token_logprobs(h, w, targets, chunk=chunk)[0])
 
-    plain = lambda h, w: jnp.sum(naive(h, w, targets, 1.0, True)[0])  # noqa: E731
+    plain = lambda h, w: jnp.sum(jax.nn.log_softmax(h @ w)[:, 0])  # noqa: E731
     size = lambda f: largest_array(jax.make_jaxpr(jax.grad(f, (0, 1)))(hidden, kernel).jaxpr)  # noqa: E731
     assert size(plain) == n * V
     assert size(total) <= max(n * D, chunk * V)
@@ -323,9 +332,9 @@ def test_rows_sharded_over_data_meet_once():
 
     forward = jax.jit(partial(run, row_shards=8)).lower(*arguments).compile()
     assert collectives(forward.as_text()) == []
-    np.testing.assert_allclose(
-        forward(*arguments), run(hidden, kernel, targets, 1), rtol=1e-5, atol=1e-5
-    )
+    everything = np.ones(V, bool)
+    want = oracle(hidden, kernel, targets, 1.0, everything)[0]
+    np.testing.assert_allclose(forward(*arguments), want, rtol=1e-5, atol=1e-5)
 
     def backward(row_shards):
         total = lambda *a: jnp.sum(run(*a, row_shards))  # noqa: E731
@@ -335,6 +344,6 @@ def test_rows_sharded_over_data_meet_once():
     # One reduction of the kernel's gradient, after the loop over chunks and not inside it.
     assert collectives(compiled.as_text()) == [("entry", "all-reduce")]
     assert collectives(backward(1).as_text()) == [("inner", "all-reduce")]
-    want = jax.grad(lambda h, w: jnp.sum(run(h, w, targets, 1)), (0, 1))(hidden, kernel)
+    want = oracle_gradients(hidden, kernel, targets, 1.0, everything, np.ones(256), np.zeros(256))
     for g, w in zip(compiled(*arguments), want, strict=True):
         np.testing.assert_allclose(g, w, rtol=1e-4, atol=1e-5)
