@@ -132,7 +132,7 @@ class Packer(Generic[Item]):
         self.budget.check(n_tokens, grids, f"sample {item!r}" if _short(item) else "sample")
         self._waiting.append(_Sample(n_tokens, grids, item))
         self._tokens += n_tokens
-        self._patches += 4 * sum(unit_count(g) for g in grids)
+        self._patches += 4 * vision_load(grids)
         enough = self.budget.lookahead
         if self._tokens < enough * self.budget.tokens and (
             self._patches < enough * self.budget.patches
@@ -161,7 +161,7 @@ class Packer(Generic[Item]):
         taken = {i for row in rows for i in row}
         left = [s for i, s in enumerate(self._waiting) if i not in taken]
         tokens = sum(s.n_tokens for s in left)
-        patches = 4 * sum(unit_count(g) for s in left for g in s.grids)
+        patches = 4 * sum(vision_load(s.grids) for s in left)
         batch = PackedBatch(
             [[self._waiting[i].item for i in row] for row in rows],
             self._tokens - tokens,
@@ -191,7 +191,7 @@ class Packer(Generic[Item]):
     def _share(self, index: int) -> float:
         """The larger of a sample's shares in a row and in a shard's vision budget."""
         sample = self._waiting[index]
-        patches = 4 * sum(unit_count(g) for g in sample.grids)
+        patches = 4 * vision_load(sample.grids)
         in_vision = patches * self.budget.n_shards / self.budget.patches
         return max(sample.n_tokens / self.budget.tokens_per_row, in_vision)
 
@@ -252,7 +252,7 @@ def fit_budget(
     largest = max((rows_needed(g, window_units) for _, gs in sizes for g in gs), default=0)
     if not largest:
         return replace(plain, rows_per_bin=MIN_ROWS)
-    units = sum(unit_count(g) for _, gs in sizes for g in gs)
+    units = sum(vision_load(grids) for _, grids in sizes)
     per_token = units / UNITS_PER_ROW / sum(n for n, _ in sizes)
     rows = per_token * tokens_per_row * rows_per_shard  # vision rows of a shard full of text
     best, least = None, float("inf")
@@ -285,6 +285,38 @@ def _mean_fill(
     full = [b for b in fed if b is not None] or [next(packer.flush())]
     tokens = sum(b.n_tokens for b in full) / len(full) / budget.tokens
     return tokens, sum(b.n_patches for b in full) / len(full) / budget.patches
+
+
+def balance_shards(loads: Sequence[float], n_shards: int) -> list[int]:
+    """An order of samples in which equal contiguous parts carry nearly equal loads.
+
+    For a batch of prompts, whose vision buffers are as large as the fullest shard needs: reorder
+    the prompts by this before ``collate_prompts`` deals them out. Largest first to the lightest
+    shard that still has a place; deterministic, original order kept inside a shard.
+
+    Args:
+        loads: one number per sample, for example ``vision_load`` of its grids.
+        n_shards: data shards; must divide the number of samples.
+
+    Returns:
+        A permutation of range(len(loads)).
+    """
+    places, rest = divmod(len(loads), n_shards)
+    if rest:
+        raise ValueError(f"{len(loads)} samples do not divide over {n_shards} data shards")
+    total = [0.0] * n_shards
+    mine: list[list[int]] = [[] for _ in range(n_shards)]
+    for i in sorted(range(len(loads)), key=lambda i: (-loads[i], i)):
+        open_shards = (s for s in range(n_shards) if len(mine[s]) < places)
+        lightest = min(open_shards, key=lambda s: (total[s], s))
+        mine[lightest].append(i)
+        total[lightest] += loads[i]
+    return [i for shard in mine for i in sorted(shard)]
+
+
+def vision_load(grids: Iterable[Grid]) -> int:
+    """Merge units of a sample's images, which the work of the vision tower goes with."""
+    return sum(unit_count(grid) for grid in grids)
 
 
 def _bins(budget: PackBudget) -> BinPacker:
