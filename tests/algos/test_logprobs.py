@@ -296,12 +296,16 @@ def test_never_holds_the_logits_of_all_rows():
 
 
 def test_frozen_kernel_costs_no_kernel_gradient():
-    # Forward, recomputed forward, gradient of hidden; a fourth product would be the kernel's.
-    def total(h):
-        return jnp.sum(logprobs.token_logprobs(h, KERNEL, TARGETS, chunk=8)[0])
+    # Products with a vocabulary: forward, forward again, hidden's gradient, kernel's gradient.
+    def total(h, w):
+        return jnp.sum(logprobs.token_logprobs(h, w, TARGETS, chunk=8)[0])
 
-    text = jax.jit(jax.grad(total)).lower(HIDDEN).compile().as_text()
-    assert not re.search(rf"f32\[(1,)?{D},{V}\]\S* (dot|add|while)\(", text)
+    def products(which):
+        text = jax.jit(jax.grad(total, which)).lower(HIDDEN, KERNEL).compile().as_text()
+        return len(re.findall(r" dot\(", text))
+
+    assert products((0, 1)) == 4
+    assert products(0) == 3
 
 
 def place(array, *axes):
