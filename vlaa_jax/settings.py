@@ -71,6 +71,12 @@ class DataSettings:
     """Held-out records; empty turns evaluation off."""
     system_prompt: str = ""
     max_prompt_tokens: int = 2048
+    min_prompt_bucket: int = 64
+    """Smallest padded prompt length; larger ones come from the ladder."""
+    vision_rows_per_bin: int = 0
+    """Rows of 64 patches per vision bin; 0 lets the planner choose."""
+    vision_bins_per_shard: int = 0
+    """Vision bins per data shard; 0 lets the planner choose."""
     min_pixels: int = 0
     """0 takes the checkpoint's own preprocessor_config.json."""
     max_pixels: int = 0

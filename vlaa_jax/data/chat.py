@@ -48,6 +48,12 @@ class Chat:
         """Ids that end a completion: end of turn, end of text, the tokenizer's own eos."""
         pad = tokenizer.pad_token_id
         self.pad_id: int = next(i for i in (pad, end_of_text, self.end_of_turn_id) if i is not None)
+        self.vocab_size: int = len(tokenizer)
+        """Ids the tokenizer knows, added ones included; the head may have more rows."""
+        structural = {i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
+        structural |= {self.image_token_id, self.video_token_id, self.pad_id}
+        self.structural_ids: tuple[int, ...] = tuple(sorted(structural - {self.end_of_turn_id}))
+        """Ids that a completion may never hold: vision and turn markers, padding."""
         special = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
         special += [IMAGE_TOKEN, VIDEO_TOKEN, END_OF_TURN]
         self._special = re.compile("|".join(re.escape(s) for s in sorted(set(special))))

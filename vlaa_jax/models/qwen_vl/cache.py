@@ -19,16 +19,16 @@ class PrefixCache(NamedTuple):
     so prefill needs no logits and the first sampled token takes the same path as all others.
 
     Attributes:
-        k_LPSKH: keys per layer, right padded to S positions.
-        v_LPSKH: values.
+        k_LPKSH: keys per layer, right padded to S positions.
+        v_LPKSH: values.
         length_P: int, number of real positions of each prompt's prefix.
         last_id_P: int, the prompt's last token.
         last_position_P: int, its M-RoPE position (text: equal on all axes); completion input t of
             prompt p stands at ``last_position_P[p] + t``.
     """
 
-    k_LPSKH: Array
-    v_LPSKH: Array
+    k_LPKSH: Array
+    v_LPKSH: Array
     length_P: Array
     last_id_P: Array
     last_position_P: Array
@@ -38,19 +38,19 @@ class SuffixCache(NamedTuple):
     """Keys and values of the completions so far.
 
     Attributes:
-        k_LPGUKH: keys per layer; U positions are allocated.
-        v_LPGUKH: values.
+        k_LPKGUH: keys per layer; U positions are allocated.
+        v_LPKGUH: values.
         step_P: int, number of inputs already written; the same for all completions of a prompt.
     """
 
-    k_LPGUKH: Array
-    v_LPGUKH: Array
+    k_LPKGUH: Array
+    v_LPKGUH: Array
     step_P: Array
 
 
 def empty_suffix(prefix: PrefixCache, completions: int, length: int) -> SuffixCache:
     """A suffix cache for G = `completions` samples per prompt and `length` tokens each."""
-    layers, prompts, _, kv_heads, head_dim = prefix.k_LPSKH.shape
-    shape = (layers, prompts, completions, length, kv_heads, head_dim)
-    zeros = jnp.zeros(shape, prefix.k_LPSKH.dtype)
+    layers, prompts, kv_heads, _, head_dim = prefix.k_LPKSH.shape
+    shape = (layers, prompts, kv_heads, completions, length, head_dim)
+    zeros = jnp.zeros(shape, prefix.k_LPKSH.dtype)
     return SuffixCache(zeros, zeros, jnp.zeros((prompts,), jnp.int32))

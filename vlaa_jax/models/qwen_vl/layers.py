@@ -74,7 +74,7 @@ class Linear(nnx.Module):
         shape = (*stack, in_features, out_features)
         self.kernel = nnx.Param(init_std * jax.random.normal(rngs.params(), shape, jnp.float32))
         self.bias = nnx.Param(jnp.zeros((*stack, out_features))) if bias else None
-        self.lora: LoraBranch | None = None
+        self.lora: LoraBranch | None = nnx.data(None)
 
     def __call__(self, x_ND: Array) -> Array:
         """Maps [N, in] to [N, out] in x's dtype; accumulation and bias are in float32."""

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import nnx
 
 from vlaa_jax.models.qwen_vl import attention
@@ -93,10 +94,9 @@ class QwenVL(nnx.Module):
         gated = config.family == "qwen2_5_vl"
         self.vision = VisionTower(config.vision, gated=gated, rngs=rngs)
         self.text = TextModel(config.text, rngs=rngs)
-        self.lm_head: Linear | None = None
-        if not config.tie_word_embeddings:
-            text = config.text
-            self.lm_head = Linear(text.width, text.vocab_size, bias=False, rngs=rngs)
+        width, vocab = config.text.width, config.text.vocab_size
+        tied = config.tie_word_embeddings
+        self.lm_head = None if tied else Linear(width, vocab, bias=False, rngs=rngs)
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -173,8 +173,10 @@ class QwenVL(nnx.Module):
 
             (q_pre, q_own), (k_pre, k_own), (v_pre, v_own) = cut(q), cut(k), cut(v)
             out_prefix = attention.masked_attention(q_pre, k_pre, v_pre, mask_prefix)
+            k_pre, v_pre = (rearrange(a, "p s k h -> p k s h") for a in (k_pre, v_pre))
+            k_own, v_own = (rearrange(a, "p g u k h -> p k g u h") for a in (k_own, v_own))
             out_suffix = attention.prefix_suffix_attention(
-                q_own, k_pre, v_pre, k_own, v_own, prefix_mask_PS, causal_TT[None, None]
+                q_own, k_pre, v_pre, k_own, v_own, prefix_mask_PS, causal_TT[None]
             )
             out_prefix = out_prefix.reshape(prompts, prefix_length, -1)
             out_suffix = out_suffix.reshape(prompts, groups * length, -1)
@@ -195,12 +197,13 @@ class QwenVL(nnx.Module):
         def attend(q: Array, k: Array, v: Array, _: Any) -> tuple[Array, Any]:
             q, k, v = (a.reshape(*lead, *a.shape[1:]) for a in (q, k, v))
             out = attention.masked_attention(q, k, v, mask)
-            return out.reshape(lead[0] * lead[1], -1), (k, v)
+            cached = tuple(rearrange(a, "p s k h -> p k s h") for a in (k, v))
+            return out.reshape(lead[0] * lead[1], -1), cached
 
         x_ND = x_PTD.reshape(-1, x_PTD.shape[-1])
-        _, (k_LPSKH, v_LPSKH) = self._run(x_ND, prompt.positions_PT3, attend)
+        _, (k_LPKSH, v_LPKSH) = self._run(x_ND, prompt.positions_PT3, attend)
         last_id, last_position = _last_token(prompt)
-        return PrefixCache(k_LPSKH, v_LPSKH, prompt.length_P - 1, last_id, last_position)
+        return PrefixCache(k_LPKSH, v_LPKSH, prompt.length_P - 1, last_id, last_position)
 
     def decode(
         self, prefix: PrefixCache, suffix: SuffixCache, ids_PG: Array
@@ -217,32 +220,33 @@ class QwenVL(nnx.Module):
         """
         prompts, groups = ids_PG.shape
         step_P = suffix.step_P
-        prefix_mask_PS = jnp.arange(prefix.k_LPSKH.shape[2]) < prefix.length_P[:, None]
-        seen_PU = jnp.arange(suffix.k_LPGUKH.shape[3]) <= step_P[:, None]
+        prefix_mask_PS = jnp.arange(prefix.k_LPKSH.shape[3]) < prefix.length_P[:, None]
+        seen_PU = jnp.arange(suffix.k_LPKGUH.shape[4]) <= step_P[:, None]
         positions_P = prefix.last_position_P + step_P
         positions = jnp.broadcast_to(positions_P[:, None, None], (prompts, groups, 3))
 
         def attend(q: Array, k: Array, v: Array, cached: Any) -> tuple[Array, Any]:
             k_pre, v_pre, k_own, v_own = cached
-            q, k, v = (a.reshape(prompts, groups, *a.shape[1:]) for a in (q, k, v))
+            q = rearrange(q, "(p g) n h -> p g 1 n h", g=groups)
+            k, v = (rearrange(a, "(p g) k h -> p k g h", g=groups) for a in (k, v))
             out = attention.prefix_suffix_attention(
-                q[:, :, None],
+                q,
                 k_pre,
                 v_pre,
                 _write_at(k_own, k, step_P),
                 _write_at(v_own, v, step_P),
                 prefix_mask_PS,
-                seen_PU[:, None, None],
+                seen_PU[:, None],
             )
             return out.reshape(prompts * groups, -1), (k, v)
 
-        caches = (prefix.k_LPSKH, prefix.v_LPSKH, suffix.k_LPGUKH, suffix.v_LPGUKH)
+        caches = (prefix.k_LPKSH, prefix.v_LPKSH, suffix.k_LPKGUH, suffix.v_LPKGUH)
         x_ND = self.text.embed_tokens(ids_PG.reshape(-1), self.dtype)
-        hidden, (k_LPGKH, v_LPGKH) = self._run(x_ND, positions, attend, caches)
+        hidden, (k_LPKGH, v_LPKGH) = self._run(x_ND, positions, attend, caches)
         write = jax.vmap(_write_at, in_axes=(0, 0, None))
         advanced = SuffixCache(
-            write(suffix.k_LPGUKH, k_LPGKH, step_P),
-            write(suffix.v_LPGUKH, v_LPGKH, step_P),
+            write(suffix.k_LPKGUH, k_LPKGH, step_P),
+            write(suffix.v_LPKGUH, v_LPKGH, step_P),
             step_P + 1,
         )
         return hidden.reshape(prompts, groups, -1), advanced
@@ -259,13 +263,13 @@ class QwenVL(nnx.Module):
         )
 
 
-def _write_at(cache_PGUKH: Array, new_PGKH: Array, step_P: Array) -> Array:
+def _write_at(cache_PKGUH: Array, new_PKGH: Array, step_P: Array) -> Array:
     """Writes one position of each prompt's completions; the position may differ by prompt."""
 
-    def write(cache_GUKH: Array, new_GKH: Array, step: Array) -> Array:
-        return jax.lax.dynamic_update_slice_in_dim(cache_GUKH, new_GKH[:, None], step, axis=1)
+    def write(cache_KGUH: Array, new_KGH: Array, step: Array) -> Array:
+        return jax.lax.dynamic_update_slice_in_dim(cache_KGUH, new_KGH[:, :, None], step, axis=2)
 
-    return jax.vmap(write)(cache_PGUKH, new_PGKH, step_P)
+    return jax.vmap(write)(cache_PKGUH, new_PKGH, step_P)
 
 
 def _last_token(prompt: PromptInputs) -> tuple[Array, Array]:

@@ -1,0 +1,94 @@
+"""One writer for everything a run reports: metrics.jsonl, TensorBoard, a line on the terminal."""
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from tensorboardX import SummaryWriter
+
+_COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
+
+
+class CompileCounter:
+    """Counts every program this process compiles (or takes from the persistent cache)."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+
+    def _listen(self, event: str, duration: float, **_: Any) -> None:
+        self.count += event == _COMPILE_EVENT
+
+
+class MetricsWriter:
+    """Writes one JSON object per step and the same numbers to TensorBoard.
+
+    On resume, lines of steps that will be done again are dropped first, so that every step is in
+    the file once.
+
+    Args:
+        workdir: run directory.
+        first_step: lines from this step on are dropped.
+    """
+
+    def __init__(self, workdir: Path, first_step: int) -> None:
+        self._path = workdir / "metrics.jsonl"
+        _keep_lines_before(self._path, first_step)
+        self._file = open(self._path, "a", encoding="utf-8")
+        self._board = SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=first_step, write_to_disk=True
+        )
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Appends the metrics of a step."""
+        numbers = {name: float(value) for name, value in metrics.items()}
+        line = {k: (v if math.isfinite(v) else None) for k, v in numbers.items()}
+        self._file.write(json.dumps({"step": step, **line}) + "\n")
+        self._file.flush()
+        for name, value in numbers.items():
+            self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flushes and closes the files."""
+        self._file.close()
+        self._board.close()
+
+
+def _keep_lines_before(path: Path, first_step: int) -> None:
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            step = json.loads(line)["step"]
+        except (ValueError, KeyError):
+            continue  # a line cut off by the interruption
+        if step < first_step:
+            kept.append(line + "\n")
+    temporary = path.with_suffix(".jsonl.tmp")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    temporary.replace(path)
+
+
+class StepClock:
+    """Seconds spent in the named phases of a step."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._began = time.monotonic()
+        self._lap = self._began
+
+    def lap(self, name: str) -> None:
+        """Books the time since the last lap under `name`."""
+        now = time.monotonic()
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._lap
+        self._lap = now
+
+    @property
+    def total(self) -> float:
+        """Seconds since the clock was made."""
+        return time.monotonic() - self._began
