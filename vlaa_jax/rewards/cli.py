@@ -87,26 +87,29 @@ def score_lines(
     """Output objects with their scores, in order; the score of an unreadable line is None."""
     read: list[tuple[Any, ScoreRequest | str]] = []
     for number, line in lines:
+        identity: Any = None
         try:
-            read.append(read_request(line))
+            row = read_object(line)
+            identity = _identity(row)
+            read.append((identity, read_request(row)))
         except ValueError as error:
-            read.append((None, f"{name} line {number}: {error}"))
+            read.append((identity, f"{name} line {number}: {error}"))
     scores = iter(mixed.score([said for _, said in read if isinstance(said, ScoreRequest)]))
     outputs: list[tuple[dict[str, Any], Score | None]] = []
     for identity, said in read:
         if isinstance(said, str):
-            outputs.append((_unreadable(said), None))
+            outputs.append((_unreadable(identity, said), None))
         else:
             score = next(scores)
             outputs.append((output_line(identity, score), score))
     return outputs
 
 
-def read_request(line: bytes) -> tuple[Any, ScoreRequest]:
-    """The ``id`` as given, and the request, of one input line.
+def read_object(line: bytes) -> dict[str, Any]:
+    """The JSON object on a line.
 
     Raises:
-        ValueError: says which field is wrong.
+        ValueError: the line is something else.
     """
     try:
         # Broken UTF-8 in one line must not end the run; sampled text has it now and then.
@@ -118,16 +121,23 @@ def read_request(line: bytes) -> tuple[Any, ScoreRequest]:
         raise ValueError(f"not JSON ({error})") from None
     if not isinstance(row, dict):
         raise ValueError("not a JSON object")
+    return row
+
+
+def read_request(row: dict[str, Any]) -> ScoreRequest:
+    """The request in an input object.
+
+    Raises:
+        ValueError: says which field is wrong.
+    """
     for field in ("verifier_type", "gt", "response"):
         if field not in row:
             raise ValueError(f"field {field!r} is missing")
     space = row.get("box_space")
     if space is not None and space not in BOX_SPACES:
         raise ValueError(f"field 'box_space' must be one of {', '.join(BOX_SPACES)}")
-    identity = row.get("id")
-    if not (identity is None or isinstance(identity, (str, int))):
-        raise ValueError("field 'id' must be text or a whole number")
-    request = ScoreRequest(
+    identity = _identity(row)
+    return ScoreRequest(
         verifier_type=_text(row, "verifier_type"),
         gt=_gold(row["gt"]),
         response=_text(row, "response"),
@@ -138,7 +148,6 @@ def read_request(line: bytes) -> tuple[Any, ScoreRequest]:
         box_space=space,
         images=_paths(row.get("images")),
     )
-    return identity, request
 
 
 def output_line(identity: Any, score: Score) -> dict[str, Any]:
@@ -153,9 +162,16 @@ def output_line(identity: Any, score: Score) -> dict[str, Any]:
     }
 
 
-def _unreadable(problem: str) -> dict[str, Any]:
+def _identity(row: dict[str, Any]) -> str | int | None:
+    identity = row.get("id")
+    if identity is None or isinstance(identity, (str, int)):
+        return identity
+    raise ValueError("field 'id' must be text or a whole number")
+
+
+def _unreadable(identity: Any, problem: str) -> dict[str, Any]:
     return {
-        "id": None,
+        "id": identity,
         "reward": None,
         "parts": {},
         "extracted": None,

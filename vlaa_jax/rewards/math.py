@@ -167,6 +167,7 @@ def read_expression(text: str, is_gold: bool = False) -> Reading:
         return Reading(letter=core.strip("()."))
     if core.count("\\boxed{") == 1:
         core = _boxed(core)
+    core = re.sub(r"^\\?\$\s*(?=[\d.][\d.,]*$)", "", core)  # dollars, not a delimiter
     if _DELIMITED.search(core):
         return _read_delimited(core, is_gold)
     core, unit = _split_unit(core)

@@ -31,12 +31,13 @@ _TRAIL = re.compile(
 )
 # A second option named after the first: "B or C", "B, C", "B: 3, C: 4", "(A) 3 (B) 4".
 _ANOTHER = re.compile(
-    r"(?:\b(?:or|and|not|nor|maybe|possibly|perhaps|either|also|both|option|choice|answer)\b"
+    r"(?:\b(?i:or|and|not|nor|maybe|possibly|perhaps|either|also|both|option|choice|answer)\b"
     r"(?:\s+(?:is|be|option|choice))*|[,;/|&+>])"
     r"\s*[(\[]?([A-Z])[)\]]?(?=\W|$)(?!['’])"
     r"|[(\[]\s*([A-Z])\s*[)\]]|(?:^|\s)([A-Z])\s*[:)](?=\W|$)|(?:^|\s)([A-Z])\.\s+\S"
 )
 _STYLED = re.compile(r"\\text\{([^{}]*)\}|\*\*([^*]*)\*\*")
+_STANDALONE = re.compile(r"(?<![\w\\])([A-H])(?![\w'’])")
 _OPTION_LINE = re.compile(r"^\s*[(\[]?([A-Z])\s*[)\].:、]\s*(\S.*?)\s*$", re.MULTILINE)
 _OPTION_INLINE = re.compile(r"(?:^|[\s,;])[(\[]?([A-Z])\s*[)\].:](?=\s|[^\sA-Za-z])")
 
@@ -147,6 +148,10 @@ def _leading_letter(text: str, options: Mapping[str, str], stated: bool = False)
         return letter if named == letter or _same(rest, options.get(letter, "")) else None
     others = {group for found in _ANOTHER.finditer(rest) for group in found.groups() if group}
     if others - {letter}:
+        return None
+    # "A: B" and "A: B C D": letters where the option's text should be, or several strewn in it.
+    strewn = set(_STANDALONE.findall(rest)) - {letter}
+    if len(strewn) > 1 or (strewn and _STANDALONE.match(rest)):
         return None
     # Nor may the explanation quote another option in full, next to or instead of its own.
     if _quotes_other(rest, letter, options):

@@ -128,7 +128,7 @@ def single_number(text: str) -> Fraction | None:
     """
     if len(text) > 1_000:
         return None
-    text = unwrap(fold(text))
+    text = unwrap(fold(text)).replace("**", " ").strip()
     if _INTEGER.fullmatch(text):
         return Fraction(int(text))
     if "\\" in text or "{" in text:

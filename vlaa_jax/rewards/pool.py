@@ -113,6 +113,7 @@ class _Dispatcher:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closing = False
+        self._reason = "the pool is closed"
         self._owner = os.getpid()
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_out.setblocking(False)
@@ -137,7 +138,7 @@ class _Dispatcher:
         self.start()
         with self._lock:
             if self._closing:
-                future.set_result(Outcome(error="the pool is closed"))
+                future.set_result(Outcome(error=self._reason))
                 return future
             self._jobs.append(_Job(line, timeout_s, future))
         self._wake()
@@ -162,7 +163,6 @@ class _Dispatcher:
     # -- the dispatcher thread
 
     def _run(self) -> None:
-        reason = "the pool is closed"
         try:
             self._selector.register(self._wake_out, selectors.EVENT_READ, None)
             self._hatch()
@@ -170,9 +170,9 @@ class _Dispatcher:
                 self._assign()
                 self._wait()
         except Exception as error:
-            reason = f"the pool broke: {error}"
+            self._reason = f"the pool broke: {error}"
         finally:
-            self._end(reason)
+            self._end()
 
     def _hatch(self) -> None:
         """Start the nursery and wait until it has imported the task."""
@@ -250,12 +250,12 @@ class _Dispatcher:
         self._busy.discard(worker)
         worker.reply.clear()
         worker.done += 1
+        if job is not None:  # first of all: whatever breaks below, nobody waits for ever
+            job.future.set_result(outcome)
         if reusable and worker.done < self._recycle_after:
             self._idle.append(worker)
         else:
             self._retire(worker)
-        if job is not None:
-            job.future.set_result(outcome)
 
     def _fork(self) -> _Worker:
         assert self._control is not None
@@ -286,7 +286,7 @@ class _Dispatcher:
         pid: int = protocol.PID.unpack(data)[0]
         return pid
 
-    def _end(self, reason: str) -> None:
+    def _end(self) -> None:
         """Let the nursery kill and reap its workers, make sure of it, and resolve what is left."""
         if self._control is not None:
             with contextlib.suppress(OSError):
@@ -306,4 +306,4 @@ class _Dispatcher:
             jobs = [worker.job for worker in self._busy if worker.job] + list(self._jobs)
             self._jobs.clear()
         for job in jobs:
-            job.future.set_result(Outcome(error=reason))
+            job.future.set_result(Outcome(error=self._reason))

@@ -39,6 +39,8 @@ class RewardSettings:
     """Deadline of one item, retries included, in seconds."""
     endpoint_retries: int = 3
     """Further tries after a failure that may pass: overload, server error, lost connection."""
+    endpoint_backoff_s: float = 0.5
+    """First pause before a retry in seconds; doubles each time."""
     endpoint_batch: int = 8
     """Answers per request to a score endpoint."""
     endpoint_images: bool = True
@@ -78,7 +80,13 @@ class RewardSettings:
             "overlong_buffer",
         ):
             _check(name, getattr(self, name), lambda v: v >= 1, "at least 1")
-        for name in ("endpoint_retries", "cache_entries", "overlong_weight", "repetition_weight"):
+        for name in (
+            "endpoint_retries",
+            "endpoint_backoff_s",
+            "cache_entries",
+            "overlong_weight",
+            "repetition_weight",
+        ):
             _check(name, getattr(self, name), lambda v: v >= 0, "at least 0")
         for name in ("max_failed_frac", "format_weight"):
             _check(name, getattr(self, name), lambda v: 0 <= v <= 1, "within 0..1")
@@ -109,6 +117,7 @@ class RewardSettings:
             concurrency=self.endpoint_concurrency,
             timeout_s=self.endpoint_timeout_s,
             retries=self.endpoint_retries,
+            backoff_s=self.endpoint_backoff_s,
         )
         scorer: AnswerScorer
         if self.open_ended == "chat_judge":

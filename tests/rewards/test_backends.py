@@ -1,0 +1,357 @@
+"""The open-ended backends against a server that misbehaves: nothing becomes 0, nothing is lost."""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+
+from vlaa_jax.rewards.chat_judge import read_grade
+from vlaa_jax.rewards.mixed import MixedReward, RewardSettings
+from vlaa_jax.rewards.open_ended import AnswerItem, ReferenceScorer
+from vlaa_jax.rewards.reward_head import RewardHeadScorer
+from vlaa_jax.rewards.score_endpoint import read_results
+from vlaa_jax.schema import ScoreRequest, UserError
+
+sys.path.insert(0, str(Path(__file__).parent))
+from misbehaving_server import MisbehavingServer
+
+PNG = b"\x89PNG\r\n\x1a\n0000"
+
+
+def goodness(text):
+    """The score our server gives: known, finite, different for different texts."""
+    return len(text) / 4
+
+
+def score_reply(request):
+    results = [{"id": i["id"], "score": goodness(i["answer"])} for i in request["items"]]
+    return {"results": results[::-1]}  # any order is allowed
+
+
+def expected_reward(answer, gold, beta=0.2):
+    gap = goodness(answer) - goodness(gold)
+    return 1 - math.exp(-beta * gap) if gap > 0 else 0.0
+
+
+def settings(server, **fields):
+    chosen = {
+        "open_ended": "score_endpoint",
+        "endpoint_url": server.url,
+        "endpoint_timeout_s": 5.0,
+        "endpoint_backoff_s": 0.01,
+        "endpoint_batch": 4,
+        **fields,
+    }
+    return RewardSettings(**chosen)
+
+
+def requests_for(count, gold="blue"):
+    return [
+        ScoreRequest(
+            "open_ended", gold, f"<think>x</think><answer>{'blue ' * (i + 1)}</answer>",
+            id=str(i), question="What colour is it?",
+        )
+        for i in range(count)
+    ]  # fmt: skip
+
+
+def check(scores, requests):
+    """Each score is right or failed with a reason; returns how many failed."""
+    assert len(scores) == len(requests)
+    for score, request in zip(scores, requests, strict=True):
+        answer = request.response.split("<answer>")[1].removesuffix("</answer>").strip()
+        assert score.extracted == answer
+        if score.failed:
+            assert score.error.startswith("score_endpoint: ")
+        else:
+            assert score.reward == pytest.approx(expected_reward(answer, request.gt))
+            assert score.parts["response_score"] == goodness(answer)
+    return sum(score.failed for score in scores)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        [],
+        ["slow"] * 3,
+        [500, 503, 429],
+        ["close", "reset", "half", "noise"],
+        ["html", "slow", 500, "close"],
+        [("say", b'{"results": []}')],
+        [("say", b'{"results": [{"id": "0", "score": NaN}]}')],
+    ],
+)
+def test_passing_troubles_change_nothing(script):
+    asked = requests_for(14)
+    with MisbehavingServer(score_reply, script) as server, MixedReward(settings(server)) as mixed:
+        assert check(mixed.score(asked), asked) == 0
+
+
+def test_no_text_is_asked_twice_and_the_reference_once():
+    asked = requests_for(9) + requests_for(9)
+    with MisbehavingServer(score_reply) as server, MixedReward(settings(server)) as mixed:
+        assert check(mixed.score(asked), asked) == 0
+        assert check(mixed.score(asked), asked) == 0
+        counts = server.times_asked()
+    # "blue" is the reference and, trimmed, one of the answers.
+    assert len(counts) == 9
+    assert set(counts.values()) == {1}
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"results": []},
+        {"results": [{"id": "0", "score": 1.0}]},
+        {"results": "no"},
+        {"scores": [1.0, 2.0]},
+        [1.0, 2.0],
+        None,
+    ],
+)
+def test_a_lasting_wrong_shape_is_a_failure_of_all_and_never_a_zero(bad):
+    asked = requests_for(6)
+    # A one-item reply would be right for one item; ids beyond it make that impossible here.
+    with (
+        MisbehavingServer(lambda request: bad) as server,
+        MixedReward(settings(server, endpoint_batch=2)) as mixed,
+    ):
+        scores = mixed.score(asked)
+    assert all(score.failed or score.parts["response_score"] == 1.0 for score in scores)
+    assert sum(score.failed for score in scores) >= 5
+
+
+@pytest.mark.parametrize("bad", ["NaN", "Infinity", "-Infinity", "null", '"1.0"', "true", "[1]"])
+def test_a_score_that_is_no_finite_number_fails_its_item_alone(bad):
+    def reply(request):
+        return score_reply(request)
+
+    def poison(request):
+        results = ", ".join(
+            f'{{"id": "{i["id"]}", "score": '
+            f"{bad if i['answer'].count('blue') == 3 else goodness(i['answer'])}}}"
+            for i in request["items"]
+        )
+        return ("raw", f'{{"results": [{results}]}}')
+
+    def behave(handler, request):
+        handler.send_raw(200, poison(request)[1].encode())
+
+    asked = requests_for(8)
+    with (
+        MisbehavingServer(reply, [behave] * 100) as server,
+        MixedReward(settings(server)) as mixed,
+    ):
+        scores = mixed.score(asked)
+        assert check(scores, asked) == 1
+        assert scores[2].failed
+
+
+def test_a_refused_item_takes_no_other_with_it():
+    def behave(handler, request):
+        if any(item["answer"].count("blue") == 5 for item in request["items"]):
+            handler.send(422, {"error": "too blue"})
+        else:
+            handler.send(200, score_reply(request))
+
+    asked = requests_for(8)
+    with (
+        MisbehavingServer(score_reply, [behave] * 100) as server,
+        MixedReward(settings(server)) as mixed,
+    ):
+        scores = mixed.score(asked)
+        assert check(scores, asked) == 1
+        assert "422" in scores[4].error
+
+
+def test_the_server_may_fail_one_item_by_name():
+    def reply(request):
+        answer = score_reply(request)
+        for result in answer["results"]:
+            if result["score"] > 6:
+                result.clear()
+                result.update(id=next(
+                    i["id"] for i in request["items"] if goodness(i["answer"]) > 6
+                ), error="too long\nfor me")  # fmt: skip
+        return answer
+
+    asked = requests_for(6)
+    with (
+        MisbehavingServer(reply) as server,
+        MixedReward(settings(server, endpoint_batch=1)) as mixed,
+    ):
+        scores = mixed.score(asked)
+        assert check(scores, asked) == 1
+        assert scores[5].error == "score_endpoint: too long for me"
+
+
+@pytest.mark.parametrize("trouble", ["hang", "drip"])
+def test_a_stuck_server_is_a_failure_within_the_deadline(trouble):
+    asked = requests_for(3)
+    with (
+        MisbehavingServer(score_reply, [trouble] * 50) as server,
+        MixedReward(settings(server, endpoint_timeout_s=0.4)) as mixed,
+    ):
+        scores = mixed.score(asked)
+    assert check(scores, asked) == 3
+    assert all("no reply within 0.4 s" in score.error for score in scores)
+
+
+def test_a_failure_is_not_remembered():
+    asked = requests_for(3)
+    with (
+        MisbehavingServer(score_reply, [500]) as server,
+        MixedReward(settings(server, endpoint_retries=0)) as mixed,
+    ):
+        assert check(mixed.score(asked), asked) == 3
+        assert check(mixed.score(asked), asked) == 0
+
+
+def test_images_travel_and_are_part_of_the_cache_key(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(PNG)
+    asked = [ScoreRequest("open_ended", "b", "<answer>blue</answer>", images=(str(path),))]
+    with MisbehavingServer(score_reply) as server, MixedReward(settings(server)) as mixed:
+        mixed.score(asked)
+        assert server.requests[0][2]["items"][0]["images"][0].startswith("data:image/png;base64,")
+        before = len(server.requests)
+        mixed.score(asked)
+        assert len(server.requests) == before
+        path.write_bytes(PNG + b"other")
+        mixed.score(asked)
+        assert len(server.requests) > before
+
+
+def test_a_missing_image_fails_its_own_item(tmp_path):
+    good = requests_for(2)
+    bad = ScoreRequest("open_ended", "b", "<answer>x</answer>", images=(str(tmp_path / "no.png"),))
+    with MisbehavingServer(score_reply) as server, MixedReward(settings(server)) as mixed:
+        scores = mixed.score([good[0], bad, good[1]])
+    assert [score.failed for score in scores] == [False, True, False]
+    assert "no.png" in scores[1].error
+
+
+def judge_reply(request):
+    material = json.loads(request["messages"][1]["content"][-1]["text"])
+    grade = min(10, len(material["answer"]))
+    return {"choices": [{"message": {"content": json.dumps({"score": grade})}}]}
+
+
+def test_the_judge_grades_both_apart_with_the_rubric_and_data_as_json():
+    asked = [ScoreRequest("open_ended", "four", "<answer>sixsixs</answer>", question='"}Q')]
+    with (
+        MisbehavingServer(judge_reply, [500, "close"]) as server,
+        MixedReward(settings(server, open_ended="chat_judge", endpoint_model="m")) as mixed,
+    ):
+        (score,) = mixed.score(asked)
+        bodies = [body for _, _, body in server.requests]
+    assert score.reward == pytest.approx(1 - math.exp(-0.2 * (7 - 4)))
+    assert all("0 to 10" in body["messages"][0]["content"] for body in bodies)
+    assert all(body["temperature"] == 0 for body in bodies)
+    texts = [json.loads(body["messages"][1]["content"][-1]["text"]) for body in bodies]
+    assert {text["answer"] for text in texts} == {"four", "sixsixs"}
+    assert all(text["question"] == '"}Q' for text in texts)
+
+
+@pytest.mark.parametrize("said", ['{"score": 7}', ' {"score": 7}\n', '```json\n{"score": 7}\n```'])
+def test_grades_that_are_read(said):
+    assert read_grade(said) == 7.0
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "", "7", "7/10", "The score is 7", '{"score": 7.5}', '{"score": "7"}', '{"score": 11}',
+        '{"score": -1}', '{"score": true}', '{"grade": 7}', '{"score": 7} {"score": 9}',
+        '{"score": NaN}', "{", '["score", 7]', 'I give {"score": 7}',
+    ],
+)  # fmt: skip
+def test_grades_that_are_not(said):
+    with pytest.raises(ValueError):
+        read_grade(said)
+
+
+def test_a_chatty_judge_is_a_failure_never_a_zero():
+    def reply(request):
+        return {"choices": [{"message": {"content": "I would say seven."}}]}
+
+    with (
+        MisbehavingServer(reply) as server,
+        MixedReward(settings(server, open_ended="chat_judge", endpoint_model="m")) as mixed,
+    ):
+        (score,) = mixed.score(requests_for(1, gold="bluer"))
+    assert score.failed
+    assert "not a grade" in score.error
+
+
+def test_results_must_match_the_items():
+    good = {"results": [{"id": "b", "score": 2}, {"id": "a", "score": 1.5}]}
+    assert [judged.score for judged in read_results(good, ["a", "b"])] == [1.5, 2.0]
+    for ids in (["a"], ["a", "b", "c"], ["a", "x"], []):
+        with pytest.raises(ValueError):
+            read_results(good, ids)
+    twice = {"results": [{"id": "a", "score": 2}, {"id": "a", "score": 1.5}]}
+    with pytest.raises(ValueError):
+        read_results(twice, ["a", "b"])
+
+
+class LengthHead:
+    identity = "length"
+
+    def __init__(self, wrong=None):
+        self.asked = []
+        self.wrong = wrong
+
+    def score(self, items):
+        self.asked.extend(item.answer for item in items)
+        if self.wrong == "count":
+            return [1.0]
+        if self.wrong == "raise":
+            raise RuntimeError("out of device memory")
+        return [float("nan") if item.answer == self.wrong else goodness(item.answer)
+                for item in items]  # fmt: skip
+
+
+def test_a_reward_head_in_this_process():
+    head = LengthHead()
+    asked = requests_for(5)
+    with MixedReward(open_ended=ReferenceScorer(RewardHeadScorer(head))) as mixed:
+        scores = mixed.score(asked)
+        mixed.score(asked)
+    assert len(head.asked) == len(set(head.asked)) == 5
+    assert scores[2].reward == pytest.approx(expected_reward("blue blue blue", "blue"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "failed"), [("count", 5), ("raise", 5), ("blue blue", 1), ("blue", 5)]
+)
+def test_a_failing_head_fails_what_it_touches(wrong, failed):
+    with MixedReward(open_ended=ReferenceScorer(RewardHeadScorer(LengthHead(wrong)))) as mixed:
+        scores = mixed.score(requests_for(5))
+    assert sum(score.failed for score in scores) == failed
+    assert all(score.error.startswith("reward_head: ") for score in scores if score.failed)
+
+
+def test_the_cache_forgets_the_least_recently_used():
+    head = LengthHead()
+    scorer = ReferenceScorer(RewardHeadScorer(head), cache_entries=2)
+    texts = [AnswerItem("q", answer) for answer in ("a", "b", "c")]
+    for text in (texts[0], texts[1], texts[0], texts[2], texts[0], texts[1]):
+        scorer._judge([text])
+    assert head.asked == ["a", "b", "c", "b"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"open_ended": "score_endpoint"}, "endpoint_url"),
+        ({"open_ended": "chat_judge", "endpoint_url": "http://x"}, "endpoint_model"),
+        ({"open_ended": "reward_head"}, "passed in"),
+        ({"open_ended": "score_endpoint", "endpoint_url": "x:1"}, "http"),
+    ],
+)
+def test_a_backend_without_what_it_needs_is_a_user_error(fields, message):
+    with pytest.raises(UserError, match=message):
+        MixedReward(RewardSettings(**fields))

@@ -1,0 +1,176 @@
+import math
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from vlaa_jax.rewards.mixed import (
+    MixedReward,
+    RewardSettings,
+    check_failed,
+    gold_problem,
+    reward_metrics,
+)
+from vlaa_jax.schema import VERIFIER_TYPES, Score, ScoreRequest, UserError
+
+GOLDS = {
+    "digit": ("4", "4", "5"),
+    "mcq": ("B", "(B)", "C"),
+    "math": ("2\\sqrt{5}", "\\sqrt{20}", "\\sqrt{21}"),
+    "iou": ("[0.1, 0.1, 0.5, 0.5]", "[0.1, 0.1, 0.5, 0.5]", "[0.6, 0.6, 0.9, 0.9]"),
+    "open_ended": ("a red car", "A red car.", "a blue bus"),
+}
+
+
+def said(answer):
+    return f"<think>hm</think><answer>{answer}</answer>"
+
+
+@pytest.mark.parametrize("verifier_type", VERIFIER_TYPES)
+def test_each_type_knows_right_from_wrong_from_unanswered(mixed, verifier_type):
+    gold, right, wrong = GOLDS[verifier_type]
+    outputs = [said(right), said(wrong), right, "", said(right) + said(right), "<answer>" + right]
+    scores = mixed.score([ScoreRequest(verifier_type, gold, output) for output in outputs])
+    assert scores[0].reward > 0.85
+    assert [score.reward for score in scores[1:]] == [0.0] * 5
+    assert [score.extracted for score in scores] == [right, wrong] + [None] * 4
+    assert [score.parts["format"] for score in scores] == [1.0, 1.0] + [0.0] * 4
+    assert not any(score.failed for score in scores)
+
+
+def test_order_is_kept_over_a_mixture(mixed):
+    requests = []
+    for i in range(60):
+        name = VERIFIER_TYPES[i % 5]
+        gold, right, wrong = GOLDS[name]
+        requests.append(ScoreRequest(name, gold, said(right if i % 3 else wrong), id=str(i)))
+    scores = mixed.score(requests)
+    assert [score.verifier_type for score in scores] == [r.verifier_type for r in requests]
+    assert [score.reward > 0.5 for score in scores] == [i % 3 != 0 for i in range(60)]
+
+
+def test_threads_may_share_it(mixed):
+    results = {}
+
+    def use(name):
+        gold, right, wrong = GOLDS[name]
+        requests = [ScoreRequest(name, gold, said(right if i % 2 else wrong)) for i in range(20)]
+        results[name] = [score.reward > 0.5 for score in mixed.score(requests)]
+
+    threads = [threading.Thread(target=use, args=(name,)) for name in VERIFIER_TYPES]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == {name: [i % 2 == 1 for i in range(20)] for name in VERIFIER_TYPES}
+
+
+BAD_GOLDS = [
+    ("digit", "many", "not exactly one number"),
+    ("mcq", "A or B", "does not name exactly one option"),
+    ("math", "the length", "words, not mathematics"),
+    ("iou", "[1, 2, 3]", "holds no box"),
+    ("iou", "[0.9, 0.9, 0.1, 0.1]", "inverted"),
+    ("open_ended", "  ", "empty"),
+    ("poetry", "roses", "is not one of digit, mcq"),
+]
+
+
+@pytest.mark.parametrize(("verifier_type", "gold", "reason"), BAD_GOLDS)
+def test_a_bad_gold_is_nan_with_a_reason_and_found_beforehand(mixed, verifier_type, gold, reason):
+    assert reason in gold_problem(verifier_type, gold)
+    (score,) = mixed.score([ScoreRequest(verifier_type, gold, said("4"))])
+    assert math.isnan(score.reward)
+    assert math.isnan(score.parts["raw"])
+    assert reason in score.error
+
+
+@pytest.mark.parametrize("verifier_type", VERIFIER_TYPES)
+def test_good_golds_have_no_problem(verifier_type):
+    assert gold_problem(verifier_type, GOLDS[verifier_type][0]) is None
+
+
+def test_a_verifier_that_breaks_is_nan_not_zero(mixed, monkeypatch):
+    from vlaa_jax.rewards import mixed as module
+
+    def broken(request, answer, settings):
+        raise KeyError("bug")
+
+    monkeypatch.setattr(module, "RULES", {**module.RULES, "digit": broken})
+    (score,) = mixed.score([ScoreRequest("digit", "4", said("4"))])
+    assert score.failed
+    assert "KeyError" in score.error
+
+
+def test_error_is_set_exactly_when_the_reward_is_nan(mixed):
+    requests = [ScoreRequest(t, g, o) for t, g, _ in BAD_GOLDS for o in (said("4"), "no answer")]
+    requests += [ScoreRequest(t, GOLDS[t][0], said(a)) for t in GOLDS for a in GOLDS[t]]
+    for score in mixed.score(requests):
+        assert (score.error is not None) == math.isnan(score.reward) == score.failed
+
+
+FINE = Score(1.0, "digit", "4", {"raw": 1.0, "format": 1.0})
+NONE = Score(0.0, "mcq", None, {"raw": 0.0, "format": 0.0})
+TIMED_OUT = Score(math.nan, "math", "9!", {"raw": math.nan, "format": 1.0}, "timed out after 5 s")
+
+
+def test_too_many_failures_stop_the_run_with_the_reasons():
+    check_failed([FINE] * 9 + [TIMED_OUT], 0.1)
+    check_failed([], 0.0)
+    with pytest.raises(UserError) as caught:
+        check_failed([FINE] * 8 + [TIMED_OUT] * 2, 0.1, "step 7")
+    assert str(caught.value) == (
+        "step 7: 2 of 10 answers could not be scored (math 2), more than rewards.max_failed_frac"
+        " = 0.1. Reasons: 2 x timed out after 5 s"
+    )
+    with pytest.raises(UserError):
+        check_failed([TIMED_OUT], 0.0)
+
+
+def test_metrics_leave_failures_out_of_the_means():
+    metrics = reward_metrics([FINE, FINE, NONE, TIMED_OUT])
+    assert metrics == {
+        "reward/mean": pytest.approx(2 / 3),
+        "reward/digit": 1.0,
+        "reward/mcq": 0.0,
+        "reward/extracted_frac": 0.75,
+        "reward/failed_frac": 0.25,
+        "reward/failed/math": 1.0,
+    }
+    assert reward_metrics([]) == {}
+    assert "reward/mean" not in reward_metrics([TIMED_OUT])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("open_ended", "oracle"), ("beta", 0), ("beta", math.nan), ("beta", "0.2"),
+        ("math_workers", 0), ("math_timeout_s", 0), ("math_timeout_s", math.inf),
+        ("max_failed_frac", 1.5), ("format_weight", -0.1), ("answer_box_space", "inches"),
+        ("endpoint_concurrency", 0), ("repetition_ngram", 0), ("math_workers", True),
+    ],
+)  # fmt: skip
+def test_settings_are_checked_at_the_door(field, value):
+    with pytest.raises(UserError, match=rf"rewards\.{field}"):
+        RewardSettings(**{field: value})
+
+
+def test_boxes_answered_in_another_space_are_converted():
+    request = ScoreRequest(
+        "iou", "[0.25, 0.25, 0.75, 0.75]", said("[50, 25, 150, 75]"), box_space="normalized",
+        image_size=(400, 200), resized_size=(200, 100),
+    )  # fmt: skip
+    with MixedReward(RewardSettings(answer_box_space="resized_pixels")) as mixed:
+        assert mixed.score([request])[0].reward == pytest.approx(1.0)
+    with MixedReward() as mixed:
+        assert mixed.score([request])[0].reward == 0.0
+
+
+def test_the_room_starts_without_an_array_framework_or_an_http_client():
+    code = (
+        "import sys, vlaa_jax.rewards.cli; "
+        "print([m for m in ('jax', 'flax', 'torch', 'numpy', 'sympy', 'httpx') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

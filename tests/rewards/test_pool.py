@@ -1,0 +1,226 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from vlaa_jax.rewards.pool import KillablePool
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def make_pool(monkeypatch):
+    monkeypatch.syspath_prepend(str(HERE))
+    pools = []
+
+    def make(**settings):
+        pools.append(KillablePool("pool_tasks:misbehave", **settings))
+        return pools[-1]
+
+    yield make
+    for pool in pools:
+        pool.close()
+
+
+def group_members(pgid):
+    """Processes of a process group, zombies left out."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                state, _, group = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
+            except OSError:
+                continue
+            if int(group) == pgid and state != "Z":
+                found.append(int(entry.name))
+    return found
+
+
+def wait_until(condition, seconds=20.0):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return condition()
+
+
+def nursery_of(pool):
+    assert wait_until(lambda: pool._dispatcher._nursery is not None)
+    return pool._dispatcher._nursery.pid
+
+
+def test_order_is_kept_when_tasks_end_in_another(make_pool):
+    pool = make_pool(workers=3)
+    waits = [0.2, 0.0, 0.1, 0.0, 0.05]
+    assert [o.value for o in pool.map([["sleep", w] for w in waits])] == waits
+
+
+def test_values_of_any_json_kind_come_back(make_pool):
+    pool = make_pool(workers=1)
+    values = [None, True, 0, -1.5, "é\ud800\n", [1, [2]], {"a": {"b": None}}, "x" * 300_000]
+    assert [o.value for o in pool.map([["echo", v] for v in values])] == values
+    assert len(pool.map([["large", 3_000_000]])[0].value) == 3_000_000
+
+
+@pytest.mark.parametrize("task", ["spin", "deaf", ["sleep", 60]])
+def test_an_overrunning_task_is_killed_and_the_rest_go_on(make_pool, task):
+    pool = make_pool(workers=2, timeout_s=0.5)
+    outcomes = pool.map([["echo", 1], task, ["echo", 2], task, ["echo", 3]])
+    assert [o.value for o in outcomes] == [1, None, 2, None, 3]
+    assert [o.timed_out for o in outcomes] == [False, True, False, True, False]
+    assert outcomes[1].error == "timed out after 0.5 s"
+
+
+@pytest.mark.parametrize(
+    ("task", "reason"),
+    [
+        (["raise", "no good"], "ValueError: no good"),
+        ("exit", "the worker died"),
+        ("segfault", "the worker died"),
+        (["hoard", 2**40], "MemoryError"),
+        (["recurse", 1], "RecursionError"),
+        ("unjsonable", "TypeError"),
+    ],
+)
+def test_a_failing_task_is_an_error_of_its_own(make_pool, task, reason):
+    pool = make_pool(workers=1)
+    before, failed, after = pool.map([["echo", 1], task, ["echo", 2]])
+    assert (before.value, after.value) == (1, 2)
+    assert failed.value is None
+    assert reason in failed.error
+
+
+def test_memory_is_limited(make_pool):
+    small = make_pool(workers=1, memory_mb=512)
+    assert "MemoryError" in small.map([["hoard", 800 * 2**20]])[0].error
+    roomy = make_pool(workers=1, memory_mb=4096)
+    assert roomy.map([["hoard", 800 * 2**20]])[0].value == 800 * 2**20
+
+
+def test_workers_are_reused_and_then_recycled(make_pool):
+    pool = make_pool(workers=1, recycle_after=3)
+    pids = [o.value for o in pool.map(["pid"] * 7)]
+    assert [len(set(pids[:3])), len(set(pids[3:6])), len(set(pids))] == [1, 1, 3]
+
+
+def test_many_threads_share_one_pool(make_pool):
+    pool = make_pool(workers=2, timeout_s=1.0)
+    results = {}
+
+    def use(name):
+        items = [["echo", [name, i]] for i in range(40)]
+        if name % 3 == 0:
+            items.insert(20, "spin")
+        results[name] = [o.value for o in pool.map(items)]
+
+    threads = [threading.Thread(target=use, args=(name,)) for name in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for name, values in results.items():
+        assert [v for v in values if v] == [[name, i] for i in range(40)]
+
+
+def test_close_leaves_no_process_and_answers_the_waiting(make_pool):
+    pool = make_pool(workers=2, timeout_s=60)
+    futures = [pool.submit("deaf") for _ in range(4)]
+    assert wait_until(lambda: len(group_members(nursery_of(pool))) == 3)
+    group = nursery_of(pool)
+    pool.close()
+    assert group_members(group) == []
+    assert [future.result(timeout=5).error for future in futures] == ["the pool is closed"] * 4
+    assert pool.submit(["echo", 1]).result(timeout=5).error == "the pool is closed"
+    pool.close()  # twice is once
+
+
+def test_closing_an_unused_pool_starts_nothing(make_pool):
+    pool = make_pool(workers=2)
+    pool.close()
+    assert pool._dispatcher._nursery is None
+
+
+def test_a_task_that_cannot_be_imported_is_an_error_everywhere(monkeypatch):
+    with KillablePool("no_such_module:task") as pool:
+        outcomes = pool.map([1, 2])
+    assert all("no_such_module" in outcome.error for outcome in outcomes)
+
+
+def test_a_dead_nursery_is_an_error_not_a_hang(make_pool):
+    pool = make_pool(workers=1)
+    assert pool.map([["echo", 1]])[0].value == 1
+    os.kill(nursery_of(pool), signal.SIGKILL)
+    outcomes = pool.map(["exit", ["echo", 2]], timeout_s=2.0)
+    assert all(outcome.error for outcome in outcomes)
+
+
+@pytest.mark.parametrize("settings", [{"workers": 0}, {"timeout_s": 0}, {"timeout_s": -1}])
+def test_senseless_settings_are_refused(settings):
+    with pytest.raises(ValueError, match="at least one worker"):
+        KillablePool("pool_tasks:misbehave", **settings)
+
+
+SCRIPT = """
+import os, sys, threading, time
+from vlaa_jax.rewards.pool import KillablePool
+pool = KillablePool("pool_tasks:misbehave", workers=2, timeout_s=60)
+futures = [pool.submit("deaf") for _ in range(3)]
+while len(pool._dispatcher._busy) < 2:
+    time.sleep(0.01)
+print(pool._dispatcher._nursery.pid, flush=True)
+{ending}
+"""
+
+ENDINGS = {
+    "falls off the end": "",
+    "sys.exit": "sys.exit(3)",
+    "uncaught error": "raise RuntimeError('boom')",
+    "sys.exit in a thread of its own": "t = threading.Thread(target=sys.exit); t.start(); t.join()",
+    "killed": "os.kill(os.getpid(), 9)",
+    "os._exit": "os._exit(0)",
+    "interrupted while waiting": "os.kill(os.getpid(), 2); futures[0].result()",
+    "terminated while waiting": "os.kill(os.getpid(), 15); futures[0].result()",
+    "killed with a fork that holds its sockets": (
+        "pid = os.fork()\nif pid == 0:\n    time.sleep(8); os._exit(0)\nos.kill(os.getpid(), 9)"
+    ),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS.values(), ids=ENDINGS.keys())
+def test_no_process_outlives_its_parent_however_that_ends(ending):
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(HERE), *sys.path]))
+    child = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT.format(ending=ending)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    group = int(child.stdout.readline())
+    child.wait(timeout=30)
+    assert wait_until(lambda: group_members(group) == [])
+    child.stdout.close()
+
+
+def test_a_forked_copy_of_the_parent_does_not_end_its_pool(make_pool):
+    pool = make_pool(workers=1)
+    assert pool.map([["echo", 1]])[0].value == 1
+    pid = os.fork()
+    if pid == 0:
+        pool.close()
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert pool.map([["echo", 2]])[0].value == 2
+
+
+def test_nothing_but_json_crosses_the_pipe(make_pool):
+    pool = make_pool(workers=1)
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        pool.submit(object())
+    assert json.loads(json.dumps(pool.map([["echo", {"k": [1]}]])[0].value)) == {"k": [1]}

@@ -1,0 +1,217 @@
+import asyncio
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from vlaa_jax.endpoint import Endpoint, EndpointError, EndpointSettings, LoopThread, image_part
+from vlaa_jax.schema import UserError
+
+sys.path.insert(0, str(Path(__file__).parent / "rewards"))
+from misbehaving_server import MisbehavingServer
+
+
+def echo(request):
+    return {"said": request["say"]}
+
+
+def ask(server, *says, read=lambda reply: reply["said"], **settings):
+    """Outcomes of several calls at once: values, or the EndpointError."""
+    chosen = {"timeout_s": 5.0, "backoff_s": 0.01, **settings}
+
+    async def run():
+        async with Endpoint(EndpointSettings(server.url, **chosen)) as endpoint:
+            calls = (endpoint.post("echo", {"say": say}, read) for say in says)
+            return await asyncio.gather(*calls, return_exceptions=True)
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "trouble", [500, 502, 503, 429, 408, "close", "reset", "half", "noise", ("retry-after", 0)]
+)
+def test_passing_troubles_are_tried_again(trouble):
+    with MisbehavingServer(echo, [trouble, trouble]) as server:
+        assert ask(server, "a") == ["a"]
+        assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("trouble", "kind"),
+    [(500, "server"), (429, "overload"), ("close", "connection"), ("reset", "connection")],
+)
+def test_lasting_troubles_end_after_the_set_retries(trouble, kind):
+    with MisbehavingServer(echo, [trouble] * 50) as server:
+        (error,) = ask(server, "a", retries=2)
+        assert isinstance(error, EndpointError)
+        assert error.kind == kind
+        assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422])
+def test_a_refusal_is_not_repeated(status):
+    with MisbehavingServer(echo, [status] * 5) as server:
+        (error,) = ask(server, "a")
+        assert error.kind == "refused"
+        assert str(status) in str(error)
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("trouble", ["html", ("say", b""), ("say", b"[]"), ("say", b'{"a": 1}')])
+def test_a_malformed_reply_is_tried_once_more(trouble):
+    with MisbehavingServer(echo, [trouble] * 5) as server:
+        (error,) = ask(server, "a", retries=4)
+        assert error.kind == "malformed"
+        assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("trouble", ["hang", "drip"])
+def test_the_deadline_covers_a_silent_and_a_dripping_server(trouble):
+    with MisbehavingServer(echo, [trouble] * 5) as server:
+        start = time.monotonic()
+        (error,) = ask(server, "a", timeout_s=0.4)
+        assert error.kind == "timeout"
+        assert time.monotonic() - start < 2.5  # the server would take 3 s for each
+
+
+def test_the_deadline_covers_retries_and_pauses():
+    with MisbehavingServer(echo, [500] * 100) as server:
+        start = time.monotonic()
+        (error,) = ask(server, "a", timeout_s=0.5, retries=100, backoff_s=0.05)
+        assert error.kind == "timeout"
+        assert time.monotonic() - start < 2.5
+
+
+def test_retry_after_is_respected():
+    with MisbehavingServer(echo, [("retry-after", 0.4)]) as server:
+        start = time.monotonic()
+        assert ask(server, "a") == ["a"]
+        assert time.monotonic() - start >= 0.4
+
+
+def test_no_more_calls_are_in_flight_than_allowed():
+    with MisbehavingServer(echo, ["slow"] * 24) as server:
+        says = [str(i) for i in range(24)]
+        assert ask(server, *says, concurrency=3) == says
+        assert 1 < server.most_in_flight <= 3
+
+
+def test_one_failure_touches_no_other_call():
+    script = ["slow", 400, "slow", 500, "close", "slow"]
+    with MisbehavingServer(echo, script) as server:
+        outcomes = ask(server, *"abcdefgh")
+        failed = [o for o in outcomes if isinstance(o, EndpointError)]
+        assert [o.kind for o in failed] == ["refused"]
+        assert all(
+            o == say for o, say in zip(outcomes, "abcdefgh", strict=True) if isinstance(o, str)
+        )
+
+
+def test_a_reply_past_the_limit_is_refused():
+    with MisbehavingServer(echo, [("say", b'"' + b"x" * 5000 + b'"')] * 3) as server:
+        (error,) = ask(server, "a", max_reply_bytes=1000)
+        assert error.kind == "malformed"
+        assert "larger than 1000 bytes" in str(error)
+
+
+def test_nobody_listening_is_a_connection_error():
+    with MisbehavingServer(echo) as server:
+        pass
+    (error,) = ask(server, "a", retries=1)
+    assert error.kind == "connection"
+
+
+def test_a_retry_carries_the_same_idempotency_key_and_other_calls_another():
+    with MisbehavingServer(echo, [500]) as server:
+        ask(server, "a")
+        ask(server, "b")
+        keys = [headers["idempotency-key"] for _, headers, _ in server.requests]
+        assert keys[0] == keys[1] != keys[2]
+
+
+def test_the_token_comes_from_the_environment_and_is_never_shown(monkeypatch):
+    monkeypatch.setenv("A_TEST_KEY", "sesame-open")
+    with MisbehavingServer(echo, [401]) as server:
+        (error,) = ask(server, "a", key_env="A_TEST_KEY")
+        assert server.requests[0][1]["authorization"] == "Bearer sesame-open"
+        settings = EndpointSettings(server.url, key_env="A_TEST_KEY")
+        assert "sesame" not in f"{error} {error!r} {settings}"
+        ask(server, "a", key_env="AN_UNSET_KEY")
+        assert "authorization" not in server.requests[1][1]
+
+
+@pytest.mark.parametrize(
+    ("url", "fields"),
+    [
+        ("localhost:8000", {}),
+        ("ftp://host/x", {}),
+        ("http://", {}),
+        ("http://user:secret@host/v1", {}),
+        ("http://host", {"concurrency": 0}),
+        ("http://host", {"timeout_s": 0}),
+        ("http://host", {"retries": -1}),
+    ],
+)
+def test_senseless_settings_are_refused_without_repeating_secrets(url, fields):
+    with pytest.raises(UserError) as caught:
+        EndpointSettings(url, **fields)
+    assert "secret" not in str(caught.value)
+
+
+def test_chat_reads_text_reason_and_usage():
+    def reply(request):
+        return {
+            "choices": [{"message": {"content": "hello"}, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 5, "completion_tokens": 2},
+        }
+
+    async def run(server):
+        async with Endpoint(EndpointSettings(server.url + "/v1", model="m")) as endpoint:
+            return await endpoint.chat([{"role": "user", "content": "hi"}], temperature=0)
+
+    with MisbehavingServer(reply) as server:
+        said = asyncio.run(run(server))
+        path, _, body = server.requests[0]
+    assert (said.text, said.finish_reason) == ("hello", "stop")
+    assert (said.prompt_tokens, said.completion_tokens) == (5, 2)
+    assert path == "/v1/chat/completions"
+    assert (body["model"], body["temperature"]) == ("m", 0)
+
+
+@pytest.mark.parametrize(
+    "reply", [{}, {"choices": []}, {"choices": [{"message": {"content": None}}]}, [], None]
+)
+def test_a_chat_reply_without_text_is_malformed(reply):
+    async def run(server):
+        async with Endpoint(EndpointSettings(server.url, backoff_s=0.01)) as endpoint:
+            await endpoint.chat([])
+
+    with MisbehavingServer(lambda request: reply) as server, pytest.raises(EndpointError) as error:
+        asyncio.run(run(server))
+    assert error.value.kind == "malformed"
+
+
+def test_images_become_data_urls(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(b"\x89PNG....")
+    assert image_part(path)["image_url"]["url"].startswith("data:image/png;base64,")
+    (tmp_path / "b.txt").write_text("hello")
+    with pytest.raises(UserError, match=r"b\.txt: not a JPEG"):
+        image_part(tmp_path / "b.txt")
+    with pytest.raises(UserError, match="missing"):
+        image_part(tmp_path / "missing.png")
+
+
+def test_a_loop_thread_runs_work_and_ends():
+    thread = LoopThread("test")
+
+    async def double(x):
+        await asyncio.sleep(0)
+        return 2 * x
+
+    assert thread.run(double(4)) == 8
+    forever = thread.submit(asyncio.sleep(60))
+    thread.close()
+    assert forever.cancelled()
+    thread.close()
