@@ -97,7 +97,7 @@ def grpo_advantages(
 def mean_only_advantages(
     rewards_PG: Float[Array, "P G"], mask_PG: Bool[Array, "P G"] | None = None
 ) -> Float[Array, "P G"]:
-    """r - mean within the group: Dr. GRPO, arXiv 2503.20783, section 3.2.
+    """r - mean within the group: Dr. GRPO, arXiv 2503.20783.
 
     Without the division, groups of nearly equal rewards (very easy or very hard prompts) are not
     blown up. Pair with ``losses.constant_length`` for the whole of Dr. GRPO.
@@ -108,7 +108,7 @@ def mean_only_advantages(
 def leave_one_out_advantages(
     rewards_PG: Float[Array, "P G"], mask_PG: Bool[Array, "P G"] | None = None
 ) -> Float[Array, "P G"]:
-    """r_i minus the mean of the *other* rewards of the group: RLOO, arXiv 2402.14740, section 2.2.
+    """r_i minus the mean of the *other* rewards of the group: RLOO, arXiv 2402.14740.
 
     Computed as n / (n - 1) * (r_i - mean), which is the same number and keeps constant groups at 0.
     """

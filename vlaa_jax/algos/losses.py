@@ -69,8 +69,8 @@ def clipped_surrogate(
     """PPO's clipped token ratio, arXiv 1707.06347, eq. 7, as in GRPO, arXiv 2402.03300, eq. 3.
 
     ``clip_high`` above ``clip_low`` is DAPO's clip-higher (arXiv 2503.14476, section 3.1: 0.2 and
-    0.28). ``dual_clip`` c > 1 bounds the loss of a negative advantage by c |A| (arXiv 1912.09729,
-    equation 5; 3 is usual): without it the ratio of a token that has become likely is unbounded.
+    0.28). ``dual_clip`` c > 1 bounds the loss of a negative advantage by c |A| (arXiv 1912.09729;
+    3 is usual): without it the ratio of a token that has become likely is unbounded.
 
     Raises ValueError for a dual_clip of 1 or less, or advantages of an unfitting shape.
     """
