@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from vlaa_jax.data.encode import Encoded
+from vlaa_jax.data.images import ImageProcessor
 from vlaa_jax.data.planner import VisionPlan, gather_patches, ladder, plan_vision
 from vlaa_jax.schema import UserError
 
@@ -82,6 +83,7 @@ def collate_prompts(
     rows_per_bin: int | None = None,
     bins_per_shard: int | None = None,
     dtype: DTypeLike = np.float32,
+    processor: ImageProcessor | None = None,
 ) -> PromptBatch:
     """Pad prompts into one batch. Prompts are dealt to the shards in contiguous parts.
 
@@ -98,13 +100,14 @@ def collate_prompts(
         rows_per_bin: as in ``plan_vision``.
         bins_per_shard: as in ``plan_vision``.
         dtype: of the patches.
+        processor: needed where samples were encoded ``as_pixels``.
     """
     if not prompts:
         raise ValueError("a batch needs at least one prompt")
     P = -(-max(len(prompts), min_prompts) // n_shards) * n_shards
     T = ladder(max(p.length for p in prompts), min_tokens)
     shards = _deal(list(prompts), P // n_shards, n_shards)
-    vision, units = _vision(shards, window_units, rows_per_bin, bins_per_shard, dtype)
+    vision, units = _vision(shards, window_units, rows_per_bin, bins_per_shard, dtype, processor)
     batch = PromptBatch(
         ids_PT=np.full((P, T), pad_id, np.int32),
         length_P=np.zeros(P, np.int32),
@@ -133,6 +136,7 @@ def collate_rows(
     rows_per_bin: int | None = None,
     bins_per_shard: int | None = None,
     dtype: DTypeLike = np.float32,
+    processor: ImageProcessor | None = None,
 ) -> RowBatch:
     """Lay packed samples out, row by row; B = len(rows) must divide by ``n_shards``.
 
@@ -145,6 +149,7 @@ def collate_rows(
         rows_per_bin: as in ``plan_vision``.
         bins_per_shard: as in ``plan_vision``.
         dtype: of the patches.
+        processor: needed where samples were encoded ``as_pixels``.
 
     Raises:
         UserError: a row is longer than ``tokens_per_row`` (nothing is ever cut).
@@ -158,7 +163,7 @@ def collate_rows(
         raise UserError(f"a packed row of {longest} tokens is over tokens_per_row {T}")
     part = B // n_shards
     shards = [[s for row in rows[i * part : (i + 1) * part] for s in row] for i in range(n_shards)]
-    vision, units = _vision(shards, window_units, rows_per_bin, bins_per_shard, dtype)
+    vision, units = _vision(shards, window_units, rows_per_bin, bins_per_shard, dtype, processor)
     batch = RowBatch(
         ids_BT=np.full((B, T), pad_id, np.int32),
         segment_ids_BT=np.zeros((B, T), np.int32),
@@ -191,6 +196,7 @@ def _vision(
     rows_per_bin: int | None,
     bins_per_shard: int | None,
     dtype: DTypeLike,
+    processor: ImageProcessor | None,
 ) -> tuple[VisionBatch, list[NDArray[np.int32]]]:
     """Plan and fill the vision buffers; unit indices of each sample's image tokens, in order."""
     grids = [[g for s in shard for g in s.grids] for shard in shards]
@@ -203,6 +209,9 @@ def _vision(
             mine = [next(of_image) for _ in sample.grids]
             per_sample.append(np.concatenate(mine) if mine else np.empty(0, np.int32))
     vision = VisionBatch(
-        gather_patches(plan, patches, dtype), plan.pos_hw_SR642, plan.win_id_SR64, plan.seg_id_SQ
+        gather_patches(plan, patches, dtype, processor.normalize if processor else None),
+        plan.pos_hw_SR642,
+        plan.win_id_SR64,
+        plan.seg_id_SQ,
     )
     return vision, per_sample

@@ -1,7 +1,7 @@
 """A record and its images to what the model reads: ids, positions, patches. Nothing is ever cut."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +24,9 @@ class Encoded(NamedTuple):
     """Time, height, width (M-RoPE)."""
     rope_delta: int
     """A token decoded at index n has position n + rope_delta."""
-    patches: tuple[NDArray[np.float32], ...]
-    """Per image [grid rows * columns, patch width], in order of occurrence."""
+    patches: tuple[NDArray[Any], ...]
+    """Per image [grid rows * columns, patch width] float32, in order of occurrence; or, with
+    ``as_pixels``, [grid rows * columns, 3 * patch size squared] uint8, eight times smaller."""
     grids: tuple[Grid, ...]
     """Per image (frames, patch rows, patch columns)."""
     n_image_tokens: int
@@ -46,6 +47,7 @@ def encode_prompt(
     *,
     system_prompt: str = "",
     max_tokens: int | None = None,
+    as_pixels: bool = False,
 ) -> Encoded:
     """The question as a prompt that the assistant is about to answer.
 
@@ -56,13 +58,17 @@ def encode_prompt(
         processor: image processor of the same checkpoint.
         system_prompt: empty for the template's own.
         max_tokens: limit on the number of tokens, image tokens included.
+        as_pixels: keep pixels as bytes; ``collate_prompts`` or ``collate_rows`` normalises them if
+            given the processor. Saves memory and copying between the two.
 
     Raises:
         UserError: names the record: too long, wrong number of images, an image that cannot be
             used, or a special token in the text.
     """
     prompt = _prompt_ids(record, images, chat, system_prompt)
-    return _encode(record, images, chat, processor, prompt, np.empty(0, np.int32), max_tokens)
+    return _encode(
+        record, images, chat, processor, prompt, np.empty(0, np.int32), max_tokens, as_pixels
+    )
 
 
 def encode_sft(
@@ -73,6 +79,7 @@ def encode_sft(
     *,
     system_prompt: str = "",
     max_tokens: int | None = None,
+    as_pixels: bool = False,
 ) -> Encoded:
     """Prompt and answer; only the answer and its end-of-turn token are targets.
 
@@ -85,7 +92,7 @@ def encode_sft(
     answer = chat.answer_ids(
         record.question, record.answer, len(images), system_prompt, what=_name(record)
     )
-    return _encode(record, images, chat, processor, prompt, answer, max_tokens)
+    return _encode(record, images, chat, processor, prompt, answer, max_tokens, as_pixels)
 
 
 def _name(record: Record) -> str:
@@ -110,6 +117,7 @@ def _encode(
     prompt_ids: NDArray[np.int32],
     answer_ids: NDArray[np.int32],
     max_tokens: int | None,
+    as_pixels: bool,
 ) -> Encoded:
     grids = []
     for path, image in zip(record.images, images, strict=True):
@@ -129,12 +137,13 @@ def _encode(
     loss_mask_T[len(ids_T) :] = True
     ids_T = np.concatenate([ids_T, answer_ids])
     positions_T3, rope_delta = mrope_positions(ids_T, grids, image_token_id=chat.image_token_id)
+    make = processor.pixels if as_pixels else processor.patches
     return Encoded(
         ids_T=ids_T,
         loss_mask_T=loss_mask_T,
         positions_T3=positions_T3,
         rope_delta=rope_delta,
-        patches=tuple(processor.patches(image)[0] for image in images),
+        patches=tuple(make(image)[0] for image in images),
         grids=tuple(grids),
         n_image_tokens=n_image_tokens,
         image_mask_T=ids_T == chat.image_token_id,

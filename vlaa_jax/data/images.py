@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -133,6 +134,17 @@ class ImageProcessor:
         found["rescale_factor"] = config.get("rescale_factor")
         return cls(**{name: value for name, value in found.items() if value is not None})
 
+    @cached_property
+    def _constants(self) -> tuple[NDArray[np.float32], bool, NDArray[Any], NDArray[Any]]:
+        """Rescaled value of each byte, whether that is value / 255, mean and std of each number."""
+        # HF rescales in float64, rounds to float32 and normalises there; there are only 256 inputs.
+        scale = (np.arange(256) * self.rescale_factor).astype(np.float32)
+        divide = bool((scale == np.arange(256, dtype=np.float32) / np.float32(255)).all())
+        plane = self.patch_size**2
+        mean = np.repeat(np.asarray(self.image_mean, np.float32), plane)
+        std = np.repeat(np.asarray(self.image_std, np.float32), plane)
+        return scale, divide, mean, std
+
     @property
     def patch_width(self) -> int:
         """Numbers in a flattened patch, 1176 for the released models."""
@@ -178,11 +190,7 @@ class ImageProcessor:
         if out is None:
             out = np.empty((n, self.patch_width), np.float32)
         by_channel = out.reshape(n, 3, self.temporal_patch_size, plane)
-        # HF rescales in float64, rounds to float32 and normalises there; there are only 256 inputs.
-        scale = (np.arange(256) * self.rescale_factor).astype(np.float32)
-        divide = bool((scale == np.arange(256, dtype=np.float32) / np.float32(255)).all())
-        mean = np.repeat(np.asarray(self.image_mean, np.float32), plane)
-        std = np.repeat(np.asarray(self.image_std, np.float32), plane)
+        scale, divide, mean, std = self._constants
         work = np.empty((min(n, _BLOCK), 3 * plane), np.float32)
         for start in range(0, n, _BLOCK):
             block = work[: min(_BLOCK, n - start)]

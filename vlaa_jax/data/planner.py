@@ -15,9 +15,9 @@ section 2.1.1), so only membership, rotary coordinates and the grouping by four 
 Everything is a pure function of the grids: numpy in, index arrays out, no pixels touched.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -50,6 +50,10 @@ __all__ = [
 
 MIN_ROWS = 4
 """Smallest bin. Every rung from 4 up is even, so the patches of a bin are a multiple of 128."""
+
+_UNITS_AT_A_TIME = 16  # normalised and laid out while still in cache
+
+Normalize = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
 def ladder(n: int, minimum: int = 1) -> int:
@@ -244,28 +248,43 @@ def _choose(
 
 def gather_patches(
     plan: VisionPlan,
-    patches_per_shard: Sequence[Sequence[NDArray[np.float32]]],
+    patches_per_shard: Sequence[Sequence[NDArray[Any]]],
     dtype: DTypeLike = np.float32,
+    normalize: Normalize | None = None,
 ) -> NDArray[np.float32]:
     """Lay the patches of the images out as planned; one copy, padding slots are zero.
 
     Args:
         plan: of the same images in the same order.
-        patches_per_shard: per shard, per image, [n, C] as the image processor gives them.
+        patches_per_shard: per shard, per image, [n, C] from ``ImageProcessor.patches`` or, with
+            ``normalize``, from ``ImageProcessor.pixels``.
         dtype: of the result, e.g. ml_dtypes.bfloat16 to halve the transfer.
+        normalize: ``ImageProcessor.normalize``, applied to images that are still uint8.
 
     Returns:
         patches_SR64C
     """
-    channels = {p.shape[1] for shard in patches_per_shard for p in shard} or {1176}
-    if len(channels) > 1:
-        raise ValueError(f"patches of different widths in one batch: {sorted(channels)}")
-    C = channels.pop()
+    one_of_each = {p.shape[1:]: p for shard in patches_per_shard for p in shard}.values()
+    widths = {_ready(p[:1], normalize).shape[1] for p in one_of_each} or {1176}
+    if len(widths) > 1:
+        raise ValueError(f"patches of different widths in one batch: {sorted(widths)}")
+    C = widths.pop()
     bins, rows = plan.src_SR64.shape[:2]
     out = np.zeros((plan.n_shards, plan.bins_per_shard * rows * UNITS_PER_ROW, 4 * C), dtype)
     for shard, (units, images) in enumerate(zip(plan.units, patches_per_shard, strict=True)):
         for slots, patches in zip(units, images, strict=True):
             if len(patches) != 4 * len(slots):
                 raise ValueError(f"{len(patches)} patches given where {4 * len(slots)} are planned")
-            out[shard][slots] = patches.reshape(len(slots), 4 * C)
+            step = _UNITS_AT_A_TIME if patches.dtype == np.uint8 else len(slots)
+            for start in range(0, len(slots), step):
+                some = _ready(patches[4 * start : 4 * (start + step)], normalize)
+                out[shard][slots[start : start + step]] = some.reshape(-1, 4 * C)
     return out.reshape(bins, rows, PATCHES_PER_ROW, C)
+
+
+def _ready(patches: NDArray[Any], normalize: Normalize | None) -> NDArray[np.float32]:
+    if patches.dtype != np.uint8:
+        return patches
+    if normalize is None:
+        raise ValueError("the patches are raw pixels: pass ImageProcessor.normalize")
+    return normalize(patches)
