@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from vlaa_jax.data.batches import collate_rows
 from vlaa_jax.data.build import BuildSettings, build
 from vlaa_jax.data.built import BuiltRecords
 from vlaa_jax.data.chat import Chat
@@ -75,6 +76,24 @@ def test_an_epoch_holds_every_sample_whole_and_once(world):
     assert patches == 4 * units
     assert {b.ids_BT.shape for b in batches} == {(2, 256)}
     assert len({b.vision.patches_SR64C.shape for b in batches}) == 1
+
+
+def test_a_batch_is_what_plain_encoding_and_collation_give(world):
+    records, paths, chat, processor, _ = world
+    images = FolderImages(str(paths.images))
+    by_ids = {}
+    for record in records:
+        encoded = encode_sft(record, images(record), chat, processor)
+        by_ids[tuple(encoded.ids_T)] = encoded
+    with make(world) as loader:
+        batch = next(loader)
+    rows = []
+    for ids, segments in zip(batch.ids_BT, batch.segment_ids_BT, strict=True):
+        rows.append([by_ids[tuple(ids[segments == s])] for s in range(1, segments.max() + 1)])
+    plain = collate_rows(
+        rows, pad_id=chat.pad_id, tokens_per_row=256, rows_per_bin=8, bins_per_shard=2
+    )
+    assert equal(batch, plain)
 
 
 @pytest.mark.parametrize("order", [Order(seed=2), Order(seed=2, epochs=1)])

@@ -6,9 +6,11 @@ stands and which samples wait to be packed, so a restored loader gives bitwise t
 """
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import grain
@@ -63,7 +65,7 @@ class Encoder:
         return Sized(record, found.tokens, found.grids)
 
     def encode(self, sized: Sized) -> Encoded:
-        """The sample as arrays.
+        """The sample as arrays, its patches still pixels.
 
         Raises:
           UserError: an image cannot be used, or the lengths are not those it was packed by.
@@ -75,6 +77,7 @@ class Encoder:
             self.chat,
             self.processor,
             system_prompt=self.system_prompt,
+            as_pixels=True,
         )
         if (encoded.length, encoded.grids) != (sized.n_tokens, sized.grids):
             raise UserError(
@@ -123,8 +126,8 @@ def row_loader(
     encoder = Encoder(opener(images), chat, processor, system_prompt)
     stream = ordered(records, order or Order())
     pool = ThreadPoolExecutor(threads, "encode") if threads > 0 else None
-    finish = _Finish(encoder, budget, chat.pad_id, pool, transfer)
-    dataset: grain.IterDataset = _Packed(stream, encoder, budget).map(finish)
+    packed = _Packed(stream, encoder, budget, pool)
+    dataset: grain.IterDataset = packed.map(_Collate(encoder, budget, transfer))
     if ahead > 0:
         dataset = ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=ahead)
     return Loader(dataset, (pool,) if pool is not None else ())
@@ -167,59 +170,120 @@ def row_budget(
     )
 
 
+Job = Callable[[], Encoded]
+"""Gives a sample, now or when a thread has finished it."""
+
+
 @dataclass(frozen=True)
-class _Finish:
-    """Rows of sized records to arrays."""
+class _Collate:
+    """Rows of samples to arrays."""
 
     encoder: Encoder
     budget: PackBudget
-    pad_id: int
-    pool: Executor | None
     transfer: Callable[[RowBatch], Any] | None
 
-    def __call__(self, rows: list[list[Sized]]) -> Any:
-        flat = [sized for row in rows for sized in row]
-        encode = self.encoder.encode
-        encoded = iter(map(encode, flat) if self.pool is None else self.pool.map(encode, flat))
+    def __call__(self, rows: list[list[Job]]) -> Any:
         batch = collate_rows(
-            [[next(encoded) for _ in row] for row in rows],
+            [[job() for job in row] for row in rows],
             self.budget.n_shards,
-            pad_id=self.pad_id,
+            pad_id=self.encoder.chat.pad_id,
             tokens_per_row=self.budget.tokens_per_row,
             window_units=self.budget.window_units,
             rows_per_bin=self.budget.rows_per_bin,
             bins_per_shard=self.budget.bins_per_shard,
+            processor=self.encoder.processor,
         )
         return batch if self.transfer is None else self.transfer(batch)
 
 
 class _Packed(grain.IterDataset):
-    """Rows of sized records, packed from a stream with random access."""
+    """Rows of samples, packed from a stream with random access."""
 
-    def __init__(self, stream: grain.MapDataset, encoder: Encoder, budget: PackBudget) -> None:
+    def __init__(
+        self,
+        stream: grain.MapDataset,
+        encoder: Encoder,
+        budget: PackBudget,
+        pool: Executor | None,
+    ) -> None:
         super().__init__()
-        self.stream, self.encoder, self.budget = stream, encoder, budget
+        self._make = partial(_PackedIterator, stream, encoder, budget, pool)
 
     def __iter__(self) -> grain.DatasetIterator:
-        return _PackedIterator(self.stream, self.encoder, self.budget)
+        return self._make()
+
+
+class _Ready(NamedTuple):
+    """A packed batch whose samples are being encoded, and the state behind it."""
+
+    rows: list[list[Job]]
+    state: dict[str, Any]
+    error: BaseException | None = None
 
 
 class _PackedIterator(grain.DatasetIterator):
-    """State: the position of the stream, and the positions that wait to be packed."""
+    """State: the position of the stream, and the positions that wait to be packed.
 
-    def __init__(self, stream: grain.MapDataset, encoder: Encoder, budget: PackBudget) -> None:
+    With a pool it packs one batch ahead, so that threads encode the next batch while this one is
+    being laid out; the state is always that behind the batch handed out last.
+    """
+
+    def __init__(
+        self,
+        stream: grain.MapDataset,
+        encoder: Encoder,
+        budget: PackBudget,
+        pool: Executor | None,
+    ) -> None:
         super().__init__()
         self._stream, self._encoder, self._budget = stream, encoder, budget
-        self._set(0, [])
+        self._pool = pool
+        self._ready: deque[_Ready] = deque()
+        self.set_state({"position": 0, "waiting": []})
 
-    def _set(self, position: int, waiting: Sequence[int]) -> None:
-        self._position = position
+    def get_state(self) -> dict[str, Any]:
+        return {**self._state, "waiting": list(self._state["waiting"])}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._ready.clear()
+        self._position = int(state["position"])
         self._packer: Packer[int] = Packer(replace(self._budget, lookahead=float("inf")))
         self._sized: dict[int, Sized] = {}
-        for index in waiting:
-            self._feed(index)
+        for index in state["waiting"]:
+            self._feed(int(index))
         self._packer.budget = self._budget
         self._rest: Iterator[PackedBatch[int]] | None = None
+        self._state = self._packer_state()
+
+    def __next__(self) -> list[list[Job]]:
+        while len(self._ready) < (1 if self._pool is None else 2):
+            if self._ready and self._ready[-1].error is not None:
+                break
+            self._ready.append(self._pack())
+        batch = self._ready.popleft()
+        if batch.error is not None:
+            raise batch.error
+        self._state = batch.state
+        return batch.rows
+
+    def _packer_state(self) -> dict[str, Any]:
+        return {"position": self._position, "waiting": list(self._packer.waiting)}
+
+    def _pack(self) -> _Ready:
+        """The next batch; an error comes in its turn, behind the batches before it."""
+        try:
+            batch = None
+            while batch is None:
+                if self._position >= len(self._stream):
+                    self._rest = self._rest or self._packer.flush()
+                    batch = next(self._rest)
+                else:
+                    batch = self._feed(self._position)
+                    self._position += 1
+        except (UserError, StopIteration) as error:
+            return _Ready([], {}, error)
+        rows = [[self._job(self._sized.pop(index)) for index in row] for row in batch.rows]
+        return _Ready(rows, self._packer_state())
 
     def _feed(self, index: int) -> PackedBatch[int] | None:
         sized = self._encoder.size(self._stream[index])
@@ -230,19 +294,7 @@ class _PackedIterator(grain.DatasetIterator):
             reason = str(error).split(": ", 1)[-1]
             raise UserError(f"record {sized.record.id!r}: {reason}") from error
 
-    def __next__(self) -> list[list[Sized]]:
-        batch = None
-        while batch is None:
-            if self._position >= len(self._stream):
-                self._rest = self._rest or self._packer.flush()
-                batch = next(self._rest)
-            else:
-                batch = self._feed(self._position)
-                self._position += 1
-        return [[self._sized.pop(index) for index in row] for row in batch.rows]
-
-    def get_state(self) -> dict[str, Any]:
-        return {"position": self._position, "waiting": list(self._packer.waiting)}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        self._set(int(state["position"]), [int(index) for index in state["waiting"]])
+    def _job(self, sized: Sized) -> Job:
+        if self._pool is None:
+            return partial(self._encoder.encode, sized)
+        return self._pool.submit(self._encoder.encode, sized).result
