@@ -62,7 +62,7 @@ BAD_LINES = [
     (line("iou", [0, 0, 1, 1], box_space="inches"), "'box_space'", None),
     (line(id=[1]), "'id'", None),
     (line(images="a.png"), "'images'", None),
-    ("[" * 100_000, "not", None),
+    ("[" * 100_000, "nested too deeply", None),
 ]
 
 
@@ -104,7 +104,7 @@ def test_odd_bytes_and_blank_lines_are_survived():
 
 
 def test_the_answer_comes_before_the_next_line_is_sent():
-    with subprocess.Popen(COMMAND + ["-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    with subprocess.Popen([*COMMAND, "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE) as child:  # fmt: skip
         for name in ("a", "b", "c"):
             child.stdin.write(line(id=name).encode() + b"\n")
@@ -139,7 +139,7 @@ def test_an_empty_input_is_fine():
 
 def test_a_reader_that_leaves_ends_it_quietly():
     body = "\n".join(line(id=str(i)) for i in range(20_000)).encode()
-    with subprocess.Popen(COMMAND + ["-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    with subprocess.Popen([*COMMAND, "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE) as child:  # fmt: skip
         child.stdout.close()
         try:
@@ -152,8 +152,7 @@ def test_a_reader_that_leaves_ends_it_quietly():
         child.wait(timeout=20)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_an_interrupt_leaves_no_process(tmp_path, number):
+def test_an_interrupt_leaves_no_process(tmp_path):
     path = tmp_path / "in.jsonl"
     path.write_text("\n".join(line("math", "x+1", "$9^{9^{9}}$") for _ in range(20)))
     child = subprocess.Popen(
@@ -164,13 +163,12 @@ def test_an_interrupt_leaves_no_process(tmp_path, number):
     )
     assert wait_until(lambda: len(descendants(child.pid)) >= 3, 60)
     family = descendants(child.pid)
-    os.killpg(child.pid, number)  # what a terminal's Ctrl-C does
+    os.killpg(child.pid, signal.SIGINT)  # what a terminal's Ctrl-C does
     errors = child.stderr.read()
     child.wait(timeout=20)
     assert wait_until(lambda: not any(map(alive, family)), 20)
-    if number == signal.SIGINT:
-        assert child.returncode == 130
-        assert b"Traceback" not in errors
+    assert child.returncode == 130
+    assert b"Traceback" not in errors
     child.stderr.close()
 
 

@@ -1,6 +1,6 @@
 """Properties that hold for whatever a model may write.
 
-Each Hypothesis example is scored in many ways, so that VLAA_FUZZ_CASES (100,000 by default) scorings
+Each Hypothesis example is scored in many ways, so that VLAA_FUZZ_CASES scorings (default 100,000)
 fit into seconds. Symbolic comparison is fuzzed apart, through the pool.
 """
 
@@ -27,11 +27,16 @@ PIECES = [
     "<think>", "</think>", "<answer>", "</answer>", "<answer>4</answer>", "<think>4</think>",
     "4", "-4", "4.0", "5", "four", "2 or 4", "1,000", "1/2", "1e9", "٤", "²", "½", "9" * 60,
     "A", "B", "(B)", "B:", "C.", " or ", " and ", ", ", "option ", "the answer is ", "is correct",
-    "27°", "30°", "45°", "[0.1, 0.1, 0.5, 0.5]", "[0.5,0.5,0.1,0.1]", "[nan,0,1,1]", "[1e308,0,1,1]",
-    '{"bbox_2d": [0.1, 0.1, 0.4, 0.5]}', "[[", "]]", "(", ")", "{", "}", "[1,2,3]", "x1: 0.1, y1: 0.2",
-    "$", "$$", "\\boxed{", "\\boxed{4}", "\\frac{1}{2}", "\\sqrt{", "\\(", "\\)", "^", "_", "\\", "%",
-    "\\%", "x+1", "y=", "|", "cm", "\\text{B}", "yes", "no", "None", "nan", "inf", "null", " ", "\n",
-    "\t", "\x00", "\ud800", "\u202e", "é", "中", "\U0001f600", "<", ">", "&lt;", "<|im_end|>", "`", "**",
+    "27°", "30°", "45°", "[0.1, 0.1, 0.5, 0.5]", "[0.5,0.5,0.1,0.1]", "[nan,0,1,1]",
+    "[1e308,0,1,1]",
+    '{"bbox_2d": [0.1, 0.1, 0.4, 0.5]}', "[[", "]]", "(", ")", "{", "}", "[1,2,3]",
+    "x1: 0.1, y1: 0.2",
+    "$", "$$", "\\boxed{", "\\boxed{4}", "\\frac{1}{2}", "\\sqrt{", "\\(", "\\)", "^", "_", "\\",
+    "%",
+    "\\%", "x+1", "y=", "|", "cm", "\\text{B}", "yes", "no", "None", "nan", "inf", "null", " ",
+    "\n",
+    "\t", "\x00", "\ud800", "\u202e", "é", "中", "\U0001f600", "<", ">", "&lt;", "<|im_end|>", "`",
+    "**",
     "red", "car", "a red car", "not", "the", "'", '"', "#", ";", "/", "=", "-", "+", ".",
 ]  # fmt: skip
 GOLDS = {

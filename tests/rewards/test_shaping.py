@@ -35,7 +35,7 @@ def test_a_senseless_buffer_is_refused(buffer):
         ([7, 7, 7, 7], 1, -0.75),
         ([7, 8, 7, 8, 7], 2, -0.5),  # 4 bigrams, 2 distinct
         ([7, 8, 9, 7, 8, 9, 7], 3, -0.4),  # 5 trigrams, 3 distinct
-        ("a b a b a".split(), 2, -0.5),
+        (list("ababa"), 2, -0.5),
     ],
 )
 def test_repetition(tokens, ngram, expected):

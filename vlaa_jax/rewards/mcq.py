@@ -38,6 +38,7 @@ _ANOTHER = re.compile(
 )
 _STYLED = re.compile(r"\\text\{([^{}]*)\}|\*\*([^*]*)\*\*")
 _STANDALONE = re.compile(r"(?<![\w\\])([A-H])(?![\w'’])")
+_CAPITALS = re.compile(r"(?<!\w)[A-H]{1,8}(?!\w)")
 _OPTION_LINE = re.compile(r"^\s*[(\[]?([A-Z])\s*[)\].:、]\s*(\S.*?)\s*$", re.MULTILINE)
 _OPTION_INLINE = re.compile(r"(?:^|[\s,;])[(\[]?([A-Z])\s*[)\].:](?=\s|[^\sA-Za-z])")
 
@@ -153,6 +154,9 @@ def _leading_letter(text: str, options: Mapping[str, str], stated: bool = False)
     strewn = set(_STANDALONE.findall(rest)) - {letter}
     if len(strewn) > 1 or (strewn and _STANDALONE.match(rest)):
         return None
+    every = set(options) or set("ABCD")
+    if every <= {letter}.union(*_CAPITALS.findall(rest)):
+        return None
     # Nor may the explanation quote another option in full, next to or instead of its own.
     if _quotes_other(rest, letter, options):
         return None
@@ -160,11 +164,13 @@ def _leading_letter(text: str, options: Mapping[str, str], stated: bool = False)
 
 
 def _quotes_other(rest: str, letter: str, options: Mapping[str, str]) -> bool:
-    said = f" {_plain(rest)} "
+    said = _plain(rest)
     own = _plain(options.get(letter, ""))
     for other, text in options.items():
         text = _plain(text)
-        if other != letter and text and text not in own and f" {text} " in said:
+        if other == letter or not text or text in own:
+            continue
+        if re.search(rf"(?<!\w){re.escape(text)}(?!\w)", said):
             return True
     return False
 
