@@ -14,7 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from converters.output import copy_sidecars, finished_directory, progress_bar, run_jobs
+from converters.output import (
+    Buffers,
+    copy_sidecars,
+    finished_directory,
+    progress_bar,
+    run_jobs,
+)
 from vlaa_jax.models.qwen_vl.hf_keys import Key, Transform, key_table
 from vlaa_jax.models.qwen_vl.safetensors_io import write_all
 from vlaa_jax.models.qwen_vl.weights import (
@@ -31,6 +37,7 @@ CHUNK_BYTES = 32 << 20
 that a shard of a mesh does not read much that it does not need."""
 THREADS = min(8, os.cpu_count() or 1)
 _ZARR_DTYPES = {"float64": "<f8", "float32": "<f4", "float16": "<f2", "bfloat16": "bfloat16"}
+_buffers = Buffers()
 _DICT_KEY = 2  # Orbax's KeyType.DICT
 
 
@@ -108,7 +115,7 @@ def _array_jobs(
         name = ".".join(str(a // n) for a, n in zip(starts, chunk, strict=True))
 
         def job(index: tuple[slice, ...] = index, name: str = name) -> int:
-            piece = np.empty(chunk, dtype)
+            piece = _buffers.take(chunk, dtype)
             weights.read_into(key, piece, index)
             descriptor = os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
             try:

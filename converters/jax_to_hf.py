@@ -13,7 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from converters.output import copy_sidecars, finished_directory, progress_bar, run_jobs
+from converters.output import (
+    Buffers,
+    copy_sidecars,
+    finished_directory,
+    progress_bar,
+    run_jobs,
+)
 from vlaa_jax.models.qwen_vl.config import read_hf_config, recorded_dtype
 from vlaa_jax.models.qwen_vl.hf_keys import Index, Key, Layout, Transform, key_table
 from vlaa_jax.models.qwen_vl.safetensors_io import DEFAULT_SHARD_BYTES, SafetensorsWriter
@@ -29,6 +35,7 @@ from vlaa_jax.models.qwen_vl.weights import (
 from vlaa_jax.schema import UserError
 
 THREADS = min(8, os.cpu_count() or 1)
+_buffers = Buffers()
 _BUFFER_BYTES = 512 << 20
 """What the pieces in flight may hold together, as far as the stored chunks allow it."""
 
@@ -102,7 +109,7 @@ def _job(
         rows = piece[_row_axis(key)]
         for layer, array in enumerate(layers, start=first_layer):
             theirs = array if key.transform is Transform.SAME else array.T
-            out = np.empty(theirs.shape, dtype)
+            out = _buffers.take(theirs.shape, dtype)
             copy_tiled(out, theirs)
             out = out.reshape(out.shape[0], *key.hf_shape[1:])
             writer.write(names[layer], out, first_row=rows.start)

@@ -5,13 +5,17 @@ disk. What an interrupted run leaves behind is never taken for a result, and the
 """
 
 import fcntl
+import math
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -120,6 +124,20 @@ def run_jobs(
         finally:
             for job_left in waiting:
                 job_left.cancel()
+
+
+class Buffers(threading.local):
+    """Scratch arrays, one per thread and used again: fresh memory costs as much as the copy."""
+
+    def __init__(self) -> None:
+        self._bytes = np.empty(0, np.uint8)
+
+    def take(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+        """An array with any content; the thread's earlier one must no longer be in use."""
+        size = dtype.itemsize * math.prod(shape)
+        if self._bytes.size < size:
+            self._bytes = np.empty(size, np.uint8)
+        return self._bytes[:size].view(dtype).reshape(shape)
 
 
 def _is_weight_file(file: Path) -> bool:
