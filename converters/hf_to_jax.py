@@ -23,13 +23,8 @@ from converters.output import (
 )
 from vlaa_jax.models.qwen_vl.hf_keys import Key, Transform, key_table
 from vlaa_jax.models.qwen_vl.safetensors_io import write_all
-from vlaa_jax.models.qwen_vl.weights import (
-    DTYPES,
-    FORMAT_VERSION,
-    MARKER_NAME,
-    HFSource,
-    resolve,
-)
+from vlaa_jax.models.qwen_vl.sources import DTYPES, HFSource
+from vlaa_jax.models.qwen_vl.weights import FORMAT_VERSION, MARKER_NAME, resolve
 from vlaa_jax.schema import UserError
 
 CHUNK_BYTES = 32 << 20

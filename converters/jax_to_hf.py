@@ -23,11 +23,9 @@ from converters.output import (
 from vlaa_jax.models.qwen_vl.config import read_hf_config, recorded_dtype
 from vlaa_jax.models.qwen_vl.hf_keys import Index, Key, Layout, Transform, key_table
 from vlaa_jax.models.qwen_vl.safetensors_io import DEFAULT_SHARD_BYTES, SafetensorsWriter
+from vlaa_jax.models.qwen_vl.sources import DTYPES, OrbaxSource, copy_tiled
 from vlaa_jax.models.qwen_vl.weights import (
-    DTYPES,
     MARKER_NAME,
-    OrbaxSource,
-    copy_tiled,
     open_params,
     read_marker,
     sidecar_dir,

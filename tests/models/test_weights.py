@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from vlaa_jax.models.qwen_vl import weights
+from vlaa_jax.models.qwen_vl import sources, weights
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig, TextConfig, VisionConfig
 from vlaa_jax.models.qwen_vl.hf_keys import Layout, flatten, hf_shapes, key_table, nest
 from vlaa_jax.models.qwen_vl.safetensors_io import SafetensorsReader, SafetensorsWriter
@@ -154,9 +154,9 @@ def test_a_process_reads_only_the_slices_of_its_devices(tmp_path, config, monkey
         }
     )
     seen = []
-    read = weights.HFSource.read
+    read = sources.HFSource.read
     monkeypatch.setattr(
-        weights.HFSource, "read", lambda *args: seen.append(read(*args)) or seen[-1]
+        sources.HFSource, "read", lambda *args: seen.append(read(*args)) or seen[-1]
     )
     placed = weights.load_params(tmp_path, wanted)
     np.testing.assert_array_equal(
@@ -367,5 +367,5 @@ def test_writer_refuses_to_finish_early_and_to_take_what_was_not_planned(tmp_pat
 def test_copy_tiled_is_a_copy(rows, columns, cast):
     source = np.random.default_rng(0).normal(size=(columns, rows)).astype(np.float32)
     target = np.empty((rows, columns), BF16 if cast else np.float32)
-    weights.copy_tiled(target, source.T)
+    sources.copy_tiled(target, source.T)
     np.testing.assert_array_equal(target, source.T.astype(target.dtype))
