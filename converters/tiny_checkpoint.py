@@ -7,11 +7,12 @@ leaves GRPO something to teach. The finished directory is part of the package, s
 train it; this module exists so that anyone can make it again.
 """
 
+import json
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from rich.console import Console
+from safetensors.numpy import save_file
 
 from vlaa_jax.algos.losses import masked_cross_entropy
 from vlaa_jax.data.batches import PromptBatch, collate_prompts
@@ -29,6 +31,7 @@ from vlaa_jax.data.images import ImageProcessor
 from vlaa_jax.data.synthetic import TASKS, draw_sample
 from vlaa_jax.data.synthetic.sample import SyntheticSample
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
+from vlaa_jax.models.qwen_vl.hf_keys import key_table
 from vlaa_jax.models.qwen_vl.model import Compute, PromptInputs, init_params, split_model
 from vlaa_jax.models.qwen_vl.vision import VisionInputs
 from vlaa_jax.train.step import Policy
@@ -193,3 +196,20 @@ def train(
             if keep is not None:
                 keep(number, params)
     return params
+
+
+def write_directory(
+    directory: Path, params: dict[str, Any], hf_config: dict[str, Any], dtype: str = "bfloat16"
+) -> None:
+    """Adds config.json and model.safetensors to the sidecars: a complete HF directory."""
+    config = QwenVLConfig.from_hf(hf_config)
+    tensors = {}
+    for key in key_table(config):
+        leaf = np.asarray(reduce(lambda node, name: node[name], key.path, params))
+        layers = [leaf] if key.layers is None else list(leaf)
+        for name, layer in zip(key.hf_names(), layers, strict=True):
+            theirs = key.transform.to_theirs(layer.astype(jnp.dtype(dtype)), key.hf_shape)
+            tensors[name] = np.ascontiguousarray(theirs)
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    text = json.dumps({**hf_config, "torch_dtype": dtype}, indent=2) + "\n"
+    (directory / "config.json").write_text(text, encoding="utf-8")

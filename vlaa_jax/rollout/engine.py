@@ -1,7 +1,7 @@
 """The rollout engine: prompts in, G completions each out, on the trainer's own parameters.
 
-There is no second copy of the weights and no second implementation of the model, so there is nothing
-to synchronise. Only shapes from the bucket ladder reach the jitted functions.
+There is no second copy of the weights and no second implementation of the model, so there is
+nothing to synchronise. Only shapes from the bucket ladder reach the jitted functions.
 """
 
 from collections.abc import Mapping

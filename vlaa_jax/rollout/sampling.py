@@ -1,8 +1,8 @@
 """From logits to a token and its log-probability under the policy.
 
-The log-probability returned is that of the *policy*: the softmax over allowed tokens at the sampling
-temperature, the same definition the trainer scores with. Truncation (top-k, top-p, min-p) changes
-which token is drawn, never what its log-probability is said to be.
+The log-probability returned is that of the *policy*: the softmax over allowed tokens at the
+sampling temperature, the same definition the trainer scores with. Truncation (top-k, top-p, min-p)
+changes which token is drawn, never what its log-probability is said to be.
 """
 
 from dataclasses import dataclass

@@ -38,7 +38,7 @@ class MetricsWriter:
     def __init__(self, workdir: Path, first_step: int) -> None:
         self._path = workdir / "metrics.jsonl"
         _keep_lines_before(self._path, first_step)
-        self._file = open(self._path, "a", encoding="utf-8")
+        self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
         self._board = SummaryWriter(
             str(workdir / "tensorboard"), purge_step=first_step, write_to_disk=True
         )

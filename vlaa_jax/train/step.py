@@ -115,7 +115,12 @@ class Steps:
         loss_fn = partial(_loss, policy, algo, max_new_tokens)
 
         def gradients(
-            trainable: Any, frozen: Any, batch: GroupBatch, totals: Totals, coef: Array, allowed: Any
+            trainable: Any,
+            frozen: Any,
+            batch: GroupBatch,
+            totals: Totals,
+            coef: Array,
+            allowed: Any,
         ) -> tuple[Any, tuple[Array, losses.Diagnostics]]:
             grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
             (loss, diagnostics), grads = grad_fn(trainable, frozen, batch, totals, coef, allowed)

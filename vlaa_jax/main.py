@@ -1,0 +1,71 @@
+"""Entry point: ``python -m vlaa_jax.main --config=configs/grpo.py:tiny --workdir=runs/tiny``."""
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from vlaa_jax import __version__
+from vlaa_jax.schema import UserError
+from vlaa_jax.settings import Settings, build, settle
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with a variant after ':'.")
+WORKDIR = flags.DEFINE_string("workdir", "runs/default", "Directory of the run.")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Settles the settings and hands over to the task."""
+    try:
+        if len(argv) > 1:
+            raise UserError(f"unexpected argument {argv[1]!r}; options look like --config=FILE")
+        if CONFIG.value is None:
+            raise UserError("--config is missing, e.g. --config=configs/grpo.py:tiny")
+        settings = settle(CONFIG.value.to_dict())
+        _run(settings, Path(WORKDIR.value).expanduser())
+    except UserError as error:
+        sys.exit(f"vlaa_jax: {error}")
+    except KeyboardInterrupt:
+        sys.exit("vlaa_jax: interrupted; the same command goes on from the last checkpoint")
+
+
+def _run(settings: Settings, workdir: Path) -> None:
+    began = time.monotonic()
+    _check_versions()
+    import jax
+
+    if settings.run.compilation_cache:
+        cache = os.path.expanduser(settings.run.compilation_cache)
+        jax.config.update("jax_compilation_cache_dir", cache)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    from vlaa_jax.rewards.settings import RewardSettings
+    from vlaa_jax.train import grpo
+    from vlaa_jax.train.run import Run
+
+    devices = jax.devices()
+    print(f"vlaa_jax {__version__}  jax {jax.__version__}  {len(devices)} x {devices[0]}")
+    rewards = build(RewardSettings, settings.rewards, "config.rewards")
+    with Run(settings, rewards, workdir) as run:
+        run.measure("before")
+        print(f"ready after {time.monotonic() - began:.0f} s")
+        grpo.train(run)
+        run.measure("after")
+        run.summary()
+
+
+def _check_versions() -> None:
+    """Stops with one line where the installed jax or flax is too old."""
+    from importlib.metadata import version
+
+    for package, least in (("jax", (0, 10, 2)), ("flax", (0, 12, 8))):
+        found = version(package)
+        if tuple(int(part) for part in found.split(".")[:3] if part.isdigit()) < least:
+            wanted = ".".join(map(str, least))
+            raise UserError(f"{package} {found} is too old: install {package} >= {wanted}")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,247 @@
+"""The GRPO loop: batch, rollout, reward, advantage, update, log, save (arXiv 2402.03300)."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import reduce
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from vlaa_jax.algos import kl, losses
+from vlaa_jax.models.qwen_vl.model import PromptInputs
+from vlaa_jax.rewards.mixed import check_failed, reward_metrics
+from vlaa_jax.schema import Score, UserError
+from vlaa_jax.train.checkpoint import Progress
+from vlaa_jax.train.metrics import StepClock
+from vlaa_jax.train.prompts import Prompt
+from vlaa_jax.train.rollout_log import write_rollouts
+from vlaa_jax.train.run import Run
+from vlaa_jax.train.scoring import (
+    Completions,
+    requests_for,
+    rewards_array,
+    score_completions,
+    texts_of,
+)
+from vlaa_jax.train.step import KL_ESTIMATORS, GroupBatch, Totals
+
+Metrics = dict[str, float]
+
+
+def train(run: Run) -> None:
+    """Runs GRPO from wherever the run stands to its last step."""
+    settings = run.settings
+    with ThreadPoolExecutor(max_workers=1) as scorer:
+        for step in range(run.progress.step, settings.run.steps):
+            clock = StepClock()
+            prompts = next(run.loader)
+            clock.lap("data")
+            completions = sample(run, step, prompts)
+            clock.lap("rollout")
+
+            texts = texts_of(run.checkpoint.chat, completions)
+            requests = requests_for(prompts, texts, run.checkpoint.processor)
+            limit = settings.rollout.max_new_tokens
+            scoring = scorer.submit(score_completions, run.reward, requests, completions, limit)
+            old_PGT, ref_PGT = score_logprobs(run, prompts, completions)
+            clock.lap("score")
+            scores = scoring.result()
+            clock.lap("reward")
+            check_failed(scores, run.reward.settings.max_failed_frac, where=f"step {step}")
+
+            advantages_PG, group = advantages(run, scores, completions, old_PGT, ref_PGT)
+            update = apply_updates(run, prompts, completions, advantages_PG, old_PGT, ref_PGT)
+            clock.lap("update")
+
+            metrics = {**reward_metrics(scores), **group, **update}
+            metrics |= rollout_metrics(completions, clock) | run.batch_metrics()
+            run.progress = Progress(step + 1, run.loader.get_state(), float(run.kl.coef))
+            if settings.run.eval_every and (step + 1) % settings.run.eval_every == 0:
+                metrics |= run.heldout(run.params)
+            if run.logs_rollouts(step):
+                write_rollouts(
+                    run.workdir, step, prompts, texts, scores, advantages_PG, completions
+                )
+            run.report(step, metrics, clock)
+            if run.saves(step):
+                run.save()
+
+
+def chunks(run: Run, count: int, size: int) -> Iterator[slice]:
+    """Slices of `size` prompts; 0 takes all of `count` at once."""
+    size = size or count
+    yield from (slice(start, start + size) for start in range(0, count, size))
+
+
+def place(run: Run, prompts: Sequence[Prompt], part: slice) -> PromptInputs:
+    """Prompts of a step on the device; the same part of the same step is placed once."""
+    key = (part.start, part.stop)
+    if key not in run.placed:
+        run.placed[key] = run.collate(prompts[part])
+    return run.placed[key][0]
+
+
+def sample(run: Run, step: int, prompts: Sequence[Prompt]) -> Completions:
+    """G completions of every prompt, on the host."""
+    run.placed.clear()
+    keys_P = run.keys(step, len(prompts))
+    parts = []
+    for part in chunks(run, len(prompts), run.settings.rollout.batch_prompts):
+        rollout = run.engine.generate(run.params, place(run, prompts, part), keys_P[part])
+        parts.append(Completions(*(np.asarray(a) for a in rollout)))
+    return join(parts)
+
+
+def join(parts: Sequence[Completions]) -> Completions:
+    """Completions of several prompt batches as one, padded to the longest."""
+    longest = max(part.tokens_PGT.shape[-1] for part in parts)
+
+    def pad(array: np.ndarray) -> np.ndarray:
+        missing = longest - array.shape[-1] if array.ndim == 3 else 0
+        return np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, missing)])
+
+    return Completions(
+        *(np.concatenate([pad(a) for a in arrays]) for arrays in zip(*parts, strict=True))
+    )
+
+
+def score_logprobs(
+    run: Run, prompts: Sequence[Prompt], completions: Completions
+) -> tuple[np.ndarray, np.ndarray]:
+    """Log-probabilities under the sampling policy and under the reference, [P, G, T] each.
+
+    With one update per rollout the trainer's own first pass is the old policy; the sampler's
+    numbers stand in for it here and are only used for the KL in the reward.
+    """
+    algo = run.settings.algo
+    old = [completions.logprobs_PGT]
+    ref = [np.zeros_like(completions.logprobs_PGT)]
+    if algo.updates_per_rollout > 1:
+        old = list(_logprobs(run, run.params, prompts, completions))
+    if algo.kl_coef:
+        ref = list(_logprobs(run, run.reference, prompts, completions))
+    return np.concatenate(old), np.concatenate(ref)
+
+
+def _logprobs(
+    run: Run, params: Mapping[str, Any], prompts: Sequence[Prompt], completions: Completions
+) -> Iterator[np.ndarray]:
+    for part in chunks(run, len(prompts), run.micro_prompts):
+        inputs = place(run, prompts, part)
+        tokens = run.put(completions.tokens_PGT[part])
+        yield np.asarray(run.steps.score(params, inputs, tokens, run.allowed_V))
+
+
+def advantages(
+    run: Run,
+    scores: Sequence[Score],
+    completions: Completions,
+    old_PGT: np.ndarray,
+    ref_PGT: np.ndarray,
+) -> tuple[np.ndarray, Metrics]:
+    """Group advantages [P, G] on the device, and what the groups look like."""
+    algo = run.settings.algo
+    rewards_PG = rewards_array(scores, completions.length_PG.shape)
+    valid_PG = ~np.isnan(rewards_PG)
+    raw_PG = np.array([s.parts["raw"] for s in scores], np.float32).reshape(rewards_PG.shape)
+    constant_P = np.nanmax(np.where(valid_PG, raw_PG, -np.inf), 1) == np.nanmin(
+        np.where(valid_PG, raw_PG, np.inf), 1
+    )
+    if algo.kl_coef and algo.kl_in_reward:
+        penalty = KL_ESTIMATORS[algo.kl_estimator](old_PGT, ref_PGT, completions.mask_PGT)
+        rewards_PG = kl.kl_penalised_rewards(
+            rewards_PG, penalty, completions.mask_PGT, coef=run.kl.coef
+        )
+    put = run.put
+    advantages_PG = run.steps.advantages(put(np.asarray(rewards_PG)), put(valid_PG))
+    return np.asarray(advantages_PG), {"group/zero_variance_frac": float(constant_P.mean())}
+
+
+def apply_updates(
+    run: Run,
+    prompts: Sequence[Prompt],
+    completions: Completions,
+    advantages_PG: np.ndarray,
+    old_PGT: np.ndarray,
+    ref_PGT: np.ndarray,
+) -> Metrics:
+    """All optimizer updates of a step, each over its share of the prompts."""
+    algo = run.settings.algo
+    mask_PGT = completions.mask_PGT
+    if algo.mask_truncated:
+        mask_PGT = np.asarray(losses.drop_truncated(mask_PGT, completions.truncated_PG))
+    reports, norms, loss = [], [], 0.0
+    per_update = len(prompts) // algo.updates_per_rollout
+    for start in range(0, len(prompts), per_update):
+        share = slice(start, start + per_update)
+        own = mask_PGT[share]
+        totals = Totals(jnp.float32(own.sum()), jnp.float32(own.any(-1).sum()))
+        grads = None
+        for part in chunks(run, per_update, run.micro_prompts):
+            rows = slice(start + part.start, start + part.stop)
+            arrays = (
+                completions.tokens_PGT,
+                mask_PGT,
+                advantages_PG,
+                old_PGT,
+                ref_PGT,
+                completions.logprobs_PGT,
+            )
+            batch = GroupBatch(place(run, prompts, rows), *(run.put(a[rows]) for a in arrays))
+            more, (part_loss, report) = run.steps.gradients(
+                run.state.trainable, run.frozen, batch, totals, run.kl.coef, run.allowed_V
+            )
+            grads = more if grads is None else run.steps.add(grads, more)
+            reports.append(report)
+            loss += float(part_loss)
+        run.state, norm = run.steps.apply(run.state, grads)
+        norms.append(float(norm))
+        _steer_kl(run, reports[-1], own.shape[0] * own.shape[1])
+    _stop_when_skipping(run)
+    summary = losses.summarise_diagnostics(reduce(losses.merge_diagnostics, reports))
+    return _update_metrics(run, summary, loss / algo.updates_per_rollout, norms)
+
+
+def _steer_kl(run: Run, report: losses.Diagnostics, sequences: int) -> None:
+    if run.settings.algo.kl_coef and run.settings.algo.kl_target:
+        mean = losses.summarise_diagnostics(report)["kl"]
+        run.kl = kl.adaptive_kl(run.kl, mean, sequences)
+
+
+def _stop_when_skipping(run: Run) -> None:
+    skipped, most = int(run.state.skipped), run.settings.optimizer.max_skipped
+    if skipped > most:
+        raise UserError(
+            f"{skipped} updates had non-finite gradients (optimizer.max_skipped={most}); "
+            "lower optimizer.lr or look at the last rollouts"
+        )
+
+
+def _update_metrics(
+    run: Run, summary: Mapping[str, Any], loss: float, norms: Sequence[float]
+) -> Metrics:
+    return {
+        "train/loss": loss,
+        "train/grad_norm": float(np.mean(norms)),
+        "train/lr": float(run.schedule(int(run.state.updates) - 1)),
+        "train/skipped": float(run.state.skipped),
+        "policy/kl": float(summary["kl"]),
+        "policy/kl_coef": float(run.kl.coef),
+        "policy/entropy": float(summary["entropy"]),
+        "policy/ratio_clip_frac": float(summary["clip_frac"]),
+        "policy/logprob_gap_mean": float(summary["logprob_gap"]),
+        "policy/logprob_gap_max": float(summary["logprob_gap_max"]),
+    }
+
+
+def rollout_metrics(completions: Completions, clock: StepClock) -> Metrics:
+    """Lengths and speed of a rollout."""
+    tokens = float(completions.length_PG.sum())
+    return {
+        "rollout/length_mean": float(completions.length_PG.mean()),
+        "rollout/truncated_frac": float(completions.truncated_PG.mean()),
+        "rollout/tokens_per_s": tokens / clock.seconds["rollout"],
+        "train/tokens_per_s": tokens / clock.seconds["update"],
+        "padding/completion_frac": 1.0 - tokens / completions.tokens_PGT.size,
+    }

@@ -1,0 +1,161 @@
+"""From records to prompts on the device: loading, encoding, collating, placing on the mesh."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from PIL import Image
+
+from vlaa_jax.data.batches import PromptBatch, collate_prompts
+from vlaa_jax.data.encode import Encoded, encode_prompt
+from vlaa_jax.data.loader import Loader, Order, prompt_loader, usable_records
+from vlaa_jax.data.records import Reject, load_records
+from vlaa_jax.models.qwen_vl.model import PromptInputs
+from vlaa_jax.models.qwen_vl.vision import VisionInputs
+from vlaa_jax.parallel.mesh import batch_sharding, data_shards
+from vlaa_jax.rewards.mixed import gold_problem
+from vlaa_jax.schema import Record, UserError
+from vlaa_jax.settings import DataSettings
+from vlaa_jax.train.policy import Checkpoint
+
+
+class Prompt(NamedTuple):
+    """A record ready to be answered.
+
+    Attributes:
+        record: where it came from.
+        encoded: ids, positions and patches.
+        image_size: (width, height) of its first image in pixels, or None for text alone.
+    """
+
+    record: Record
+    encoded: Encoded
+    image_size: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Encodes one record; called in the loader's threads."""
+
+    checkpoint: Checkpoint
+    data: DataSettings
+
+    def __call__(self, record: Record, images: tuple[Image.Image, ...]) -> Prompt:
+        """Tokens and patches of a record and its decoded images."""
+        encoded = encode_prompt(
+            record,
+            images,
+            self.checkpoint.chat,
+            self.checkpoint.processor,
+            system_prompt=self.data.system_prompt,
+            max_tokens=self.data.max_prompt_tokens,
+        )
+        return Prompt(record, encoded, images[0].size if images else None)
+
+
+def load_checked(
+    path: Path, image_root: Path, bad_records: str
+) -> tuple[list[Record], list[Reject]]:
+    """Reads a GRPO records file and sorts out what cannot be used.
+
+    Args:
+        path: records file.
+        image_root: folder the image paths are relative to.
+        bad_records: "stop" at the first bad record, or "skip" and return it.
+
+    Returns:
+        Usable records, and the rejects with their reasons.
+
+    Raises:
+        UserError: a record is bad and bad_records is "stop", or none is left.
+    """
+    rejects: list[Reject] = []
+
+    def refuse(reject: Reject) -> None:
+        if bad_records == "stop":
+            raise UserError(f"{path}: {reject} (data.bad_records=skip leaves such records out)")
+        rejects.append(reject)
+
+    records = load_records(path, kind="grpo", strict=False, on_reject=refuse)
+    sound = []
+    for index, record in enumerate(records):
+        problem = gold_problem(
+            record.verifier_type or "",
+            record.gt or "",
+            question=record.question,
+            box_space=record.box_space,
+        )
+        if problem:
+            refuse(Reject(str(path), index, None, record.id, "gt", problem))
+        else:
+            sound.append(record)
+    usable = usable_records(sound, image_root, refuse)
+    if not usable:
+        raise UserError(f"{path}: no usable record is left")
+    return usable, rejects
+
+
+def training_loader(
+    records: Sequence[Record], image_root: Path, encoder: Encoder, *, batch: int, seed: int
+) -> Loader[list[Prompt]]:
+    """Endless shuffled batches of prompts with exact state."""
+    return prompt_loader(
+        records,
+        image_root,
+        batch_size=batch,
+        order=Order(seed=seed),
+        threads=encoder.data.workers,
+        process=encoder,
+    )
+
+
+def heldout_prompts(records: Sequence[Record], image_root: Path, encoder: Encoder) -> list[Prompt]:
+    """All prompts of a held-out set, in file order."""
+    with prompt_loader(
+        records,
+        image_root,
+        batch_size=32,
+        order=Order(shuffle=False, epochs=1),
+        threads=encoder.data.workers,
+        process=encoder,
+    ) as loader:
+        return [prompt for batch in loader for prompt in batch]
+
+
+class Collator:
+    """Pads prompts to shapes of the ladder and puts them on the mesh."""
+
+    def __init__(self, checkpoint: Checkpoint, data: DataSettings, mesh: Mesh) -> None:
+        self._checkpoint = checkpoint
+        self._data = data
+        self._shards = data_shards(mesh)
+        self.sharding = batch_sharding(mesh)
+
+    def __call__(self, prompts: Sequence[Prompt]) -> tuple[PromptInputs, PromptBatch]:
+        """The prompts on the device, and the host batch they came from."""
+        batch = collate_prompts(
+            [p.encoded for p in prompts],
+            self._shards,
+            pad_id=self._checkpoint.chat.pad_id,
+            min_tokens=self._data.min_prompt_bucket,
+            min_prompts=len(prompts),
+            window_units=self._checkpoint.window_units,
+            rows_per_bin=self._data.vision_rows_per_bin or None,
+            bins_per_shard=self._data.vision_bins_per_shard or None,
+        )
+        inputs = PromptInputs(
+            batch.ids_PT,
+            batch.positions_PT3,
+            batch.length_P,
+            batch.unit_src_PT,
+            VisionInputs(*batch.vision),
+        )
+        return jax.device_put(inputs, self.sharding), batch
+
+    def put(self, array: np.ndarray) -> jax.Array:
+        """An array with P first, split over the data shards."""
+        return jax.device_put(array, self.sharding)

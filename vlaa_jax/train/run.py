@@ -1,0 +1,339 @@
+"""A GRPO run: everything that is set up once, and the little that changes from step to step."""
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from rich.console import Console
+from rich.table import Table
+
+from vlaa_jax.algos import kl
+from vlaa_jax.data.batches import PromptBatch
+from vlaa_jax.data.synthetic.dataset import write_dataset
+from vlaa_jax.models.qwen_vl.model import PromptInputs
+from vlaa_jax.parallel.mesh import data_shards, make_mesh, replicated
+from vlaa_jax.rewards.mixed import MixedReward
+from vlaa_jax.rewards.settings import RewardSettings
+from vlaa_jax.rollout.engine import Engine
+from vlaa_jax.rollout.sampling import Sampling
+from vlaa_jax.schema import UserError
+from vlaa_jax.settings import DataSettings, Settings
+from vlaa_jax.train.checkpoint import Checkpoints, Progress
+from vlaa_jax.train.heldout import Heldout, constant_scores, save_json
+from vlaa_jax.train.metrics import CompileCounter, MetricsWriter, StepClock
+from vlaa_jax.train.optimizer import make_optimizer
+from vlaa_jax.train.policy import Checkpoint, copy_sidecars, open_checkpoint
+from vlaa_jax.train.prompts import (
+    Collator,
+    Encoder,
+    Prompt,
+    heldout_prompts,
+    load_checked,
+    training_loader,
+)
+from vlaa_jax.train.state import merge, new_state, partition
+from vlaa_jax.train.step import Policy, Steps
+
+
+class Run:
+    """Sets a run up in its directory, new or where it was interrupted.
+
+    Args:
+        settings: checked settings.
+        rewards: options of the mixed reward.
+        workdir: run directory.
+        console: where people read along.
+
+    Raises:
+        UserError: the run directory, the checkpoint or the data cannot be used.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        rewards: RewardSettings,
+        workdir: Path,
+        console: Console | None = None,
+    ) -> None:
+        self.settings = settings
+        self.workdir = workdir
+        self.console = console or Console()
+        self.compilations = CompileCounter()
+        _claim(workdir, settings)
+        self.mesh: Mesh = make_mesh(**dataclasses.asdict(settings.mesh))
+        _check_shards(settings, data_shards(self.mesh))
+        self.checkpoint: Checkpoint = open_checkpoint(settings.model, settings.data, self.mesh)
+        copy_sidecars(self.checkpoint.sidecars, workdir / "hf")
+        self.reward = MixedReward(rewards)
+        self.reward.start()
+        self.collate_on_mesh = Collator(self.checkpoint, settings.data, self.mesh)
+        self.allowed_V = jax.device_put(self.checkpoint.allowed_V, replicated(self.mesh))
+        self.placed: dict[tuple[int, int], tuple[PromptInputs, PromptBatch]] = {}
+        self._set_up_state()
+        self._set_up_data()
+        self.writer = MetricsWriter(workdir, self.progress.step)
+        self._began, self._first_step = time.monotonic(), self.progress.step
+
+    # -- set-up ---------------------------------------------------------------------------
+
+    def _set_up_state(self) -> None:
+        settings, algo = self.settings, self.settings.algo
+        updates = settings.run.steps * algo.updates_per_rollout
+        optimizer, self.schedule = make_optimizer(settings.optimizer, max(updates, 1))
+        policy = Policy(
+            self.checkpoint.graphdef,
+            temperature=settings.rollout.temperature,
+            chunk=algo.logprob_chunk,
+            row_shards=data_shards(self.mesh),
+        )
+        limit = settings.rollout.max_new_tokens
+        self.steps = Steps(policy, algo, optimizer, max_new_tokens=limit)
+        self.engine = self._engine(settings.rollout.completions)
+        params = self.checkpoint.load_params()
+        # The reference is the starting point itself; arrays that never train are shared with it.
+        self.reference = jax.tree.map(jnp.copy, params) if algo.kl_coef else params
+        trainable, self.frozen = partition(params, settings.model.freeze, adapters_only=False)
+        self.state = new_state(trainable, optimizer)
+        self.kl = kl.kl_controller(
+            algo.kl_coef, target=algo.kl_target or 1.0, horizon=algo.kl_horizon
+        )
+        self.checkpoints = Checkpoints(self.workdir / "checkpoints", settings.run.keep_checkpoints)
+        self.progress = Progress(0, {}, algo.kl_coef)
+        if self.checkpoints.latest is not None:
+            self.state, params, self.progress = self.checkpoints.restore(self.state, self.frozen)
+            self.kl = self.kl._replace(coef=jnp.float32(self.progress.kl_coef))
+            self.console.print(f"resuming at step {self.progress.step}")
+
+    def _engine(self, completions: int) -> Engine:
+        rollout = self.settings.rollout
+        return Engine(
+            self.checkpoint.graphdef,
+            completions=completions,
+            max_new_tokens=rollout.max_new_tokens,
+            sampling=Sampling(rollout.temperature, rollout.top_k, rollout.top_p, rollout.min_p),
+            eos_id=self.checkpoint.chat.end_of_turn_id,
+            allowed_V=self.checkpoint.allowed_V,
+        )
+
+    def _set_up_data(self) -> None:
+        data = self.settings.data
+        records, images, heldout = self._files(data)
+        encoder = Encoder(self.checkpoint, data)
+        usable, rejects = load_checked(records, images, data.bad_records)
+        self._say_rejects(records, len(usable), rejects)
+        self.loader = training_loader(
+            usable, images, encoder, batch=self.settings.rollout.prompts, seed=self.settings.seed
+        )
+        if self.progress.loader:
+            self.loader.set_state(self.progress.loader)
+        self._heldout: Heldout | None = None
+        if heldout is not None:
+            self.heldout_records, rejects = load_checked(heldout, images, data.bad_records)
+            self._say_rejects(heldout, len(self.heldout_records), rejects)
+            self._heldout = Heldout(
+                heldout_prompts(self.heldout_records, images, encoder),
+                self._engine(self.settings.run.eval_completions),
+                self.collate_on_mesh,
+                self.reward,
+                self.checkpoint,
+                batch=self.settings.rollout.prompts,
+                seed=self.settings.seed,
+            )
+
+    def _files(self, data: DataSettings) -> tuple[Path, Path, Path | None]:
+        if data.records != "embedded":
+            heldout = Path(data.heldout) if data.heldout else None
+            return Path(data.records), Path(data.image_root), heldout
+        paths = write_dataset(
+            self.workdir / "data", n_train=data.embedded_train, n_heldout=data.embedded_heldout
+        )
+        return paths.grpo, paths.images, paths.heldout
+
+    def _say_rejects(self, path: Path, usable: int, rejects: Sequence[Any]) -> None:
+        if rejects:
+            listing = self.workdir / f"rejects-{path.stem}.txt"
+            listing.write_text("".join(f"{r}\n" for r in rejects), encoding="utf-8")
+            self.console.print(
+                f"{path}: {usable} records, {len(rejects)} left out (reasons in {listing})"
+            )
+
+    # -- what the loop asks for ------------------------------------------------------------
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """All parameters of the policy."""
+        return merge(self.state.trainable, self.frozen)
+
+    @property
+    def micro_prompts(self) -> int:
+        """Prompts per gradient computation."""
+        algo = self.settings.algo
+        return algo.micro_prompts or self.settings.rollout.prompts // algo.updates_per_rollout
+
+    def collate(self, prompts: Sequence[Prompt]) -> tuple[PromptInputs, PromptBatch]:
+        """Prompts on the device and the host batch."""
+        return self.collate_on_mesh(prompts)
+
+    def put(self, array: np.ndarray) -> jax.Array:
+        """An array with P first, split over the data shards."""
+        return self.collate_on_mesh.put(array)
+
+    def keys(self, step: int, count: int) -> jax.Array:
+        """One random key per prompt of a step; a function of seed, step and place alone."""
+        key = jax.random.fold_in(jax.random.key(self.settings.seed), step)
+        return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, np.arange(count))
+
+    def heldout(self, params: Mapping[str, Any]) -> dict[str, float]:
+        """Held-out rewards; empty when there are no held-out records."""
+        return self._heldout(params) if self._heldout is not None else {}
+
+    def batch_metrics(self) -> dict[str, float]:
+        """Padding of the step's batches, and programs compiled so far."""
+        batches = [batch for _, batch in self.placed.values()]
+        return {
+            "padding/text_frac": float(np.mean([b.padding_frac for b in batches])),
+            "padding/vision_frac": float(np.mean([b.vision.padding_frac for b in batches])),
+            "compile/count": float(self.compilations.count),
+        }
+
+    def logs_rollouts(self, step: int) -> bool:
+        """Whether this step's completions are written."""
+        every = self.settings.run.log_rollouts_every
+        return bool(every) and step % every == 0
+
+    def saves(self, step: int) -> bool:
+        """Whether a checkpoint follows this step."""
+        last = step + 1 == self.settings.run.steps
+        return last or (step + 1) % self.settings.run.save_every == 0
+
+    def save(self) -> None:
+        """Writes a checkpoint of the current position."""
+        self.checkpoints.save(self.state, self.frozen, self.progress)
+
+    def report(self, step: int, metrics: Mapping[str, float], clock: StepClock) -> None:
+        """Writes a step's metrics and its line."""
+        times = {f"time/{name}_s": seconds for name, seconds in clock.seconds.items()}
+        self.writer.write(step, {**metrics, **times, "time/step_s": clock.total})
+        done = step + 1 - self._first_step
+        left = (time.monotonic() - self._began) / done * (self.settings.run.steps - step - 1)
+        self.console.print(
+            f"step {step + 1:>4}/{self.settings.run.steps}"
+            f"  reward {metrics.get('reward/mean', float('nan')):.3f}"
+            f"  format {metrics['reward/extracted_frac']:.2f}"
+            f"  kl {metrics['policy/kl']:.4f}"
+            f"  length {metrics['rollout/length_mean']:.1f}"
+            f"  {metrics['rollout/tokens_per_s']:.0f} tok/s"
+            f"  {clock.total:.1f} s  left {_minutes(left)}",
+            highlight=False,
+        )
+
+    def measure(self, name: str) -> dict[str, float]:
+        """Held-out rewards under a name, kept in heldout.json so that a resumed run has them."""
+        path = self.workdir / "heldout.json"
+        kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if self._heldout is None:
+            return {}
+        if name == "after" or name not in kept:
+            kept[name] = self.heldout(self.params)
+        if "constant" not in kept:
+            kept["constant"] = constant_scores(self.heldout_records, self.reward)
+        save_json(path, kept)
+        return kept[name]
+
+    def summary(self) -> None:
+        """The closing table: held-out reward per verifier before and after, and the files."""
+        path = self.workdir / "heldout.json"
+        if path.exists():
+            self.console.print(_table(json.loads(path.read_text(encoding="utf-8"))))
+        self.console.print(f"run directory  {self.workdir}", soft_wrap=True)
+        for name in ("config.json", "metrics.jsonl", "heldout.json", "rollouts", "checkpoints"):
+            self.console.print(f"  {name}", highlight=False)
+
+    def close(self) -> None:
+        """Ends writers, workers and threads."""
+        self.checkpoints.close()
+        self.writer.close()
+        self.loader.close()
+        self.reward.close()
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _claim(workdir: Path, settings: Settings) -> None:
+    """Makes the run directory, or checks that it holds a run with these settings."""
+    resolved = json.loads(json.dumps(dataclasses.asdict(settings)))
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if not os.access(workdir, os.W_OK):
+            raise PermissionError(13, os.strerror(13))
+        path = workdir / "config.json"
+        if not path.exists():
+            save_json(path, resolved)
+            return
+        recorded = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--workdir={workdir}: cannot be used ({reason})") from error
+    changed = sorted(_differences(recorded, resolved))
+    if changed:
+        raise UserError(
+            f"--workdir={workdir} holds a run with other settings ({', '.join(changed[:5])}); "
+            "give the same command to resume it, or another workdir"
+        )
+
+
+def _differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> set[str]:
+    found: set[str] = set()
+    for name in a.keys() | b.keys():
+        left, right = a.get(name), b.get(name)
+        if isinstance(left, dict) and isinstance(right, dict):
+            found |= _differences(left, right, f"{prefix}{name}.")
+        elif left != right:
+            found.add(f"{prefix}{name}: {left!r} -> {right!r}")
+    return found
+
+
+def _check_shards(settings: Settings, shards: int) -> None:
+    algo, rollout = settings.algo, settings.rollout
+    parts = {
+        "rollout.batch_prompts": rollout.batch_prompts or rollout.prompts,
+        "algo.micro_prompts": algo.micro_prompts or rollout.prompts // algo.updates_per_rollout,
+    }
+    for name, size in parts.items():
+        if size % shards:
+            raise UserError(
+                f"{name}: {size} prompts at once cannot be dealt to {shards} data shards "
+                "(mesh.data x mesh.fsdp); choose a multiple"
+            )
+
+
+def _table(kept: Mapping[str, Mapping[str, float]]) -> Table:
+    table = Table(title="held-out reward")
+    for column in ("verifier", "constant answer", "before", "after", "change"):
+        table.add_column(column, justify="left" if column == "verifier" else "right")
+    before, after = kept.get("before", {}), kept.get("after", {})
+    constant = dict(kept.get("constant", {}))
+    constant["mean"] = float(np.mean(list(constant.values()))) if constant else float("nan")
+    for key in sorted(after, key=lambda k: (k == "heldout/mean", k)):
+        name = key.removeprefix("heldout/")
+        old, new = before.get(key, float("nan")), after[key]
+        bar = f"{constant[name]:.3f}" if name in constant else ""
+        table.add_row(name, bar, f"{old:.3f}", f"{new:.3f}", f"{new - old:+.3f}")
+    return table
+
+
+def _minutes(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}m{rest:02d}s"

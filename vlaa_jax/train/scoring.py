@@ -1,0 +1,83 @@
+"""From completions to rewards: texts, score requests, and scores as arrays."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from vlaa_jax.data.chat import Chat
+from vlaa_jax.data.images import ImageProcessor
+from vlaa_jax.rewards.mixed import MixedReward
+from vlaa_jax.schema import Score, ScoreRequest
+from vlaa_jax.train.prompts import Prompt
+
+
+class Completions(NamedTuple):
+    """Completions of P prompts on the host.
+
+    Attributes:
+        tokens_PGT: int32.
+        logprobs_PGT: float32, of the sampler.
+        mask_PGT: True on real tokens.
+        length_PG: int32.
+        truncated_PG: True where the token limit ended the completion.
+    """
+
+    tokens_PGT: np.ndarray
+    logprobs_PGT: np.ndarray
+    mask_PGT: np.ndarray
+    length_PG: np.ndarray
+    truncated_PG: np.ndarray
+
+
+def texts_of(chat: Chat, completions: Completions) -> list[list[str]]:
+    """Decoded completions, [P][G], special tokens left out."""
+    prompts, groups = completions.length_PG.shape
+    rows = [
+        completions.tokens_PGT[p, g, : completions.length_PG[p, g]].tolist()
+        for p in range(prompts)
+        for g in range(groups)
+    ]
+    flat = chat.decode_batch(rows)
+    return [flat[p * groups : (p + 1) * groups] for p in range(prompts)]
+
+
+def requests_for(
+    prompts: Sequence[Prompt], texts: Sequence[Sequence[str]], processor: ImageProcessor
+) -> list[ScoreRequest]:
+    """One score request per completion, prompt by prompt."""
+    requests = []
+    for prompt, group in zip(prompts, texts, strict=True):
+        record, size = prompt.record, prompt.image_size
+        resized = processor.resized(*size) if size else None
+        requests += [
+            ScoreRequest(
+                verifier_type=record.verifier_type or "",
+                gt=record.gt or "",
+                response=text,
+                id=record.id,
+                question=record.question,
+                image_size=size,
+                resized_size=resized,
+                box_space=record.box_space,
+                images=record.images,
+            )
+            for text in group
+        ]
+    return requests
+
+
+def score_completions(
+    reward: MixedReward,
+    requests: Sequence[ScoreRequest],
+    completions: Completions,
+    max_new_tokens: int,
+) -> list[Score]:
+    """Scores of all completions, prompt by prompt; blocks, so run it in a thread."""
+    lengths = completions.length_PG.reshape(-1).tolist()
+    return reward.score(requests, lengths=lengths, max_length=max_new_tokens)
+
+
+def rewards_array(scores: Sequence[Score], shape: tuple[int, int]) -> np.ndarray:
+    """Rewards as float32 [P, G]; NaN where the scorer failed."""
+    return np.array([score.reward for score in scores], np.float32).reshape(shape)
