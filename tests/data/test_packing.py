@@ -59,6 +59,22 @@ def test_every_sample_goes_whole_into_one_row(stream, window_units, lookahead):
     assert sorted(seen) == sorted(size)
 
 
+def test_rows_can_be_planned_where_order_matters():
+    """Placed in order of text length these images fit two bins; in row order they need a third."""
+    images = [
+        *[(69, 16, 4), (70, 12, 8), (75, 8, 10), (69, 12, 12), (89, 6, 4), (68, 12, 10)],
+        *[(31, 6, 10), (20, 10, 10), (23, 8, 8), (70, 4, 14), (65, 8, 8), (57, 2, 4), (47, 2, 16)],
+    ]
+    stream = [(i, n, [(1, h, w)]) for i, (n, h, w) in enumerate(images)]
+    seen = []
+    budget = PackBudget(100, 8, 1, rows_per_bin=4, bins_per_shard=2, lookahead=1.0)
+    for batch in pack(stream, budget):
+        in_rows = [i for row in batch.rows for i in row]
+        plan_vision([[stream[i][2][0] for i in in_rows]], rows_per_bin=4, bins_per_shard=2)
+        seen += in_rows
+    assert sorted(seen) == list(range(13))
+
+
 def mix(n, seed=0):
     """Image sizes in the manner of the released data, with text around them."""
     shapes = [(22, 34), (32, 32), (34, 46), (40, 60), (42, 58), (6, 12), (16, 16)]

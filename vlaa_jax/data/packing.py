@@ -171,7 +171,7 @@ class Packer(Generic[Item]):
         return batch
 
     def _settle(self, rows: list[list[int]], shard: int) -> None:
-        """Drop samples, latest first, until the planner takes the images in the order of the rows.
+        """Put samples with images back, smallest first, until the planner takes the rest.
 
         Bins were filled in the order of placing; the planner sees row order and may, rarely, need
         one bin more.
@@ -184,9 +184,10 @@ class Packer(Generic[Item]):
             budget.bins_per_shard,
             budget.window_units,
         ):
-            with_images = [row for row in part if any(self._waiting[i].grids for i in row)]
-            last = min(with_images, key=lambda row: self._share(row[-1]))
-            last.pop()
+            smallest = min(
+                (i for row in part for i in row if self._waiting[i].grids), key=self._share
+            )
+            next(row for row in part if smallest in row).remove(smallest)
 
     def _share(self, index: int) -> float:
         """The larger of a sample's shares in a row and in a shard's vision budget."""
