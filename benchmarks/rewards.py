@@ -3,9 +3,9 @@
     python benchmarks/rewards.py --json rewards.json
 
 Rules are timed on one core by process time; maths by wall time with worker processes. Contenders of
-a table take turns within each round, so that a busy machine slows all of them. TRL's own function is
-used where trl can be imported; elsewhere its calls of Math-Verify (trl 1.16) are made directly, and
-the table says which. Each line gives the median of the rounds and the slowest round.
+a table take turns within each round, so that a busy machine slows all of them. TRL's own function
+is used where trl can be imported; elsewhere its calls of Math-Verify (trl 1.16) are made directly,
+and the table says which. Each line gives the median of the rounds and the slowest round.
 """
 
 import argparse

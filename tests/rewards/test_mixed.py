@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from vlaa_jax.rewards.mixed import (
+    VERIFIERS,
     MixedReward,
     RewardSettings,
     check_failed,
@@ -91,13 +92,28 @@ def test_good_golds_have_no_problem(verifier_type):
     assert gold_problem(verifier_type, GOLDS[verifier_type][0]) is None
 
 
+def test_every_type_has_a_verifier():
+    assert set(VERIFIERS) == set(VERIFIER_TYPES)
+
+
+def test_golds_are_put_to_the_parser_when_data_is_built(mixed):
+    golds = {"x+1": None, "6": None, "B": None, "\\frac{1}{": "cannot parse", "the side": "words"}
+    requests = [ScoreRequest("math", gold, "") for gold in golds]
+    requests.append(ScoreRequest("digit", "many", ""))
+    problems = mixed.gold_problems(requests)
+    for problem, expected in zip(problems, [*golds.values(), "exactly one"], strict=True):
+        assert (problem is None) == (expected is None)
+        assert expected is None or expected in problem
+
+
 def test_a_verifier_that_breaks_is_nan_not_zero(mixed, monkeypatch):
     from vlaa_jax.rewards import mixed as module
 
     def broken(request, answer, settings):
         raise KeyError("bug")
 
-    monkeypatch.setattr(module, "RULES", {**module.RULES, "digit": broken})
+    row = module.Verifier(lambda request: None, broken)
+    monkeypatch.setattr(module, "VERIFIERS", {**module.VERIFIERS, "digit": row})
     (score,) = mixed.score([ScoreRequest("digit", "4", said("4"))])
     assert score.failed
     assert "KeyError" in score.error

@@ -27,7 +27,7 @@ from vlaa_jax.rewards.open_ended import (
 from vlaa_jax.rewards.pool import KillablePool
 from vlaa_jax.rewards.settings import RewardSettings
 from vlaa_jax.rewards.shaping import overlong_penalty, repetition_penalty
-from vlaa_jax.schema import VERIFIER_TYPES, Score, ScoreRequest, UserError
+from vlaa_jax.schema import Score, ScoreRequest, UserError
 
 __all__ = [
     "MixedReward",
@@ -38,12 +38,18 @@ __all__ = [
 ]
 
 
-def _digit(request: ScoreRequest, answer: str, settings: RewardSettings) -> float:
-    return score_digit(answer, request.gt)
+Rule = Callable[[ScoreRequest, str, RewardSettings], float]
+GoldCheck = Callable[[ScoreRequest], str | None]
 
 
-def _mcq(request: ScoreRequest, answer: str, settings: RewardSettings) -> float:
-    return score_mcq(answer, request.gt, request.question)
+@dataclass(frozen=True)
+class Verifier:
+    """How answers of one type are scored, and golds of that type are checked."""
+
+    gold_problem: GoldCheck
+    """Why the request's gold cannot be scored; None when it can."""
+    rule: Rule | None = None
+    """Scores one extracted answer, raising ValueError for a bad gold; None: scored in batches."""
 
 
 def _iou(request: ScoreRequest, answer: str, settings: RewardSettings) -> float:
@@ -57,13 +63,20 @@ def _iou(request: ScoreRequest, answer: str, settings: RewardSettings) -> float:
     )
 
 
-RULES: Mapping[str, Callable[[ScoreRequest, str, RewardSettings], float]] = {
-    "digit": _digit,
-    "mcq": _mcq,
-    "iou": _iou,
+VERIFIERS: Mapping[str, Verifier] = {
+    "digit": Verifier(
+        lambda request: digit_gold_problem(request.gt),
+        lambda request, answer, settings: score_digit(answer, request.gt),
+    ),
+    "mcq": Verifier(
+        lambda request: mcq_gold_problem(request.gt, request.question),
+        lambda request, answer, settings: score_mcq(answer, request.gt, request.question),
+    ),
+    "iou": Verifier(lambda request: iou_gold_problem(request.gt, request.box_space), _iou),
+    "math": Verifier(lambda request: math_gold_problem(request.gt)),
+    "open_ended": Verifier(lambda request: None if request.gt.strip() else "gold is empty"),
 }
-"""Verifiers that score one answer at once. A new one is a file, a row here, a row in
-``gold_problem`` and a table of tests; see docs/rewards.md."""
+"""A new verifier is one file, one row here, and one table of tests; see docs/rewards.md."""
 
 
 @dataclass
@@ -151,6 +164,32 @@ class MixedReward:
             for index, row in enumerate(rows)
         ]
 
+    def gold_problems(self, requests: Sequence[ScoreRequest]) -> list[str | None]:
+        """``gold_problem`` for each request, with maths golds also put to the parser.
+
+        A maths gold must parse, and be found equal to itself before the timeout.
+        """
+        problems = [
+            gold_problem(r.verifier_type, r.gt, question=r.question, box_space=r.box_space)
+            for r in requests
+        ]
+        waiting = []
+        for index, request in enumerate(requests):
+            if request.verifier_type == "math" and problems[index] is None:
+                case = prepare_case(request.gt, request.gt)
+                if case.item is not None:
+                    waiting.append((index, self._pool.submit(case.item)))
+                elif not case.verdict:
+                    problems[index] = f"gold {request.gt[:60]!r} is not equal to itself"
+        for index, future in waiting:
+            outcome = future.result()
+            if outcome.error is not None:
+                problems[index] = f"gold {requests[index].gt[:60]!r}: {outcome.error}"
+            elif not outcome.value.get("equal"):
+                unequal = f"gold {requests[index].gt[:60]!r} is not equal to itself"
+                problems[index] = outcome.value.get("gold_problem", unequal)
+        return problems
+
     def close(self) -> None:
         """End the worker processes and the open-ended backend."""
         self._pool.close()
@@ -163,11 +202,12 @@ class MixedReward:
         self.close()
 
     def _apply_rule(self, name: str, row: _Row) -> None:
-        if name not in RULES:
-            row.fail(f"verifier_type {name!r} is not one of {', '.join(VERIFIER_TYPES)}")
+        rule = VERIFIERS[name].rule if name in VERIFIERS else None
+        if rule is None:
+            row.fail(_unknown(name))
         elif row.answer is not None:
             try:
-                row.reward = RULES[name](row.request, row.answer, self.settings)
+                row.reward = rule(row.request, row.answer, self.settings)
             except Exception as error:  # a verifier's own fault must not look like a wrong answer
                 row.fail(_reason(error))
 
@@ -204,7 +244,7 @@ class MixedReward:
         for row in rows:
             if row.answer is None:
                 continue
-            problem = gold_problem("open_ended", row.request.gt)
+            problem = VERIFIERS["open_ended"].gold_problem(row.request)
             if problem:
                 row.fail(problem)
             elif len(row.answer) <= MAX_ANSWER:
@@ -277,22 +317,15 @@ def gold_problem(
     """Why a gold cannot be scored, in words for the user; None when it can.
 
     For use when data is built: such a record is to be dropped there, with this reason, and never
-    reaches training. Cheap: maths is judged by its text, not by the parser (see
-    ``math_golds_problems`` for the full check).
+    reaches training. Cheap: maths is judged by its text, not by the parser; for that see
+    ``MixedReward.gold_problems``.
     """
+    if verifier_type not in VERIFIERS:
+        return _unknown(verifier_type)
     if not gt.strip():
         return "gold is empty"
-    if verifier_type == "digit":
-        return digit_gold_problem(gt)
-    if verifier_type == "mcq":
-        return mcq_gold_problem(gt, question)
-    if verifier_type == "math":
-        return math_gold_problem(gt)
-    if verifier_type == "iou":
-        return iou_gold_problem(gt, box_space)
-    if verifier_type == "open_ended":
-        return None
-    return f"verifier_type {verifier_type!r} is not one of {', '.join(VERIFIER_TYPES)}"
+    request = ScoreRequest(verifier_type, gt, "", question=question, box_space=box_space)
+    return VERIFIERS[verifier_type].gold_problem(request)
 
 
 def check_failed(scores: Sequence[Score], max_failed_frac: float, where: str = "") -> None:
@@ -346,6 +379,10 @@ def reward_metrics(scores: Sequence[Score]) -> dict[str, float]:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
+
+
+def _unknown(name: str) -> str:
+    return f"verifier_type {name!r} is not one of {', '.join(VERIFIERS)}"
 
 
 def _reason(error: Exception) -> str:
