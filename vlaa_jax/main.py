@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from vlaa_jax import __version__
@@ -19,6 +19,7 @@ WORKDIR = flags.DEFINE_string("workdir", "runs/default", "Directory of the run."
 
 def main(argv: Sequence[str]) -> None:
     """Settles the settings and hands over to the task."""
+    logging.set_verbosity(logging.WARNING)
     try:
         if len(argv) > 1:
             raise UserError(f"unexpected argument {argv[1]!r}; options look like --config=FILE")
