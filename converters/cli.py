@@ -48,6 +48,11 @@ def _parser() -> argparse.ArgumentParser:
     to_hf.add_argument(
         "--max-shard-size", default="5GB", type=_size, metavar="SIZE", help="default: 5GB"
     )
+    to_hf.add_argument(
+        "--adapter",
+        action="store_true",
+        help="write a LoRA run as a PEFT adapter directory instead of merging it",
+    )
     to_hf.set_defaults(run=_jax_to_hf)
 
     for command in (to_jax, to_hf):
@@ -84,8 +89,12 @@ def _hf_to_jax(arguments: argparse.Namespace) -> int:
 
 
 def _jax_to_hf(arguments: argparse.Namespace) -> int:
+    from converters.adapter import export_adapter
     from converters.jax_to_hf import export
 
+    if arguments.adapter:
+        print(export_adapter(arguments.source, arguments.target, overwrite=arguments.overwrite))
+        return 0
     target = export(
         arguments.source,
         arguments.target,

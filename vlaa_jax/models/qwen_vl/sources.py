@@ -279,7 +279,10 @@ def _branch_shapes(
     shapes = {}
     for key in table:
         linear = key.path[:-1]
-        if {".".join((*linear, "lora", part)) for part in "ab"} <= stored:
+        if (
+            key.path[-1] == "kernel"
+            and {".".join((*linear, "lora", part)) for part in "ab"} <= stored
+        ):
             *lead, inputs, outputs = key.shape
             shapes[(*linear, "lora", "a")] = (*lead, inputs, rank)
             shapes[(*linear, "lora", "b")] = (*lead, rank, outputs)
