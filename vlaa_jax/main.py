@@ -68,5 +68,15 @@ def _check_versions() -> None:
             raise UserError(f"{package} {found} is too old: install {package} >= {wanted}")
 
 
+def parse(argv: Sequence[str]) -> Sequence[str]:
+    """Parses the command line; whatever is wrong with it becomes one line."""
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        reason = " ".join(str(error.args[0] if error.args else error).split())
+        kind = "unknown config key " if isinstance(error, KeyError | AttributeError) else ""
+        sys.exit(f"vlaa_jax: {kind}{reason}")
+
+
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse)

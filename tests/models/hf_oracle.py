@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import transformers
+
 from vlaa_jax.data.planner import gather_patches, plan_vision
 from vlaa_jax.data.positions import mrope_positions
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
@@ -143,7 +144,9 @@ def hf_inputs(samples: list[Sample], *, pad: str = "right") -> dict[str, torch.T
     }
     grids = [g for s in samples for g in s.grids]
     if grids:
-        inputs["pixel_values"] = torch.tensor(np.concatenate([p for s in samples for p in s.images]))
+        inputs["pixel_values"] = torch.tensor(
+            np.concatenate([p for s in samples for p in s.images])
+        )
         inputs["image_grid_thw"] = torch.tensor(grids)
     return inputs
 

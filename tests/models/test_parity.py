@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
+
 from vlaa_jax.models.qwen_vl.hf_keys import param_shapes
 from vlaa_jax.models.qwen_vl.model import Compute, split_model
 

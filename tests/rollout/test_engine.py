@@ -1,0 +1,120 @@
+"""The engine's completions: log-probabilities, ends, limits, seeds."""
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from vlaa_jax.algos.logprobs import token_logprobs
+from vlaa_jax.models.qwen_vl.config import QwenVLConfig, TextConfig, VisionConfig
+from vlaa_jax.models.qwen_vl.model import (
+    PromptInputs,
+    completion_inputs,
+    init_params,
+    split_model,
+)
+from vlaa_jax.rollout.engine import Engine
+from vlaa_jax.rollout.sampling import Sampling
+
+VOCAB, EOS, TEMPERATURE, LIMIT = 40, 7, 1.3, 20
+CONFIG = QwenVLConfig(
+    family="qwen2_5_vl",
+    text=TextConfig(VOCAB, 16, 24, 2, 2, 1, 8, 1e-6, 1e6, (2, 1, 1)),
+    vision=VisionConfig(2, 16, 2, 24, 16, full_blocks=(1,)),
+    tie_word_embeddings=True,
+    image_token_id=30,
+    video_token_id=31,
+    vision_start_token_id=32,
+    vision_end_token_id=33,
+    eos_token_id=EOS,
+    pad_token_id=0,
+)
+ALLOWED = np.arange(VOCAB) < 30
+
+
+@pytest.fixture(scope="module")
+def setup():
+    graphdef, _ = split_model(CONFIG)
+    params = jax.tree.map(lambda a: a * 4, init_params(CONFIG, 0))  # far from uniform
+    engine = Engine(
+        graphdef,
+        completions=5,
+        max_new_tokens=LIMIT,
+        sampling=Sampling(TEMPERATURE),
+        eos_id=EOS,
+        allowed_V=ALLOWED,
+        min_bucket=8,
+    )
+    return graphdef, params, engine
+
+
+def prompts(lengths, seed=0):
+    rng = np.random.default_rng(seed)
+    shape = (len(lengths), max(lengths))
+    ids = rng.integers(0, 30, shape).astype(np.int32)
+    positions = np.broadcast_to(np.arange(shape[1])[None, :, None], (*shape, 3)).astype(np.int32)
+    return PromptInputs(ids, positions, np.array(lengths, np.int32), np.full(shape, -1), None)
+
+
+def test_log_probabilities_are_the_trainers(setup):
+    graphdef, params, engine = setup
+    prompt = prompts([6, 3, 9, 1])
+    rollout = engine.generate(params, prompt, jax.random.split(jax.random.key(0), 4))
+    model = nnx.merge(graphdef, params)
+    tokens = rollout.tokens_PGT
+    hidden = model.hidden_groups(prompt, completion_inputs(prompt, tokens))
+    want, _ = token_logprobs(
+        hidden.reshape(-1, hidden.shape[-1]),
+        model.head_kernel_DV,
+        tokens.reshape(-1),
+        temperature=TEMPERATURE,
+        allowed_V=ALLOWED,
+    )
+    gap = np.where(rollout.mask_PGT, rollout.logprobs_PGT - want.reshape(tokens.shape), 0)
+    assert np.abs(gap).max() <= 1e-5
+
+
+def test_completions_end_at_the_end_token_or_the_limit(setup):
+    _, params, engine = setup
+    rollout = engine.generate(params, prompts([6, 3, 9]), jax.random.split(jax.random.key(1), 3))
+    tokens, lengths = np.asarray(rollout.tokens_PGT), np.asarray(rollout.length_PG)
+    ended = 0
+    for p in range(3):
+        for g in range(5):
+            text = tokens[p, g, : lengths[p, g]]
+            assert ALLOWED[text].all()
+            assert EOS not in text[:-1]
+            assert (tokens[p, g, lengths[p, g] :] == 0).all()
+            if rollout.truncated_PG[p, g]:
+                assert lengths[p, g] == LIMIT
+                assert text[-1] != EOS
+            else:
+                assert text[-1] == EOS
+                ended += 1
+    assert 0 < ended < 15, "the case should hold both kinds"
+
+
+def test_a_completion_depends_on_its_key_alone(setup):
+    _, params, engine = setup
+    keys = jax.random.split(jax.random.key(2), 3)
+    together = engine.generate(params, prompts([6, 3, 9]), keys)
+    order = np.array([2, 0, 1])
+    shuffled = prompts([6, 3, 9])
+    shuffled = PromptInputs(*(a if a is None else a[order] for a in shuffled))
+    moved = engine.generate(params, shuffled, keys[order])
+    length = min(together.tokens_PGT.shape[-1], moved.tokens_PGT.shape[-1])
+    np.testing.assert_array_equal(
+        np.asarray(moved.tokens_PGT)[..., :length],
+        np.asarray(together.tokens_PGT)[order][..., :length],
+    )
+    again = engine.generate(params, prompts([6, 3, 9]), keys)
+    np.testing.assert_array_equal(again.tokens_PGT, together.tokens_PGT)
+    assert len({tuple(row) for row in np.asarray(together.tokens_PGT)[0].tolist()}) > 1
+
+
+def test_same_shapes_compile_once(setup):
+    _, params, engine = setup
+    before = engine.compile_count
+    for seed in range(3):
+        engine.generate(params, prompts([4, 8], seed), jax.random.split(jax.random.key(seed), 2))
+    assert engine.compile_count == before + 1

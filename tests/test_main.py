@@ -1,0 +1,167 @@
+"""The real command: one line for bad input, and an interrupted run ends like an undisturbed one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from vlaa_jax.data.synthetic.dataset import write_dataset
+
+ROOT = Path(__file__).parent.parent
+SMALL = [
+    "--config=configs/grpo.py:tiny",
+    "--config.rollout.prompts=4",
+    "--config.rollout.completions=2",
+    "--config.rollout.max_new_tokens=16",
+    "--config.data.vision_bins_per_shard=4",
+    "--config.data.embedded_train=20",
+    "--config.data.embedded_heldout=5",
+    "--config.run.eval_completions=1",
+    "--config.run.save_every=1",
+    "--config.run.steps=4",
+]
+
+
+def environment(**extra):
+    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    return {**env, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), **extra}
+
+
+def command(workdir, cache, *options):
+    return [
+        *(sys.executable, "-m", "vlaa_jax.main", *SMALL),
+        *(f"--config.run.compilation_cache={cache}", f"--workdir={workdir}", *options),
+    ]
+
+
+def run(args, **extra):
+    return subprocess.run(
+        args, cwd=ROOT, env=environment(**extra), capture_output=True, text=True, timeout=600
+    )
+
+
+def metrics(workdir):
+    """Metrics by step, without those that are times or depend on them."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    drop = ("time/", "compile/")
+    return [
+        {k: v for k, v in line.items() if not k.startswith(drop) and "tokens_per_s" not in k}
+        for line in lines
+    ]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    base = tmp_path_factory.mktemp("main")
+    done = run(command(base / "run", base / "cache"))
+    assert done.returncode == 0, done.stderr
+    return base, done
+
+
+def test_a_run_reports_and_leaves_its_files(undisturbed):
+    base, done = undisturbed
+    assert done.stdout.count("reward ") >= 4
+    assert "held-out reward" in done.stdout
+    lines = metrics(base / "run")
+    assert [line["step"] for line in lines] == [0, 1, 2, 3]
+    for name in ("reward/mean", "policy/kl", "rollout/length_mean", "train/grad_norm"):
+        assert all(name in line for line in lines)
+    assert max(line["policy/logprob_gap_max"] for line in lines) <= 1e-4
+    assert lines[0]["policy/kl"] == 0.0  # the reference is the starting point
+    rollouts = (base / "run" / "rollouts" / "000000.jsonl").read_text().splitlines()
+    assert len(rollouts) == 8
+    kept = json.loads((base / "run" / "heldout.json").read_text())
+    assert set(kept) >= {"before", "after", "constant"}
+
+
+@pytest.mark.parametrize("after_step", [1, 3])
+def test_a_killed_run_ends_like_an_undisturbed_one(undisturbed, tmp_path, after_step):
+    base, _ = undisturbed
+    workdir = tmp_path / "run"
+    args = command(workdir, base / "cache")
+    process = subprocess.Popen(args, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith(f"step    {after_step}/"):
+            break
+    time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    resumed = run(args)
+    assert resumed.returncode == 0, resumed.stderr
+    assert metrics(workdir) == metrics(base / "run")
+    before, after = (json.loads((d / "heldout.json").read_text()) for d in (base / "run", workdir))
+    assert before == after
+
+
+def test_other_settings_do_not_mix_with_a_run(undisturbed):
+    base, _ = undisturbed
+    refused = run(command(base / "run", base / "cache", "--config.optimizer.lr=0.5"))
+    assert_refused(refused, "optimizer.lr", "another workdir")
+
+
+def assert_refused(done, *words):
+    assert done.returncode != 0
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert "Traceback" not in done.stderr, done.stderr
+    assert len(lines) == 1, done.stderr
+    for word in words:
+        assert word in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--config.optimizer.lr=fast", ["lr"]),
+        ("--config.model.checkpoint=/no/such/model", ["model.checkpoint", "/no/such/model"]),
+        ("--config.rollout.completions=1", ["rollout.completions"]),
+        ("--config.rollout.prompts=6", ["vision"]),
+        ("--config.algo.advantage=best", ["algo.advantage", "leave_one_out"]),
+        ("--config.mesh.tensor=3", ["mesh"]),
+        ("--config.rewards.beta=-1.0", ["rewards.beta"]),
+    ],
+)
+def test_bad_settings_get_one_line(tmp_path, option, words):
+    assert_refused(run(command(tmp_path / "run", tmp_path / "cache", option)), *words)
+
+
+def test_unknown_keys_get_one_line(tmp_path):
+    done = run(command(tmp_path / "run", tmp_path / "cache", "--config.algo.kl_coeff=0.1"))
+    assert_refused(done, "kl_coeff")
+
+
+def test_an_unknown_variant_gets_one_line(tmp_path):
+    args = [sys.executable, "-m", "vlaa_jax.main", "--config=configs/grpo.py:huge"]
+    assert_refused(run(args), "huge", "tiny")
+
+
+def test_a_missing_image_gets_one_line(tmp_path):
+    paths = write_dataset(tmp_path / "data", n_train=10, n_heldout=5, n_sft=1)
+    lost = next(paths.images.rglob("*.png"))
+    name = lost.name
+    lost.unlink()
+    options = [
+        f"--config.data.records={paths.grpo if 'train' in name else paths.heldout}",
+        f"--config.data.image_root={paths.images}",
+    ]
+    done = run(command(tmp_path / "run", tmp_path / "cache", *options))
+    assert_refused(done, name, "data.bad_records=skip")
+
+
+def test_an_unwritable_workdir_gets_one_line(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    done = run(command(tmp_path / "file" / "run", tmp_path / "cache"))
+    assert_refused(done, "--workdir", "file")
+
+
+def test_an_old_jax_gets_one_line(tmp_path):
+    info = tmp_path / "jax-0.4.30.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: jax\nVersion: 0.4.30\n")
+    path = f"{tmp_path}:{ROOT}"
+    done = run(command(tmp_path / "run", tmp_path / "cache"), PYTHONPATH=path)
+    assert_refused(done, "jax 0.4.30", "0.10.2")
