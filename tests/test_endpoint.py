@@ -97,6 +97,12 @@ def test_no_more_calls_are_in_flight_than_allowed():
         assert 1 < server.most_in_flight <= 3
 
 
+def test_the_deadline_starts_with_the_turn_not_with_the_queue():
+    says = [str(i) for i in range(12)]  # 12 calls of 0.15 s one after another, 0.9 s for each
+    with MisbehavingServer(echo, ["slow"] * 12) as server:
+        assert ask(server, *says, concurrency=1, timeout_s=0.9) == says
+
+
 def test_one_failure_touches_no_other_call():
     script = ["slow", 400, "slow", 500, "close", "slow"]
     with MisbehavingServer(echo, script) as server:

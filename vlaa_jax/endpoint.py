@@ -56,7 +56,7 @@ class EndpointSettings:
     concurrency: int = 8
     """Calls in flight at once."""
     timeout_s: float = 60.0
-    """Deadline of one call, waiting time between retries included, in seconds."""
+    """Deadline of one call in seconds, from its turn on, pauses between retries included."""
     retries: int = 3
     """Further tries after a failure that may pass."""
     backoff_s: float = 0.5
@@ -160,7 +160,8 @@ class Endpoint:
         }
         url = f"{self.settings.url.rstrip('/')}/{path}".rstrip("/")
         try:
-            async with asyncio.timeout(self.settings.timeout_s):
+            # Waiting for a turn is not the server's fault, so the deadline starts after it.
+            async with self._gate, asyncio.timeout(self.settings.timeout_s):
                 return await self._with_retries(url, body, headers, read)
         except TimeoutError:
             limit = f"no reply within {self.settings.timeout_s:g} s"
@@ -172,8 +173,7 @@ class Endpoint:
         attempt = 0
         while True:
             try:
-                async with self._gate:
-                    return await self._once(url, body, headers, read)
+                return await self._once(url, body, headers, read)
             except EndpointError as error:
                 allowed = _RETRIES_OF_KIND[error.kind]
                 allowed = self.settings.retries if allowed is None else allowed
