@@ -6,7 +6,7 @@ in the order our arrays are stored: a leaf that stacks eighty layers is read onc
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from converters.output import (
     progress_bar,
     run_jobs,
 )
-from vlaa_jax.models.qwen_vl.config import read_hf_config, recorded_dtype
+from vlaa_jax.models.qwen_vl.config import read_hf_config
 from vlaa_jax.models.qwen_vl.hf_keys import Index, Key, Layout, Transform, key_table
 from vlaa_jax.models.qwen_vl.safetensors_io import DEFAULT_SHARD_BYTES, SafetensorsWriter
 from vlaa_jax.models.qwen_vl.sources import DTYPES, OrbaxSource, copy_tiled
@@ -166,6 +166,15 @@ def _export_dtype(
     if name not in DTYPES:
         raise UserError(f"unknown dtype {name!r}; known are {', '.join(DTYPES)}")
     return DTYPES[name]
+
+
+def recorded_dtype(hf: Mapping[str, Any]) -> str | None:
+    """The weights' dtype a ``config.json`` records (``torch_dtype`` or ``dtype``), or None."""
+    for place in (hf, hf.get("text_config") or {}):
+        for key in ("dtype", "torch_dtype"):
+            if isinstance(place.get(key), str):
+                return place[key].removeprefix("torch.")
+    return None
 
 
 def _file_order(name: str) -> tuple[bool, list[tuple[bool, int, str]]]:

@@ -284,3 +284,9 @@ def test_pieces_of_the_largest_model_stay_small():
             chunk = hf_to_jax.chunk_shape(key, 2)
             assert 2 * np.prod(chunk) <= hf_to_jax.CHUNK_BYTES, key.name
             assert all(size % part == 0 for size, part in zip(key.shape, chunk, strict=True))
+
+
+def test_recorded_dtype():
+    assert jax_to_hf.recorded_dtype({"torch_dtype": "bfloat16"}) == "bfloat16"
+    assert jax_to_hf.recorded_dtype({"text_config": {"dtype": "torch.float32"}}) == "float32"
+    assert jax_to_hf.recorded_dtype({}) is None

@@ -4,7 +4,7 @@ import json
 import pytest
 from transformers import Qwen2_5_VLConfig, Qwen2VLConfig
 
-from vlaa_jax.models.qwen_vl.config import QwenVLConfig, TextConfig, VisionConfig, recorded_dtype
+from vlaa_jax.models.qwen_vl.config import QwenVLConfig, TextConfig, VisionConfig
 from vlaa_jax.schema import UserError
 
 HF_CLASSES = {"qwen2_5_vl": Qwen2_5_VLConfig, "qwen2_vl": Qwen2VLConfig}
@@ -228,9 +228,3 @@ def test_unreadable_files(tmp_path):
         QwenVLConfig.from_hf_dir(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(RAW_3B))
     assert QwenVLConfig.from_hf_dir(tmp_path) == QwenVLConfig.RELEASED["Qwen2.5-VL-3B"]
-
-
-def test_recorded_dtype():
-    assert recorded_dtype({"torch_dtype": "bfloat16"}) == "bfloat16"
-    assert recorded_dtype({"text_config": {"dtype": "torch.float32"}}) == "float32"
-    assert recorded_dtype({}) is None

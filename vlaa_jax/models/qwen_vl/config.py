@@ -27,6 +27,9 @@ ARCHITECTURES: dict[str, str] = {
 
 _VISION_ACTIVATION = {"qwen2_vl": "quick_gelu", "qwen2_5_vl": "silu"}
 _FULL_BLOCKS = (7, 15, 23, 31)
+_VISION_TOKENS = (
+    "image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -123,14 +126,9 @@ class QwenVLConfig:
             text=text,
             vision=vision,
             tie_word_embeddings=_tied(hf),
-            image_token_id=tokens.integer("image_token_id", cls.image_token_id),
-            video_token_id=tokens.integer("video_token_id", cls.video_token_id),
-            vision_start_token_id=tokens.integer(
-                "vision_start_token_id", cls.vision_start_token_id
-            ),
-            vision_end_token_id=tokens.integer("vision_end_token_id", cls.vision_end_token_id),
             eos_token_id=int(eos[0] if isinstance(eos, list) and eos else eos),
             pad_token_id=tokens.get("pad_token_id", None),
+            **{name: tokens.integer(name, getattr(cls, name)) for name in _VISION_TOKENS},
         )
         _check_sizes(config, where)
         return config
@@ -163,10 +161,7 @@ class QwenVLConfig:
             "rope_scaling": {"type": "mrope", "mrope_section": list(text.mrope_section)},
             "use_sliding_window": False,
             "tie_word_embeddings": self.tie_word_embeddings,
-            "image_token_id": self.image_token_id,
-            "video_token_id": self.video_token_id,
-            "vision_start_token_id": self.vision_start_token_id,
-            "vision_end_token_id": self.vision_end_token_id,
+            **{name: getattr(self, name) for name in _VISION_TOKENS},
             "eos_token_id": self.eos_token_id,
             **({} if self.pad_token_id is None else {"pad_token_id": self.pad_token_id}),
             "torch_dtype": dtype,
@@ -186,15 +181,6 @@ def read_hf_config(path: str | Path) -> dict[str, Any]:
     if not isinstance(hf, dict):
         raise UserError(f"{file} is not a JSON object")
     return hf
-
-
-def recorded_dtype(hf: Mapping[str, Any]) -> str | None:
-    """The weights' dtype a ``config.json`` records (``torch_dtype`` or ``dtype``), or None."""
-    for place in (hf, hf.get("text_config") or {}):
-        for key in ("dtype", "torch_dtype"):
-            if isinstance(place.get(key), str):
-                return place[key].removeprefix("torch.")
-    return None
 
 
 class _Section:
