@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from converters.output import finished_directory
+from converters.output import finished_directory, refuse_overlap
 from vlaa_jax.models.qwen_vl.hf_keys import Key, Layout, key_table
 from vlaa_jax.models.qwen_vl.sources import OrbaxSource, read_json
 from vlaa_jax.models.qwen_vl.weights import open_params
@@ -34,6 +34,7 @@ def export_adapter(run: str | Path, target: str | Path, *, overwrite: bool = Fal
         tensors |= _peft_tensors(source, key)
     needs_bytes = sum(tensor.nbytes for tensor in tensors.values())
     target = Path(target)
+    refuse_overlap(Path(run), target)
     with finished_directory(target, needs_bytes=needs_bytes, overwrite=overwrite) as scratch:
         file = scratch / "adapter_model.safetensors"
         safetensors.numpy.save_file(tensors, file, metadata={"format": "pt"})

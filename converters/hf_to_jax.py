@@ -19,6 +19,7 @@ from converters.output import (
     copy_sidecars,
     finished_directory,
     progress_bar,
+    refuse_overlap,
     run_jobs,
 )
 from vlaa_jax.models.qwen_vl.hf_keys import Key, Transform, key_table
@@ -63,6 +64,7 @@ def convert(
     dtypes = {key: DTYPES[dtype] if dtype else weights.dtype(key) for key in table}
     total = sum(key.size * dtypes[key].itemsize for key in table)
     target = Path(target)
+    refuse_overlap(weights.sidecars, target)
     with (
         finished_directory(target, needs_bytes=total, overwrite=overwrite) as scratch,
         progress_bar("hf-to-jax", total, show=show_progress) as advance,

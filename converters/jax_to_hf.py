@@ -18,6 +18,7 @@ from converters.output import (
     copy_sidecars,
     finished_directory,
     progress_bar,
+    refuse_overlap,
     run_jobs,
 )
 from vlaa_jax.models.qwen_vl.config import read_hf_config
@@ -74,6 +75,7 @@ def export(
     }
     total = sum(key.size * dtypes[key].itemsize for key in table)
     target = Path(target)
+    refuse_overlap(Path(checkpoint), target)
     with (
         finished_directory(target, needs_bytes=total, overwrite=overwrite) as scratch,
         progress_bar("jax-to-hf", total, show=show_progress) as advance,

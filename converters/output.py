@@ -73,6 +73,13 @@ def finished_directory(target: Path, *, needs_bytes: int, overwrite: bool) -> It
         _sync_directory(target.parent)
 
 
+def refuse_overlap(source: Path, target: Path) -> None:
+    """Raises UserError where writing (and replacing) target would destroy its own source."""
+    source, target = source.resolve(), target.resolve()
+    if source == target or target in source.parents or source in target.parents:
+        raise UserError(f"{target} overlaps with the source {source}; choose another target")
+
+
 def sidecar_files(directory: Path) -> list[Path]:
     """The non-weight files of an HF directory, relative to it: configs, tokenizer, templates."""
     files = [file for file in sorted(directory.iterdir()) if file.is_file()]

@@ -78,6 +78,16 @@ def test_an_existing_target_is_kept_unless_told(source, tmp_path, capsys):
     assert weights.load_config(target) == CONFIG
 
 
+def test_a_source_is_never_its_own_target(source, tmp_path, capsys):
+    for target in (source, source / "inside", tmp_path):
+        assert main(["hf-to-jax", str(source), str(target), "--overwrite"]) == 1
+        assert "overlaps with the source" in capsys.readouterr().err
+    assert main(["hf-to-jax", str(source), str(tmp_path / "jax"), "--quiet"]) == 0
+    jax_dir = str(tmp_path / "jax")
+    assert main(["jax-to-hf", jax_dir, jax_dir, "--overwrite"]) == 1
+    assert SafetensorsReader(source).tensors
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
