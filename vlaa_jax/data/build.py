@@ -165,7 +165,11 @@ class Builder:
 
     def _write_images(self, name: str, paths: list[str]) -> dict[str, Any]:
         facts: list[tuple[str, int, int]] = []
-        with ShardWriter(self.out, name) as writer, ThreadPoolExecutor(self.workers) as pool:
+        # Image files are compressed already.
+        with (
+            ShardWriter(self.out, name, compress=False) as writer,
+            ThreadPoolExecutor(self.workers) as pool,
+        ):
             for start in range(0, len(paths), _READ_AHEAD):
                 part = paths[start : start + _READ_AHEAD]
                 for fact in pool.map(lambda p: inspect_image(self.image_root, p, keep=True), part):
@@ -334,15 +338,16 @@ def build(
 class ShardWriter:
     """Writes NAME.array_record beside its place; ``commit`` makes it count."""
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, compress: bool = True) -> None:
+        # Groups of one: a random read then decodes a single record.
+        self._options = "group_size:1,zstd:3" if compress else "group_size:1,uncompressed"
         self._path = folder / f"{name}.array_record"
         self._note = folder / f"{name}.json"
         self._partial = self._path.with_suffix(".partial")
         self.count = 0
 
     def __enter__(self) -> "ShardWriter":
-        # Groups of one: a random read then decodes a single record.
-        self._writer = array_record_module.ArrayRecordWriter(str(self._partial), "group_size:1")
+        self._writer = array_record_module.ArrayRecordWriter(str(self._partial), self._options)
         return self
 
     def write(self, data: bytes) -> None:
