@@ -5,7 +5,6 @@ in the order our arrays are stored: a leaf that stacks eighty layers is read onc
 """
 
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 from pathlib import Path
@@ -22,7 +21,7 @@ from converters.output import (
     run_jobs,
 )
 from vlaa_jax.models.qwen_vl.config import read_hf_config
-from vlaa_jax.models.qwen_vl.hf_keys import Index, Key, Layout, Transform, key_table
+from vlaa_jax.models.qwen_vl.hf_keys import LM_HEAD, Index, Key, Layout, Transform, key_table
 from vlaa_jax.models.qwen_vl.safetensors_io import DEFAULT_SHARD_BYTES, SafetensorsWriter
 from vlaa_jax.models.qwen_vl.sources import DTYPES, OrbaxSource, copy_tiled
 from vlaa_jax.models.qwen_vl.weights import (
@@ -179,8 +178,8 @@ def recorded_dtype(hf: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _file_order(name: str) -> tuple[bool, list[tuple[bool, int, str]]]:
+def _file_order(name: str) -> tuple[int, list[tuple[bool, int, str]]]:
     """Vision first, layers by number, the head last: the order of the released files."""
-    parts = [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in name.split(".")]
-    text = re.search(r"visual\.", name) is None
-    return text, parts
+    part = 0 if "visual." in name else 2 if name == LM_HEAD else 1
+    words = name.split(".")
+    return part, [(word.isdigit(), int(word) if word.isdigit() else 0, word) for word in words]

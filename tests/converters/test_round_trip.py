@@ -290,3 +290,23 @@ def test_recorded_dtype():
     assert jax_to_hf.recorded_dtype({"torch_dtype": "bfloat16"}) == "bfloat16"
     assert jax_to_hf.recorded_dtype({"text_config": {"dtype": "torch.float32"}}) == "float32"
     assert jax_to_hf.recorded_dtype({}) is None
+
+
+def test_files_hold_vision_first_and_layers_by_number():
+    names = [
+        "lm_head.weight",
+        "model.layers.10.mlp.up_proj.weight",
+        "model.layers.9.mlp.up_proj.weight",
+        "model.embed_tokens.weight",
+        "visual.blocks.2.norm1.weight",
+        "visual.blocks.11.norm1.weight",
+    ]
+    ordered = sorted(names, key=jax_to_hf._file_order)
+    assert ordered == [
+        "visual.blocks.2.norm1.weight",
+        "visual.blocks.11.norm1.weight",
+        "model.embed_tokens.weight",
+        "model.layers.9.mlp.up_proj.weight",
+        "model.layers.10.mlp.up_proj.weight",
+        "lm_head.weight",
+    ]
