@@ -4,9 +4,12 @@ A Qwen2.5-VL of about 1.5 million parameters is trained from scratch, with the p
 and loss, to answer questions about drawn images. Half of its targets break the answer format on
 purpose: the result answers correctly and in the format some of the time, as a base model does, and
 leaves GRPO something to teach. The finished directory is part of the package, so that no run has to
-train it; this module exists so that anyone can make it again.
+train it; anyone can make it again (about half an hour on one core):
+
+    python -m converters.tiny_checkpoint OUT_DIR
 """
 
+import argparse
 import json
 import queue
 import threading
@@ -30,6 +33,7 @@ from vlaa_jax.data.encode import Encoded, encode_prompt
 from vlaa_jax.data.images import ImageProcessor
 from vlaa_jax.data.synthetic import TASKS, draw_sample
 from vlaa_jax.data.synthetic.sample import SyntheticSample
+from vlaa_jax.data.synthetic.tokenizer import tiny_config, write_sidecars
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.hf_keys import key_table
 from vlaa_jax.models.qwen_vl.model import Compute, PromptInputs, init_params, split_model
@@ -41,7 +45,15 @@ ANSWER_TOKENS = 48
 ROWS_PER_BIN = 2
 SEED = 20250411
 
-TASK_SHARES = {"digit": 0.2, "mcq": 0.2, "math": 0.2, "iou": 0.2, "open_ended": 0.2}
+SYSTEM_PROMPT = "Think inside <think> </think>, then answer inside <answer> </answer>."
+SIZES = {
+    "vision_depth": 3,
+    "vision_intermediate": 192,
+    "full_blocks": (1,),
+    "text_layers": 3,
+    "text_intermediate": 320,
+}
+"""Sizes that differ from `tiny_config`'s: small enough to train on one core."""
 
 
 def target_text(sample: SyntheticSample, rng: np.random.Generator, in_format: float) -> str:
@@ -213,3 +225,30 @@ def write_directory(
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     text = json.dumps({**hf_config, "torch_dtype": dtype}, indent=2) + "\n"
     (directory / "config.json").write_text(text, encoding="utf-8")
+
+
+def main() -> None:
+    """Trains the base model and writes the HF directory."""
+    parser = argparse.ArgumentParser(description="Make the embedded checkpoint.")
+    parser.add_argument("out_dir", type=Path)
+    parser.add_argument("--steps", type=int, default=1600)
+    parser.add_argument("--rows", type=int, default=32, help="samples per step")
+    parser.add_argument("--lr", type=float, default=2.5e-3)
+    parser.add_argument("--in-format", type=float, default=0.5, help="share of targets in format")
+    options = parser.parse_args()
+    ids = write_sidecars(options.out_dir, system_prompt=SYSTEM_PROMPT)
+    hf_config = tiny_config(ids, **SIZES)
+    params = train(
+        QwenVLConfig.from_hf(hf_config),
+        options.out_dir,
+        steps=options.steps,
+        rows=options.rows,
+        lr=options.lr,
+        system_prompt=SYSTEM_PROMPT,
+        in_format=options.in_format,
+    )
+    write_directory(options.out_dir, params, hf_config)
+
+
+if __name__ == "__main__":
+    main()
