@@ -97,6 +97,7 @@ def test_images_arrive_as_bytes(serve, tmp_path):
     assert json.loads(json.dumps(len(seen))) == 2
 
 
+@pytest.mark.slow  # imports torch and transformers
 def test_a_classifier_of_transformers_is_a_scorer(script, tmp_path):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")

@@ -136,7 +136,21 @@ def prepare_case(answer: str, gold: str) -> MathCase:
             return MathCase(verdict=number == target.number)
     if said.latex is None or target.latex is None:
         return MathCase(verdict=False)
+    if _squeezed(said.latex) == _squeezed(target.latex):
+        return MathCase(verdict=True)
     return MathCase(item={"gold": target.latex, "answer": said.latex})
+
+
+def self_check_item(gold: str) -> dict[str, str] | None:
+    """The item by which a worker tells whether a gold parses; None where no parser is needed."""
+    reading = read_expression(strip_answer_tags(gold), is_gold=True)
+    if reading.latex is None or reading.number is not None:
+        return None
+    return {"gold": reading.latex, "answer": reading.latex}
+
+
+def _squeezed(latex: str) -> str:
+    return re.sub(r"\\[,;: ]|\s+(?![A-Za-z])", "", latex)
 
 
 def math_gold_problem(gold: str) -> str | None:
@@ -344,7 +358,11 @@ def judge(item: dict[str, str]) -> dict[str, Any]:
     if not golds:
         return {"gold_problem": f"Math-Verify cannot parse the gold {item['gold'][:60]!r}"}
     answers = _parse(item["answer"])
-    return {"equal": any(_verify(golds[0], answer) for answer in answers[:1])}
+    if not answers:
+        return {"equal": False}
+    if "%" not in item["gold"] + item["answer"] and _differ_at_a_point(golds[0], answers[0]):
+        return {"equal": False}
+    return {"equal": _verify(golds[0], answers[0])}
 
 
 def warm_up() -> None:
@@ -372,6 +390,32 @@ def _parse(text: str) -> list[Any]:
         parsing_timeout=None,  # the pool kills; signals do not work off the main thread
     )
     return list(parsed)
+
+
+def _differ_at_a_point(gold: Any, answer: Any) -> bool:
+    """Whether two expressions, or two values of one variable, plainly differ in a number.
+
+    Math-Verify would find the same after trying to simplify and solve, a hundred times slower. Only
+    differences far beyond its rounding (6 decimals) count; anything else is left to it.
+    """
+    import sympy
+    from sympy.core.function import AppliedUndef
+
+    if isinstance(gold, sympy.Eq) and isinstance(answer, sympy.Eq):
+        if gold.lhs != answer.lhs or not isinstance(gold.lhs, sympy.Symbol):
+            return False
+        gold, answer = gold.rhs, answer.rhs
+    if not (isinstance(gold, sympy.Expr) and isinstance(answer, sympy.Expr)):
+        return False
+    variables = sorted(gold.free_symbols, key=str)
+    if gold.free_symbols != answer.free_symbols or gold.has(AppliedUndef):
+        return False
+    point = {v: sympy.Rational(7391 + 1307 * i, 10_007) for i, v in enumerate(variables)}
+    try:
+        left, right = (complex(e.evalf(15, subs=point)) for e in (gold, answer))
+    except (TypeError, ValueError, AttributeError, ArithmeticError):
+        return False
+    return abs(left - right) > 1e-4 * (1.0 + max(abs(left), abs(right)))
 
 
 def _verify(gold: Any, answer: Any) -> bool:

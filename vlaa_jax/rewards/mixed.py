@@ -9,13 +9,14 @@ import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from vlaa_jax.rewards.digit import digit_gold_problem, score_digit
 from vlaa_jax.rewards.extract import extract_answer, has_strict_structure
 from vlaa_jax.rewards.iou import iou_gold_problem, score_iou
 from vlaa_jax.rewards.math import TASK as MATH_TASK
-from vlaa_jax.rewards.math import math_gold_problem, prepare_case
+from vlaa_jax.rewards.math import math_gold_problem, prepare_case, self_check_item
 from vlaa_jax.rewards.mcq import mcq_gold_problem, score_mcq
 from vlaa_jax.rewards.open_ended import (
     MAX_ANSWER,
@@ -24,7 +25,7 @@ from vlaa_jax.rewards.open_ended import (
     OpenItem,
     reference_reward,
 )
-from vlaa_jax.rewards.pool import KillablePool
+from vlaa_jax.rewards.pool import KillablePool, Outcome
 from vlaa_jax.rewards.settings import RewardSettings
 from vlaa_jax.rewards.shaping import overlong_penalty, repetition_penalty
 from vlaa_jax.schema import Score, ScoreRequest, UserError
@@ -176,11 +177,9 @@ class MixedReward:
         waiting = []
         for index, request in enumerate(requests):
             if request.verifier_type == "math" and problems[index] is None:
-                case = prepare_case(request.gt, request.gt)
-                if case.item is not None:
-                    waiting.append((index, self._pool.submit(case.item)))
-                elif not case.verdict:
-                    problems[index] = f"gold {request.gt[:60]!r} is not equal to itself"
+                item = self_check_item(request.gt)
+                if item is not None:
+                    waiting.append((index, self._pool.submit(item)))
         for index, future in waiting:
             outcome = future.result()
             if outcome.error is not None:
@@ -214,6 +213,7 @@ class MixedReward:
     def _begin_math(self, rows: Sequence[_Row]) -> Callable[[], None]:
         """Decide what the host can, send the rest to the pool; returns how to collect it."""
         waiting = []
+        asked: dict[tuple[str, str], Future[Outcome]] = {}
         for row in rows:
             if row.answer is None:
                 continue
@@ -225,7 +225,11 @@ class MixedReward:
             if case.verdict is not None:
                 row.reward = float(case.verdict)
             else:
-                waiting.append((row, self._pool.submit(case.item)))
+                # Completions of a group often agree; equal pairs are compared once.
+                key = (case.item["gold"], case.item["answer"]) if case.item else ("", "")
+                if key not in asked:
+                    asked[key] = self._pool.submit(case.item)
+                waiting.append((row, asked[key]))
 
         def finish() -> None:
             for row, future in waiting:
