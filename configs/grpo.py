@@ -17,9 +17,9 @@ from ml_collections import ConfigDict
 SYSTEM_PROMPT = (
     "You are VL-Thinking🤔, a helpful assistant with excellent reasoning ability. A user asks you "
     "a question, and you should try to solve it. You should first think about the reasoning "
-    "process in the mind and then provides the user with the answer. The reasoning process and answer are "
-    "enclosed within <think> </think> and <answer> </answer> tags, respectively, i.e., <think> "
-    "reasoning process here </think> <answer> answer here </answer>"
+    "process in the mind and then provides the user with the answer. The reasoning process and "
+    "answer are enclosed within <think> </think> and <answer> </answer> tags, respectively, i.e., "
+    "<think> reasoning process here </think> <answer> answer here </answer>"
 )
 TINY_SYSTEM_PROMPT = "Think inside <think> </think>, then answer inside <answer> </answer>."
 

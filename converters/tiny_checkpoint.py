@@ -37,7 +37,7 @@ from vlaa_jax.data.synthetic.tokenizer import tiny_config, write_sidecars
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.hf_keys import key_table
 from vlaa_jax.models.qwen_vl.model import Compute, PromptInputs, init_params, split_model
-from vlaa_jax.models.qwen_vl.vision import VisionInputs
+from vlaa_jax.train.prompts import prompt_inputs
 from vlaa_jax.train.step import Policy
 
 PROMPT_TOKENS = 80
@@ -46,7 +46,7 @@ ROWS_PER_BIN = 2
 SEED = 20250411
 
 SYSTEM_PROMPT = "Think inside <think> </think>, then answer inside <answer> </answer>."
-SIZES = {
+SIZES: dict[str, Any] = {
     "vision_depth": 3,
     "vision_intermediate": 192,
     "full_blocks": (1,),
@@ -144,17 +144,6 @@ def scaled_init(config: QwenVLConfig, seed: int) -> dict[str, Any]:
         return value * (value.shape[-2] ** -0.5 / 0.02) if is_kernel else value
 
     return jax.tree_util.tree_map_with_path(scale, init_params(config, seed))
-
-
-def prompt_inputs(batch: PromptBatch) -> PromptInputs:
-    """The model's view of a host batch."""
-    return PromptInputs(
-        batch.ids_PT,
-        batch.positions_PT3,
-        batch.length_P,
-        batch.unit_src_PT,
-        VisionInputs(*batch.vision),
-    )
 
 
 def train(

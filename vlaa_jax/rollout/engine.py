@@ -5,7 +5,6 @@ nothing to synchronise. Only shapes from the bucket ladder reach the jitted func
 """
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -69,7 +68,7 @@ class Engine:
         self._min_bucket = min_bucket
         length = ladder(max_new_tokens, min_bucket)
 
-        @partial(jax.jit, static_argnames=())
+        @jax.jit
         def run(params: Any, prompt: PromptInputs, keys_P: Array, allowed_V: Array) -> Rollout:
             model = nnx.merge(graphdef, params)
             prefix, state = generate.start(
@@ -95,7 +94,7 @@ class Engine:
     @property
     def compile_count(self) -> int:
         """Programs compiled so far."""
-        return self._run._cache_size()
+        return int(self._run._cache_size())  # type: ignore[attr-defined]
 
     def generate(self, params: Mapping[str, Any], prompt: PromptInputs, keys_P: Array) -> Rollout:
         """Samples G completions of every prompt.

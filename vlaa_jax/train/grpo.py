@@ -149,12 +149,13 @@ def advantages(
         np.where(valid_PG, raw_PG, np.inf), 1
     )
     if algo.kl_coef and algo.kl_in_reward:
-        penalty = KL_ESTIMATORS[algo.kl_estimator](old_PGT, ref_PGT, completions.mask_PGT)
-        rewards_PG = kl.kl_penalised_rewards(
-            rewards_PG, penalty, completions.mask_PGT, coef=run.kl.coef
+        mask_PGT = jnp.asarray(completions.mask_PGT)
+        penalty = KL_ESTIMATORS[algo.kl_estimator](old_PGT, ref_PGT, mask_PGT)
+        paid_PG = jnp.asarray(rewards_PG)
+        rewards_PG = np.asarray(
+            kl.kl_penalised_rewards(paid_PG, penalty, mask_PGT, coef=run.kl.coef)
         )
-    put = run.put
-    advantages_PG = run.steps.advantages(put(np.asarray(rewards_PG)), put(valid_PG))
+    advantages_PG = run.steps.advantages(run.put(rewards_PG), run.put(valid_PG))
     return np.asarray(advantages_PG), {"group/zero_variance_frac": float(constant_P.mean())}
 
 
@@ -170,7 +171,7 @@ def apply_updates(
     algo = run.settings.algo
     mask_PGT = completions.mask_PGT
     if algo.mask_truncated:
-        mask_PGT = np.asarray(losses.drop_truncated(mask_PGT, completions.truncated_PG))
+        mask_PGT = mask_PGT & ~completions.truncated_PG[..., None]
     reports, norms, loss = [], [], 0.0
     per_update = len(prompts) // algo.updates_per_rollout
     for start in range(0, len(prompts), per_update):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -126,6 +126,18 @@ def heldout_prompts(records: Sequence[Record], image_root: Path, encoder: Encode
         return [prompt for batch in loader for prompt in batch]
 
 
+def prompt_inputs(batch: PromptBatch) -> PromptInputs:
+    """The model's view of a host batch."""
+    host: Any = batch  # numpy arrays stand in for the device's
+    return PromptInputs(
+        host.ids_PT,
+        host.positions_PT3,
+        host.length_P,
+        host.unit_src_PT,
+        VisionInputs(*host.vision),
+    )
+
+
 class Collator:
     """Pads prompts to shapes of the ladder and puts them on the mesh."""
 
@@ -147,14 +159,7 @@ class Collator:
             rows_per_bin=self._data.vision_rows_per_bin or None,
             bins_per_shard=self._data.vision_bins_per_shard or None,
         )
-        inputs = PromptInputs(
-            batch.ids_PT,
-            batch.positions_PT3,
-            batch.length_P,
-            batch.unit_src_PT,
-            VisionInputs(*batch.vision),
-        )
-        return jax.device_put(inputs, self.sharding), batch
+        return jax.device_put(prompt_inputs(batch), self.sharding), batch
 
     def put(self, array: np.ndarray) -> jax.Array:
         """An array with P first, split over the data shards."""

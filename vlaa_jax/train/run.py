@@ -243,7 +243,7 @@ class Run:
             return {}
         if name == "after" or name not in kept:
             kept[name] = self.heldout(self.params)
-        if "constant" not in kept:
+        if name == "after" and "constant" not in kept:
             kept["constant"] = constant_scores(self.heldout_records, self.reward)
         save_json(path, kept)
         return kept[name]

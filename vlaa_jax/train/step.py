@@ -139,7 +139,7 @@ class Steps:
     def compile_count(self) -> int:
         """Programs compiled so far."""
         jitted = (self.score, self.gradients, self.add, self.apply, self.advantages)
-        return sum(f._cache_size() for f in jitted)
+        return sum(f._cache_size() for f in jitted)  # type: ignore[attr-defined]
 
 
 def _loss(
