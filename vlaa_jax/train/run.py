@@ -233,6 +233,7 @@ class Run:
             f"  {metrics['rollout/tokens_per_s']:.0f} tok/s"
             f"  {clock.total:.1f} s  left {_minutes(left)}",
             highlight=False,
+            soft_wrap=True,
         )
 
     def measure(self, name: str) -> dict[str, float]:
