@@ -112,7 +112,7 @@ def _paper() -> ConfigDict:
 
 
 def _tiny(config: ConfigDict) -> None:
-    """The same code on drawn images and a 1.5-million-parameter base model."""
+    """The same code on drawn images and a 1.2-million-parameter base model."""
     config.model.update(checkpoint="embedded", dtype="float32", remat="none", unroll=0)
     config.data.update(
         records="embedded",
@@ -128,6 +128,6 @@ def _tiny(config: ConfigDict) -> None:
         prompts=16, completions=8, max_new_tokens=48, temperature=1.0, batch_prompts=0
     )
     config.algo.update(updates_per_rollout=1, micro_prompts=0, kl_target=0.0)
-    config.optimizer.update(lr=1e-4, min_lr=1e-5, b2=0.99)
-    config.run.update(steps=100, save_every=20, eval_completions=2)
+    config.optimizer.update(lr=3e-4, min_lr=5e-5, b2=0.99)
+    config.run.update(steps=120, save_every=20, eval_completions=2)
     config.rewards.update(open_ended="text_similarity")

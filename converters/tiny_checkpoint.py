@@ -1,10 +1,10 @@
 """Makes the embedded checkpoint: a weak base model for the tiny default, as a real HF directory.
 
-A Qwen2.5-VL of about 1.5 million parameters is trained from scratch, with the project's own model
-and loss, to answer questions about drawn images. Half of its targets break the answer format on
+A Qwen2.5-VL of about 1.2 million parameters is trained from scratch, with the project's own model
+and loss, to answer questions about drawn images. Many of its targets break the answer format on
 purpose: the result answers correctly and in the format some of the time, as a base model does, and
 leaves GRPO something to teach. The finished directory is part of the package, so that no run has to
-train it; anyone can make it again (about half an hour on one core):
+train it; anyone can make it again (about an hour on two cores):
 
     python -m converters.tiny_checkpoint OUT_DIR
 """
@@ -14,7 +14,8 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial, reduce
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,6 @@ from vlaa_jax.train.step import Policy
 PROMPT_TOKENS = 80
 ANSWER_TOKENS = 48
 ROWS_PER_BIN = 2
-SEED = 20250411
 
 SYSTEM_PROMPT = "Think inside <think> </think>, then answer inside <answer> </answer>."
 SIZES: dict[str, Any] = {
@@ -54,6 +54,36 @@ SIZES: dict[str, Any] = {
     "text_intermediate": 320,
 }
 """Sizes that differ from `tiny_config`'s: small enough to train on one core."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of training with a learning-rate schedule of its own.
+
+    Attributes:
+        steps: optimizer steps.
+        rows: samples per step.
+        lr: peak learning rate, after 100 steps of warm-up.
+        decay_steps: where the cosine reaches its floor; later than `steps` to stop before it.
+        in_format: share of targets in the answer format.
+        seed: of the samples.
+    """
+
+    steps: int
+    rows: int
+    lr: float
+    decay_steps: int
+    in_format: float
+    seed: int
+
+
+STAGES = (
+    Stage(1600, 32, 2.5e-3, 1600, 0.5, 20250411),
+    Stage(650, 20, 1.5e-3, 2000, 0.5, 777),
+    Stage(1100, 20, 1.3e-3, 1100, 0.3, 991),
+)
+"""How the checkpoint in the package was made, as it happened: the first stage alone answered too
+seldom right, so it was trained on, the last stage with fewer targets in the format."""
 
 
 def target_text(sample: SyntheticSample, rng: np.random.Generator, in_format: float) -> str:
@@ -149,26 +179,22 @@ def scaled_init(config: QwenVLConfig, seed: int) -> dict[str, Any]:
 def train(
     config: QwenVLConfig,
     directory: Path,
+    stage: Stage,
+    params: dict[str, Any],
     *,
-    steps: int,
-    rows: int,
-    lr: float,
-    system_prompt: str,
-    in_format: float,
-    seed: int = SEED,
-    keep: Callable[[int, Any], None] | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Trains the base model; returns its float32 parameters."""
+    """Trains the base model for one stage; returns its float32 parameters."""
     console = console or Console()
     graphdef, _ = split_model(config, Compute(unroll=True))
     policy = Policy(graphdef, temperature=1.0, chunk=0, row_shards=1)
     allowed = jnp.ones(config.text.vocab_size, bool)
-    schedule = optax.schedules.warmup_cosine_decay_schedule(0, lr, 100, steps, 0.02 * lr)
+    schedule = optax.schedules.warmup_cosine_decay_schedule(
+        0, stage.lr, 100, stage.decay_steps, 0.02 * stage.lr
+    )
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98, weight_decay=0.02)
     )
-    params = scaled_init(config, seed)
     opt_state = optimizer.init(params)
 
     @partial(jax.jit, donate_argnums=(0, 1))
@@ -182,20 +208,21 @@ def train(
         return optax.apply_updates(params, updates), opt_state, loss
 
     batches = Batches(
-        directory, rows=rows, system_prompt=system_prompt, in_format=in_format, seed=seed
+        directory,
+        rows=stage.rows,
+        system_prompt=SYSTEM_PROMPT,
+        in_format=stage.in_format,
+        seed=stage.seed,
     )
     began, recent = time.monotonic(), []
-    for number, (batch, tokens, mask) in zip(range(1, steps + 1), batches, strict=False):
+    for number, (batch, tokens, mask) in zip(range(1, stage.steps + 1), batches, strict=False):
         params, opt_state, loss = step(params, opt_state, prompt_inputs(batch), tokens, mask)
         recent.append(loss)
-        if number % 50 == 0 or number == steps:
-            spent = time.monotonic() - began
+        if number % 50 == 0 or number == stage.steps:
+            left = (time.monotonic() - began) / number * (stage.steps - number)
             mean = float(jnp.mean(jnp.stack(recent)))
-            left = spent / number * (steps - number)
-            console.print(f"step {number}/{steps}  loss {mean:.4f}  {left:.0f} s left")
+            console.print(f"step {number}/{stage.steps}  loss {mean:.4f}  {left:.0f} s left")
             recent = []
-            if keep is not None:
-                keep(number, params)
     return params
 
 
@@ -220,23 +247,13 @@ def main() -> None:
     """Trains the base model and writes the HF directory."""
     parser = argparse.ArgumentParser(description="Make the embedded checkpoint.")
     parser.add_argument("out_dir", type=Path)
-    parser.add_argument("--steps", type=int, default=1600)
-    parser.add_argument("--rows", type=int, default=32, help="samples per step")
-    parser.add_argument("--lr", type=float, default=2.5e-3)
-    parser.add_argument("--in-format", type=float, default=0.5, help="share of targets in format")
-    options = parser.parse_args()
-    ids = write_sidecars(options.out_dir, system_prompt=SYSTEM_PROMPT)
-    hf_config = tiny_config(ids, **SIZES)
-    params = train(
-        QwenVLConfig.from_hf(hf_config),
-        options.out_dir,
-        steps=options.steps,
-        rows=options.rows,
-        lr=options.lr,
-        system_prompt=SYSTEM_PROMPT,
-        in_format=options.in_format,
-    )
-    write_directory(options.out_dir, params, hf_config)
+    out_dir = parser.parse_args().out_dir
+    hf_config = tiny_config(write_sidecars(out_dir, system_prompt=SYSTEM_PROMPT), **SIZES)
+    config = QwenVLConfig.from_hf(hf_config)
+    params = scaled_init(config, STAGES[0].seed)
+    for stage in STAGES:
+        params = train(config, out_dir, stage, params)
+    write_directory(out_dir, params, hf_config)
 
 
 if __name__ == "__main__":
