@@ -13,6 +13,7 @@ defaults of the framework family the authors adapted.
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 SYSTEM_PROMPT = (
     "You are VL-Thinking🤔, a helpful assistant with excellent reasoning ability. A user asks you "
@@ -78,11 +79,16 @@ def _paper() -> ConfigDict:
                 "loss": "clip",
                 "clip_low": 0.2,  # (inferred)
                 "clip_high": 0.2,  # (inferred)
+                "dual_clip": 0.0,
                 "aggregation": "sequence_mean",
                 "kl_estimator": "k3",  # (inferred)
                 "kl_coef": 1e-3,
                 "kl_target": 5e-4,
                 "kl_horizon": 10_000.0,  # (inferred)
+                "kl_in_reward": False,
+                "entropy_coef": 0.0,
+                "importance_cap": 0.0,
+                "mask_truncated": False,
                 "updates_per_rollout": 8,  # 512 x 4 responses in batches of 256
                 "micro_prompts": 16,
                 "logprob_chunk": 0,
@@ -93,8 +99,10 @@ def _paper() -> ConfigDict:
                 "warmup_frac": 0.03,
                 "b1": 0.9,  # (inferred)
                 "b2": 0.95,  # (inferred)
+                "eps": 1e-8,  # (inferred)
                 "weight_decay": 0.0,  # (inferred)
                 "grad_clip": 1.0,  # (inferred)
+                "max_skipped": 10,
             },
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
             "run": {
@@ -106,7 +114,28 @@ def _paper() -> ConfigDict:
                 "log_rollouts_every": 1,
                 "compilation_cache": "~/.cache/vlaa_jax/xla",
             },
-            "rewards": {"open_ended": "score_endpoint", "beta": 0.2},
+            "rewards": {
+                "open_ended": "score_endpoint",
+                "beta": 0.2,  # (inferred)
+                "endpoint_url": "",
+                "endpoint_model": "",
+                "endpoint_key_env": "VLAA_REWARD_API_KEY",
+                "endpoint_concurrency": 8,
+                "endpoint_timeout_s": 60.0,
+                "endpoint_retries": 3,
+                "endpoint_batch": 8,
+                "endpoint_images": True,
+                "cache_entries": 100_000,
+                "math_workers": 4,
+                "math_timeout_s": 5.0,
+                "answer_box_space": placeholder(str),  # None: the space of the gold box
+                "max_failed_frac": 0.1,
+                "format_weight": 0.0,
+                "overlong_weight": 0.0,
+                "overlong_buffer": 256,
+                "repetition_weight": 0.0,
+                "repetition_ngram": 20,
+            },
         }
     )
 
@@ -130,4 +159,4 @@ def _tiny(config: ConfigDict) -> None:
     config.algo.update(updates_per_rollout=1, micro_prompts=0, kl_target=0.0)
     config.optimizer.update(lr=3e-4, min_lr=5e-5, b2=0.99)
     config.run.update(steps=120, save_every=20, eval_completions=2)
-    config.rewards.update(open_ended="text_similarity")
+    config.rewards.update(open_ended="text_similarity", math_workers=2)

@@ -98,6 +98,41 @@ def test_a_killed_run_ends_like_an_undisturbed_one(undisturbed, tmp_path, after_
     assert before == after
 
 
+SHARDED = [
+    "--config.mesh.data=2",
+    "--config.mesh.fsdp=2",
+    "--config.rollout.prompts=16",
+    "--config.rollout.batch_prompts=8",
+    "--config.algo.updates_per_rollout=2",
+    "--config.algo.micro_prompts=4",
+    "--config.algo.kl_target=0.0005",
+    "--config.model.freeze=('vision',)",
+    "--config.run.steps=2",
+]
+
+
+def test_a_sharded_run_with_several_updates_resumes(tmp_path):
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    done = run(command(whole, tmp_path / "cache", *SHARDED), **flags)
+    assert done.returncode == 0, done.stderr
+    args = command(cut, tmp_path / "cache", *SHARDED)
+    env = environment(**flags)
+    process = subprocess.Popen(args, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("step    1/"):
+            break
+    process.send_signal(signal.SIGINT)  # Ctrl-C: the finished step is kept
+    process.wait()
+    resumed = run(args, **flags)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resuming at step 1" in resumed.stdout
+    first, second = metrics(whole), metrics(cut)
+    assert len(first) == len(second) == 2
+    for name, value in first[1].items():
+        assert second[1][name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+
+
 def test_other_settings_do_not_mix_with_a_run(undisturbed):
     base, _ = undisturbed
     refused = run(command(base / "run", base / "cache", "--config.optimizer.lr=0.5"))
@@ -137,6 +172,18 @@ def test_unknown_keys_get_one_line(tmp_path):
 def test_an_unknown_variant_gets_one_line(tmp_path):
     args = [sys.executable, "-m", "vlaa_jax.main", "--config=configs/grpo.py:huge"]
     assert_refused(run(args), "huge", "tiny")
+
+
+def test_a_refused_command_does_not_claim_the_directory(tmp_path):
+    bad = command(tmp_path / "run", tmp_path / "cache", "--config.model.checkpoint=/no/such/model")
+    assert run(bad).returncode != 0
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_an_over_long_prompt_is_refused_before_the_first_step(tmp_path):
+    options = ["--config.data.max_prompt_tokens=60"]
+    done = run(command(tmp_path / "run", tmp_path / "cache", *options))
+    assert_refused(done, "data.max_prompt_tokens=60", "data.bad_records=skip")
 
 
 def test_a_missing_image_gets_one_line(tmp_path):

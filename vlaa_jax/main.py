@@ -1,6 +1,8 @@
 """Entry point: ``python -m vlaa_jax.main --config=configs/grpo.py:tiny --workdir=runs/tiny``."""
 
 import os
+import re
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -20,6 +22,9 @@ WORKDIR = flags.DEFINE_string("workdir", "runs/default", "Directory of the run."
 def main(argv: Sequence[str]) -> None:
     """Settles the settings and hands over to the task."""
     logging.set_verbosity(logging.WARNING)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    # A preempted machine says SIGTERM first: leave through the same door as Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if len(argv) > 1:
             raise UserError(f"unexpected argument {argv[1]!r}; options look like --config=FILE")
@@ -30,7 +35,7 @@ def main(argv: Sequence[str]) -> None:
     except UserError as error:
         sys.exit(f"vlaa_jax: {error}")
     except KeyboardInterrupt:
-        sys.exit("vlaa_jax: interrupted; the same command goes on from the last checkpoint")
+        sys.exit("vlaa_jax: interrupted; the same command goes on after the last finished step")
 
 
 def _run(settings: Settings, workdir: Path) -> None:
@@ -46,7 +51,11 @@ def _run(settings: Settings, workdir: Path) -> None:
     from vlaa_jax.train import grpo
     from vlaa_jax.train.run import Run
 
-    devices = jax.devices()
+    try:
+        devices = jax.devices()
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"jax finds no device to run on: {reason}") from error
     print(f"vlaa_jax {__version__}  jax {jax.__version__}  {len(devices)} x {devices[0]}")
     rewards = build(RewardSettings, settings.rewards, "config.rewards")
     with Run(settings, rewards, workdir) as run:
@@ -59,11 +68,15 @@ def _run(settings: Settings, workdir: Path) -> None:
 
 def _check_versions() -> None:
     """Stops with one line where the installed jax or flax is too old."""
-    from importlib.metadata import version
+    from importlib.metadata import PackageNotFoundError, version
 
-    for package, least in (("jax", (0, 10, 2)), ("flax", (0, 12, 8))):
-        found = version(package)
-        if tuple(int(part) for part in found.split(".")[:3] if part.isdigit()) < least:
+    newer = sys.version_info >= (3, 12)
+    for package, least in (("jax", (0, 10, 2)), ("flax", (0, 12, 10 if newer else 8))):
+        try:
+            found = version(package)
+        except PackageNotFoundError as error:
+            raise UserError(f"{package} is not installed: pip install -e .") from error
+        if tuple(int(part) for part in re.findall(r"\d+", found)[:3]) < least:
             wanted = ".".join(map(str, least))
             raise UserError(f"{package} {found} is too old: install {package} >= {wanted}")
 
@@ -72,10 +85,12 @@ def parse(argv: Sequence[str]) -> Sequence[str]:
     """Parses the command line; whatever is wrong with it becomes one line."""
     try:
         return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    except (flags.Error, LookupError, AttributeError, TypeError, ValueError) as error:
         reason = " ".join(str(error.args[0] if error.args else error).split())
         kind = "unknown config key " if isinstance(error, KeyError | AttributeError) else ""
         sys.exit(f"vlaa_jax: {kind}{reason}")
+    except (OSError, ImportError, SyntaxError) as error:
+        sys.exit(f"vlaa_jax: --config cannot be read: {' '.join(str(error).split())}")
 
 
 if __name__ == "__main__":

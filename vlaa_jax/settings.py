@@ -24,25 +24,6 @@ KL_ESTIMATORS = ("k1", "k2", "k3")
 
 
 @dataclass(frozen=True)
-class LoraSettings:
-    """Low-rank adapters (arXiv 2106.09685); rank 0 trains the weights themselves."""
-
-    rank: int = 0
-    alpha: float = 32.0
-    modules: tuple[str, ...] = (
-        "q_proj",
-        "k_proj",
-        "v_proj",
-        "o_proj",
-        "gate_proj",
-        "up_proj",
-        "down_proj",
-    )
-    vision: bool = False
-    """Whether the vision tower gets adapters too."""
-
-
-@dataclass(frozen=True)
 class ModelSettings:
     """Which checkpoint, and how to compute with it."""
 
@@ -57,7 +38,6 @@ class ModelSettings:
     """Unroll factor of the layer scans; 0 unrolls fully."""
     freeze: tuple[str, ...] = ()
     """Parts that do not train, of FREEZABLE."""
-    lora: LoraSettings = field(default_factory=LoraSettings)
 
 
 @dataclass(frozen=True)
@@ -134,8 +114,6 @@ class AlgoSettings:
     """Prompts per gradient-accumulation step; 0 takes a whole update at once."""
     logprob_chunk: int = 1024
     """Tokens whose vocabulary-size logits exist at the same time."""
-    dynamic_sampling: int = 0
-    """Most extra rollouts that refill zero-variance groups; 0 turns refilling off."""
 
 
 @dataclass(frozen=True)
@@ -263,12 +241,24 @@ def _check(s: Settings) -> None:
     _one_of("algo.loss", s.algo.loss, LOSSES)
     _one_of("algo.aggregation", s.algo.aggregation, AGGREGATIONS)
     _one_of("algo.kl_estimator", s.algo.kl_estimator, KL_ESTIMATORS)
-    _at_least("rollout.prompts", s.rollout.prompts, 1)
-    _at_least("rollout.completions", s.rollout.completions, 2)
-    _at_least("rollout.max_new_tokens", s.rollout.max_new_tokens, 1)
-    _at_least("run.steps", s.run.steps, 0)
-    _at_least("run.save_every", s.run.save_every, 1)
-    _at_least("algo.updates_per_rollout", s.algo.updates_per_rollout, 1)
+    for name, least in _LEAST.items():
+        group, key = name.split(".")
+        _at_least(name, getattr(getattr(s, group), key), least)
+    for name in ("data", "fsdp", "tensor"):
+        size = getattr(s.mesh, name)
+        if size < 1 and not (name == "data" and size == -1):
+            raise UserError(f"mesh.{name}: {size} is not a size (only mesh.data may be -1)")
+    if set(s.model.freeze) >= set(FREEZABLE):
+        raise UserError("model.freeze: every part is frozen, nothing would train")
+    if s.algo.loss == "gspo" and max(s.algo.clip_low, s.algo.clip_high) > 0.01:
+        raise UserError(
+            "algo.clip_low and clip_high: GSPO clips a length-normalised ratio; its paper uses "
+            "3e-4 and 4e-4, values above 0.01 never clip"
+        )
+    if 0 < s.algo.dual_clip <= 1:
+        raise UserError(f"algo.dual_clip: {s.algo.dual_clip} must be above 1, or 0 for none")
+    if s.data.records == "embedded" and (s.data.heldout or s.data.image_root):
+        raise UserError("data.heldout and data.image_root: embedded records bring their own")
     if s.rollout.temperature <= 0:
         raise UserError("rollout.temperature: must be above 0; GRPO needs differing completions")
     for name in ("top_p", "min_p"):
@@ -287,12 +277,45 @@ def _check(s: Settings) -> None:
         )
 
 
+_LEAST: dict[str, float] = {
+    "rollout.prompts": 1,
+    "rollout.completions": 2,
+    "rollout.max_new_tokens": 1,
+    "rollout.top_k": 0,
+    "rollout.batch_prompts": 0,
+    "run.steps": 0,
+    "run.save_every": 1,
+    "run.keep_checkpoints": 1,
+    "run.eval_every": 0,
+    "run.eval_completions": 1,
+    "run.log_rollouts_every": 0,
+    "algo.updates_per_rollout": 1,
+    "algo.micro_prompts": 0,
+    "algo.logprob_chunk": 0,
+    "algo.kl_coef": 0,
+    "algo.kl_target": 0,
+    "algo.kl_horizon": 1,
+    "algo.clip_low": 0,
+    "algo.clip_high": 0,
+    "algo.importance_cap": 0,
+    "optimizer.lr": 0,
+    "optimizer.min_lr": 0,
+    "optimizer.warmup_frac": 0,
+    "optimizer.grad_clip": 0,
+    "optimizer.max_skipped": 0,
+    "model.unroll": 0,
+    "data.workers": 0,
+    "data.max_prompt_tokens": 1,
+    "data.min_prompt_bucket": 1,
+}
+
+
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise UserError(f"{name}: {value!r} is not one of {', '.join(allowed)}")
 
 
-def _at_least(name: str, value: int, least: int) -> None:
+def _at_least(name: str, value: float, least: float) -> None:
     if value < least:
         raise UserError(f"{name}: {value} is too small; it must be at least {least}")
 

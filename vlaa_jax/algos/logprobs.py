@@ -110,10 +110,21 @@ def token_logprobs(
     return logprob_N, entropy_N if entropy_gradient else jax.lax.stop_gradient(entropy_N)
 
 
+def _product(spec: str, a: Array, b: Array) -> Array:
+    """A product accumulated in float32; float32 operands are never rounded on the way in.
+
+    Accelerators round float32 operands by default (TF32, bfloat16). The sampler does not, and the
+    two must agree.
+    """
+    exact = a.dtype == b.dtype == jnp.float32
+    precision = jax.lax.Precision.HIGHEST if exact else None
+    return jnp.einsum(spec, a, b, precision=precision, preferred_element_type=jnp.float32)
+
+
 def _logits(
     hidden_CD: Array, kernel_DV: Array, temperature: Array, allowed_V: Array | None
 ) -> Array:
-    product_CV = jnp.einsum("cd,dv->cv", hidden_CD, kernel_DV, preferred_element_type=jnp.float32)
+    product_CV = _product("cd,dv->cv", hidden_CD, kernel_DV)
     return masked_logits(product_CV, temperature=temperature, allowed_V=allowed_V)
 
 
@@ -176,15 +187,12 @@ def _chunked_backward(static, saved, cotangents):  # type: ignore[no-untyped-def
         if allowed_V is not None:
             grad_CV = jnp.where(allowed_V, grad_CV, 0.0)
         grad_CV = (grad_CV / temperature).astype(jnp.result_type(hidden_CD, kernel_DV))
-        hidden_grad_CD = jnp.einsum(
-            "cv,dv->cd", grad_CV, kernel_DV, preferred_element_type=jnp.float32
-        )
+        hidden_grad_CD = _product("cv,dv->cd", grad_CV, kernel_DV)
         blocks = (row_shards, -1)
-        kernel_grad_sDV += jnp.einsum(
+        kernel_grad_sDV += _product(
             "scd,scv->sdv",
             hidden_CD.reshape(*blocks, hidden_CD.shape[1]),
             grad_CV.reshape(*blocks, grad_CV.shape[1]),
-            preferred_element_type=jnp.float32,
         )
         return kernel_grad_sDV, hidden_grad_CD.astype(hidden_CD.dtype)
 

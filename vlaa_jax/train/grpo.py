@@ -41,7 +41,7 @@ def train(run: Run) -> None:
             clock.lap("rollout")
 
             texts = texts_of(run.checkpoint.chat, completions)
-            requests = requests_for(prompts, texts, run.checkpoint.processor)
+            requests = requests_for(prompts, texts, run.checkpoint.processor, run.image_root)
             limit = settings.rollout.max_new_tokens
             scoring = scorer.submit(score_completions, run.reward, requests, completions, limit)
             old_PGT, ref_PGT = score_logprobs(run, prompts, completions)
@@ -145,9 +145,6 @@ def advantages(
     rewards_PG = rewards_array(scores, completions.length_PG.shape)
     valid_PG = ~np.isnan(rewards_PG)
     raw_PG = np.array([s.parts["raw"] for s in scores], np.float32).reshape(rewards_PG.shape)
-    constant_P = np.nanmax(np.where(valid_PG, raw_PG, -np.inf), 1) == np.nanmin(
-        np.where(valid_PG, raw_PG, np.inf), 1
-    )
     if algo.kl_coef and algo.kl_in_reward:
         mask_PGT = jnp.asarray(completions.mask_PGT)
         penalty = KL_ESTIMATORS[algo.kl_estimator](old_PGT, ref_PGT, mask_PGT)
@@ -156,7 +153,16 @@ def advantages(
             kl.kl_penalised_rewards(paid_PG, penalty, mask_PGT, coef=run.kl.coef)
         )
     advantages_PG = run.steps.advantages(run.put(rewards_PG), run.put(valid_PG))
-    return np.asarray(advantages_PG), {"group/zero_variance_frac": float(constant_P.mean())}
+    return np.asarray(advantages_PG), {
+        "group/zero_variance_frac": _constant_share(raw_PG, valid_PG)
+    }
+
+
+def _constant_share(raw_PG: np.ndarray, valid_PG: np.ndarray) -> float:
+    """Share of groups with two or more valid scores that are all equal: nothing to learn from."""
+    highest_P = np.where(valid_PG, raw_PG, -np.inf).max(axis=1)
+    lowest_P = np.where(valid_PG, raw_PG, np.inf).min(axis=1)
+    return float(((highest_P == lowest_P) & (valid_PG.sum(axis=1) >= 2)).mean())
 
 
 def apply_updates(
@@ -172,13 +178,14 @@ def apply_updates(
     mask_PGT = completions.mask_PGT
     if algo.mask_truncated:
         mask_PGT = mask_PGT & ~completions.truncated_PG[..., None]
-    reports, norms, loss = [], [], 0.0
+    reports: list[losses.Diagnostics] = []
+    norms, loss = [], 0.0
     per_update = len(prompts) // algo.updates_per_rollout
     for start in range(0, len(prompts), per_update):
         share = slice(start, start + per_update)
         own = mask_PGT[share]
         totals = Totals(jnp.float32(own.sum()), jnp.float32(own.any(-1).sum()))
-        grads = None
+        grads, own_reports = None, []
         for part in chunks(run, per_update, run.micro_prompts):
             rows = slice(start + part.start, start + part.stop)
             arrays = (
@@ -194,10 +201,11 @@ def apply_updates(
                 run.state.trainable, run.frozen, batch, totals, run.kl.coef, run.allowed_V
             )
             grads = more if grads is None else run.steps.add(grads, more)
-            reports.append(report)
+            own_reports.append(report)
             loss += float(part_loss)
         run.state, norm = run.steps.apply(run.state, grads)
         norms.append(float(norm))
+        reports.append(reduce(losses.merge_diagnostics, own_reports))
         _steer_kl(run, reports[-1], own.shape[0] * own.shape[1])
     _stop_when_skipping(run)
     summary = losses.summarise_diagnostics(reduce(losses.merge_diagnostics, reports))
@@ -222,13 +230,14 @@ def _stop_when_skipping(run: Run) -> None:
 def _update_metrics(
     run: Run, summary: Mapping[str, Any], loss: float, norms: Sequence[float]
 ) -> Metrics:
+    applied = int(run.state.updates) - int(run.state.skipped)
+    divergence = {"policy/kl": float(summary["kl"]), "policy/kl_coef": float(run.kl.coef)}
     return {
+        **(divergence if run.settings.algo.kl_coef else {}),
         "train/loss": loss,
         "train/grad_norm": float(np.mean(norms)),
-        "train/lr": float(run.schedule(int(run.state.updates) - 1)),
+        "train/lr": float(run.schedule(max(applied - 1, 0))),
         "train/skipped": float(run.state.skipped),
-        "policy/kl": float(summary["kl"]),
-        "policy/kl_coef": float(run.kl.coef),
         "policy/entropy": float(summary["entropy"]),
         "policy/ratio_clip_frac": float(summary["clip_frac"]),
         "policy/logprob_gap_mean": float(summary["logprob_gap"]),

@@ -10,12 +10,12 @@ import jax
 import numpy as np
 
 from vlaa_jax.data.synthetic.baseline import constant_baseline
-from vlaa_jax.rewards.mixed import MixedReward
+from vlaa_jax.rewards.mixed import MixedReward, check_failed
 from vlaa_jax.rollout.engine import Engine
-from vlaa_jax.schema import Record, ScoreRequest
+from vlaa_jax.schema import Record, Score, ScoreRequest
 from vlaa_jax.train.policy import Checkpoint
 from vlaa_jax.train.prompts import Collator, Prompt
-from vlaa_jax.train.scoring import Completions, requests_for, rewards_array, texts_of
+from vlaa_jax.train.scoring import Completions, requests_for, score_completions, texts_of
 
 HELDOUT_STREAM = 0x7E57
 """Folded into the seed, so that validation draws other randomness than training."""
@@ -30,6 +30,7 @@ class Heldout:
         collator: puts prompts on the device.
         reward: scores them.
         checkpoint: tokenizer and processor.
+        image_root: folder of the images.
         batch: prompts at once; the last batch is filled up with repeats that do not count.
         seed: of the run.
     """
@@ -41,6 +42,7 @@ class Heldout:
         collator: Collator,
         reward: MixedReward,
         checkpoint: Checkpoint,
+        image_root: Path,
         *,
         batch: int,
         seed: int,
@@ -50,6 +52,7 @@ class Heldout:
         self._collator = collator
         self._reward = reward
         self._checkpoint = checkpoint
+        self._image_root = image_root
         self._batch = batch
         self._key = jax.random.fold_in(jax.random.key(seed), HELDOUT_STREAM)
 
@@ -58,48 +61,54 @@ class Heldout:
 
         Returns:
             ``heldout/mean``, ``heldout/<verifier_type>``, ``heldout/extracted_frac``,
-            ``heldout/pass_at_n``: the best of n samples of a record, averaged.
+            ``heldout/failed_frac``, ``heldout/pass_at_n``: the best of n samples of a record,
+            averaged. Failed scores are left out of every mean.
+
+        Raises:
+            UserError: more scores failed than rewards.max_failed_frac allows.
         """
         by_type: dict[str, list[float]] = defaultdict(list)
-        best, extracted = [], []
+        best, scores = [], []
         for start in range(0, len(self._prompts), self._batch):
             real = self._prompts[start : start + self._batch]
             filled = (real * self._batch)[: self._batch]
-            rewards_PG, found = self._score(params, filled, start)
-            for prompt, row in zip(real, rewards_PG, strict=False):
-                by_type[prompt.record.verifier_type or ""].extend(row[~np.isnan(row)])
-                best.append(np.nanmax(row) if not np.isnan(row).all() else 0.0)
-            extracted += found[: len(real) * self._engine.completions]
+            found = self._score(params, filled, start)[: len(real) * self._engine.completions]
+            raw = np.array([score.parts["raw"] for score in found], np.float32)
+            for prompt, row in zip(real, raw.reshape(len(real), -1), strict=True):
+                sound = row[~np.isnan(row)]
+                if len(sound):
+                    by_type[prompt.record.verifier_type or ""].extend(sound)
+                    best.append(sound.max())
+            scores += found
+        check_failed(scores, self._reward.settings.max_failed_frac, where="held-out records")
         every = [value for values in by_type.values() for value in values]
         metrics = {f"heldout/{name}": float(np.mean(v)) for name, v in sorted(by_type.items())}
+        extracted = [score.parts["format"] for score in scores]
         return {
             "heldout/mean": float(np.mean(every)),
             "heldout/pass_at_n": float(np.mean(best)),
             "heldout/extracted_frac": float(np.mean(extracted)),
+            "heldout/failed_frac": float(np.mean([score.failed for score in scores])),
             **metrics,
         }
 
-    def _score(
-        self, params: Mapping[str, Any], prompts: list[Prompt], start: int
-    ) -> tuple[np.ndarray, list[float]]:
+    def _score(self, params: Mapping[str, Any], prompts: list[Prompt], start: int) -> list[Score]:
         inputs, _ = self._collator(prompts)
         fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
         keys_P = fold(self._key, np.arange(start, start + len(prompts)))
         rollout = self._engine.generate(params, inputs, keys_P)
         completions = Completions(*(np.asarray(a) for a in rollout))
         texts = texts_of(self._checkpoint.chat, completions)
-        requests = requests_for(prompts, texts, self._checkpoint.processor)
-        scores = self._reward.score(
-            requests,
-            lengths=completions.length_PG.reshape(-1).tolist(),
-            max_length=self._engine.max_new_tokens,
-        )
-        found = [score.parts["format"] for score in scores]
-        return rewards_array(scores, completions.length_PG.shape), found
+        requests = requests_for(prompts, texts, self._checkpoint.processor, self._image_root)
+        limit = self._engine.max_new_tokens
+        return score_completions(self._reward, requests, completions, limit)
 
 
 def constant_scores(records: Sequence[Record], reward: MixedReward) -> dict[str, float]:
-    """What the best constant answer of each verifier type gets: the bar to clear."""
+    """What the best constant answer of each verifier type gets: the bar to clear.
+
+    Tried are the eight most frequent golds of a type; the best box is then improved side by side.
+    """
 
     def score(record: Record, answer: str) -> float:
         request = ScoreRequest(
@@ -111,9 +120,11 @@ def constant_scores(records: Sequence[Record], reward: MixedReward) -> dict[str,
         )
         return reward.score([request])[0].parts["raw"]
 
-    # The most frequent golds are the best constants; trying them all would take a minute of maths.
+    # Trying every gold would take a minute of symbolic maths.
     found = constant_baseline(records, score, max_candidates=8)
-    return {name: baseline.score for name, baseline in found.items()}
+    total = sum(baseline.records for baseline in found.values())
+    mean = sum(baseline.score * baseline.records for baseline in found.values()) / total
+    return {"mean": mean, **{name: baseline.score for name, baseline in found.items()}}
 
 
 def save_json(path: Path, value: Mapping[str, Any]) -> None:

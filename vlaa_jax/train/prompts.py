@@ -1,6 +1,7 @@
 """From records to prompts on the device: loading, encoding, collating, placing on the mesh."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +13,8 @@ from PIL import Image
 
 from vlaa_jax.data.batches import PromptBatch, collate_prompts
 from vlaa_jax.data.encode import Encoded, encode_prompt
-from vlaa_jax.data.loader import Loader, Order, prompt_loader, usable_records
+from vlaa_jax.data.loader import ImageOpener, Loader, Order, opener, prompt_loader
+from vlaa_jax.data.planner import unit_count
 from vlaa_jax.data.records import Reject, load_records
 from vlaa_jax.models.qwen_vl.model import PromptInputs
 from vlaa_jax.models.qwen_vl.vision import VisionInputs
@@ -56,47 +58,82 @@ class Encoder:
         )
         return Prompt(record, encoded, images[0].size if images else None)
 
+    def check(self, record: Record, sizes: Sequence[tuple[int, int]]) -> None:
+        """Refuses, without touching pixels, what encoding would refuse.
+
+        Raises:
+            UserError: special tokens in the text, a shape the processor refuses, or too long.
+        """
+        chat, processor = self.checkpoint.chat, self.checkpoint.processor
+        ids = chat.prompt_ids(record.question, len(sizes), self.data.system_prompt, what="prompt")
+        units = sum(unit_count(processor.grid(*size)) for size in sizes)
+        length = len(ids) - len(sizes) + units
+        if length > self.data.max_prompt_tokens:
+            raise UserError(
+                f"the prompt has {length} tokens, {units} of them visual, more than "
+                f"data.max_prompt_tokens={self.data.max_prompt_tokens}"
+            )
+
 
 def load_checked(
-    path: Path, image_root: Path, bad_records: str
+    path: Path, image_root: Path, encoder: Encoder
 ) -> tuple[list[Record], list[Reject]]:
-    """Reads a GRPO records file and sorts out what cannot be used.
+    """Reads a GRPO records file and sorts out, before the first step, what cannot be used.
+
+    Golds are put to their verifier, images are decoded, and prompts are measured.
 
     Args:
         path: records file.
         image_root: folder the image paths are relative to.
-        bad_records: "stop" at the first bad record, or "skip" and return it.
+        encoder: its settings say whether to stop at the first bad record or to skip it.
 
     Returns:
         Usable records, and the rejects with their reasons.
 
     Raises:
-        UserError: a record is bad and bad_records is "stop", or none is left.
+        UserError: a record is bad and data.bad_records is "stop", or none is left.
     """
     rejects: list[Reject] = []
 
     def refuse(reject: Reject) -> None:
-        if bad_records == "stop":
+        if encoder.data.bad_records == "stop":
             raise UserError(f"{path}: {reject} (data.bad_records=skip leaves such records out)")
         rejects.append(reject)
 
     records = load_records(path, kind="grpo", strict=False, on_reject=refuse)
-    sound = []
-    for index, record in enumerate(records):
-        problem = gold_problem(
-            record.verifier_type or "",
-            record.gt or "",
-            question=record.question,
-            box_space=record.box_space,
-        )
-        if problem:
-            refuse(Reject(str(path), index, None, record.id, "gt", problem))
-        else:
-            sound.append(record)
-    usable = usable_records(sound, image_root, refuse)
+    images = opener(image_root)
+    with ThreadPoolExecutor(max(encoder.data.workers, 1)) as pool:
+        problems = pool.map(lambda record: _problem(record, images, encoder), records)
+        usable = []
+        for index, (record, problem) in enumerate(zip(records, problems, strict=True)):
+            if problem is None:
+                usable.append(record)
+            else:
+                refuse(Reject(str(path), index, None, record.id, *problem))
     if not usable:
         raise UserError(f"{path}: no usable record is left")
     return usable, rejects
+
+
+def _problem(record: Record, images: ImageOpener, encoder: Encoder) -> tuple[str, str] | None:
+    """Field and reason why a record cannot be used, or None."""
+    reason = gold_problem(
+        record.verifier_type or "",
+        record.gt or "",
+        question=record.question,
+        box_space=record.box_space,
+    )
+    if reason:
+        return "gt", reason
+    try:
+        sizes = [image.size for image in images(record)]
+    except UserError as error:
+        return "image", str(error)
+    try:
+        encoder.check(record, sizes)
+    except UserError as error:
+        return "question", str(error)
+    return None
 
 
 def training_loader(

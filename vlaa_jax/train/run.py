@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import os
-import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,16 @@ from vlaa_jax.train.prompts import (
 from vlaa_jax.train.state import merge, new_state, partition
 from vlaa_jax.train.step import Policy, Steps
 
+OPERATIONAL = (
+    "data.workers",
+    "data.bad_records",
+    "run.save_every",
+    "run.keep_checkpoints",
+    "run.log_rollouts_every",
+    "run.compilation_cache",
+)
+"""Settings that may differ when a run is resumed: they change no number."""
+
 
 class Run:
     """Sets a run up in its directory, new or where it was interrupted.
@@ -67,7 +77,7 @@ class Run:
         self.workdir = workdir
         self.console = console or Console()
         self.compilations = CompileCounter()
-        _claim(workdir, settings)
+        _check_workdir(workdir, settings)
         self.mesh: Mesh = make_mesh(**dataclasses.asdict(settings.mesh))
         _check_shards(settings, data_shards(self.mesh))
         self.checkpoint: Checkpoint = open_checkpoint(settings.model, settings.data, self.mesh)
@@ -80,7 +90,9 @@ class Run:
         self._set_up_state()
         self._set_up_data()
         self.writer = MetricsWriter(workdir, self.progress.step)
-        self._began, self._first_step = time.monotonic(), self.progress.step
+        self._seconds: deque[float] = deque(maxlen=10)
+        # Only now, when everything opened: a mistyped option must not claim the directory.
+        save_json(workdir / "config.json", _plain(settings))
 
     # -- set-up ---------------------------------------------------------------------------
 
@@ -98,17 +110,20 @@ class Run:
         self.steps = Steps(policy, algo, optimizer, max_new_tokens=limit)
         self.engine = self._engine(settings.rollout.completions)
         params = self.checkpoint.load_params()
-        # The reference is the starting point itself; arrays that never train are shared with it.
-        self.reference = jax.tree.map(jnp.copy, params) if algo.kl_coef else params
         trainable, self.frozen = partition(params, settings.model.freeze, adapters_only=False)
-        self.state = new_state(trainable, optimizer)
+        # The reference is the starting point itself; arrays that never train are shared with it.
+        start = jax.tree.map(jnp.copy, trainable) if algo.kl_coef else trainable
+        self.reference = merge(start, self.frozen)
+        self.state = new_state(trainable, optimizer, replicated(self.mesh))
         self.kl = kl.kl_controller(
             algo.kl_coef, target=algo.kl_target or 1.0, horizon=algo.kl_horizon
         )
         self.checkpoints = Checkpoints(self.workdir / "checkpoints", settings.run.keep_checkpoints)
         self.progress = Progress(0, {}, algo.kl_coef)
+        self._saved = 0
         if self.checkpoints.latest is not None:
-            self.state, params, self.progress = self.checkpoints.restore(self.state, self.frozen)
+            self.state, _, self.progress = self.checkpoints.restore(self.state, self.frozen)
+            self._saved = self.progress.step
             self.kl = self.kl._replace(coef=jnp.float32(self.progress.kl_coef))
             self.console.print(f"resuming at step {self.progress.step}")
 
@@ -126,8 +141,9 @@ class Run:
     def _set_up_data(self) -> None:
         data = self.settings.data
         records, images, heldout = self._files(data)
+        self.image_root = images
         encoder = Encoder(self.checkpoint, data)
-        usable, rejects = load_checked(records, images, data.bad_records)
+        usable, rejects = load_checked(records, images, encoder)
         self._say_rejects(records, len(usable), rejects)
         self.loader = training_loader(
             usable, images, encoder, batch=self.settings.rollout.prompts, seed=self.settings.seed
@@ -136,7 +152,7 @@ class Run:
             self.loader.set_state(self.progress.loader)
         self._heldout: Heldout | None = None
         if heldout is not None:
-            self.heldout_records, rejects = load_checked(heldout, images, data.bad_records)
+            self.heldout_records, rejects = load_checked(heldout, images, encoder)
             self._say_rejects(heldout, len(self.heldout_records), rejects)
             self._heldout = Heldout(
                 heldout_prompts(self.heldout_records, images, encoder),
@@ -144,7 +160,8 @@ class Run:
                 self.collate_on_mesh,
                 self.reward,
                 self.checkpoint,
-                batch=self.settings.rollout.prompts,
+                images,
+                batch=self.settings.rollout.batch_prompts or self.settings.rollout.prompts,
                 seed=self.settings.seed,
             )
 
@@ -217,18 +234,20 @@ class Run:
     def save(self) -> None:
         """Writes a checkpoint of the current position."""
         self.checkpoints.save(self.state, self.frozen, self.progress)
+        self._saved = self.progress.step
 
     def report(self, step: int, metrics: Mapping[str, float], clock: StepClock) -> None:
         """Writes a step's metrics and its line."""
         times = {f"time/{name}_s": seconds for name, seconds in clock.seconds.items()}
         self.writer.write(step, {**metrics, **times, "time/step_s": clock.total})
-        done = step + 1 - self._first_step
-        left = (time.monotonic() - self._began) / done * (self.settings.run.steps - step - 1)
+        self._seconds.append(clock.total)
+        left = float(np.median(self._seconds)) * (self.settings.run.steps - step - 1)
+        divergence = metrics.get("policy/kl", float("nan"))
         self.console.print(
             f"step {step + 1:>4}/{self.settings.run.steps}"
             f"  reward {metrics.get('reward/mean', float('nan')):.3f}"
             f"  format {metrics['reward/extracted_frac']:.2f}"
-            f"  kl {metrics['policy/kl']:.4f}"
+            f"  kl {divergence:.4f}"
             f"  length {metrics['rollout/length_mean']:.1f}"
             f"  {metrics['rollout/tokens_per_s']:.0f} tok/s"
             f"  {clock.total:.1f} s  left {_minutes(left)}",
@@ -244,9 +263,11 @@ class Run:
             return {}
         if name == "after" or name not in kept:
             kept[name] = self.heldout(self.params)
-        if name == "after" and "constant" not in kept:
-            kept["constant"] = constant_scores(self.heldout_records, self.reward)
         save_json(path, kept)
+        embedded = self.settings.data.records == "embedded"
+        if name == "after" and embedded and "constant" not in kept:
+            kept["constant"] = constant_scores(self.heldout_records, self.reward)
+            save_json(path, kept)
         return kept[name]
 
     def summary(self) -> None:
@@ -268,26 +289,36 @@ class Run:
     def __enter__(self) -> "Run":
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        if kind is not None and issubclass(kind, KeyboardInterrupt | UserError):
+            self._save_finished_steps()
         self.close()
 
+    def _save_finished_steps(self) -> None:
+        """Keeps the steps done since the last checkpoint when a run is stopped between updates."""
+        done = self.progress.step * self.settings.algo.updates_per_rollout
+        if self.progress.step > self._saved and int(self.state.updates) == done:
+            self.save()
 
-def _claim(workdir: Path, settings: Settings) -> None:
+
+def _check_workdir(workdir: Path, settings: Settings) -> None:
     """Makes the run directory, or checks that it holds a run with these settings."""
-    resolved = json.loads(json.dumps(dataclasses.asdict(settings)))
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if not os.access(workdir, os.W_OK):
             raise PermissionError(13, os.strerror(13))
         path = workdir / "config.json"
         if not path.exists():
-            save_json(path, resolved)
             return
         recorded = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"--workdir={workdir}: cannot be used ({reason})") from error
-    changed = sorted(_differences(recorded, resolved))
+    changed = sorted(
+        f"{name}: {old!r} -> {new!r}"
+        for name, (old, new) in _differences(recorded, _plain(settings)).items()
+        if name not in OPERATIONAL
+    )
     if changed:
         raise UserError(
             f"--workdir={workdir} holds a run with other settings ({', '.join(changed[:5])}); "
@@ -295,14 +326,20 @@ def _claim(workdir: Path, settings: Settings) -> None:
         )
 
 
-def _differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> set[str]:
-    found: set[str] = set()
+def _plain(settings: Settings) -> dict[str, Any]:
+    return json.loads(json.dumps(dataclasses.asdict(settings)))
+
+
+def _differences(
+    a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = ""
+) -> dict[str, tuple[Any, Any]]:
+    found: dict[str, tuple[Any, Any]] = {}
     for name in a.keys() | b.keys():
         left, right = a.get(name), b.get(name)
         if isinstance(left, dict) and isinstance(right, dict):
             found |= _differences(left, right, f"{prefix}{name}.")
         elif left != right:
-            found.add(f"{prefix}{name}: {left!r} -> {right!r}")
+            found[f"{prefix}{name}"] = (left, right)
     return found
 
 
@@ -325,8 +362,7 @@ def _table(kept: Mapping[str, Mapping[str, float]]) -> Table:
     for column in ("verifier", "constant answer", "before", "after", "change"):
         table.add_column(column, justify="left" if column == "verifier" else "right")
     before, after = kept.get("before", {}), kept.get("after", {})
-    constant = dict(kept.get("constant", {}))
-    constant["mean"] = float(np.mean(list(constant.values()))) if constant else float("nan")
+    constant = kept.get("constant", {})
     for key in sorted(after, key=lambda k: (k == "heldout/mean", k)):
         name = key.removeprefix("heldout/")
         old, new = before.get(key, float("nan")), after[key]

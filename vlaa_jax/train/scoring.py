@@ -1,12 +1,13 @@
 """From completions to rewards: texts, score requests, and scores as arrays."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from vlaa_jax.data.chat import Chat
-from vlaa_jax.data.images import ImageProcessor
+from vlaa_jax.data.images import ImageProcessor, resolve_inside
 from vlaa_jax.rewards.mixed import MixedReward
 from vlaa_jax.schema import Score, ScoreRequest
 from vlaa_jax.train.prompts import Prompt
@@ -43,13 +44,17 @@ def texts_of(chat: Chat, completions: Completions) -> list[list[str]]:
 
 
 def requests_for(
-    prompts: Sequence[Prompt], texts: Sequence[Sequence[str]], processor: ImageProcessor
+    prompts: Sequence[Prompt],
+    texts: Sequence[Sequence[str]],
+    processor: ImageProcessor,
+    image_root: Path,
 ) -> list[ScoreRequest]:
-    """One score request per completion, prompt by prompt."""
+    """One score request per completion, prompt by prompt; image paths lie below `image_root`."""
     requests = []
     for prompt, group in zip(prompts, texts, strict=True):
         record, size = prompt.record, prompt.image_size
         resized = processor.resized(*size) if size else None
+        images = tuple(str(resolve_inside(image_root, path)) for path in record.images)
         requests += [
             ScoreRequest(
                 verifier_type=record.verifier_type or "",
@@ -60,7 +65,7 @@ def requests_for(
                 image_size=size,
                 resized_size=resized,
                 box_space=record.box_space,
-                images=record.images,
+                images=images,
             )
             for text in group
         ]

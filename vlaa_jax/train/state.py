@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding
 
 Array = jax.Array
 Tree = Mapping[str, Any]
@@ -27,10 +28,19 @@ class TrainState(NamedTuple):
     skipped: Array
 
 
-def new_state(trainable: Tree, optimizer: optax.GradientTransformation) -> TrainState:
-    """State before the first update; moments are placed like their parameters."""
+def new_state(
+    trainable: Tree, optimizer: optax.GradientTransformation, everywhere: NamedSharding
+) -> TrainState:
+    """State before the first update.
+
+    Moments are placed like their parameters. Scalars are put on `everywhere`, the whole mesh: a
+    checkpoint restores arrays to where they were, and a scalar left on one device would not go
+    together with sharded parameters after a resume.
+    """
     opt_state = jax.jit(optimizer.init)(trainable)
-    return TrainState(trainable, opt_state, jnp.int32(0), jnp.int32(0))
+    opt_state = jax.tree.map(lambda a: a if a.ndim else jax.device_put(a, everywhere), opt_state)
+    zero = jax.device_put(jnp.int32(0), everywhere)
+    return TrainState(trainable, opt_state, zero, jax.device_put(jnp.int32(0), everywhere))
 
 
 def part_of(path: str) -> str:

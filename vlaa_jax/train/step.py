@@ -90,7 +90,8 @@ class Policy:
         hidden = model.hidden_groups(prompt, completion_inputs(prompt, tokens_PGT))
         logprobs_N, entropy_N = token_logprobs(
             hidden.reshape(-1, hidden.shape[-1]),
-            model.head_kernel_DV,
+            # The sampler multiplies in the activation dtype too: one policy, one head.
+            model.head_kernel_DV.astype(model.dtype),
             tokens_PGT.reshape(-1),
             temperature=self.temperature,
             allowed_V=allowed_V,
@@ -222,7 +223,9 @@ def _diagnose(
         {"entropy": tokens, "kl": tokens},
         {},
     )
-    ratio = losses.ratio_diagnostics(
+    by_sequence = algo.loss == "gspo"
+    figures = losses.sequence_ratio_diagnostics if by_sequence else losses.ratio_diagnostics
+    ratio = figures(
         logprobs,
         old,
         batch.advantages_PG,

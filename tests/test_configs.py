@@ -1,0 +1,70 @@
+"""Config files hold every setting, so that each can be given on the command line."""
+
+import dataclasses
+
+import pytest
+
+from configs import grpo
+from vlaa_jax.rewards.settings import RewardSettings
+from vlaa_jax.schema import UserError
+from vlaa_jax.settings import Settings, build, settle
+
+VARIANTS = ["", "tiny"]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_configs_settle(variant):
+    config = grpo.get_config(variant).to_dict()
+    settings = settle(config)
+    build(RewardSettings, settings.rewards, "config.rewards")
+
+
+def keys(cls):
+    found = set()
+    for field in dataclasses.fields(cls):
+        inner = field.default_factory if dataclasses.is_dataclass(field.default_factory) else None
+        found |= {f"{field.name}.{k}" for k in keys(inner)} if inner else {field.name}
+    return found
+
+
+def flat(mapping, prefix=""):
+    found = set()
+    for name, value in mapping.items():
+        nested = isinstance(value, dict) and prefix == ""
+        found |= flat(value, f"{name}.") if nested else {prefix + name}
+    return found
+
+
+def test_every_setting_is_in_the_config():
+    config = flat(grpo.get_config().to_dict())
+    rewards = {f"rewards.{field.name}" for field in dataclasses.fields(RewardSettings)}
+    assert config == (keys(Settings) - {"rewards"}) | rewards
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "value"),
+    [
+        ("mesh", "fsdp", 0),
+        ("mesh", "tensor", -1),
+        ("algo", "kl_coef", -1.0),
+        ("algo", "dual_clip", 0.5),
+        ("algo", "micro_prompts", -4),
+        ("run", "eval_completions", 0),
+        ("rollout", "top_p", 0.0),
+        ("rollout", "temperature", 0.0),
+        ("model", "freeze", ("vision", "merger", "language", "embeddings")),
+        ("model", "freeze", ("head",)),
+    ],
+)
+def test_values_out_of_range_are_refused_by_name(group, name, value):
+    config = grpo.get_config("tiny").to_dict()
+    config[group][name] = value
+    with pytest.raises(UserError, match=rf"{group}\.{name}"):
+        settle(config)
+
+
+def test_gspo_with_a_ppo_clip_is_refused():
+    config = grpo.get_config("tiny").to_dict()
+    config["algo"]["loss"] = "gspo"
+    with pytest.raises(UserError, match="never clip"):
+        settle(config)

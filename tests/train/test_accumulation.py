@@ -1,0 +1,105 @@
+"""An update does not depend on how its prompts are cut into micro-batches."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from vlaa_jax.models.qwen_vl.config import QwenVLConfig, TextConfig, VisionConfig
+from vlaa_jax.models.qwen_vl.model import PromptInputs, init_params, split_model
+from vlaa_jax.settings import AlgoSettings
+from vlaa_jax.train.state import merge, part_of, partition
+from vlaa_jax.train.step import GroupBatch, Policy, Steps, Totals
+
+VOCAB, P, G, T, S = 40, 4, 3, 6, 5
+CONFIG = QwenVLConfig(
+    family="qwen2_5_vl",
+    text=TextConfig(VOCAB, 16, 24, 2, 2, 1, 8, 1e-6, 1e6, (2, 1, 1)),
+    vision=VisionConfig(2, 16, 2, 24, 16, full_blocks=(1,)),
+    tie_word_embeddings=True,
+    image_token_id=30,
+    video_token_id=31,
+    vision_start_token_id=32,
+    vision_end_token_id=33,
+    eos_token_id=7,
+    pad_token_id=0,
+)
+
+
+def batch():
+    rng = np.random.default_rng(0)
+    positions = np.broadcast_to(np.arange(S)[None, :, None], (P, S, 3)).astype(np.int32)
+    prompt = PromptInputs(
+        rng.integers(0, 30, (P, S)).astype(np.int32),
+        positions,
+        np.array([5, 3, 4, 2], np.int32),
+        np.full((P, S), -1),
+        None,
+    )
+    lengths = rng.integers(1, T + 1, (P, G))
+    old = rng.normal(-3, 0.1, (P, G, T)).astype(np.float32)
+    return GroupBatch(
+        prompt,
+        rng.integers(0, 30, (P, G, T)).astype(np.int32),
+        np.arange(T) < lengths[..., None],
+        rng.normal(size=(P, G)).astype(np.float32),
+        old,
+        old + 0.1,
+        old,
+    )
+
+
+def rows(tree, part):
+    return jax.tree.map(lambda a: a[part], tree)
+
+
+@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "constant_length"])
+def test_micro_batches_add_up_to_the_whole(aggregation):
+    algo = AlgoSettings(aggregation=aggregation, updates_per_rollout=2, kl_coef=0.1)
+    graphdef, _ = split_model(CONFIG)
+    steps = Steps(Policy(graphdef, 1.0, 0, 1), algo, optax.sgd(1.0), max_new_tokens=T)
+    params = init_params(CONFIG, 0)
+    whole = batch()
+    totals = Totals(jnp.float32(whole.mask_PGT.sum()), jnp.float32(whole.mask_PGT.any(-1).sum()))
+    allowed, coef = jnp.ones(VOCAB, bool), jnp.float32(0.1)
+    want, (loss, _) = steps.gradients(params, {}, whole, totals, coef, allowed)
+    got, total = None, 0.0
+    for part in (slice(0, 1), slice(1, 4)):
+        piece = GroupBatch(*(rows(field, part) for field in whole))
+        more, (piece_loss, _) = steps.gradients(params, {}, piece, totals, coef, allowed)
+        got = more if got is None else steps.add(got, more)
+        total += float(piece_loss)
+    assert total == pytest.approx(float(loss), rel=1e-5)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(want)) > 1e-4
+
+
+def test_a_non_finite_gradient_is_skipped_and_counted():
+    from vlaa_jax.parallel.mesh import make_mesh, replicated
+    from vlaa_jax.train.state import new_state
+
+    graphdef, _ = split_model(CONFIG)
+    steps = Steps(Policy(graphdef, 1.0, 0, 1), AlgoSettings(), optax.adam(0.1), max_new_tokens=T)
+    params = {"w": jnp.ones(3)}
+    state = new_state(params, optax.adam(0.1), replicated(make_mesh(devices=jax.devices()[:1])))
+    state, _ = steps.apply(state, {"w": jnp.array([1.0, jnp.nan, 0.0])})
+    np.testing.assert_array_equal(state.trainable["w"], np.ones(3))
+    assert (int(state.updates), int(state.skipped)) == (1, 1)
+    state, norm = steps.apply(state, {"w": jnp.array([1.0, 0.0, 0.0])})
+    assert float(state.trainable["w"][0]) == pytest.approx(0.9)
+    assert (int(state.updates), int(state.skipped), float(norm)) == (2, 1, 1.0)
+
+
+def test_freezing_by_part():
+    params = init_params(CONFIG, 0)
+    trainable, frozen = partition(params, ("vision", "embeddings"), adapters_only=False)
+    assert set(trainable) == {"text", "vision"}
+    assert set(trainable["vision"]) == {"merger"}
+    assert set(frozen["vision"]) == {"patch_embed", "blocks"}
+    assert set(frozen["text"]) == {"embed_tokens"}
+    merged = merge(trainable, frozen)
+    assert jax.tree.structure(merged) == jax.tree.structure(params)
+    assert part_of("lm_head.kernel") == "embeddings"
+    assert part_of("text.norm.scale") == "language"
