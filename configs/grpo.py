@@ -123,6 +123,7 @@ def _paper() -> ConfigDict:
                 "endpoint_concurrency": 8,
                 "endpoint_timeout_s": 60.0,
                 "endpoint_retries": 3,
+                "endpoint_backoff_s": 0.5,
                 "endpoint_batch": 8,
                 "endpoint_images": True,
                 "cache_entries": 100_000,

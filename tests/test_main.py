@@ -72,7 +72,7 @@ def test_a_run_reports_and_leaves_its_files(undisturbed):
     for name in ("reward/mean", "policy/kl", "rollout/length_mean", "train/grad_norm"):
         assert all(name in line for line in lines)
     assert max(line["policy/logprob_gap_max"] for line in lines) <= 1e-4
-    assert lines[0]["policy/kl"] == 0.0  # the reference is the starting point
+    assert lines[0]["policy/kl"] <= 1e-9  # the reference is the starting point
     rollouts = (base / "run" / "rollouts" / "000000.jsonl").read_text().splitlines()
     assert len(rollouts) == 8
     kept = json.loads((base / "run" / "heldout.json").read_text())
