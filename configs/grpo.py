@@ -2,7 +2,8 @@
 
     python -m vlaa_jax.main --config=configs/grpo.py --workdir=runs/grpo \
         --config.model.checkpoint=Qwen/Qwen2.5-VL-3B-Instruct \
-        --config.data.records=VLAA-Thinking-GRPO-25K.json --config.data.image_root=images
+        --config.data.records=VLAA-Thinking-GRPO-25K.json --config.data.image_root=images \
+        --config.rewards.endpoint_url=http://HOST:PORT
 
 Variants, after a colon:
     tiny    embedded checkpoint and data; a laptop CPU, about five minutes
@@ -158,6 +159,6 @@ def _tiny(config: ConfigDict) -> None:
         prompts=16, completions=8, max_new_tokens=48, temperature=1.0, batch_prompts=0
     )
     config.algo.update(updates_per_rollout=1, micro_prompts=0, kl_target=0.0)
-    config.optimizer.update(lr=3e-4, min_lr=5e-5, b2=0.99)
-    config.run.update(steps=120, save_every=20, eval_completions=2)
+    config.optimizer.update(lr=4e-4, min_lr=5e-5, b2=0.99)
+    config.run.update(steps=150, save_every=25, eval_completions=4)
     config.rewards.update(open_ended="text_similarity", math_workers=2)

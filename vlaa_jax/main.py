@@ -35,7 +35,9 @@ def main(argv: Sequence[str]) -> None:
     except UserError as error:
         sys.exit(f"vlaa_jax: {error}")
     except KeyboardInterrupt:
-        sys.exit("vlaa_jax: interrupted; the same command goes on after the last finished step")
+        sys.exit(
+            "vlaa_jax: interrupted; the same command goes on after the last saved step, if any"
+        )
 
 
 def _run(settings: Settings, workdir: Path) -> None:
@@ -82,15 +84,26 @@ def _check_versions() -> None:
 
 
 def parse(argv: Sequence[str]) -> Sequence[str]:
-    """Parses the command line; whatever is wrong with it becomes one line."""
+    """Parses the command line and loads the config; whatever is wrong becomes one line."""
     try:
-        return flags.FLAGS(argv)
-    except (flags.Error, LookupError, AttributeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error.args[0] if error.args else error).split())
-        kind = "unknown config key " if isinstance(error, KeyError | AttributeError) else ""
-        sys.exit(f"vlaa_jax: {kind}{reason}")
+        rest = flags.FLAGS(argv)
+        if CONFIG.value is not None:
+            CONFIG.value.to_dict()  # a file that could not be read is reported only on use
+        return rest
+    except (KeyError, AttributeError) as error:
+        sys.exit(f"vlaa_jax: unknown config key {_last_words(error)}")
+    except (flags.Error, LookupError, TypeError, ValueError) as error:
+        sys.exit(f"vlaa_jax: {_last_words(error)}")
     except (OSError, ImportError, SyntaxError) as error:
-        sys.exit(f"vlaa_jax: --config cannot be read: {' '.join(str(error).split())}")
+        sys.exit(f"vlaa_jax: --config cannot be read: {_last_words(error)}")
+
+
+def _last_words(error: BaseException) -> str:
+    """The message of an error as one line; of a traceback inside it, the last line alone."""
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    if "Traceback" in text:
+        text = [line for line in text.splitlines() if line.strip()][-1]
+    return " ".join(text.replace("\\n", " ").replace("\\'", "").split())
 
 
 if __name__ == "__main__":

@@ -78,11 +78,11 @@ class Run:
         self.console = console or Console()
         self.compilations = CompileCounter()
         _check_workdir(workdir, settings)
+        _check_files(settings.data)
+        self.reward = MixedReward(rewards)
         self.mesh: Mesh = make_mesh(**dataclasses.asdict(settings.mesh))
         _check_shards(settings, data_shards(self.mesh))
         self.checkpoint: Checkpoint = open_checkpoint(settings.model, settings.data, self.mesh)
-        copy_sidecars(self.checkpoint.sidecars, workdir / "hf")
-        self.reward = MixedReward(rewards)
         self.reward.start()
         self.collate_on_mesh = Collator(self.checkpoint, settings.data, self.mesh)
         self.allowed_V = jax.device_put(self.checkpoint.allowed_V, replicated(self.mesh))
@@ -92,6 +92,7 @@ class Run:
         self.writer = MetricsWriter(workdir, self.progress.step)
         self._seconds: deque[float] = deque(maxlen=10)
         # Only now, when everything opened: a mistyped option must not claim the directory.
+        copy_sidecars(self.checkpoint.sidecars, workdir / "hf")
         save_json(workdir / "config.json", _plain(settings))
 
     # -- set-up ---------------------------------------------------------------------------
@@ -324,6 +325,19 @@ def _check_workdir(workdir: Path, settings: Settings) -> None:
             f"--workdir={workdir} holds a run with other settings ({', '.join(changed[:5])}); "
             "give the same command to resume it, or another workdir"
         )
+
+
+def _check_files(data: DataSettings) -> None:
+    """Looks whether the data is there at all, before anything large is loaded."""
+    if data.records == "embedded":
+        return
+    for name in ("records", "image_root"):
+        if not getattr(data, name):
+            raise UserError(f"data.{name} is not set: give it with --config.data.{name}=...")
+    for name in ("records", "image_root", "heldout"):
+        path = getattr(data, name)
+        if path and not Path(path).exists():
+            raise UserError(f"data.{name}: {path} does not exist")
 
 
 def _plain(settings: Settings) -> dict[str, Any]:

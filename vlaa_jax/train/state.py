@@ -37,10 +37,26 @@ def new_state(
     checkpoint restores arrays to where they were, and a scalar left on one device would not go
     together with sharded parameters after a resume.
     """
-    opt_state = jax.jit(optimizer.init)(trainable)
-    opt_state = jax.tree.map(lambda a: a if a.ndim else jax.device_put(a, everywhere), opt_state)
+    places = _optimizer_places(trainable, optimizer, everywhere)
+    opt_state = jax.jit(optimizer.init, out_shardings=places)(trainable)
     zero = jax.device_put(jnp.int32(0), everywhere)
     return TrainState(trainable, opt_state, zero, jax.device_put(jnp.int32(0), everywhere))
+
+
+def _optimizer_places(
+    trainable: Tree, optimizer: optax.GradientTransformation, everywhere: NamedSharding
+) -> Any:
+    """Shardings of the optimizer state: a moment lies where its parameter lies."""
+    leaves = jax.tree_util.tree_leaves_with_path(trainable)
+    by_path = {path: leaf.sharding for path, leaf in leaves}
+
+    def place(path: tuple, leaf: Any) -> Any:
+        if not leaf.ndim:
+            return everywhere
+        suffixes = (path[start:] for start in range(len(path)))
+        return next((by_path[suffix] for suffix in suffixes if suffix in by_path), everywhere)
+
+    return jax.tree_util.tree_map_with_path(place, jax.eval_shape(optimizer.init, trainable))
 
 
 def part_of(path: str) -> str:
