@@ -160,5 +160,5 @@ def _tiny(config: ConfigDict) -> None:
     )
     config.algo.update(updates_per_rollout=1, micro_prompts=0, kl_target=0.0)
     config.optimizer.update(lr=4e-4, min_lr=5e-5, b2=0.99)
-    config.run.update(steps=150, save_every=25, eval_completions=4)
+    config.run.update(steps=120, save_every=20, eval_completions=4)
     config.rewards.update(open_ended="text_similarity", math_workers=2)
