@@ -331,11 +331,10 @@ def _check_files(data: DataSettings) -> None:
     """Looks whether the data is there at all, before anything large is loaded."""
     if data.records == "embedded":
         return
-    for name in ("records", "image_root"):
-        if not getattr(data, name):
-            raise UserError(f"data.{name} is not set: give it with --config.data.{name}=...")
     for name in ("records", "image_root", "heldout"):
         path = getattr(data, name)
+        if not path and name != "heldout":
+            raise UserError(f"data.{name} is not set: give it with --config.data.{name}=...")
         if path and not Path(path).exists():
             raise UserError(f"data.{name}: {path} does not exist")
 
