@@ -83,6 +83,8 @@ def _paper() -> ConfigDict:
                 "dual_clip": 0.0,
                 "aggregation": "sequence_mean",
                 "kl_estimator": "k3",  # (inferred)
+                "prefill_prompts": 16,
+                "burst": 64,
                 "kl_coef": 1e-3,
                 "kl_target": 5e-4,
                 "kl_horizon": 10_000.0,  # (inferred)
@@ -156,7 +158,13 @@ def _tiny(config: ConfigDict) -> None:
         workers=1,
     )
     config.rollout.update(
-        prompts=16, completions=8, max_new_tokens=48, temperature=1.0, batch_prompts=0
+        prompts=16,
+        completions=8,
+        max_new_tokens=48,
+        temperature=1.0,
+        batch_prompts=0,
+        prefill_prompts=0,
+        burst=0,
     )
     config.algo.update(updates_per_rollout=1, micro_prompts=0, kl_target=0.0)
     config.optimizer.update(lr=4e-4, min_lr=5e-5, b2=0.99)

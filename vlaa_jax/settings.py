@@ -83,7 +83,12 @@ class RolloutSettings:
     top_k: int = 0
     min_p: float = 0.0
     batch_prompts: int = 0
-    """Prompts sampled at once; 0 samples all together."""
+    """Prompts decoded at once; 0 decodes all together."""
+    prefill_prompts: int = 0
+    """Prompts whose prefixes are computed at once, and that take over freed places together; 0
+    takes batch_prompts."""
+    burst: int = 0
+    """Tokens decoded between two looks for finished completions; 0 decodes to the end in one go."""
 
 
 @dataclass(frozen=True)
@@ -296,6 +301,25 @@ _LEAST: dict[str, float] = {
     "algo.kl_target": 0,
     "algo.kl_horizon": 1,
     "algo.clip_low": 0,
+    if s.rollout.prefill_prompts:
+        at_once = s.rollout.batch_prompts or s.rollout.prompts
+        _divides("prompts at once", at_once, "rollout.prefill_prompts", s.rollout.prefill_prompts)
+
+
+def _check_lora(model: ModelSettings) -> None:
+    lora = model.lora
+    _at_least("model.lora.rank", lora.rank, 0)
+    if not lora.rank:
+        return
+    if lora.alpha <= 0:
+        raise UserError(f"model.lora.alpha: {lora.alpha} must be above 0")
+    if not lora.modules and not lora.vision_modules:
+        raise UserError("model.lora.modules: no linear map is named, nothing would train")
+    if model.freeze:
+        raise UserError(
+            "model.freeze: with model.lora the base never trains; choose what does with "
+            "model.lora.modules and model.lora.vision_modules"
+        )
     "algo.clip_high": 0,
     "algo.importance_cap": 0,
     "optimizer.lr": 0,
@@ -304,6 +328,8 @@ _LEAST: dict[str, float] = {
     "optimizer.grad_clip": 0,
     "optimizer.max_skipped": 0,
     "model.unroll": 0,
+    "rollout.prefill_prompts": 0,
+    "rollout.burst": 0,
     "data.workers": 0,
     "data.max_prompt_tokens": 1,
     "data.min_prompt_bucket": 1,

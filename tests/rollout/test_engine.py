@@ -8,11 +8,13 @@ from flax import nnx
 from vlaa_jax.algos.logprobs import token_logprobs
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig, TextConfig, VisionConfig
 from vlaa_jax.models.qwen_vl.model import (
+    Compute,
     PromptInputs,
     completion_inputs,
     init_params,
     split_model,
 )
+from vlaa_jax.parallel.mesh import batch_sharding, make_mesh, replicated
 from vlaa_jax.rollout.engine import Engine
 from vlaa_jax.rollout.sampling import Sampling
 
@@ -48,6 +50,19 @@ def setup():
     return graphdef, params, engine
 
 
+def run(engine, params, prompt, keys, *, part=None):
+    """All prompts at once, or `part` at a time, the last part filled up with repeats."""
+    count = len(prompt.length_P)
+    part = part or count
+
+    def parts():
+        for start in range(0, count, part):
+            index = np.minimum(np.arange(start, start + part), count - 1)
+            yield PromptInputs(*(a if a is None else a[index] for a in prompt))
+
+    return engine.generate(params, parts(), keys, prefix_length=prompt.ids_PT.shape[1])
+
+
 def prompts(lengths, seed=0):
     rng = np.random.default_rng(seed)
     shape = (len(lengths), max(lengths))
@@ -59,7 +74,7 @@ def prompts(lengths, seed=0):
 def test_log_probabilities_are_the_trainers(setup):
     graphdef, params, engine = setup
     prompt = prompts([6, 3, 9, 1])
-    rollout = engine.generate(params, prompt, jax.random.split(jax.random.key(0), 4))
+    rollout = run(engine, params, prompt, jax.random.split(jax.random.key(0), 4))
     model = nnx.merge(graphdef, params)
     tokens = rollout.tokens_PGT
     hidden = model.hidden_groups(prompt, completion_inputs(prompt, tokens))
@@ -76,7 +91,7 @@ def test_log_probabilities_are_the_trainers(setup):
 
 def test_completions_end_at_the_end_token_or_the_limit(setup):
     _, params, engine = setup
-    rollout = engine.generate(params, prompts([6, 3, 9]), jax.random.split(jax.random.key(1), 3))
+    rollout = run(engine, params, prompts([6, 3, 9]), jax.random.split(jax.random.key(1), 3))
     tokens, lengths = np.asarray(rollout.tokens_PGT), np.asarray(rollout.length_PG)
     ended = 0
     for p in range(3):
@@ -97,17 +112,17 @@ def test_completions_end_at_the_end_token_or_the_limit(setup):
 def test_a_completion_depends_on_its_key_alone(setup):
     _, params, engine = setup
     keys = jax.random.split(jax.random.key(2), 3)
-    together = engine.generate(params, prompts([6, 3, 9]), keys)
+    together = run(engine, params, prompts([6, 3, 9]), keys)
     order = np.array([2, 0, 1])
     shuffled = prompts([6, 3, 9])
     shuffled = PromptInputs(*(a if a is None else a[order] for a in shuffled))
-    moved = engine.generate(params, shuffled, keys[order])
+    moved = run(engine, params, shuffled, keys[order])
     length = min(together.tokens_PGT.shape[-1], moved.tokens_PGT.shape[-1])
     np.testing.assert_array_equal(
         np.asarray(moved.tokens_PGT)[..., :length],
         np.asarray(together.tokens_PGT)[order][..., :length],
     )
-    again = engine.generate(params, prompts([6, 3, 9]), keys)
+    again = run(engine, params, prompts([6, 3, 9]), keys)
     np.testing.assert_array_equal(again.tokens_PGT, together.tokens_PGT)
     assert len({tuple(row) for row in np.asarray(together.tokens_PGT)[0].tolist()}) > 1
 
@@ -115,6 +130,53 @@ def test_a_completion_depends_on_its_key_alone(setup):
 def test_same_shapes_compile_once(setup):
     _, params, engine = setup
     before = engine.compile_count
+    counts = []
     for seed in range(3):
-        engine.generate(params, prompts([4, 8], seed), jax.random.split(jax.random.key(seed), 2))
-    assert engine.compile_count == before + 1
+        run(engine, params, prompts([4, 8], seed), jax.random.split(jax.random.key(seed), 2))
+        counts.append(engine.compile_count)
+    assert counts[0] > before
+    assert counts[0] == counts[2]
+
+
+def small_buffers(graphdef, **options):
+    return Engine(
+        graphdef,
+        completions=5,
+        max_new_tokens=LIMIT,
+        sampling=Sampling(TEMPERATURE),
+        eos_id=EOS,
+        allowed_V=ALLOWED,
+        min_bucket=8,
+        **options,
+    )
+
+
+@pytest.mark.parametrize(
+    ("slots", "part", "burst"), [(0, 11, 3), (4, 2, 3), (4, 4, 7), (2, 1, 1), (3, 3, 20), (6, 3, 2)]
+)
+def test_refill_and_smaller_buffers_change_no_completion(setup, slots, part, burst):
+    graphdef, params, engine = setup
+    prompt = prompts([6, 3, 9, 1, 4, 4, 7, 2, 8, 5, 3])
+    keys = jax.random.split(jax.random.key(3), 11)
+    want = run(engine, params, prompt, keys)
+    lengths = want.length_PG.max(axis=1)
+    assert lengths.min() < lengths.max(), "the case should free some slots before others"
+    got = run(small_buffers(graphdef, slots=slots, burst=burst), params, prompt, keys, part=part)
+    np.testing.assert_array_equal(got.tokens_PGT, want.tokens_PGT)
+    np.testing.assert_array_equal(got.length_PG, want.length_PG)
+    np.testing.assert_array_equal(got.truncated_PG, want.truncated_PG)
+    np.testing.assert_allclose(got.logprobs_PGT, want.logprobs_PGT, atol=1e-5)
+
+
+def test_the_buffers_on_a_mesh_give_the_same_completions(setup):
+    _, params, engine = setup
+    graphdef, _ = split_model(CONFIG, Compute(data_shards=4))
+    prompt = prompts([6, 3, 9, 1, 4, 4, 7, 2, 8, 5, 3, 6])
+    keys = jax.random.split(jax.random.key(4), 12)
+    want = run(engine, params, prompt, keys)
+    mesh = make_mesh(data=4, fsdp=1, tensor=1, devices=jax.devices()[:4])
+    params = jax.device_put(params, replicated(mesh))
+    small = small_buffers(graphdef, slots=8, burst=3, mesh=mesh)
+    got = run(small, params, jax.device_put(prompt, batch_sharding(mesh)), keys, part=4)
+    np.testing.assert_array_equal(got.tokens_PGT, want.tokens_PGT)
+    np.testing.assert_allclose(got.logprobs_PGT, want.logprobs_PGT, atol=1e-5)

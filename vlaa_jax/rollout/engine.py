@@ -1,41 +1,49 @@
 """The rollout engine: prompts in, G completions each out, on the trainer's own parameters.
 
 There is no second copy of the weights and no second implementation of the model, so there is
-nothing to synchronise. Only shapes from the bucket ladder reach the jitted functions.
+nothing to synchronise. Decoding runs in bursts on the device. Between bursts the host seats waiting
+prompts in slots whose completions have all ended, and moves the last completions to smaller buffers
+when nobody waits any more, so that a few long answers do not hold up a large batch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vlaa_jax.data.planner import ladder
+from vlaa_jax.models.qwen_vl.cache import PrefixCache
 from vlaa_jax.models.qwen_vl.model import PromptInputs
+from vlaa_jax.parallel.mesh import BATCH_AXES, data_shards
 from vlaa_jax.rollout import generate
+from vlaa_jax.rollout.generate import Buffers
 from vlaa_jax.rollout.sampling import Sampling
+from vlaa_jax.rollout.slots import Results, Slots
 
 Array = jax.Array
 
 
 class Rollout(NamedTuple):
-    """Completions of P prompts, G each, right padded to T from the ladder.
+    """Completions of P prompts, G each, on the host, right padded to T from the ladder.
 
     Attributes:
         tokens_PGT: int32 ids, the end token included; 0 behind the end.
         logprobs_PGT: float32 log-probabilities under the policy that sampled.
         mask_PGT: True on real tokens.
         length_PG: number of real tokens.
-        truncated_PG: True where the token limit ended the completion.
+        truncated_PG: True where the token limit ended the completion, not the end token.
     """
 
-    tokens_PGT: Array
-    logprobs_PGT: Array
-    mask_PGT: Array
-    length_PG: Array
-    truncated_PG: Array
+    tokens_PGT: np.ndarray
+    logprobs_PGT: np.ndarray
+    mask_PGT: np.ndarray
+    length_PG: np.ndarray
+    truncated_PG: np.ndarray
 
 
 class Engine:
@@ -48,7 +56,10 @@ class Engine:
         sampling: how to draw tokens.
         eos_id: the token that ends a completion.
         allowed_V: which ids may be sampled.
-        min_bucket: smallest cache length of a completion.
+        slots: most prompts decoded at once; 0 decodes all at once.
+        burst: tokens between two looks of the host; 0 decodes to the end in one go.
+        mesh: where the buffers lie, split by prompt; None leaves that to jax.
+        min_bucket: smallest T of a rollout.
     """
 
     def __init__(
@@ -60,61 +71,207 @@ class Engine:
         sampling: Sampling,
         eos_id: int,
         allowed_V: np.ndarray,
+        slots: int = 0,
+        burst: int = 0,
+        mesh: Mesh | None = None,
         min_bucket: int = 32,
     ) -> None:
         self.completions = completions
         self.max_new_tokens = max_new_tokens
+        self._slots = slots
+        self._burst_steps = min(burst or max_new_tokens, max_new_tokens)
+        self._eos_id = eos_id
         self._allowed_V = jnp.asarray(allowed_V)
         self._min_bucket = min_bucket
-        length = ladder(max_new_tokens, min_bucket)
+        self._lengths = cache_lengths(max_new_tokens, self._burst_steps)
+        self._shards = 1 if mesh is None else data_shards(mesh)
 
-        @jax.jit
-        def run(params: Any, prompt: PromptInputs, keys_P: Array, allowed_V: Array) -> Rollout:
-            model = nnx.merge(graphdef, params)
-            prefix, state = generate.start(
-                model, prompt, keys_P, completions=completions, length=length
-            )
-            state = generate.advance(
-                model,
-                prefix,
-                state,
+        def prefill(params: Any, prompt: PromptInputs) -> PrefixCache:
+            return nnx.merge(graphdef, params).prefill(prompt)
+
+        def burst_(params: Any, buffers: Buffers, allowed_V: Array) -> tuple:
+            buffers, tokens, logprobs = generate.burst(
+                nnx.merge(graphdef, params),
+                buffers,
                 allowed_V=allowed_V,
                 eos_id=eos_id,
                 max_tokens=max_new_tokens,
                 sampling=sampling,
-                steps=max_new_tokens,
+                steps=self._burst_steps,
             )
-            mask_PGT = jnp.arange(length) < state.length_PG[..., None]
-            return Rollout(
-                state.tokens_PGT, state.logprobs_PGT, mask_PGT, state.length_PG, ~state.done_PG
-            )
+            return buffers, tokens, logprobs
 
-        self._run = run
+        place = partial(_on_mesh, mesh)
+        self._prefill = jax.jit(prefill)
+        self._empty = jax.jit(
+            lambda *a, **k: place(generate.empty_buffers(*a, **k)),
+            static_argnames=("slots", "completions", "prefix", "length"),
+        )
+        self._insert = jax.jit(lambda *a: place(generate.insert(*a)), donate_argnums=0)
+        self._regroup = jax.jit(lambda *a: place(generate.regroup(*a)))
+        self._lengthen = jax.jit(lambda b, n: place(generate.lengthen(b, n)), static_argnums=1)
+        self._burst = jax.jit(burst_, donate_argnums=1)
 
     @property
     def compile_count(self) -> int:
         """Programs compiled so far."""
-        return int(self._run._cache_size())  # type: ignore[attr-defined]
+        jitted = (
+            self._prefill,
+            self._empty,
+            self._insert,
+            self._regroup,
+            self._lengthen,
+            self._burst,
+        )
+        return sum(int(f._cache_size()) for f in jitted)  # type: ignore[attr-defined]
 
-    def generate(self, params: Mapping[str, Any], prompt: PromptInputs, keys_P: Array) -> Rollout:
+    def generate(
+        self,
+        params: Mapping[str, Any],
+        parts: Iterable[PromptInputs],
+        keys_P: Array,
+        *,
+        prefix_length: int,
+    ) -> Rollout:
         """Samples G completions of every prompt.
 
         Args:
             params: the policy's parameters.
-            prompt: P prompts on the device.
-            keys_P: one random key per prompt.
+            parts: the prompts on the device, a few at a time, the same number in each part; asked
+                for one ahead, so that the host prepares a part while the device decodes.
+            keys_P: one random key per real prompt; prompts of the last part beyond them are
+                padding.
+            prefix_length: positions of the longest prompt, or more.
 
         Returns:
-            The completions, cropped to the ladder size of the longest.
+            The completions in the order of the prompts, cropped to the ladder size of the longest.
         """
-        rollout = self._run(params, prompt, keys_P, self._allowed_V)
-        longest = int(jnp.max(rollout.length_PG))
-        return crop(rollout, ladder(max(longest, 1), self._min_bucket))
+        return _Round(self, params, iter(parts), keys_P, prefix_length).run()
 
 
-def crop(rollout: Rollout, length: int) -> Rollout:
-    """Cuts padding behind `length` tokens."""
-    tokens, logprobs, mask, lengths, truncated = rollout
-    return Rollout(
-        tokens[..., :length], logprobs[..., :length], mask[..., :length], lengths, truncated
+class _Round:
+    """One call of `Engine.generate`."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        params: Mapping[str, Any],
+        parts: Iterator[PromptInputs],
+        keys_P: Array,
+        prefix_length: int,
+    ) -> None:
+        self.engine, self.params, self.parts = engine, params, parts
+        self.keys_P, self.prefix_length = keys_P, prefix_length
+        self.count = keys_P.shape[0]
+        self.seated = 0
+        self.results = Results(self.count, engine.completions, engine.max_new_tokens)
+        self.waiting = next(parts)
+        self.unit = self.waiting.ids_PT.shape[0]
+        fill = -(-min(engine._slots or self.count, self.count) // self.unit) * self.unit
+        self.slots = Slots(
+            engine._shards,
+            fill // engine._shards,
+            engine.completions,
+            limit=engine.max_new_tokens,
+            eos_id=engine._eos_id,
+        )
+        self.buffers: Buffers | None = None
+
+    def run(self) -> Rollout:
+        while self._seat() or self.slots.busy:
+            self._fit()
+            buffers, tokens, logprobs = self.engine._burst(
+                self.params, self.buffers, self.engine._allowed_V
+            )
+            self.buffers = buffers
+            if self.waiting is None:
+                self.waiting = next(self.parts, None)
+            self.slots.take_in(np.asarray(tokens), np.asarray(logprobs), self.results)
+        return self._rollout()
+
+    def _seat(self) -> bool:
+        """Fills free slots with waiting prompts; whether there was one to seat."""
+        seated = False
+        while self.waiting is not None:
+            places = self.slots.room(self.unit // self.engine._shards)
+            if places is None:
+                break
+            ids = self.seated + np.arange(self.unit)
+            self._insert(self.waiting, places, np.where(ids < self.count, ids, -1))
+            self.seated += self.unit
+            self.waiting = next(self.parts, None)
+            seated = True
+        return seated
+
+    def _insert(self, prompt: PromptInputs, places_SU: np.ndarray, prompts_U: np.ndarray) -> None:
+        engine = self.engine
+        part = engine._prefill(self.params, prompt)
+        keys_U = self.keys_P[np.maximum(prompts_U, 0)]
+        if self.buffers is None:
+            shards, per_shard = self.slots.prompt_SP.shape
+            self.buffers = engine._empty(
+                part,
+                keys_U,
+                slots=shards * per_shard,
+                completions=engine.completions,
+                prefix=self.prefix_length,
+                length=engine._lengths[0],
+            )
+        prompts_SU = prompts_U.reshape(places_SU.shape)
+        self.buffers = engine._insert(self.buffers, part, keys_U, places_SU, prompts_SU >= 0)
+        self.slots.occupy(places_SU, prompts_SU)
+
+    def _fit(self) -> None:
+        """Makes the buffers as small as the rest allows and as long as the next burst asks for."""
+        engine = self.engine
+        if self.waiting is None:
+            move = self.slots.shrink()
+            if move is not None:
+                self.buffers = engine._regroup(self.buffers, *move)
+        needed = min(self.slots.longest + engine._burst_steps, engine.max_new_tokens)
+        length = next(n for n in engine._lengths if n >= needed)
+        if length > self.buffers.suffix.k_LPKGUH.shape[4]:
+            self.buffers = engine._lengthen(self.buffers, length)
+
+    def _rollout(self) -> Rollout:
+        results = self.results
+        longest = int(results.length_PG.max(initial=1))
+        length = ladder(longest, self.engine._min_bucket)
+        return Rollout(
+            _fit_columns(results.tokens_PGT, length),
+            _fit_columns(results.logprobs_PGT, length),
+            np.arange(length) < results.length_PG[..., None],
+            results.length_PG,
+            ~results.ended_PG,
+        )
+
+
+def cache_lengths(limit: int, burst: int) -> list[int]:
+    """Lengths a completion's cache may have: the limit, its half and its quarter.
+
+    Every length is a compiled program, and a longer one makes every token read more.
+    """
+    shorter = [n for n in (-(-limit // 4), -(-limit // 2)) if n >= 2 * burst]
+    return [*shorter, limit]
+
+
+def _fit_columns(array_PGT: np.ndarray, length: int) -> np.ndarray:
+    missing = max(length - array_PGT.shape[-1], 0)
+    return np.pad(array_PGT[..., :length], ((0, 0), (0, 0), (0, missing)))
+
+
+def _on_mesh(mesh: Mesh | None, buffers: Buffers) -> Buffers:
+    """Splits the slots over the data shards."""
+    if mesh is None:
+        return buffers
+
+    def pin(array: Array, axis: int) -> Array:
+        spec = PartitionSpec(*(None,) * axis, BATCH_AXES)
+        return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, spec))
+
+    prefix, suffix, *rows = buffers
+    return Buffers(
+        PrefixCache(*(pin(a, 1 if a.ndim > 1 else 0) for a in prefix)),
+        type(suffix)(*(pin(a, 1 if a.ndim > 1 else 0) for a in suffix)),
+        *(pin(a, 0) for a in rows),
     )

@@ -1,10 +1,11 @@
-"""Prefill and the decoding loop, on the device.
+"""Prefill, bursts of decoding, and moves between buffers, on the device.
 
-One prompt's keys and values exist once and serve its G completions. The loop stops as soon as every
-completion has ended. Randomness of a completion depends on its own key and token index alone, so a
-sample does not change with the batch it is drawn in.
+One prompt's keys and values exist once and serve its G completions. Randomness of a completion
+depends on its own key and token index alone, so a sample does not change with the buffer it sits
+in, nor with the neighbours it has there.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -12,119 +13,229 @@ import jax.numpy as jnp
 
 from vlaa_jax.models.qwen_vl.cache import PrefixCache, SuffixCache, empty_suffix
 from vlaa_jax.models.qwen_vl.layers import matmul
-from vlaa_jax.models.qwen_vl.model import PromptInputs, QwenVL
+from vlaa_jax.models.qwen_vl.model import QwenVL
 from vlaa_jax.rollout.sampling import Sampling, sample_tokens
 
 Array = jax.Array
 
 
-class DecodeState(NamedTuple):
-    """Everything that changes while completions grow.
+class Buffers(NamedTuple):
+    """P slots with G growing completions each; see slots.py.
 
     Attributes:
+        prefix: the prompts' cache, one prompt per slot.
         suffix: the completions' cache.
         ids_PG: the next input of each completion.
-        tokens_PGT: tokens so far; 0 behind the end.
-        logprobs_PGT: their log-probabilities under the policy; 0 behind the end.
-        length_PG: number of tokens, the end token included.
-        done_PG: the end token has been drawn.
+        done_PG: the completion has ended, or the row is padding.
         keys_PG: random key of each completion.
     """
 
+    prefix: PrefixCache
     suffix: SuffixCache
     ids_PG: Array
-    tokens_PGT: Array
-    logprobs_PGT: Array
-    length_PG: Array
     done_PG: Array
     keys_PG: Array
 
 
-def start(
-    model: QwenVL, prompt: PromptInputs, keys_P: Array, *, completions: int, length: int
-) -> tuple[PrefixCache, DecodeState]:
-    """Prefills the prompts and makes an empty state for G completions of at most `length`."""
-    prefix = model.prefill(prompt)
-    prompts = keys_P.shape[0]
-    split = jax.vmap(lambda key: jax.random.split(key, completions))
-    shape = (prompts, completions)
-    state = DecodeState(
-        suffix=empty_suffix(prefix, completions, length),
-        ids_PG=jnp.broadcast_to(prefix.last_id_P[:, None], shape),
-        tokens_PGT=jnp.zeros((*shape, length), jnp.int32),
-        logprobs_PGT=jnp.zeros((*shape, length), jnp.float32),
-        length_PG=jnp.zeros(shape, jnp.int32),
-        done_PG=jnp.zeros(shape, bool),
-        keys_PG=split(keys_P),
+def empty_buffers(
+    part: PrefixCache, keys_P: Array, *, slots: int, completions: int, prefix: int, length: int
+) -> Buffers:
+    """Buffers without a completion, with the dtype and layers of a prefilled part.
+
+    Args:
+        part: prefixes of some prompts, for shapes and dtypes.
+        keys_P: their keys, for the kind of key.
+        slots: P.
+        completions: G.
+        prefix: positions of a prompt.
+        length: positions of a completion.
+    """
+    layers, _, kv_heads, _, head_dim = part.k_LPKSH.shape
+    cache = jnp.zeros((layers, slots, kv_heads, prefix, head_dim), part.k_LPKSH.dtype)
+    zeros_P = jnp.zeros((slots,), jnp.int32)
+    prefixes = PrefixCache(cache, cache, zeros_P, zeros_P, zeros_P)
+    shape = (slots, completions)
+    keys = jnp.broadcast_to(keys_P[0], shape)
+    suffix = empty_suffix(prefixes, completions, length)
+    return Buffers(prefixes, suffix, jnp.zeros(shape, jnp.int32), jnp.ones(shape, bool), keys)
+
+
+def insert(
+    buffers: Buffers, part: PrefixCache, keys_P: Array, slots_SU: Array, real_SU: Array
+) -> Buffers:
+    """Seats prefilled prompts in slots, each on its own shard.
+
+    Args:
+        buffers: where to.
+        part: prefixes of shards * U prompts; may have fewer positions than the buffers.
+        keys_P: one random key per prompt.
+        slots_SU: slot of each prompt, counted within its shard.
+        real_SU: False for prompts that are padding.
+    """
+    completions = buffers.ids_PG.shape[1]
+    missing = buffers.prefix.k_LPKSH.shape[3] - part.k_LPKSH.shape[3]
+    widths = ((0, 0), (0, 0), (0, 0), (0, missing), (0, 0))
+    part = part._replace(
+        k_LPKSH=jnp.pad(part.k_LPKSH, widths), v_LPKSH=jnp.pad(part.v_LPKSH, widths)
     )
-    return prefix, state
+    split = jax.vmap(lambda key: jax.random.split(key, completions))
+
+    def seat(axis: int) -> Callable[[Array, Array], Array]:
+        return lambda old, new: _by_shard(_set, slots_SU, axis)(old, new)
+
+    first_PG = jnp.repeat(part.last_id_P[:, None], completions, axis=1)
+    done_PG = jnp.repeat(~real_SU.reshape(-1, 1), completions, axis=1)
+    prefix = PrefixCache(
+        seat(1)(buffers.prefix.k_LPKSH, part.k_LPKSH),
+        seat(1)(buffers.prefix.v_LPKSH, part.v_LPKSH),
+        *(seat(0)(old, new) for old, new in zip(buffers.prefix[2:], part[2:], strict=True)),
+    )
+    step_P = seat(0)(buffers.suffix.step_P, jnp.zeros_like(part.last_id_P))
+    return Buffers(
+        prefix,
+        buffers.suffix._replace(step_P=step_P),
+        seat(0)(buffers.ids_PG, first_PG),
+        seat(0)(buffers.done_PG, done_PG),
+        seat(0)(buffers.keys_PG, split(keys_P)),
+    )
 
 
-def advance(
+def regroup(buffers: Buffers, slot_SP: Array, row_SPG: Array, alive_SPG: Array) -> Buffers:
+    """Moves completions to a smaller buffer; see slots.Regroup for the arguments."""
+
+    def slots(array: Array, axis: int = 0) -> Array:
+        return _by_shard(_get, slot_SP, axis)(array)
+
+    def rows(array: Array, axis: int) -> Array:
+        """Picks rows within slots that are already in place; `axis` counts the slots."""
+        index = row_SPG.reshape(-1, row_SPG.shape[-1])
+        return jax.vmap(lambda a, i: jnp.take(a, i, axis=axis), in_axes=(axis, 0), out_axes=axis)(
+            array, index
+        )
+
+    def completion(array_PG: Array) -> Array:
+        return rows(slots(array_PG), 0)
+
+    prefix, suffix = buffers.prefix, buffers.suffix
+    caches = (jnp.moveaxis(slots(a, 1), 3, 2) for a in (suffix.k_LPKGUH, suffix.v_LPKGUH))
+    k_own, v_own = (jnp.moveaxis(rows(a, 1), 2, 3) for a in caches)
+    return Buffers(
+        PrefixCache(
+            slots(prefix.k_LPKSH, 1), slots(prefix.v_LPKSH, 1), *(slots(a) for a in prefix[2:])
+        ),
+        SuffixCache(k_own, v_own, slots(suffix.step_P)),
+        completion(buffers.ids_PG),
+        completion(buffers.done_PG) | ~alive_SPG.reshape(-1, alive_SPG.shape[-1]),
+        completion(buffers.keys_PG),
+    )
+
+
+def lengthen(buffers: Buffers, length: int) -> Buffers:
+    """Gives the completions' cache more positions."""
+    missing = length - buffers.suffix.k_LPKGUH.shape[4]
+    widths = (*(((0, 0),) * 4), (0, missing), (0, 0))
+    k, v, step_P = buffers.suffix
+    return buffers._replace(suffix=SuffixCache(jnp.pad(k, widths), jnp.pad(v, widths), step_P))
+
+
+def _by_shard(function: Callable[..., Array], index_SI: Array, axis: int) -> Callable[..., Array]:
+    """Applies an indexing function to the slots of every shard alone.
+
+    The slot axis is split in (shards, slots per shard); a gather or scatter that is batched over
+    shards moves nothing between devices.
+    """
+    shards = index_SI.shape[0]
+
+    def split(array: Array) -> Array:
+        return array.reshape(*array.shape[:axis], shards, -1, *array.shape[axis + 1 :])
+
+    def apply(*arrays: Array) -> Array:
+        mapped = jax.vmap(
+            lambda index, *own: function(axis, index, *own),
+            in_axes=(0, *(axis for _ in arrays)),
+            out_axes=axis,
+        )
+        out = mapped(index_SI, *(split(a) for a in arrays))
+        return out.reshape(*out.shape[:axis], -1, *out.shape[axis + 2 :])
+
+    return apply
+
+
+def _get(axis: int, index: Array, array: Array) -> Array:
+    return jnp.take(array, index, axis=axis)
+
+
+def _set(axis: int, index: Array, array: Array, new: Array) -> Array:
+    return array.at[(slice(None),) * axis + (index,)].set(new)
+
+
+def burst(
     model: QwenVL,
-    prefix: PrefixCache,
-    state: DecodeState,
+    buffers: Buffers,
     *,
     allowed_V: Array | None,
     eos_id: int,
     max_tokens: int,
     sampling: Sampling,
     steps: int,
-) -> DecodeState:
-    """Decodes up to `steps` tokens; stops early when every completion is done or at its limit."""
-    kernel_DV = model.head_kernel_DV.astype(model.dtype)
+) -> tuple[Buffers, Array, Array]:
+    """Decodes up to `steps` tokens of every completion; stops early when all have ended.
 
-    def unfinished(carry: tuple[Array, DecodeState]) -> Array:
-        count, state = carry
+    Returns:
+        The buffers, and the tokens and log-probabilities [P, G, steps] that were added; zeros
+        behind an end.
+    """
+    kernel_DV = model.head_kernel_DV.astype(model.dtype)
+    columns = (*buffers.ids_PG.shape, steps)
+    prefix = buffers.prefix
+
+    def running(carry: tuple) -> Array:
+        count, state, _, _ = carry
         return (count < steps) & jnp.any(_running(state, max_tokens))
 
-    def body(carry: tuple[Array, DecodeState]) -> tuple[Array, DecodeState]:
-        count, state = carry
-        state = _step(model, kernel_DV, prefix, state, allowed_V, eos_id, max_tokens, sampling)
-        return count + 1, state
+    def body(carry: tuple) -> tuple:
+        count, state, tokens_PGC, logprobs_PGC = carry
+        state, token_PG, logprob_PG = _step(
+            model, kernel_DV, state, allowed_V, eos_id, max_tokens, sampling
+        )
+        tokens_PGC = tokens_PGC.at[..., count].set(token_PG)
+        logprobs_PGC = logprobs_PGC.at[..., count].set(logprob_PG)
+        return count + 1, state, tokens_PGC, logprobs_PGC
 
-    return jax.lax.while_loop(unfinished, body, (jnp.int32(0), state))[1]
+    start = (
+        jnp.int32(0),
+        buffers,
+        jnp.zeros(columns, jnp.int32),
+        jnp.zeros(columns, jnp.float32),
+    )
+    _, state, tokens_PGC, logprobs_PGC = jax.lax.while_loop(running, body, start)
+    # An early stop leaves the clock behind; everybody has ended then, but the host counts bursts.
+    step_P = buffers.suffix.step_P + steps
+    suffix = state.suffix._replace(step_P=step_P)
+    return state._replace(prefix=prefix, suffix=suffix), tokens_PGC, logprobs_PGC
 
 
-def _running(state: DecodeState, max_tokens: int) -> Array:
-    return ~state.done_PG & (state.length_PG < max_tokens)
+def _running(state: Buffers, max_tokens: int) -> Array:
+    return ~state.done_PG & (state.suffix.step_P < max_tokens)[:, None]
 
 
 def _step(
     model: QwenVL,
     kernel_DV: Array,
-    prefix: PrefixCache,
-    state: DecodeState,
+    state: Buffers,
     allowed_V: Array | None,
     eos_id: int,
     max_tokens: int,
     sampling: Sampling,
-) -> DecodeState:
+) -> tuple[Buffers, Array, Array]:
     prompts, groups = state.ids_PG.shape
-    step_P = state.suffix.step_P
-    hidden_PGD, suffix = model.decode(prefix, state.suffix, state.ids_PG)
+    hidden_PGD, suffix = model.decode(state.prefix, state.suffix, state.ids_PG)
     logits_BV = matmul(hidden_PGD.reshape(prompts * groups, -1), kernel_DV)
     fold = jax.vmap(jax.vmap(jax.random.fold_in, in_axes=(0, None)))
-    keys_B = fold(state.keys_PG, step_P).reshape(prompts * groups)
+    keys_B = fold(state.keys_PG, state.suffix.step_P).reshape(prompts * groups)
     tokens_B, logprobs_B = sample_tokens(logits_BV, keys_B, allowed_V, sampling)
     running_PG = _running(state, max_tokens)
     tokens_PG = jnp.where(running_PG, tokens_B.reshape(prompts, groups), 0)
     logprobs_PG = jnp.where(running_PG, logprobs_B.reshape(prompts, groups), 0.0)
-    return DecodeState(
-        suffix=suffix,
-        ids_PG=tokens_PG,
-        tokens_PGT=_put(state.tokens_PGT, tokens_PG, step_P),
-        logprobs_PGT=_put(state.logprobs_PGT, logprobs_PG, step_P),
-        length_PG=state.length_PG + running_PG,
-        done_PG=state.done_PG | (running_PG & (tokens_PG == eos_id)),
-        keys_PG=state.keys_PG,
-    )
-
-
-def _put(array_PGT: Array, column_PG: Array, step_P: Array) -> Array:
-    """Writes one column, at each prompt's own step."""
-
-    def write(array_GT: Array, column_G: Array, step: Array) -> Array:
-        return jax.lax.dynamic_update_slice_in_dim(array_GT, column_G[:, None], step, axis=1)
-
-    return jax.vmap(write)(array_PGT, column_PG, step_P)
+    done_PG = state.done_PG | (running_PG & (tokens_PG == eos_id))
+    return state._replace(suffix=suffix, ids_PG=tokens_PG, done_PG=done_PG), tokens_PG, logprobs_PG

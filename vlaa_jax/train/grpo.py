@@ -11,6 +11,7 @@ import numpy as np
 from vlaa_jax.algos import kl, losses
 from vlaa_jax.models.qwen_vl.model import PromptInputs
 from vlaa_jax.rewards.mixed import check_failed, reward_metrics
+from vlaa_jax.rollout.engine import Rollout
 from vlaa_jax.schema import Score, UserError
 from vlaa_jax.train.checkpoint import Progress
 from vlaa_jax.train.metrics import StepClock
@@ -18,7 +19,6 @@ from vlaa_jax.train.prompts import Prompt
 from vlaa_jax.train.rollout_log import write_rollouts
 from vlaa_jax.train.run import Run
 from vlaa_jax.train.scoring import (
-    Completions,
     requests_for,
     rewards_array,
     score_completions,
@@ -37,32 +37,30 @@ def train(run: Run) -> None:
             clock = StepClock()
             prompts = next(run.loader)
             clock.lap("data")
-            completions = sample(run, step, prompts)
+            rollout = sample(run, step, prompts)
             clock.lap("rollout")
 
-            texts = texts_of(run.checkpoint.chat, completions)
+            texts = texts_of(run.checkpoint.chat, rollout)
             requests = requests_for(prompts, texts, run.checkpoint.processor, run.image_root)
             limit = settings.rollout.max_new_tokens
-            scoring = scorer.submit(score_completions, run.reward, requests, completions, limit)
-            old_PGT, ref_PGT = score_logprobs(run, prompts, completions)
+            scoring = scorer.submit(score_completions, run.reward, requests, rollout, limit)
+            old_PGT, ref_PGT = score_logprobs(run, prompts, rollout)
             clock.lap("score")
             scores = scoring.result()
             clock.lap("reward")
             check_failed(scores, run.reward.settings.max_failed_frac, where=f"step {step}")
 
-            advantages_PG, group = advantages(run, scores, completions, old_PGT, ref_PGT)
-            update = apply_updates(run, prompts, completions, advantages_PG, old_PGT, ref_PGT)
+            advantages_PG, group = advantages(run, scores, rollout, old_PGT, ref_PGT)
+            update = apply_updates(run, prompts, rollout, advantages_PG, old_PGT, ref_PGT)
             clock.lap("update")
 
             metrics = {**reward_metrics(scores), **group, **update}
-            metrics |= rollout_metrics(completions, clock) | run.batch_metrics()
+            metrics |= rollout_metrics(rollout, clock) | run.batch_metrics()
             run.progress = Progress(step + 1, run.loader.get_state(), float(run.kl.coef))
             if settings.run.eval_every and (step + 1) % settings.run.eval_every == 0:
                 metrics |= run.heldout(run.params)
             if run.logs_rollouts(step):
-                write_rollouts(
-                    run.workdir, step, prompts, texts, scores, advantages_PG, completions
-                )
+                write_rollouts(run.workdir, step, prompts, texts, scores, advantages_PG, rollout)
             run.report(step, metrics, clock)
             if run.saves(step):
                 run.save()
@@ -82,32 +80,19 @@ def place(run: Run, prompts: Sequence[Prompt], part: slice) -> PromptInputs:
     return run.placed[key][0]
 
 
-def sample(run: Run, step: int, prompts: Sequence[Prompt]) -> Completions:
-    """G completions of every prompt, on the host."""
+def sample(run: Run, step: int, prompts: Sequence[Prompt]) -> Rollout:
+    """G completions of every prompt."""
     run.placed.clear()
-    keys_P = run.keys(step, len(prompts))
-    parts = []
-    for part in chunks(run, len(prompts), run.settings.rollout.batch_prompts):
-        rollout = run.engine.generate(run.params, place(run, prompts, part), keys_P[part])
-        parts.append(Completions(*(np.asarray(a) for a in rollout)))
-    return join(parts)
-
-
-def join(parts: Sequence[Completions]) -> Completions:
-    """Completions of several prompt batches as one, padded to the longest."""
-    longest = max(part.tokens_PGT.shape[-1] for part in parts)
-
-    def pad(array: np.ndarray) -> np.ndarray:
-        missing = longest - array.shape[-1] if array.ndim == 3 else 0
-        return np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, missing)])
-
-    return Completions(
-        *(np.concatenate([pad(a) for a in arrays]) for arrays in zip(*parts, strict=True))
+    return run.engine.generate(
+        run.params,
+        (place(run, prompts, part) for part in chunks(run, len(prompts), run.prefill_prompts)),
+        run.keys(step, len(prompts)),
+        prefix_length=run.collate_on_mesh.prompt_bucket(prompts),
     )
 
 
 def score_logprobs(
-    run: Run, prompts: Sequence[Prompt], completions: Completions
+    run: Run, prompts: Sequence[Prompt], rollout: Rollout
 ) -> tuple[np.ndarray, np.ndarray]:
     """Log-probabilities under the sampling policy and under the reference, [P, G, T] each.
 
@@ -115,38 +100,38 @@ def score_logprobs(
     numbers stand in for it here and are only used for the KL in the reward.
     """
     algo = run.settings.algo
-    old = [completions.logprobs_PGT]
-    ref = [np.zeros_like(completions.logprobs_PGT)]
+    old = [rollout.logprobs_PGT]
+    ref = [np.zeros_like(rollout.logprobs_PGT)]
     if algo.updates_per_rollout > 1:
-        old = list(_logprobs(run, run.params, prompts, completions))
+        old = list(_logprobs(run, run.params, prompts, rollout))
     if algo.kl_coef:
-        ref = list(_logprobs(run, run.reference, prompts, completions))
+        ref = list(_logprobs(run, run.reference, prompts, rollout))
     return np.concatenate(old), np.concatenate(ref)
 
 
 def _logprobs(
-    run: Run, params: Mapping[str, Any], prompts: Sequence[Prompt], completions: Completions
+    run: Run, params: Mapping[str, Any], prompts: Sequence[Prompt], rollout: Rollout
 ) -> Iterator[np.ndarray]:
     for part in chunks(run, len(prompts), run.micro_prompts):
         inputs = place(run, prompts, part)
-        tokens = run.put(completions.tokens_PGT[part])
+        tokens = run.put(rollout.tokens_PGT[part])
         yield np.asarray(run.steps.score(params, inputs, tokens, run.allowed_V))
 
 
 def advantages(
     run: Run,
     scores: Sequence[Score],
-    completions: Completions,
+    rollout: Rollout,
     old_PGT: np.ndarray,
     ref_PGT: np.ndarray,
 ) -> tuple[np.ndarray, Metrics]:
     """Group advantages [P, G] on the device, and what the groups look like."""
     algo = run.settings.algo
-    rewards_PG = rewards_array(scores, completions.length_PG.shape)
+    rewards_PG = rewards_array(scores, rollout.length_PG.shape)
     valid_PG = ~np.isnan(rewards_PG)
     raw_PG = np.array([s.parts["raw"] for s in scores], np.float32).reshape(rewards_PG.shape)
     if algo.kl_coef and algo.kl_in_reward:
-        mask_PGT = jnp.asarray(completions.mask_PGT)
+        mask_PGT = jnp.asarray(rollout.mask_PGT)
         penalty = KL_ESTIMATORS[algo.kl_estimator](old_PGT, ref_PGT, mask_PGT)
         paid_PG = jnp.asarray(rewards_PG)
         rewards_PG = np.asarray(
@@ -168,16 +153,16 @@ def _constant_share(raw_PG: np.ndarray, valid_PG: np.ndarray) -> float:
 def apply_updates(
     run: Run,
     prompts: Sequence[Prompt],
-    completions: Completions,
+    rollout: Rollout,
     advantages_PG: np.ndarray,
     old_PGT: np.ndarray,
     ref_PGT: np.ndarray,
 ) -> Metrics:
     """All optimizer updates of a step, each over its share of the prompts."""
     algo = run.settings.algo
-    mask_PGT = completions.mask_PGT
+    mask_PGT = rollout.mask_PGT
     if algo.mask_truncated:
-        mask_PGT = mask_PGT & ~completions.truncated_PG[..., None]
+        mask_PGT = mask_PGT & ~rollout.truncated_PG[..., None]
     reports: list[losses.Diagnostics] = []
     norms, loss = [], 0.0
     per_update = len(prompts) // algo.updates_per_rollout
@@ -189,12 +174,12 @@ def apply_updates(
         for part in chunks(run, per_update, run.micro_prompts):
             rows = slice(start + part.start, start + part.stop)
             arrays = (
-                completions.tokens_PGT,
+                rollout.tokens_PGT,
                 mask_PGT,
                 advantages_PG,
                 old_PGT,
                 ref_PGT,
-                completions.logprobs_PGT,
+                rollout.logprobs_PGT,
             )
             batch = GroupBatch(place(run, prompts, rows), *(run.put(a[rows]) for a in arrays))
             more, (part_loss, report) = run.steps.gradients(
@@ -245,13 +230,13 @@ def _update_metrics(
     }
 
 
-def rollout_metrics(completions: Completions, clock: StepClock) -> Metrics:
+def rollout_metrics(rollout: Rollout, clock: StepClock) -> Metrics:
     """Lengths and speed of a rollout."""
-    tokens = float(completions.length_PG.sum())
+    tokens = float(rollout.length_PG.sum())
     return {
-        "rollout/length_mean": float(completions.length_PG.mean()),
-        "rollout/truncated_frac": float(completions.truncated_PG.mean()),
+        "rollout/length_mean": float(rollout.length_PG.mean()),
+        "rollout/truncated_frac": float(rollout.truncated_PG.mean()),
         "rollout/tokens_per_s": tokens / clock.seconds["rollout"],
         "train/tokens_per_s": tokens / clock.seconds["update"],
-        "padding/completion_frac": 1.0 - tokens / completions.tokens_PGT.size,
+        "padding/completion_frac": 1.0 - tokens / rollout.tokens_PGT.size,
     }

@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,13 @@ import jax
 import numpy as np
 
 from vlaa_jax.data.synthetic.baseline import constant_baseline
+from vlaa_jax.models.qwen_vl.model import PromptInputs
 from vlaa_jax.rewards.mixed import MixedReward, check_failed
 from vlaa_jax.rollout.engine import Engine
 from vlaa_jax.schema import Record, Score, ScoreRequest
 from vlaa_jax.train.policy import Checkpoint
 from vlaa_jax.train.prompts import Collator, Prompt
-from vlaa_jax.train.scoring import Completions, requests_for, score_completions, texts_of
+from vlaa_jax.train.scoring import requests_for, score_completions, texts_of
 
 HELDOUT_STREAM = 0x7E57
 """Folded into the seed, so that validation draws other randomness than training."""
@@ -31,7 +32,7 @@ class Heldout:
         reward: scores them.
         checkpoint: tokenizer and processor.
         image_root: folder of the images.
-        batch: prompts at once; the last batch is filled up with repeats that do not count.
+        batch: prompts prefilled at once; the last batch is filled up with repeats that do not count.
         seed: of the run.
     """
 
@@ -68,18 +69,14 @@ class Heldout:
             UserError: more scores failed than rewards.max_failed_frac allows.
         """
         by_type: dict[str, list[float]] = defaultdict(list)
-        best, scores = [], []
-        for start in range(0, len(self._prompts), self._batch):
-            real = self._prompts[start : start + self._batch]
-            filled = (real * self._batch)[: self._batch]
-            found = self._score(params, filled, start)[: len(real) * self._engine.completions]
-            raw = np.array([score.parts["raw"] for score in found], np.float32)
-            for prompt, row in zip(real, raw.reshape(len(real), -1), strict=True):
-                sound = row[~np.isnan(row)]
-                if len(sound):
-                    by_type[prompt.record.verifier_type or ""].extend(sound)
-                    best.append(sound.max())
-            scores += found
+        best = []
+        scores = self._scores(params)
+        raw = np.array([score.parts["raw"] for score in scores], np.float32)
+        for prompt, row in zip(self._prompts, raw.reshape(len(self._prompts), -1), strict=True):
+            sound = row[~np.isnan(row)]
+            if len(sound):
+                by_type[prompt.record.verifier_type or ""].extend(sound)
+                best.append(sound.max())
         check_failed(scores, self._reward.settings.max_failed_frac, where="held-out records")
         every = [value for values in by_type.values() for value in values]
         metrics = {f"heldout/{name}": float(np.mean(v)) for name, v in sorted(by_type.items())}
@@ -92,16 +89,23 @@ class Heldout:
             **metrics,
         }
 
-    def _score(self, params: Mapping[str, Any], prompts: list[Prompt], start: int) -> list[Score]:
-        inputs, _ = self._collator(prompts)
+    def _scores(self, params: Mapping[str, Any]) -> list[Score]:
         fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
-        keys_P = fold(self._key, np.arange(start, start + len(prompts)))
-        rollout = self._engine.generate(params, inputs, keys_P)
-        completions = Completions(*(np.asarray(a) for a in rollout))
-        texts = texts_of(self._checkpoint.chat, completions)
-        requests = requests_for(prompts, texts, self._checkpoint.processor, self._image_root)
+        rollout = self._engine.generate(
+            params,
+            self._parts(),
+            fold(self._key, np.arange(len(self._prompts))),
+            prefix_length=self._collator.prompt_bucket(self._prompts),
+        )
+        texts = texts_of(self._checkpoint.chat, rollout)
+        requests = requests_for(self._prompts, texts, self._checkpoint.processor, self._image_root)
         limit = self._engine.max_new_tokens
-        return score_completions(self._reward, requests, completions, limit)
+        return score_completions(self._reward, requests, rollout, limit)
+
+    def _parts(self) -> Iterator[PromptInputs]:
+        for start in range(0, len(self._prompts), self._batch):
+            real = self._prompts[start : start + self._batch]
+            yield self._collator((real * self._batch)[: self._batch])[0]
 
 
 def constant_scores(records: Sequence[Record], reward: MixedReward) -> dict[str, float]:

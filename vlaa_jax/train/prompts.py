@@ -14,7 +14,7 @@ from PIL import Image
 from vlaa_jax.data.batches import PromptBatch, collate_prompts
 from vlaa_jax.data.encode import Encoded, encode_prompt
 from vlaa_jax.data.loader import ImageOpener, Loader, Order, opener, prompt_loader
-from vlaa_jax.data.planner import unit_count
+from vlaa_jax.data.planner import ladder, unit_count
 from vlaa_jax.data.records import Reject, load_records
 from vlaa_jax.models.qwen_vl.model import PromptInputs
 from vlaa_jax.models.qwen_vl.vision import VisionInputs
@@ -197,6 +197,11 @@ class Collator:
             bins_per_shard=self._data.vision_bins_per_shard or None,
         )
         return jax.device_put(prompt_inputs(batch), self.sharding), batch
+
+    def prompt_bucket(self, prompts: Sequence[Prompt]) -> int:
+        """Positions that the longest of some prompts gets after padding."""
+        longest = max(prompt.encoded.length for prompt in prompts)
+        return ladder(longest, self._data.min_prompt_bucket)
 
     def put(self, array: np.ndarray) -> jax.Array:
         """An array with P first, split over the data shards."""

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from vlaa_jax.rollout.engine import Rollout
 from vlaa_jax.schema import Score
 from vlaa_jax.train.prompts import Prompt
-from vlaa_jax.train.scoring import Completions
 
 
 def write_rollouts(
@@ -18,7 +18,7 @@ def write_rollouts(
     texts: Sequence[Sequence[str]],
     scores: Sequence[Score],
     advantages_PG: np.ndarray,
-    completions: Completions,
+    rollout: Rollout,
 ) -> None:
     """Writes WORKDIR/rollouts/STEP.jsonl."""
     folder = workdir / "rollouts"
@@ -42,8 +42,8 @@ def write_rollouts(
                     "parts": {k: v for k, v in score.parts.items() if v == v},
                     "error": score.error,
                     "advantage": float(advantages_PG[p, g]),
-                    "length": int(completions.length_PG[p, g]),
-                    "truncated": bool(completions.truncated_PG[p, g]),
+                    "length": int(rollout.length_PG[p, g]),
+                    "truncated": bool(rollout.truncated_PG[p, g]),
                 }
             )
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)

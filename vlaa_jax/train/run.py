@@ -144,6 +144,9 @@ class Run:
         records, images, heldout = self._files(data)
         self.image_root = images
         encoder = Encoder(self.checkpoint, data)
+            slots=rollout.batch_prompts,
+            burst=rollout.burst,
+            mesh=self.mesh,
         usable, rejects = load_checked(records, images, encoder)
         self._say_rejects(records, len(usable), rejects)
         self.loader = training_loader(
@@ -162,7 +165,7 @@ class Run:
                 self.reward,
                 self.checkpoint,
                 images,
-                batch=self.settings.rollout.batch_prompts or self.settings.rollout.prompts,
+                batch=self.prefill_prompts,
                 seed=self.settings.seed,
             )
 
@@ -197,6 +200,12 @@ class Run:
         return algo.micro_prompts or self.settings.rollout.prompts // algo.updates_per_rollout
 
     def collate(self, prompts: Sequence[Prompt]) -> tuple[PromptInputs, PromptBatch]:
+    @property
+    def prefill_prompts(self) -> int:
+        """Prompts whose prefixes are computed at once."""
+        rollout = self.settings.rollout
+        return rollout.prefill_prompts or rollout.batch_prompts or rollout.prompts
+
         """Prompts on the device and the host batch."""
         return self.collate_on_mesh(prompts)
 
@@ -359,7 +368,9 @@ def _differences(
 def _check_shards(settings: Settings, shards: int) -> None:
     algo, rollout = settings.algo, settings.rollout
     parts = {
-        "rollout.batch_prompts": rollout.batch_prompts or rollout.prompts,
+        "rollout.prefill_prompts": rollout.prefill_prompts
+        or rollout.batch_prompts
+        or rollout.prompts,
         "algo.micro_prompts": algo.micro_prompts or rollout.prompts // algo.updates_per_rollout,
     }
     for name, size in parts.items():

@@ -2,40 +2,22 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from vlaa_jax.data.chat import Chat
 from vlaa_jax.data.images import ImageProcessor, resolve_inside
 from vlaa_jax.rewards.mixed import MixedReward
+from vlaa_jax.rollout.engine import Rollout
 from vlaa_jax.schema import Score, ScoreRequest
 from vlaa_jax.train.prompts import Prompt
 
 
-class Completions(NamedTuple):
-    """Completions of P prompts on the host.
-
-    Attributes:
-        tokens_PGT: int32.
-        logprobs_PGT: float32, of the sampler.
-        mask_PGT: True on real tokens.
-        length_PG: int32.
-        truncated_PG: True where the token limit ended the completion.
-    """
-
-    tokens_PGT: np.ndarray
-    logprobs_PGT: np.ndarray
-    mask_PGT: np.ndarray
-    length_PG: np.ndarray
-    truncated_PG: np.ndarray
-
-
-def texts_of(chat: Chat, completions: Completions) -> list[list[str]]:
+def texts_of(chat: Chat, rollout: Rollout) -> list[list[str]]:
     """Decoded completions, [P][G], special tokens left out."""
-    prompts, groups = completions.length_PG.shape
+    prompts, groups = rollout.length_PG.shape
     rows = [
-        completions.tokens_PGT[p, g, : completions.length_PG[p, g]].tolist()
+        rollout.tokens_PGT[p, g, : rollout.length_PG[p, g]].tolist()
         for p in range(prompts)
         for g in range(groups)
     ]
@@ -75,11 +57,11 @@ def requests_for(
 def score_completions(
     reward: MixedReward,
     requests: Sequence[ScoreRequest],
-    completions: Completions,
+    rollout: Rollout,
     max_new_tokens: int,
 ) -> list[Score]:
     """Scores of all completions, prompt by prompt; blocks, so run it in a thread."""
-    lengths = completions.length_PG.reshape(-1).tolist()
+    lengths = rollout.length_PG.reshape(-1).tolist()
     return reward.score(requests, lengths=lengths, max_length=max_new_tokens)
 
 
