@@ -163,15 +163,20 @@ def test_an_interrupt_leaves_no_process(tmp_path):
         stderr=subprocess.PIPE,
         start_new_session=True,
     )
-    assert wait_until(lambda: len(descendants(child.pid)) >= 3, 60)
-    family = descendants(child.pid)
-    os.killpg(child.pid, signal.SIGINT)  # what a terminal's Ctrl-C does
-    errors = child.stderr.read()
-    child.wait(timeout=20)
-    assert wait_until(lambda: not any(map(alive, family)), 20)
-    assert child.returncode == 130
-    assert b"Traceback" not in errors
-    child.stderr.close()
+    try:
+        assert wait_until(lambda: len(descendants(child.pid)) >= 3, 60)
+        family = descendants(child.pid)
+        os.killpg(child.pid, signal.SIGINT)  # what a terminal's Ctrl-C does
+        errors = child.stderr.read()
+        child.wait(timeout=20)
+        assert wait_until(lambda: not any(map(alive, family)), 20)
+        assert child.returncode == 130
+        assert b"Traceback" not in errors
+    finally:
+        if child.poll() is None:
+            child.kill()
+            child.wait()
+        child.stderr.close()
 
 
 def wait_until(condition, seconds):
