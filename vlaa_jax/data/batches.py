@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from vlaa_jax.data.encode import Encoded
 from vlaa_jax.data.images import ImageProcessor
-from vlaa_jax.data.planner import VisionPlan, gather_patches, ladder, plan_vision
+from vlaa_jax.data.planner import Empty, VisionPlan, gather_patches, ladder, plan_vision
 from vlaa_jax.schema import UserError
 
 
@@ -137,6 +137,7 @@ def collate_rows(
     bins_per_shard: int | None = None,
     dtype: DTypeLike = np.float32,
     processor: ImageProcessor | None = None,
+    empty: Empty = np.empty,
 ) -> RowBatch:
     """Lay packed samples out, row by row; B = len(rows) must divide by ``n_shards``.
 
@@ -150,6 +151,7 @@ def collate_rows(
         bins_per_shard: as in ``plan_vision``.
         dtype: of the patches.
         processor: needed where samples were encoded ``as_pixels``.
+        empty: makes the array of patches; ``Buffers.empty`` uses memory again.
 
     Raises:
         UserError: a row is longer than ``tokens_per_row`` (nothing is ever cut).
@@ -163,7 +165,9 @@ def collate_rows(
         raise UserError(f"a packed row of {longest} tokens is over tokens_per_row {T}")
     part = B // n_shards
     shards = [[s for row in rows[i * part : (i + 1) * part] for s in row] for i in range(n_shards)]
-    vision, units = _vision(shards, window_units, rows_per_bin, bins_per_shard, dtype, processor)
+    vision, units = _vision(
+        shards, window_units, rows_per_bin, bins_per_shard, dtype, processor, empty
+    )
     batch = RowBatch(
         ids_BT=np.full((B, T), pad_id, np.int32),
         segment_ids_BT=np.zeros((B, T), np.int32),
@@ -197,6 +201,7 @@ def _vision(
     bins_per_shard: int | None,
     dtype: DTypeLike,
     processor: ImageProcessor | None,
+    empty: Empty = np.empty,
 ) -> tuple[VisionBatch, list[NDArray[np.int32]]]:
     """Plan and fill the vision buffers; unit indices of each sample's image tokens, in order."""
     grids = [[g for s in shard for g in s.grids] for shard in shards]
@@ -209,7 +214,7 @@ def _vision(
             mine = [next(of_image) for _ in sample.grids]
             per_sample.append(np.concatenate(mine) if mine else np.empty(0, np.int32))
     vision = VisionBatch(
-        gather_patches(plan, patches, dtype, processor.normalize if processor else None),
+        gather_patches(plan, patches, dtype, processor.normalize if processor else None, empty),
         plan.pos_hw_SR642,
         plan.win_id_SR64,
         plan.seg_id_SQ,

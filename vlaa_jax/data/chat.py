@@ -143,9 +143,32 @@ class Chat:
             UserError: the answer contains a special token, or the template writes a finished
                 conversation differently from a prompt and its continuation.
         """
-        self.check_text(answer, f"{what}: answer")
+        return self._answer(
+            self.render(question, n_images, system_prompt),
+            _messages(question, n_images, system_prompt),
+            answer,
+            what,
+        )
+
+    def sft_ids(
+        self,
+        question: str,
+        answer: str,
+        n_images: int = 0,
+        system_prompt: str = "",
+        what: str = "record",
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """``prompt_ids`` and ``answer_ids``, the prompt rendered once; errors as both."""
+        self.check_text(question, f"{what}: question")
+        self.check_text(system_prompt, f"{what}: system prompt")
         messages = _messages(question, n_images, system_prompt)
         prompt = self._apply(messages, True)
+        return self.encode(prompt), self._answer(prompt, messages, answer, what)
+
+    def _answer(
+        self, prompt: str, messages: list[dict[str, Any]], answer: str, what: str
+    ) -> NDArray[np.int32]:
+        self.check_text(answer, f"{what}: answer")
         full = self._apply([*messages, {"role": "assistant", "content": answer}], False)
         if not full.startswith(prompt + answer):
             raise UserError(f"{what}: the chat template does not continue the prompt by the answer")

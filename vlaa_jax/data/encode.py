@@ -65,7 +65,9 @@ def encode_prompt(
         UserError: names the record: too long, wrong number of images, an image that cannot be
             used, or a special token in the text.
     """
-    prompt = _prompt_ids(record, images, chat, system_prompt)
+    _check_count(record, images)
+    name = _name(record)
+    prompt = chat.prompt_ids(record.question, len(images), system_prompt, what=name)
     return _encode(
         record, images, chat, processor, prompt, np.empty(0, np.int32), max_tokens, as_pixels
     )
@@ -88,8 +90,8 @@ def encode_sft(
     """
     if record.answer is None:
         raise UserError(f"{_name(record)}: no answer to learn from")
-    prompt = _prompt_ids(record, images, chat, system_prompt)
-    answer = chat.answer_ids(
+    _check_count(record, images)
+    prompt, answer = chat.sft_ids(
         record.question, record.answer, len(images), system_prompt, what=_name(record)
     )
     return _encode(record, images, chat, processor, prompt, answer, max_tokens, as_pixels)
@@ -99,14 +101,11 @@ def _name(record: Record) -> str:
     return f"record {record.id!r}"
 
 
-def _prompt_ids(
-    record: Record, images: Sequence[Image.Image], chat: Chat, system_prompt: str
-) -> NDArray[np.int32]:
+def _check_count(record: Record, images: Sequence[Image.Image]) -> None:
     if len(images) != len(record.images):
         raise UserError(
             f"{_name(record)}: names {len(record.images)} images, {len(images)} were given"
         )
-    return chat.prompt_ids(record.question, len(images), system_prompt, what=_name(record))
 
 
 def _encode(

@@ -173,9 +173,11 @@ class ImageProcessor:
             image = image.resize(size, resample=Image.Resampling(self.resample))
         p, m = self.patch_size, self.merge_size
         rows, cols = size[1] // p, size[0] // p
-        pixels = np.asarray(image).reshape(rows // m, m, p, cols // m, m, p, 3)
-        pixels = pixels.transpose(0, 3, 1, 4, 6, 2, 5)  # unit row, unit col, in-unit, C, y, x
-        return np.ascontiguousarray(pixels).reshape(rows * cols, 3 * p * p), (1, rows, cols)
+        planes = np.stack([np.asarray(band) for band in image.split()])
+        # A line of a patch moves as one item of p bytes, twice as fast as byte by byte.
+        lines = planes.view(np.dtype((np.void, p))).reshape(3, rows // m, m, p, cols // m, m)
+        lines = np.ascontiguousarray(lines.transpose(1, 4, 2, 5, 0, 3))  # unit, in-unit, C, y
+        return lines.view(np.uint8).reshape(rows * cols, 3 * p * p), (1, rows, cols)
 
     def normalize(
         self, pixels_NE: NDArray[np.uint8], out: NDArray[np.float32] | None = None
@@ -291,7 +293,8 @@ def decode_image(
                 f"{max_image_pixels} pixels"
             )
         image.load()
-        return ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)  # otherwise it copies even upright images
+        return image
     except UserError:
         raise
     except Image.DecompressionBombError as error:

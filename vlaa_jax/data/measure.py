@@ -47,15 +47,17 @@ def measure(
     """
     name = f"record {record.id!r}"
     grids = tuple(processor.grid(width, height) for width, height in sizes)
-    ids = chat.prompt_ids(record.question, len(sizes), system_prompt, what=name)
+    n_answer = 0
+    if with_answer:
+        ids, answer_ids = chat.sft_ids(
+            record.question, record.answer or "", len(sizes), system_prompt, what=name
+        )
+        n_answer = len(answer_ids)
+    else:
+        ids = chat.prompt_ids(record.question, len(sizes), system_prompt, what=name)
     placeholders = int(np.count_nonzero(ids == chat.image_token_id))
     if placeholders != len(grids):
         raise UserError(f"{name}: {placeholders} image placeholders for {len(grids)} images")
     image_tokens = sum(unit_count(grid) for grid in grids)
-    tokens = len(ids) - placeholders + image_tokens
-    if with_answer:
-        answer = record.answer or ""
-        tokens += len(
-            chat.answer_ids(record.question, answer, len(sizes), system_prompt, what=name)
-        )
+    tokens = len(ids) - placeholders + image_tokens + n_answer
     return Measure(tokens, image_tokens, 4 * image_tokens, grids)

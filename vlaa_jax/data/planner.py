@@ -51,9 +51,10 @@ __all__ = [
 MIN_ROWS = 4
 """Smallest bin. Every rung from 4 up is even, so the patches of a bin are a multiple of 128."""
 
-_UNITS_AT_A_TIME = 16  # normalised and laid out while still in cache
-
-Normalize = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+Normalize = Callable[..., NDArray[np.float32]]
+"""``ImageProcessor.normalize``: (bytes, out=None) to numbers."""
+Empty = Callable[[tuple[int, ...], DTypeLike], NDArray[Any]]
+"""``numpy.empty`` or its like."""
 
 
 def ladder(n: int, minimum: int = 1) -> int:
@@ -251,8 +252,11 @@ def gather_patches(
     patches_per_shard: Sequence[Sequence[NDArray[Any]]],
     dtype: DTypeLike = np.float32,
     normalize: Normalize | None = None,
+    empty: Empty = np.empty,
 ) -> NDArray[np.float32]:
     """Lay the patches of the images out as planned; one copy, padding slots are zero.
+
+    Bytes are gathered, a row of patches at a time, and normalised into their places.
 
     Args:
         plan: of the same images in the same order.
@@ -260,6 +264,8 @@ def gather_patches(
             ``normalize``, from ``ImageProcessor.pixels``.
         dtype: of the result, e.g. ml_dtypes.bfloat16 to halve the transfer.
         normalize: ``ImageProcessor.normalize``, applied to images that are still uint8.
+        empty: makes the result's array, as ``numpy.empty`` does; ``Buffers.empty`` uses memory
+            again.
 
     Returns:
         patches_SR64C
@@ -270,16 +276,42 @@ def gather_patches(
         raise ValueError(f"patches of different widths in one batch: {sorted(widths)}")
     C = widths.pop()
     bins, rows = plan.src_SR64.shape[:2]
-    out = np.zeros((plan.n_shards, plan.bins_per_shard * rows * UNITS_PER_ROW, 4 * C), dtype)
-    for shard, (units, images) in enumerate(zip(plan.units, patches_per_shard, strict=True)):
+    out_SR64C = empty((bins, rows, PATCHES_PER_ROW, C), dtype)
+    by_unit = out_SR64C.reshape(plan.n_shards, plan.bins_per_shard * rows * UNITS_PER_ROW, 4, C)
+    empty_units = plan.src_SR64.reshape(*by_unit.shape[:3])[:, :, 0] < 0
+    by_unit[empty_units] = 0
+    for out, units, images in zip(by_unit, plan.units, patches_per_shard, strict=True):
         for slots, patches in zip(units, images, strict=True):
             if len(patches) != 4 * len(slots):
                 raise ValueError(f"{len(patches)} patches given where {4 * len(slots)} are planned")
-            step = _UNITS_AT_A_TIME if patches.dtype == np.uint8 else len(slots)
-            for start in range(0, len(slots), step):
-                some = _ready(patches[4 * start : 4 * (start + step)], normalize)
-                out[shard][slots[start : start + step]] = some.reshape(-1, 4 * C)
-    return out.reshape(bins, rows, PATCHES_PER_ROW, C)
+            _lay(out, slots, patches.reshape(len(slots), 4, -1), normalize)
+    return out_SR64C
+
+
+def _lay(
+    out_U4C: NDArray[Any],
+    slots: NDArray[np.int32],
+    patches: NDArray[Any],
+    normalize: Normalize | None,
+) -> None:
+    """out[slots] = patches; walks through ``out`` in order and writes every place once."""
+    order = np.argsort(slots)
+    there = slots[order]
+    ends = [*(np.flatnonzero(np.diff(there) != 1) + 1).tolist(), len(slots)]
+    first = 0
+    for end in ends:  # a run of neighbouring places, a row of patches at a time
+        for start in range(first, end, UNITS_PER_ROW):
+            stop = min(start + UNITS_PER_ROW, end)
+            some = patches[order[start:stop]]
+            target = out_U4C[there[start] : there[start] + stop - start]
+            if some.dtype != np.uint8:
+                target[...] = some
+            elif target.dtype == np.float32 and normalize is not None:
+                normalize(some.reshape(4 * len(some), -1), target.reshape(4 * len(some), -1))
+            else:
+                flat = _ready(some.reshape(4 * len(some), -1), normalize)
+                target[...] = flat.reshape(target.shape)
+        first = end
 
 
 def _ready(patches: NDArray[Any], normalize: Normalize | None) -> NDArray[np.float32]:

@@ -17,6 +17,7 @@ import grain
 from grain.experimental import ThreadPrefetchIterDataset
 
 from vlaa_jax.data.batches import RowBatch, collate_rows
+from vlaa_jax.data.buffers import Buffers
 from vlaa_jax.data.chat import Chat
 from vlaa_jax.data.encode import Encoded, encode_sft
 from vlaa_jax.data.images import ImageProcessor
@@ -127,7 +128,7 @@ def row_loader(
     stream = ordered(records, order or Order())
     pool = ThreadPoolExecutor(threads, "encode") if threads > 0 else None
     packed = _Packed(stream, encoder, budget, pool)
-    dataset: grain.IterDataset = packed.map(_Collate(encoder, budget, transfer))
+    dataset: grain.IterDataset = packed.map(_Collate(encoder, budget, transfer, Buffers()))
     if ahead > 0:
         dataset = ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=ahead)
     return Loader(dataset, (pool,) if pool is not None else ())
@@ -181,6 +182,7 @@ class _Collate:
     encoder: Encoder
     budget: PackBudget
     transfer: Callable[[RowBatch], Any] | None
+    buffers: Buffers
 
     def __call__(self, rows: list[list[Job]]) -> Any:
         batch = collate_rows(
@@ -192,6 +194,7 @@ class _Collate:
             rows_per_bin=self.budget.rows_per_bin,
             bins_per_shard=self.budget.bins_per_shard,
             processor=self.encoder.processor,
+            empty=self.buffers.empty,
         )
         return batch if self.transfer is None else self.transfer(batch)
 
