@@ -6,11 +6,15 @@ is left goes to Math-Verify as (gold, prediction), the gold wrapped in dollar si
 ``2\\sqrt{3}`` is read as 2.
 """
 
+import contextlib
+import functools
 import re
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from vlaa_jax.rewards.exact.decide import decide, shape_of
+from vlaa_jax.rewards.exact.syntax import Unsupported
 from vlaa_jax.rewards.extract import strip_answer_tags
 from vlaa_jax.rewards.mcq import chosen_letter
 from vlaa_jax.rewards.numbers import fold, plain_number, unwrap
@@ -138,6 +142,9 @@ def prepare_case(answer: str, gold: str) -> MathCase:
         return MathCase(verdict=False)
     if _squeezed(said.latex) == _squeezed(target.latex):
         return MathCase(verdict=True)
+    verdict = _decided(target.latex, said.latex)
+    if verdict is not None:
+        return MathCase(verdict=verdict)
     return MathCase(item={"gold": target.latex, "answer": said.latex})
 
 
@@ -147,6 +154,14 @@ def self_check_item(gold: str) -> dict[str, str] | None:
     if reading.latex is None or reading.number is not None:
         return None
     return {"gold": reading.latex, "answer": reading.latex}
+
+
+def _decided(gold: str, answer: str) -> bool | None:
+    """The exact verdict on ordinary algebra; None where Math-Verify is needed."""
+    inner = [text[1:-1] for text in (gold, answer) if text[:1] == text[-1:] == "$"]
+    if len(inner) < 2 or "$" in inner[0] + inner[1]:
+        return None
+    return decide(inner[0], inner[1])
 
 
 def _squeezed(latex: str) -> str:
@@ -305,7 +320,7 @@ def _split_unit(text: str) -> tuple[str, str | None]:
 def _is_prose(text: str) -> bool:
     """Whether a text has words that are no function, unit or LaTeX command."""
     bare = re.sub(r"\\(?:text|mathrm|textbf|operatorname|rm)\s*\{([^{}]*)\}", r" \1 ", text)
-    bare = re.sub(r"\\[A-Za-z]+", " ", bare)
+    bare = re.sub(r"\\(?:begin|end)\s*\{[a-z]+\*?\}|\\[A-Za-z]+", " ", bare)
     words = [match.group() for match in _WORD.finditer(bare)]
     return any(word.casefold() not in _FUNCTIONS and not _is_product(word) for word in words)
 
@@ -379,8 +394,17 @@ def warm_up() -> None:
         judge({"gold": gold, "answer": answer})
 
 
+@functools.lru_cache(maxsize=1_024)
 def _parse(text: str) -> list[Any]:
+    """SymPy objects of a text with its delimiters; golds come back once per completion."""
     import math_verify
+
+    from vlaa_jax.rewards.exact import symbols
+
+    shape = shape_of(text[1:-1]) if text[:1] == text[-1:] == "$" else None
+    if shape is not None:
+        with contextlib.suppress(Unsupported):
+            return [symbols.build(shape)]
 
     targets = [math_verify.LatexExtractionConfig(), math_verify.ExprExtractionConfig()]
     parsed = math_verify.parse(
