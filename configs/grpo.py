@@ -48,6 +48,15 @@ def _paper() -> ConfigDict:
                 "remat": "full",
                 "unroll": 1,
                 "freeze": (),  # (inferred) the framework trains everything
+                "lora": {
+                    "rank": 0,  # 0: train the weights themselves
+                    "alpha": 32.0,
+                    "modules": (
+                        *("q_proj", "k_proj", "v_proj", "o_proj"),
+                        *("gate_proj", "up_proj", "down_proj"),
+                    ),
+                    "vision_modules": (),
+                },
             },
             "data": {
                 "records": "",
@@ -74,6 +83,8 @@ def _paper() -> ConfigDict:
                 "top_k": 0,
                 "min_p": 0.0,
                 "batch_prompts": 64,
+                "prefill_prompts": 16,
+                "burst": 64,
             },
             "algo": {
                 "advantage": "grpo",
@@ -83,8 +94,6 @@ def _paper() -> ConfigDict:
                 "dual_clip": 0.0,
                 "aggregation": "sequence_mean",
                 "kl_estimator": "k3",  # (inferred)
-                "prefill_prompts": 16,
-                "burst": 64,
                 "kl_coef": 1e-3,
                 "kl_target": 5e-4,
                 "kl_horizon": 10_000.0,  # (inferred)

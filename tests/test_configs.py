@@ -30,8 +30,8 @@ def keys(cls):
 def flat(mapping, prefix=""):
     found = set()
     for name, value in mapping.items():
-        nested = isinstance(value, dict) and prefix == ""
-        found |= flat(value, f"{name}.") if nested else {prefix + name}
+        nested = isinstance(value, dict)
+        found |= flat(value, f"{prefix}{name}.") if nested else {prefix + name}
     return found
 
 

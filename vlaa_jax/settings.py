@@ -24,6 +24,24 @@ KL_ESTIMATORS = ("k1", "k2", "k3")
 
 
 @dataclass(frozen=True)
+class LoraSettings:
+    """Low-rank adapters (arXiv 2106.09685) in place of training the weights themselves."""
+
+    rank: int = 0
+    """Rank of the branches; 0 trains the weights."""
+    alpha: float = 32.0
+    """A branch is scaled by alpha / rank."""
+    modules: tuple[str, ...] = (
+        *("q_proj", "k_proj", "v_proj", "o_proj"),
+        *("gate_proj", "up_proj", "down_proj"),
+    )
+    """Linear maps of the decoder that get a branch."""
+    vision_modules: tuple[str, ...] = ()
+    """Linear maps of the vision tower and merger that get a branch: qkv, proj, gate_proj, up_proj,
+    down_proj (Qwen2-VL: fc1, fc2), mlp_0, mlp_2."""
+
+
+@dataclass(frozen=True)
 class ModelSettings:
     """Which checkpoint, and how to compute with it."""
 
@@ -38,6 +56,8 @@ class ModelSettings:
     """Unroll factor of the layer scans; 0 unrolls fully."""
     freeze: tuple[str, ...] = ()
     """Parts that do not train, of FREEZABLE."""
+    lora: LoraSettings = field(default_factory=LoraSettings)
+    """With adapters, the base is kept in `dtype` and never trains."""
 
 
 @dataclass(frozen=True)
@@ -255,6 +275,7 @@ def _check(s: Settings) -> None:
             raise UserError(f"mesh.{name}: {size} is not a size (only mesh.data may be -1)")
     if set(s.model.freeze) >= set(FREEZABLE):
         raise UserError("model.freeze: every part is frozen, nothing would train")
+    _check_lora(s.model)
     if s.algo.loss == "gspo" and max(s.algo.clip_low, s.algo.clip_high) > 0.01:
         raise UserError(
             "algo.clip_low and clip_high: GSPO clips a length-normalised ratio; its paper uses "
@@ -280,27 +301,6 @@ def _check(s: Settings) -> None:
         _divides(
             "rollout.prompts", s.rollout.prompts, "rollout.batch_prompts", s.rollout.batch_prompts
         )
-
-
-_LEAST: dict[str, float] = {
-    "rollout.prompts": 1,
-    "rollout.completions": 2,
-    "rollout.max_new_tokens": 1,
-    "rollout.top_k": 0,
-    "rollout.batch_prompts": 0,
-    "run.steps": 0,
-    "run.save_every": 1,
-    "run.keep_checkpoints": 1,
-    "run.eval_every": 0,
-    "run.eval_completions": 1,
-    "run.log_rollouts_every": 0,
-    "algo.updates_per_rollout": 1,
-    "algo.micro_prompts": 0,
-    "algo.logprob_chunk": 0,
-    "algo.kl_coef": 0,
-    "algo.kl_target": 0,
-    "algo.kl_horizon": 1,
-    "algo.clip_low": 0,
     if s.rollout.prefill_prompts:
         at_once = s.rollout.batch_prompts or s.rollout.prompts
         _divides("prompts at once", at_once, "rollout.prefill_prompts", s.rollout.prefill_prompts)
@@ -320,6 +320,29 @@ def _check_lora(model: ModelSettings) -> None:
             "model.freeze: with model.lora the base never trains; choose what does with "
             "model.lora.modules and model.lora.vision_modules"
         )
+
+
+_LEAST: dict[str, float] = {
+    "rollout.prompts": 1,
+    "rollout.completions": 2,
+    "rollout.max_new_tokens": 1,
+    "rollout.top_k": 0,
+    "rollout.batch_prompts": 0,
+    "rollout.prefill_prompts": 0,
+    "rollout.burst": 0,
+    "run.steps": 0,
+    "run.save_every": 1,
+    "run.keep_checkpoints": 1,
+    "run.eval_every": 0,
+    "run.eval_completions": 1,
+    "run.log_rollouts_every": 0,
+    "algo.updates_per_rollout": 1,
+    "algo.micro_prompts": 0,
+    "algo.logprob_chunk": 0,
+    "algo.kl_coef": 0,
+    "algo.kl_target": 0,
+    "algo.kl_horizon": 1,
+    "algo.clip_low": 0,
     "algo.clip_high": 0,
     "algo.importance_cap": 0,
     "optimizer.lr": 0,
@@ -328,8 +351,6 @@ def _check_lora(model: ModelSettings) -> None:
     "optimizer.grad_clip": 0,
     "optimizer.max_skipped": 0,
     "model.unroll": 0,
-    "rollout.prefill_prompts": 0,
-    "rollout.burst": 0,
     "data.workers": 0,
     "data.max_prompt_tokens": 1,
     "data.min_prompt_bucket": 1,

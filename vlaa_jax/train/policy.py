@@ -15,15 +15,16 @@ from jax.sharding import Mesh
 
 from vlaa_jax.data.chat import Chat
 from vlaa_jax.data.images import ImageProcessor
-from vlaa_jax.models.qwen_vl import weights
+from vlaa_jax.models.qwen_vl import lora, weights
 from vlaa_jax.models.qwen_vl.axes import PARAM_AXES
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.model import Compute, split_model
 from vlaa_jax.parallel.mesh import data_shards
-from vlaa_jax.parallel.sharding import tree_shardings
+from vlaa_jax.parallel.sharding import dotted, tree_shardings
 from vlaa_jax.rollout.sampling import allowed_tokens
 from vlaa_jax.schema import UserError
 from vlaa_jax.settings import DataSettings, ModelSettings
+from vlaa_jax.train.state import merge
 
 EMBEDDED = "embedded"
 WEIGHT_SUFFIXES = (".safetensors", ".safetensors.index.json", ".bin", ".pt", ".pth")
@@ -37,8 +38,10 @@ class Checkpoint:
     sidecars: Path
     config: QwenVLConfig
     graphdef: nnx.GraphDef
+    base_graphdef: nnx.GraphDef
+    """Structure without LoRA branches; the same as `graphdef` where there are none."""
     abstract: Mapping[str, Any]
-    """Shapes, dtypes and shardings of the parameters."""
+    """Shapes, dtypes and shardings of the parameters, LoRA branches included."""
     chat: Chat
     processor: ImageProcessor
     allowed_V: np.ndarray
@@ -49,9 +52,15 @@ class Checkpoint:
         vision = self.config.vision
         return vision.window_size // (vision.patch_size * vision.merge_size)
 
-    def load_params(self, dtype: str | None = None) -> dict[str, Any]:
-        """Reads the weights straight onto the mesh, each device its own slices."""
-        return weights.load_params(self.path, self.abstract, dtype=dtype)
+    def load_params(self, seed: int = 0, dtype: str | None = None) -> dict[str, Any]:
+        """Reads the weights straight onto the mesh, each device its own slices.
+
+        LoRA branches are new, drawn from `seed`: those of a trained run are read merged.
+        """
+        base = lora.without_adapters(self.abstract)
+        params = weights.load_params(self.path, base, dtype=dtype)
+        branches = lora.adapters_of(self.abstract)
+        return merge(params, lora.init_branches(branches, seed)) if branches else params
 
 
 def open_checkpoint(model: ModelSettings, data: DataSettings, mesh: Mesh) -> Checkpoint:
@@ -69,14 +78,16 @@ def open_checkpoint(model: ModelSettings, data: DataSettings, mesh: Mesh) -> Che
         unroll=model.unroll or True,
         data_shards=data_shards(mesh),
     )
-    graphdef, shapes = split_model(config, compute)
+    base_graphdef, _ = split_model(config, compute)
+    graphdef, shapes = split_model(config, compute, model.lora)
     chat = Chat.from_dir(sidecars)
     return Checkpoint(
         path=path,
         sidecars=sidecars,
         config=config,
         graphdef=graphdef,
-        abstract=_place(shapes, model.param_dtype, mesh),
+        base_graphdef=base_graphdef,
+        abstract=_place(shapes, model, mesh),
         chat=chat,
         processor=ImageProcessor.from_dir(
             sidecars, data.min_pixels or None, data.max_pixels or None
@@ -99,15 +110,16 @@ def _locate(checkpoint: str) -> Path:
     return path
 
 
-def _place(shapes: Mapping[str, Any], dtype: str, mesh: Mesh) -> Any:
+def _place(shapes: Mapping[str, Any], model: ModelSettings, mesh: Mesh) -> Any:
     shardings = tree_shardings(shapes, PARAM_AXES, mesh)
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(
-            leaf.shape, jnp.dtype(dtype), sharding=sharding
-        ),
-        shapes,
-        shardings,
-    )
+
+    def place(path: tuple, leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+        # A base that never trains gains nothing from more digits than it is computed with.
+        base = model.lora.rank and not lora.is_adapter(dotted(path))
+        dtype = jnp.dtype(model.dtype if base else model.param_dtype)
+        return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=sharding)
+
+    return jax.tree_util.tree_map_with_path(place, shapes, shardings)
 
 
 def copy_sidecars(source: Path, target: Path) -> None:

@@ -18,6 +18,7 @@ from rich.table import Table
 from vlaa_jax.algos import kl
 from vlaa_jax.data.batches import PromptBatch
 from vlaa_jax.data.synthetic.dataset import write_dataset
+from vlaa_jax.models.qwen_vl.lora import without_adapters
 from vlaa_jax.models.qwen_vl.model import PromptInputs
 from vlaa_jax.parallel.mesh import data_shards, make_mesh, replicated
 from vlaa_jax.rewards.mixed import MixedReward
@@ -106,15 +107,21 @@ class Run:
             temperature=settings.rollout.temperature,
             chunk=algo.logprob_chunk,
             row_shards=data_shards(self.mesh),
+            base_graphdef=self.checkpoint.base_graphdef if settings.model.lora.rank else None,
         )
         limit = settings.rollout.max_new_tokens
         self.steps = Steps(policy, algo, optimizer, max_new_tokens=limit)
         self.engine = self._engine(settings.rollout.completions)
-        params = self.checkpoint.load_params()
-        trainable, self.frozen = partition(params, settings.model.freeze, adapters_only=False)
+        params = self.checkpoint.load_params(settings.seed)
+        adapters_only = bool(settings.model.lora.rank)
+        trainable, self.frozen = partition(
+            params, settings.model.freeze, adapters_only=adapters_only
+        )
         # The reference is the starting point itself; arrays that never train are shared with it.
-        start = jax.tree.map(jnp.copy, trainable) if algo.kl_coef else trainable
-        self.reference = merge(start, self.frozen)
+        # With LoRA that is the base, adapters off.
+        copied = algo.kl_coef and not adapters_only
+        start = jax.tree.map(jnp.copy, trainable) if copied else trainable
+        self.reference = without_adapters(merge(start, self.frozen))
         self.state = new_state(trainable, optimizer, replicated(self.mesh))
         self.kl = kl.kl_controller(
             algo.kl_coef, target=algo.kl_target or 1.0, horizon=algo.kl_horizon
@@ -137,6 +144,9 @@ class Run:
             sampling=Sampling(rollout.temperature, rollout.top_k, rollout.top_p, rollout.min_p),
             eos_id=self.checkpoint.chat.end_of_turn_id,
             allowed_V=self.checkpoint.allowed_V,
+            slots=rollout.batch_prompts,
+            burst=rollout.burst,
+            mesh=self.mesh,
         )
 
     def _set_up_data(self) -> None:
@@ -144,9 +154,6 @@ class Run:
         records, images, heldout = self._files(data)
         self.image_root = images
         encoder = Encoder(self.checkpoint, data)
-            slots=rollout.batch_prompts,
-            burst=rollout.burst,
-            mesh=self.mesh,
         usable, rejects = load_checked(records, images, encoder)
         self._say_rejects(records, len(usable), rejects)
         self.loader = training_loader(
@@ -194,18 +201,18 @@ class Run:
         return merge(self.state.trainable, self.frozen)
 
     @property
+    def prefill_prompts(self) -> int:
+        """Prompts whose prefixes are computed at once."""
+        rollout = self.settings.rollout
+        return rollout.prefill_prompts or rollout.batch_prompts or rollout.prompts
+
+    @property
     def micro_prompts(self) -> int:
         """Prompts per gradient computation."""
         algo = self.settings.algo
         return algo.micro_prompts or self.settings.rollout.prompts // algo.updates_per_rollout
 
     def collate(self, prompts: Sequence[Prompt]) -> tuple[PromptInputs, PromptBatch]:
-    @property
-    def prefill_prompts(self) -> int:
-        """Prompts whose prefixes are computed at once."""
-        rollout = self.settings.rollout
-        return rollout.prefill_prompts or rollout.batch_prompts or rollout.prompts
-
         """Prompts on the device and the host batch."""
         return self.collate_on_mesh(prompts)
 

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding
 
+from vlaa_jax.models.qwen_vl.lora import is_adapter
+
 Array = jax.Array
 Tree = Mapping[str, Any]
 
@@ -83,8 +85,7 @@ def partition(params: Tree, freeze: tuple[str, ...], *, adapters_only: bool) -> 
     """
 
     def trains(path: str) -> bool:
-        is_adapter = ".lora." in path
-        return part_of(path) not in freeze and is_adapter == adapters_only
+        return part_of(path) not in freeze and is_adapter(path) == adapters_only
 
     return _select(params, trains, True), _select(params, trains, False)
 

@@ -16,6 +16,7 @@ from flax import nnx
 
 from vlaa_jax.algos import advantages, kl, losses
 from vlaa_jax.algos.logprobs import token_logprobs
+from vlaa_jax.models.qwen_vl.lora import has_adapters
 from vlaa_jax.models.qwen_vl.model import PromptInputs, QwenVL, completion_inputs
 from vlaa_jax.settings import AlgoSettings
 from vlaa_jax.train.state import TrainState, merge
@@ -75,6 +76,8 @@ class Policy:
     temperature: float
     chunk: int
     row_shards: int
+    base_graphdef: nnx.GraphDef | None = None
+    """Structure for parameters without LoRA branches, where `graphdef` has some."""
 
     def logprobs(
         self,
@@ -86,7 +89,8 @@ class Policy:
         entropy_gradient: bool = False,
     ) -> tuple[Array, Array]:
         """Log-probability of each completion token and the entropy there, float32 [P, G, T]."""
-        model: QwenVL = nnx.merge(self.graphdef, params)
+        adapted = self.base_graphdef is None or has_adapters(params)
+        model: QwenVL = nnx.merge(self.graphdef if adapted else self.base_graphdef, params)
         hidden = model.hidden_groups(prompt, completion_inputs(prompt, tokens_PGT))
         logprobs_N, entropy_N = token_logprobs(
             hidden.reshape(-1, hidden.shape[-1]),

@@ -1,6 +1,6 @@
 """Logical axes of every parameter: what each dimension *is*; parallel/ decides where it goes."""
 
-PARAM_AXES: dict[str, tuple[str | None, ...]] = {
+_BASE_AXES: dict[str, tuple[str | None, ...]] = {
     "text.embed_tokens.embedding": ("vocab", "embed"),
     "text.layers.input_layernorm.scale": ("layers", None),
     "text.layers.post_attention_layernorm.scale": ("layers", None),
@@ -42,4 +42,15 @@ PARAM_AXES: dict[str, tuple[str | None, ...]] = {
     "vision.merger.mlp_2.kernel": ("vision_mlp", "embed"),
     "vision.merger.mlp_2.bias": (None,),
 }
+
+_BRANCH_AXES = {
+    f"{name.removesuffix('.kernel')}.lora.{part}": axes
+    for name, (*stack, inputs, outputs) in (
+        item for item in _BASE_AXES.items() if item[0].endswith(".kernel")
+    )
+    for part, axes in (("a", (*stack, inputs, None)), ("b", (*stack, None, outputs)))
+}
+"""A low-rank branch lies like its kernel; its rank is never cut."""
+
+PARAM_AXES: dict[str, tuple[str | None, ...]] = _BASE_AXES | _BRANCH_AXES
 """Dotted parameter path -> logical axis of each dimension (None: never sharded)."""

@@ -22,8 +22,10 @@ from vlaa_jax.models.qwen_vl import attention
 from vlaa_jax.models.qwen_vl.cache import PrefixCache, SuffixCache
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.layers import Linear
+from vlaa_jax.models.qwen_vl.lora import add_branches
 from vlaa_jax.models.qwen_vl.text import TextModel
 from vlaa_jax.models.qwen_vl.vision import VisionInputs, VisionTower
+from vlaa_jax.settings import LoraSettings
 
 Array = jax.Array
 Params = Mapping[str, Any]
@@ -298,16 +300,30 @@ def completion_inputs(prompt: PromptInputs, completions_PGT: Array) -> Array:
 
 
 def split_model(
-    config: QwenVLConfig, compute: Compute | None = None
+    config: QwenVLConfig, compute: Compute | None = None, lora: LoraSettings | None = None
 ) -> tuple[nnx.GraphDef, dict[str, Any]]:
     """Structure and abstract parameters of a model, without computing anything.
+
+    Args:
+        config: the model.
+        compute: how to compute.
+        lora: low-rank branches to add; None or rank 0 for none.
 
     Returns:
         The graph definition, and a nested dict of jax.ShapeDtypeStruct (float32). Join them, or
         any like tree of arrays, with ``nnx.merge(graphdef, params)``.
+
+    Raises:
+        UserError: `lora` names linear maps that the model does not have.
     """
-    abstract = nnx.eval_shape(lambda: QwenVL(config, compute=compute, rngs=nnx.Rngs(0)))
-    graphdef, state = nnx.split(abstract)
+
+    def build() -> QwenVL:
+        model = QwenVL(config, compute=compute, rngs=nnx.Rngs(0))
+        if lora is not None and lora.rank:
+            add_branches(model, lora, nnx.Rngs(0))
+        return model
+
+    graphdef, state = nnx.split(nnx.eval_shape(build))
     return graphdef, nnx.to_pure_dict(state)
 
 
