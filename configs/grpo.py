@@ -100,6 +100,7 @@ def _paper() -> ConfigDict:
                 "kl_in_reward": False,
                 "entropy_coef": 0.0,
                 "importance_cap": 0.0,
+                "dynamic_sampling": 0,
                 "mask_truncated": False,
                 "updates_per_rollout": 8,  # 512 x 4 responses in batches of 256
                 "micro_prompts": 16,

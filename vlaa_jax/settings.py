@@ -132,6 +132,8 @@ class AlgoSettings:
     entropy_coef: float = 0.0
     importance_cap: float = 0.0
     """Cap of truncated sampler/trainer importance weights; 0 turns them off."""
+    dynamic_sampling: int = 0
+    """Most further rollouts of a step that replace groups with equal rewards; 0 keeps all groups."""
     mask_truncated: bool = False
     """Leave completions that hit the token limit out of the loss."""
     updates_per_rollout: int = 8
@@ -338,6 +340,7 @@ _LEAST: dict[str, float] = {
     "run.log_rollouts_every": 0,
     "algo.updates_per_rollout": 1,
     "algo.micro_prompts": 0,
+    "algo.dynamic_sampling": 0,
     "algo.logprob_chunk": 0,
     "algo.kl_coef": 0,
     "algo.kl_target": 0,

@@ -123,7 +123,7 @@ class Engine:
             self._lengthen,
             self._burst,
         )
-        return sum(int(f._cache_size()) for f in jitted)  # type: ignore[attr-defined]
+        return sum(int(f._cache_size()) for f in jitted)  # type: ignore
 
     def generate(
         self,
@@ -165,7 +165,7 @@ class _Round:
         self.count = keys_P.shape[0]
         self.seated = 0
         self.results = Results(self.count, engine.completions, engine.max_new_tokens)
-        self.waiting = next(parts)
+        self.waiting: PromptInputs | None = next(parts)
         self.unit = self.waiting.ids_PT.shape[0]
         fill = -(-min(engine._slots or self.count, self.count) // self.unit) * self.unit
         self.slots = Slots(
@@ -178,20 +178,18 @@ class _Round:
         self.buffers: Buffers | None = None
 
     def run(self) -> Rollout:
-        while self._seat() or self.slots.busy:
-            self._fit()
-            buffers, tokens, logprobs = self.engine._burst(
-                self.params, self.buffers, self.engine._allowed_V
+        """Decodes until every prompt is answered."""
+        while (seated := self._seat()) is not None and self.slots.busy:
+            self.buffers, tokens, logprobs = self.engine._burst(
+                self.params, self._fit(seated), self.engine._allowed_V
             )
-            self.buffers = buffers
             if self.waiting is None:
                 self.waiting = next(self.parts, None)
             self.slots.take_in(np.asarray(tokens), np.asarray(logprobs), self.results)
         return self._rollout()
 
-    def _seat(self) -> bool:
-        """Fills free slots with waiting prompts; whether there was one to seat."""
-        seated = False
+    def _seat(self) -> Buffers | None:
+        """Fills free slots with waiting prompts."""
         while self.waiting is not None:
             places = self.slots.room(self.unit // self.engine._shards)
             if places is None:
@@ -200,8 +198,7 @@ class _Round:
             self._insert(self.waiting, places, np.where(ids < self.count, ids, -1))
             self.seated += self.unit
             self.waiting = next(self.parts, None)
-            seated = True
-        return seated
+        return self.buffers
 
     def _insert(self, prompt: PromptInputs, places_SU: np.ndarray, prompts_U: np.ndarray) -> None:
         engine = self.engine
@@ -221,17 +218,18 @@ class _Round:
         self.buffers = engine._insert(self.buffers, part, keys_U, places_SU, prompts_SU >= 0)
         self.slots.occupy(places_SU, prompts_SU)
 
-    def _fit(self) -> None:
-        """Makes the buffers as small as the rest allows and as long as the next burst asks for."""
+    def _fit(self, buffers: Buffers) -> Buffers:
+        """The buffers as small as the rest allows and as long as the next burst asks for."""
         engine = self.engine
         if self.waiting is None:
             move = self.slots.shrink()
             if move is not None:
-                self.buffers = engine._regroup(self.buffers, *move)
+                buffers = engine._regroup(buffers, *move)
         needed = min(self.slots.longest + engine._burst_steps, engine.max_new_tokens)
         length = next(n for n in engine._lengths if n >= needed)
-        if length > self.buffers.suffix.k_LPKGUH.shape[4]:
-            self.buffers = engine._lengthen(self.buffers, length)
+        if length > buffers.suffix.k_LPKGUH.shape[4]:
+            buffers = engine._lengthen(buffers, length)
+        return buffers
 
     def _rollout(self) -> Rollout:
         results = self.results

@@ -94,10 +94,10 @@ class Slots:
 
     def room(self, per_shard: int) -> np.ndarray | None:
         """Free slots [shards, per_shard] for that many new prompts each, or None."""
-        free = ~self.alive_SPG.any(-1)
-        if free.sum(-1).min() < per_shard:
+        free = np.logical_not(self.alive_SPG.any(axis=-1))
+        if free.sum(axis=-1).min() < per_shard:
             return None
-        return np.stack([np.flatnonzero(row)[:per_shard] for row in free])
+        return np.stack([np.flatnonzero(free[s])[:per_shard] for s in range(len(free))])
 
     def occupy(self, slots_SU: np.ndarray, prompts_SU: np.ndarray) -> None:
         """Seats prompts; -1 marks padding, whose rows count as finished from the start."""
@@ -155,9 +155,9 @@ class Slots:
                     move.row_SPG[shard, place, : len(share)] = share
                     move.alive_SPG[shard, place, : len(share)] = True
                     place += 1
-        shard = np.arange(shards)[:, None]
-        self.prompt_SP = self.prompt_SP[shard, move.slot_SP]
-        self.step_SP = self.step_SP[shard, move.slot_SP]
-        self.row_SPG = self.row_SPG[shard[..., None], move.slot_SP[..., None], move.row_SPG]
+        every = np.arange(shards)[:, None]
+        self.prompt_SP = self.prompt_SP[every, move.slot_SP]
+        self.step_SP = self.step_SP[every, move.slot_SP]
+        self.row_SPG = self.row_SPG[every[..., None], move.slot_SP[..., None], move.row_SPG]
         self.alive_SPG = move.alive_SPG.copy()
         return move

@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from vlaa_jax.schema import UserError
 from vlaa_jax.train.state import TrainState, merge
 
 PARAMS, OPTIMIZER, PROGRESS = "params", "optimizer", "progress"
+SCORE = "heldout_mean"
 
 
 class Progress(NamedTuple):
@@ -37,11 +39,20 @@ class Checkpoints:
 
     Args:
         directory: WORKDIR/checkpoints.
-        keep: how many to keep.
+        keep: how many of the newest to keep; the best one by held-out reward stays beside them.
     """
 
     def __init__(self, directory: Path, keep: int) -> None:
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+        best = BestN(
+            get_metric_fn=lambda metrics: metrics[SCORE],
+            n=1,
+            keep_checkpoints_without_metrics=False,
+        )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=AnyPreservationPolicy([LatestN(keep), best]),
+            best_fn=lambda metrics: metrics[SCORE],
+            create=True,
+        )
         try:
             self._manager = ocp.CheckpointManager(directory.resolve(), options=options)
         except OSError as error:
@@ -52,14 +63,39 @@ class Checkpoints:
         """Step of the newest finished checkpoint."""
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, frozen: Mapping[str, Any], progress: Progress) -> None:
-        """Writes a checkpoint in the background; the arrays may be used on at once."""
+    @property
+    def best(self) -> int | None:
+        """Step of the checkpoint with the highest held-out reward, if one was evaluated."""
+        return self._manager.best_step()
+
+    @property
+    def best_score(self) -> float:
+        """Held-out reward of the best checkpoint; -inf before the first."""
+        metrics = None if self.best is None else self._manager.metrics(self.best)
+        return float(metrics[SCORE]) if metrics else float("-inf")
+
+    def save(
+        self,
+        state: TrainState,
+        frozen: Mapping[str, Any],
+        progress: Progress,
+        score: float | None = None,
+    ) -> None:
+        """Writes a checkpoint in the background; the arrays may be used on at once.
+
+        Args:
+            state: what trains.
+            frozen: what does not.
+            progress: where the run stands.
+            score: held-out mean reward at this point, where it was measured.
+        """
         items = {
             PARAMS: ocp.args.StandardSave(merge(state.trainable, frozen)),
             OPTIMIZER: ocp.args.StandardSave(_optimizer_tree(state)),
             PROGRESS: ocp.args.JsonSave(progress._asdict()),
         }
-        self._manager.save(progress.step, args=ocp.args.Composite(**items))
+        metrics = None if score is None else {SCORE: score}
+        self._manager.save(progress.step, args=ocp.args.Composite(**items), metrics=metrics)
 
     def restore(
         self, state: TrainState, frozen: Mapping[str, Any]

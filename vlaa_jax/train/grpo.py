@@ -9,21 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from vlaa_jax.algos import kl, losses
-from vlaa_jax.models.qwen_vl.model import PromptInputs
-from vlaa_jax.rewards.mixed import check_failed, reward_metrics
+from vlaa_jax.rewards.mixed import reward_metrics
 from vlaa_jax.rollout.engine import Rollout
-from vlaa_jax.schema import Score, UserError
+from vlaa_jax.schema import UserError
 from vlaa_jax.train.checkpoint import Progress
+from vlaa_jax.train.gather import Gathered, Groups, refill, sample
 from vlaa_jax.train.metrics import StepClock
 from vlaa_jax.train.prompts import Prompt
 from vlaa_jax.train.rollout_log import write_rollouts
 from vlaa_jax.train.run import Run
-from vlaa_jax.train.scoring import (
-    requests_for,
-    rewards_array,
-    score_completions,
-    texts_of,
-)
+from vlaa_jax.train.scoring import rewards_array
 from vlaa_jax.train.step import KL_ESTIMATORS, GroupBatch, Totals
 
 Metrics = dict[str, float]
@@ -35,32 +30,29 @@ def train(run: Run) -> None:
     with ThreadPoolExecutor(max_workers=1) as scorer:
         for step in range(run.progress.step, settings.run.steps):
             clock = StepClock()
-            prompts = next(run.loader)
-            clock.lap("data")
-            rollout = sample(run, step, prompts)
-            clock.lap("rollout")
-
-            texts = texts_of(run.checkpoint.chat, rollout)
-            requests = requests_for(prompts, texts, run.checkpoint.processor, run.image_root)
-            limit = settings.rollout.max_new_tokens
-            scoring = scorer.submit(score_completions, run.reward, requests, rollout, limit)
-            old_PGT, ref_PGT = score_logprobs(run, prompts, rollout)
-            clock.lap("score")
-            scores = scoring.result()
+            run.new_step()
+            pending = sample(run, step, 0, scorer, clock)
+            early = None
+            if not settings.algo.dynamic_sampling:  # every group stays: work while they are scored
+                early = score_logprobs(run, pending.prompts, pending.rollout)
+                clock.lap("score")
+            gathered = refill(run, step, pending.wait(run, step), scorer, clock)
             clock.lap("reward")
-            check_failed(scores, run.reward.settings.max_failed_frac, where=f"step {step}")
+            groups = gathered.groups
+            old_PGT, ref_PGT = early or score_logprobs(run, groups.prompts, groups.rollout)
+            clock.lap("score")
 
-            advantages_PG, group = advantages(run, scores, rollout, old_PGT, ref_PGT)
-            update = apply_updates(run, prompts, rollout, advantages_PG, old_PGT, ref_PGT)
+            advantages_PG = advantages(run, groups, old_PGT, ref_PGT)
+            update = apply_updates(run, groups, advantages_PG, old_PGT, ref_PGT)
             clock.lap("update")
 
-            metrics = {**reward_metrics(scores), **group, **update}
-            metrics |= rollout_metrics(rollout, clock) | run.batch_metrics()
+            metrics = {**reward_metrics(gathered.scores), **group_metrics(gathered), **update}
+            metrics |= rollout_metrics(groups.rollout, clock) | run.batch_metrics()
             run.progress = Progress(step + 1, run.loader.get_state(), float(run.kl.coef))
-            if settings.run.eval_every and (step + 1) % settings.run.eval_every == 0:
-                metrics |= run.heldout(run.params)
+            if run.evaluates(step):
+                metrics |= run.evaluate(step + 1)
             if run.logs_rollouts(step):
-                write_rollouts(run.workdir, step, prompts, texts, scores, advantages_PG, rollout)
+                write_rollouts(run.workdir, step, groups, advantages_PG)
             run.report(step, metrics, clock)
             if run.saves(step):
                 run.save()
@@ -70,25 +62,6 @@ def chunks(run: Run, count: int, size: int) -> Iterator[slice]:
     """Slices of `size` prompts; 0 takes all of `count` at once."""
     size = size or count
     yield from (slice(start, start + size) for start in range(0, count, size))
-
-
-def place(run: Run, prompts: Sequence[Prompt], part: slice) -> PromptInputs:
-    """Prompts of a step on the device; the same part of the same step is placed once."""
-    key = (part.start, part.stop)
-    if key not in run.placed:
-        run.placed[key] = run.collate(prompts[part])
-    return run.placed[key][0]
-
-
-def sample(run: Run, step: int, prompts: Sequence[Prompt]) -> Rollout:
-    """G completions of every prompt."""
-    run.placed.clear()
-    return run.engine.generate(
-        run.params,
-        (place(run, prompts, part) for part in chunks(run, len(prompts), run.prefill_prompts)),
-        run.keys(step, len(prompts)),
-        prefix_length=run.collate_on_mesh.prompt_bucket(prompts),
-    )
 
 
 def score_logprobs(
@@ -113,53 +86,42 @@ def _logprobs(
     run: Run, params: Mapping[str, Any], prompts: Sequence[Prompt], rollout: Rollout
 ) -> Iterator[np.ndarray]:
     for part in chunks(run, len(prompts), run.micro_prompts):
-        inputs = place(run, prompts, part)
+        inputs = run.place(prompts[part])
         tokens = run.put(rollout.tokens_PGT[part])
         yield np.asarray(run.steps.score(params, inputs, tokens, run.allowed_V))
 
 
-def advantages(
-    run: Run,
-    scores: Sequence[Score],
-    rollout: Rollout,
-    old_PGT: np.ndarray,
-    ref_PGT: np.ndarray,
-) -> tuple[np.ndarray, Metrics]:
-    """Group advantages [P, G] on the device, and what the groups look like."""
-    algo = run.settings.algo
-    rewards_PG = rewards_array(scores, rollout.length_PG.shape)
+def advantages(run: Run, groups: Groups, old_PGT: np.ndarray, ref_PGT: np.ndarray) -> np.ndarray:
+    """Group advantages [P, G]; computed on the device."""
+    algo, mask_PGT = run.settings.algo, groups.rollout.mask_PGT
+    rewards_PG = rewards_array(groups.scores, groups.rollout.length_PG.shape)
     valid_PG = ~np.isnan(rewards_PG)
-    raw_PG = np.array([s.parts["raw"] for s in scores], np.float32).reshape(rewards_PG.shape)
     if algo.kl_coef and algo.kl_in_reward:
-        mask_PGT = jnp.asarray(rollout.mask_PGT)
-        penalty = KL_ESTIMATORS[algo.kl_estimator](old_PGT, ref_PGT, mask_PGT)
+        penalty = KL_ESTIMATORS[algo.kl_estimator](old_PGT, ref_PGT, jnp.asarray(mask_PGT))
         paid_PG = jnp.asarray(rewards_PG)
         rewards_PG = np.asarray(
-            kl.kl_penalised_rewards(paid_PG, penalty, mask_PGT, coef=run.kl.coef)
+            kl.kl_penalised_rewards(paid_PG, penalty, jnp.asarray(mask_PGT), coef=run.kl.coef)
         )
-    advantages_PG = run.steps.advantages(run.put(rewards_PG), run.put(valid_PG))
-    return np.asarray(advantages_PG), {
-        "group/zero_variance_frac": _constant_share(raw_PG, valid_PG)
+    return np.asarray(run.steps.advantages(run.put(rewards_PG), run.put(valid_PG)))
+
+
+def group_metrics(gathered: Gathered) -> Metrics:
+    """What the sampled groups looked like and how many rollouts they took."""
+    return {
+        "group/zero_variance_frac": gathered.constant_frac,
+        "group/rollouts": float(gathered.rounds),
     }
-
-
-def _constant_share(raw_PG: np.ndarray, valid_PG: np.ndarray) -> float:
-    """Share of groups with two or more valid scores that are all equal: nothing to learn from."""
-    highest_P = np.where(valid_PG, raw_PG, -np.inf).max(axis=1)
-    lowest_P = np.where(valid_PG, raw_PG, np.inf).min(axis=1)
-    return float(((highest_P == lowest_P) & (valid_PG.sum(axis=1) >= 2)).mean())
 
 
 def apply_updates(
     run: Run,
-    prompts: Sequence[Prompt],
-    rollout: Rollout,
+    groups: Groups,
     advantages_PG: np.ndarray,
     old_PGT: np.ndarray,
     ref_PGT: np.ndarray,
 ) -> Metrics:
     """All optimizer updates of a step, each over its share of the prompts."""
-    algo = run.settings.algo
+    algo, prompts, rollout = run.settings.algo, groups.prompts, groups.rollout
     mask_PGT = rollout.mask_PGT
     if algo.mask_truncated:
         mask_PGT = mask_PGT & ~rollout.truncated_PG[..., None]
@@ -181,7 +143,7 @@ def apply_updates(
                 ref_PGT,
                 rollout.logprobs_PGT,
             )
-            batch = GroupBatch(place(run, prompts, rows), *(run.put(a[rows]) for a in arrays))
+            batch = GroupBatch(run.place(prompts[rows]), *(run.put(a[rows]) for a in arrays))
             more, (part_loss, report) = run.steps.gradients(
                 run.state.trainable, run.frozen, batch, totals, run.kl.coef, run.allowed_V
             )

@@ -13,7 +13,8 @@ from vlaa_jax.data.synthetic.baseline import constant_baseline
 from vlaa_jax.models.qwen_vl.model import PromptInputs
 from vlaa_jax.rewards.mixed import MixedReward, check_failed
 from vlaa_jax.rollout.engine import Engine
-from vlaa_jax.schema import Record, Score, ScoreRequest
+from vlaa_jax.schema import Record, ScoreRequest
+from vlaa_jax.train.groups import Groups
 from vlaa_jax.train.policy import Checkpoint
 from vlaa_jax.train.prompts import Collator, Prompt
 from vlaa_jax.train.scoring import requests_for, score_completions, texts_of
@@ -32,7 +33,8 @@ class Heldout:
         reward: scores them.
         checkpoint: tokenizer and processor.
         image_root: folder of the images.
-        batch: prompts prefilled at once; the last batch is filled up with repeats that do not count.
+        batch: prompts prefilled at once; the last batch is filled up with repeats, which do not
+            count.
         seed: of the run.
     """
 
@@ -57,39 +59,15 @@ class Heldout:
         self._batch = batch
         self._key = jax.random.fold_in(jax.random.key(seed), HELDOUT_STREAM)
 
-    def __call__(self, params: Mapping[str, Any]) -> dict[str, float]:
-        """Mean reward over records and samples (mean@n) and share of records solved (pass@n).
+    def __call__(self, params: Mapping[str, Any]) -> tuple[dict[str, float], Groups]:
+        """Samples and scores every held-out prompt.
 
         Returns:
-            ``heldout/mean``, ``heldout/<verifier_type>``, ``heldout/extracted_frac``,
-            ``heldout/failed_frac``, ``heldout/pass_at_n``: the best of n samples of a record,
-            averaged. Failed scores are left out of every mean.
+            Metrics, see `summarise`, and the groups they summarise.
 
         Raises:
             UserError: more scores failed than rewards.max_failed_frac allows.
         """
-        by_type: dict[str, list[float]] = defaultdict(list)
-        best = []
-        scores = self._scores(params)
-        raw = np.array([score.parts["raw"] for score in scores], np.float32)
-        for prompt, row in zip(self._prompts, raw.reshape(len(self._prompts), -1), strict=True):
-            sound = row[~np.isnan(row)]
-            if len(sound):
-                by_type[prompt.record.verifier_type or ""].extend(sound)
-                best.append(sound.max())
-        check_failed(scores, self._reward.settings.max_failed_frac, where="held-out records")
-        every = [value for values in by_type.values() for value in values]
-        metrics = {f"heldout/{name}": float(np.mean(v)) for name, v in sorted(by_type.items())}
-        extracted = [score.parts["format"] for score in scores]
-        return {
-            "heldout/mean": float(np.mean(every)),
-            "heldout/pass_at_n": float(np.mean(best)),
-            "heldout/extracted_frac": float(np.mean(extracted)),
-            "heldout/failed_frac": float(np.mean([score.failed for score in scores])),
-            **metrics,
-        }
-
-    def _scores(self, params: Mapping[str, Any]) -> list[Score]:
         fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
         rollout = self._engine.generate(
             params,
@@ -100,12 +78,40 @@ class Heldout:
         texts = texts_of(self._checkpoint.chat, rollout)
         requests = requests_for(self._prompts, texts, self._checkpoint.processor, self._image_root)
         limit = self._engine.max_new_tokens
-        return score_completions(self._reward, requests, rollout, limit)
+        scores = score_completions(self._reward, requests, rollout, limit)
+        check_failed(scores, self._reward.settings.max_failed_frac, where="held-out records")
+        groups = Groups(self._prompts, rollout, texts, scores)
+        return summarise(groups), groups
 
     def _parts(self) -> Iterator[PromptInputs]:
         for start in range(0, len(self._prompts), self._batch):
             real = self._prompts[start : start + self._batch]
             yield self._collator((real * self._batch)[: self._batch])[0]
+
+
+def summarise(groups: Groups) -> dict[str, float]:
+    """Mean reward over records and samples (mean@n) and what the best of n samples gets (pass@n).
+
+    Returns:
+        ``heldout/mean``, ``heldout/<verifier_type>``, ``heldout/extracted_frac``,
+        ``heldout/failed_frac``, ``heldout/pass_at_n``: the best of n samples of a record,
+        averaged. Rewards are the unshaped ones; failed scores are left out of every mean.
+    """
+    by_type: dict[str, list[float]] = defaultdict(list)
+    best = []
+    for prompt, raw_G in zip(groups.prompts, groups.raw_PG, strict=True):
+        sound = raw_G[~np.isnan(raw_G)]
+        if len(sound):
+            by_type[prompt.record.verifier_type or ""].extend(sound)
+            best.append(sound.max())
+    every = [value for values in by_type.values() for value in values]
+    return {
+        "heldout/mean": float(np.mean(every)),
+        "heldout/pass_at_n": float(np.mean(best)),
+        "heldout/extracted_frac": float(np.mean([s.parts["format"] for s in groups.scores])),
+        "heldout/failed_frac": float(np.mean([s.failed for s in groups.scores])),
+        **{f"heldout/{name}": float(np.mean(v)) for name, v in sorted(by_type.items())},
+    }
 
 
 def constant_scores(records: Sequence[Record], reward: MixedReward) -> dict[str, float]:

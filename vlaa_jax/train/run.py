@@ -28,6 +28,7 @@ from vlaa_jax.rollout.sampling import Sampling
 from vlaa_jax.schema import UserError
 from vlaa_jax.settings import DataSettings, Settings
 from vlaa_jax.train.checkpoint import Checkpoints, Progress
+from vlaa_jax.train.gallery import write_gallery
 from vlaa_jax.train.heldout import Heldout, constant_scores, save_json
 from vlaa_jax.train.metrics import CompileCounter, MetricsWriter, StepClock
 from vlaa_jax.train.optimizer import make_optimizer
@@ -87,7 +88,7 @@ class Run:
         self.reward.start()
         self.collate_on_mesh = Collator(self.checkpoint, settings.data, self.mesh)
         self.allowed_V = jax.device_put(self.checkpoint.allowed_V, replicated(self.mesh))
-        self.placed: dict[tuple[int, int], tuple[PromptInputs, PromptBatch]] = {}
+        self._placed: dict[tuple[int, ...], tuple[PromptInputs, PromptBatch]] = {}
         self._set_up_state()
         self._set_up_data()
         self.writer = MetricsWriter(workdir, self.progress.step)
@@ -129,6 +130,7 @@ class Run:
         self.checkpoints = Checkpoints(self.workdir / "checkpoints", settings.run.keep_checkpoints)
         self.progress = Progress(0, {}, algo.kl_coef)
         self._saved = 0
+        self._evaluated: tuple[int, dict[str, float]] | None = None
         if self.checkpoints.latest is not None:
             self.state, _, self.progress = self.checkpoints.restore(self.state, self.frozen)
             self._saved = self.progress.step
@@ -212,6 +214,17 @@ class Run:
         algo = self.settings.algo
         return algo.micro_prompts or self.settings.rollout.prompts // algo.updates_per_rollout
 
+    def new_step(self) -> None:
+        """Forgets the last step's arrays."""
+        self._placed.clear()
+
+    def place(self, prompts: Sequence[Prompt]) -> PromptInputs:
+        """Prompts of this step on the device; the same ones are put there once."""
+        key = tuple(id(prompt) for prompt in prompts)
+        if key not in self._placed:
+            self._placed[key] = self.collate(prompts)
+        return self._placed[key][0]
+
     def collate(self, prompts: Sequence[Prompt]) -> tuple[PromptInputs, PromptBatch]:
         """Prompts on the device and the host batch."""
         return self.collate_on_mesh(prompts)
@@ -220,18 +233,31 @@ class Run:
         """An array with P first, split over the data shards."""
         return self.collate_on_mesh.put(array)
 
-    def keys(self, step: int, count: int) -> jax.Array:
+    def keys(self, step: int, first: int, count: int) -> jax.Array:
         """One random key per prompt of a step; a function of seed, step and place alone."""
         key = jax.random.fold_in(jax.random.key(self.settings.seed), step)
-        return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, np.arange(count))
+        places = np.arange(first, first + count)
+        return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, places)
 
-    def heldout(self, params: Mapping[str, Any]) -> dict[str, float]:
-        """Held-out rewards; empty when there are no held-out records."""
-        return self._heldout(params) if self._heldout is not None else {}
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Held-out rewards after `step` steps, with a page of samples; empty without records.
+
+        A mean that no earlier evaluation reached makes the step's checkpoint the best one.
+        """
+        if self._heldout is None:
+            return {}
+        if self._evaluated is not None and self._evaluated[0] == step:
+            return self._evaluated[1]
+        metrics, groups = self._heldout(self.params)
+        title = f"{self.workdir.name}, step {step}: held-out mean {metrics['heldout/mean']:.3f}"
+        page = self.workdir / "samples" / f"{step:06d}.html"
+        write_gallery(page, title, groups, self.image_root)
+        self._evaluated = (step, metrics)
+        return metrics
 
     def batch_metrics(self) -> dict[str, float]:
         """Padding of the step's batches, and programs compiled so far."""
-        batches = [batch for _, batch in self.placed.values()]
+        batches = [batch for _, batch in self._placed.values()]
         return {
             "padding/text_frac": float(np.mean([b.padding_frac for b in batches])),
             "padding/vision_frac": float(np.mean([b.vision.padding_frac for b in batches])),
@@ -243,14 +269,23 @@ class Run:
         every = self.settings.run.log_rollouts_every
         return bool(every) and step % every == 0
 
+    def evaluates(self, step: int) -> bool:
+        """Whether held-out records are sampled after this step."""
+        every, last = self.settings.run.eval_every, step + 1 == self.settings.run.steps
+        return last or bool(every and (step + 1) % every == 0)
+
     def saves(self, step: int) -> bool:
         """Whether a checkpoint follows this step."""
         last = step + 1 == self.settings.run.steps
-        return last or (step + 1) % self.settings.run.save_every == 0
+        evaluated, metrics = self._evaluated or (-1, {})
+        best = evaluated == step + 1 and metrics["heldout/mean"] > self.checkpoints.best_score
+        return last or best or (step + 1) % self.settings.run.save_every == 0
 
     def save(self) -> None:
         """Writes a checkpoint of the current position."""
-        self.checkpoints.save(self.state, self.frozen, self.progress)
+        evaluated, metrics = self._evaluated or (-1, {})
+        score = metrics["heldout/mean"] if evaluated == self.progress.step else None
+        self.checkpoints.save(self.state, self.frozen, self.progress, score)
         self._saved = self.progress.step
 
     def report(self, step: int, metrics: Mapping[str, float], clock: StepClock) -> None:
@@ -279,7 +314,7 @@ class Run:
         if self._heldout is None:
             return {}
         if name == "after" or name not in kept:
-            kept[name] = self.heldout(self.params)
+            kept[name] = self.evaluate(self.progress.step)
         save_json(path, kept)
         embedded = self.settings.data.records == "embedded"
         if name == "after" and embedded and "constant" not in kept:
@@ -293,8 +328,11 @@ class Run:
         if path.exists():
             self.console.print(_table(json.loads(path.read_text(encoding="utf-8"))))
         self.console.print(f"run directory  {self.workdir}", soft_wrap=True)
-        for name in ("config.json", "metrics.jsonl", "heldout.json", "rollouts", "checkpoints"):
+        names = ("config.json", "metrics.jsonl", "heldout.json", "rollouts", "samples")
+        for name in (*names, "checkpoints"):
             self.console.print(f"  {name}", highlight=False)
+        if self.checkpoints.best is not None:
+            self.console.print(f"best checkpoint  checkpoints/{self.checkpoints.best}")
 
     def close(self) -> None:
         """Ends writers, workers and threads."""
