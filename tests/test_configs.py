@@ -9,7 +9,7 @@ from vlaa_jax.rewards.settings import RewardSettings
 from vlaa_jax.schema import UserError
 from vlaa_jax.settings import Settings, build, settle
 
-VARIANTS = ["", "tiny"]
+VARIANTS = ["", *grpo.VARIANTS, "tiny,dapo", "7b,rule-only,lora"]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -68,3 +68,16 @@ def test_gspo_with_a_ppo_clip_is_refused():
     config["algo"]["loss"] = "gspo"
     with pytest.raises(UserError, match="never clip"):
         settle(config)
+
+
+def test_variants_combine_from_left_to_right():
+    config = grpo.get_config("2vl-7b,rule-only,dapo")
+    assert config.model.checkpoint == "Qwen/Qwen2-VL-7B-Instruct"
+    assert "open_ended" not in config.data.verifier_types
+    assert config.algo.clip_high == 0.28
+    assert config.rewards.overlong_buffer == 1024 // 5
+
+
+def test_an_unknown_variant_is_named():
+    with pytest.raises(ValueError, match="'dapoo'; known: .*dapo"):
+        grpo.get_config("tiny,dapoo")

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from vlaa_jax.schema import UserError
+from vlaa_jax.schema import VERIFIER_TYPES, UserError
 
 T = TypeVar("T")
 
@@ -83,6 +83,8 @@ class DataSettings:
     """0 takes the checkpoint's own preprocessor_config.json."""
     bad_records: str = "stop"
     """"stop" at the first bad record, or "skip" and count them."""
+    verifier_types: tuple[str, ...] = ()
+    """Only records of these verifier types are used; empty takes all."""
     embedded_train: int = 2000
     embedded_heldout: int = 200
     workers: int = 2
@@ -264,6 +266,8 @@ def _check(s: Settings) -> None:
     for part in s.model.freeze:
         _one_of("model.freeze", part, FREEZABLE)
     _one_of("data.bad_records", s.data.bad_records, ("stop", "skip"))
+    for kind in s.data.verifier_types:
+        _one_of("data.verifier_types", kind, VERIFIER_TYPES)
     _one_of("algo.advantage", s.algo.advantage, ADVANTAGES)
     _one_of("algo.loss", s.algo.loss, LOSSES)
     _one_of("algo.aggregation", s.algo.aggregation, AGGREGATIONS)

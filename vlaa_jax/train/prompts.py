@@ -101,17 +101,20 @@ def load_checked(
         rejects.append(reject)
 
     records = load_records(path, kind="grpo", strict=False, on_reject=refuse)
+    wanted = encoder.data.verifier_types
+    numbered = [(i, r) for i, r in enumerate(records) if not wanted or r.verifier_type in wanted]
     images = opener(image_root)
     with ThreadPoolExecutor(max(encoder.data.workers, 1)) as pool:
-        problems = pool.map(lambda record: _problem(record, images, encoder), records)
+        problems = pool.map(lambda pair: _problem(pair[1], images, encoder), numbered)
         usable = []
-        for index, (record, problem) in enumerate(zip(records, problems, strict=True)):
+        for (index, record), problem in zip(numbered, problems, strict=True):
             if problem is None:
                 usable.append(record)
             else:
                 refuse(Reject(str(path), index, None, record.id, *problem))
     if not usable:
-        raise UserError(f"{path}: no usable record is left")
+        kinds = f" of the types {', '.join(wanted)}" if wanted else ""
+        raise UserError(f"{path}: no usable record{kinds} is left")
     return usable, rejects
 
 
