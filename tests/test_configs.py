@@ -79,5 +79,5 @@ def test_variants_combine_from_left_to_right():
 
 
 def test_an_unknown_variant_is_named():
-    with pytest.raises(ValueError, match="'dapoo'; known: .*dapo"):
+    with pytest.raises(ValueError, match=r"'dapoo'; known: .*dapo"):
         grpo.get_config("tiny,dapoo")

@@ -135,7 +135,7 @@ class AlgoSettings:
     importance_cap: float = 0.0
     """Cap of truncated sampler/trainer importance weights; 0 turns them off."""
     dynamic_sampling: int = 0
-    """Most further rollouts of a step that replace groups with equal rewards; 0 keeps all groups."""
+    """Most further rollouts of a step that replace groups with equal rewards; 0 keeps all."""
     mask_truncated: bool = False
     """Leave completions that hit the token limit out of the loss."""
     updates_per_rollout: int = 8
