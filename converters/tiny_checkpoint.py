@@ -4,7 +4,7 @@ A Qwen2.5-VL of about 1.2 million parameters is trained from scratch, with the p
 and loss, to answer questions about drawn images. Many of its targets break the answer format on
 purpose: the result answers correctly and in the format some of the time, as a base model does, and
 leaves GRPO something to teach. The finished directory is part of the package, so that no run has to
-train it; anyone can make it again (about an hour on two cores):
+train it; anyone can make it again (one to two hours on two cores):
 
     python -m converters.tiny_checkpoint OUT_DIR
 """
@@ -81,9 +81,10 @@ STAGES = (
     Stage(1600, 32, 2.5e-3, 1600, 0.5, 20250411),
     Stage(650, 20, 1.5e-3, 2000, 0.5, 777),
     Stage(1100, 20, 1.3e-3, 1100, 0.3, 991),
+    Stage(3000, 20, 1.5e-3, 3000, 0.3, 4242),
 )
-"""How the checkpoint in the package was made, as it happened: the first stage alone answered too
-seldom right, so it was trained on, the last stage with fewer targets in the format."""
+"""How the checkpoint in the package was made, as it happened: what the first stages gave answered
+too seldom right, so it was trained on, the last stages with fewer targets in the format."""
 
 
 def target_text(sample: SyntheticSample, rng: np.random.Generator, in_format: float) -> str:
