@@ -21,7 +21,7 @@ WORKDIR = flags.DEFINE_string("workdir", "runs/default", "Directory of the run."
 
 def main(argv: Sequence[str]) -> None:
     """Settles the settings and hands over to the task."""
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.ERROR)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     # A preempted machine says SIGTERM first: leave through the same door as Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
