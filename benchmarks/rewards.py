@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from vlaa_jax.rewards.math import prepare_case
 from vlaa_jax.rewards.mixed import MixedReward, RewardSettings
 from vlaa_jax.schema import ScoreRequest
 
@@ -86,25 +87,41 @@ def open_requests(count: int, rng: random.Random) -> list[ScoreRequest]:
     return rows
 
 
+KINDS = [
+    ("{a}\\sqrt{{{b}}}", "\\sqrt{{{aab}}}"),
+    ("y={a}x+{b}", "y={b}+{a}x"),
+    ("\\frac{{{a}\\pi}}{{{b}}}", "\\frac{{{a}}}{{{b}}}\\pi"),
+    ("x^2+{s}x+{p}", "(x+{a})(x+{b})"),
+    ("y={a}\\sin({b}x)+1", "y=1+{a}\\sin({b}x)"),
+    ("|x-{a}|+{b}", "{b}+|x-{a}|"),
+    ("({a},{b})", "\\left({a},{b}\\right)"),
+    ("{a}x^{{2}}+{b}", "{b}+{a}x^2"),
+    ("\\frac{{{a}}}{{{b}}}", "\\frac{{{a}}}{{{b}}}+0"),
+    ("{a}x+{b}y=1", "{b}y=1-{a}x"),
+    ("[{a},{bb})", "[{a}, {bb})"),
+    ("x>{a}", "{a}<x"),
+    ("\\{{{a},{bb}\\}}", "\\{{{bb},{a}\\}}"),
+    ("\\begin{{pmatrix}}{a}&1\\\\{b}&0\\end{{pmatrix}}",
+     "\\begin{{bmatrix}}{a}&1\\\\{b}&0\\end{{bmatrix}}"),
+    ("{a}\\log_2(x)-{b}", "-{b}+{a}\\log_{{2}}x"),
+    ("{a}e^{{{b}x}}", "e^{{{b}x}}\\cdot {a}"),
+    ("\\frac{{x+{a}}}{{x-{b}}}", "1+\\frac{{{s}}}{{x-{b}}}"),
+    ("f(x)={a}\\cos(x)-{b}", "y={a}\\cos x-{b}"),
+    ("{a}-\\sin^2({b}x)", "{am}+\\cos^2({b}x)"),
+    ("{a}\\pm\\sqrt{{{b}}}", "{a}\\pm {b}^{{\\frac{{1}}{{2}}}}"),
+]  # fmt: skip
+"""(gold, answer) of the kinds that occur; the last two are beyond the exact path."""
+
+
 def expressions(count: int, rng: random.Random) -> list[tuple[str, str, float]]:
-    """(gold, answer, right) of the kinds that occur; all distinct, none a plain number."""
-    kinds = [
-        ("{a}\\sqrt{{{b}}}", "\\sqrt{{{aab}}}"),
-        ("y={a}x+{b}", "y={b}+{a}x"),
-        ("\\frac{{{a}\\pi}}{{{b}}}", "\\frac{{{a}}}{{{b}}}\\pi"),
-        ("x^2+{s}x+{p}", "(x+{a})(x+{b})"),
-        ("y={a}\\sin({b}x)+1", "y=1+{a}\\sin({b}x)"),
-        ("|x-{a}|+{b}", "{b}+|x-{a}|"),
-        ("({a},{b})", "\\left({a},{b}\\right)"),
-        ("{a}x^{{2}}+{b}", "{b}+{a}x^2"),
-    ]
+    """(gold, answer, right) of every kind in turn; all distinct, none a plain number."""
     rows, seen = [], set()
     while len(rows) < count:
         a, b = rng.randrange(2, 400), rng.randrange(2, 400)
-        gold, answer = kinds[len(rows) % len(kinds)]
-        names = {"a": a, "b": b, "s": a + b, "p": a * b, "aab": a * a * b}
+        gold, answer = KINDS[len(rows) % len(KINDS)]
+        names = {"a": a, "b": b, "s": a + b, "p": a * b, "aab": a * a * b, "bb": a + b, "am": a - 1}
         right = rng.random() < 0.5
-        wrong = {**names, "a": a + 1, "aab": a * a * b + 1}
+        wrong = {**names, "a": a + 1, "aab": a * a * b + 1, "s": a + b + 1, "am": a}
         row = (gold.format(**names), answer.format(**(names if right else wrong)), float(right))
         if row[:2] not in seen:
             seen.add(row[:2])
@@ -174,6 +191,26 @@ def bench_maths(
                 rates[name].append(len(share) / (time.perf_counter() - start))
                 right[name] += [float(v == row[2]) for v, row in zip(verdicts, share, strict=True)]
     return rates, {name: statistics.mean(values) for name, values in right.items()}
+
+
+def bench_paths(rounds: int, count: int, workers: int) -> dict[str, list[float]]:
+    """The same mix, split into what the host decides exactly and what Math-Verify decides."""
+    paths: dict[str, list[float]] = {"host": [], "worker": [], "host_share": []}
+    settings = RewardSettings(math_workers=workers, math_timeout_s=30.0)
+    with MixedReward(settings) as mixed:
+        mixed.score([ScoreRequest("math", "1", output("2-\\sin^2 x-\\cos^2 x"))])
+        for turn in range(rounds):
+            rows = expressions(count, random.Random(50 + turn))
+            start = time.process_time()
+            cases = [prepare_case(answer, gold) for gold, answer, _ in rows]
+            spent = time.process_time() - start
+            left = [row for row, case in zip(rows, cases, strict=True) if case.verdict is None]
+            paths["host"].append(len(rows) / spent)
+            paths["host_share"].append(1 - len(left) / len(rows))
+            start = time.perf_counter()
+            mixed.score([ScoreRequest("math", g, output(a)) for g, a, _ in left])
+            paths["worker"].append(len(left) / (time.perf_counter() - start))
+    return paths
 
 
 def naive(rows: Sequence[tuple[str, str, float]]) -> list[float]:
@@ -298,6 +335,9 @@ def main() -> None:
     show("rules, one core (process time)", rules)
     maths, right = bench_maths(options.rounds, options.maths, options.peer_maths, options.workers)
     show("maths, distinct symbolic pairs (wall time)", maths, right)
+    paths = bench_paths(options.rounds, options.maths, options.workers)
+    share = statistics.mean(paths.pop("host_share"))
+    show(f"of that mix, {share:.0%} decided on the host", paths)
     start = bench_start(options.rounds)
     middle, slowest = statistics.median(start), max(start)
     print(f"\nstart of the command: median {middle:.2f} s, slowest {slowest:.2f} s")
@@ -313,6 +353,8 @@ def main() -> None:
             "rules_per_s": rules,
             "maths_per_s": maths,
             "maths_right": right,
+            "maths_paths_per_s": paths,
+            "maths_host_share": share,
             "start_s": start,
             "hostile": hostile,
         }
