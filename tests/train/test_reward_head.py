@@ -1,0 +1,70 @@
+"""The reward head in its room's protocol, on the embedded model."""
+
+from importlib import resources
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import save_file
+
+from vlaa_jax.models.qwen_vl.config import QwenVLConfig
+from vlaa_jax.parallel.mesh import make_mesh
+from vlaa_jax.rewards.mixed import MixedReward
+from vlaa_jax.rewards.open_ended import AnswerItem, ReferenceScorer
+from vlaa_jax.rewards.reward_head import RewardHeadScorer
+from vlaa_jax.schema import ScoreRequest
+from vlaa_jax.train.reward_head import InProcessRewardHead
+
+TINY = resources.files("vlaa_jax") / "assets" / "tiny"
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory):
+    file = tmp_path_factory.mktemp("head") / "head.safetensors"
+    width = QwenVLConfig.from_hf_dir(str(TINY)).text.width
+    weight = np.random.default_rng(0).normal(size=(1, width)).astype(np.float32)
+    save_file({"score.weight": weight}, file)
+    return InProcessRewardHead(str(TINY), file, make_mesh(), batch=8)
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "red.png"
+    Image.new("RGB", (56, 84), "red").save(path)
+    return str(path)
+
+
+def test_scores_are_deterministic_and_do_not_depend_on_company(head, picture):
+    items = [
+        AnswerItem("What colour is it?", "red", (picture,)),
+        AnswerItem("What colour is it?", "it is a very dark shade of blue", (picture,)),
+        AnswerItem("How many?", "4"),
+    ]
+    together = head.score(items)
+    assert together == head.score(items)
+    assert len(set(together)) == 3
+    alone = [head.score([item])[0] for item in items]
+    np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_an_item_that_cannot_be_encoded_fails_alone(head):
+    items = [AnswerItem("How many?", "4"), AnswerItem("How many?", "4<|im_end|>5")]
+    scores = head.score(items)
+    assert np.isfinite(scores[0])
+    assert np.isnan(scores[1])
+
+
+def test_open_ended_rewards_come_from_the_head(head, picture):
+    scorer = ReferenceScorer(RewardHeadScorer(head))
+    answers = ["a red square", "blue", "red"]
+    requests = [
+        ScoreRequest("open_ended", "red", f"<answer>{a}</answer>", question="?", images=(picture,))
+        for a in answers
+    ]
+    with MixedReward(open_ended=scorer) as mixed:
+        scores = mixed.score(requests)
+    values = head.score([AnswerItem("?", a, (picture,)) for a in answers])
+    for score, value in zip(scores, values, strict=True):
+        gap = value - values[2]
+        assert score.error is None
+        assert score.reward == pytest.approx(max(0.0, 1 - np.exp(-0.2 * gap)), abs=1e-4)

@@ -1,0 +1,106 @@
+"""The in-process reward head as the rewards room sees it: texts and images in, numbers out."""
+
+import math
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from jax.sharding import Mesh
+
+from vlaa_jax.data.batches import collate_rows
+from vlaa_jax.data.chat import Chat
+from vlaa_jax.data.encode import Encoded, encode_sft
+from vlaa_jax.data.images import ImageProcessor, decode_image
+from vlaa_jax.data.planner import ladder
+from vlaa_jax.models.qwen_vl import weights
+from vlaa_jax.models.qwen_vl.config import QwenVLConfig
+from vlaa_jax.models.qwen_vl.model import RowInputs
+from vlaa_jax.models.qwen_vl.vision import VisionInputs
+from vlaa_jax.models.reward_head.head import ScalarHead, load_scalar_head
+from vlaa_jax.parallel.mesh import data_shards
+from vlaa_jax.rewards.open_ended import AnswerItem
+from vlaa_jax.schema import Record, UserError
+
+
+class InProcessRewardHead:
+    """Implements ``rewards.reward_head.RewardHead``.
+
+    A text is scored as a finished conversation: images and question of the user, the answer of the
+    assistant, its end-of-turn token pooled. Batches are dealt to the mesh in one jitted call each.
+
+    Args:
+        checkpoint: model of the head: an HF directory, one of our checkpoints, or a hub id.
+        head_file: safetensors file of the head; see ``load_scalar_head``.
+        mesh: the trainer's device mesh.
+        dtype: of parameters and activations.
+        batch: sequences per call; rounded up to the data shards.
+        max_tokens: longest conversation; a longer one has no score.
+
+    Raises:
+        UserError: checkpoint or head cannot be read, or they do not fit each other.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | Path,
+        head_file: str | Path,
+        mesh: Mesh,
+        *,
+        dtype: str = "float32",
+        batch: int = 8,
+        max_tokens: int = 4_096,
+    ) -> None:
+        self.identity = f"{checkpoint} {head_file} {dtype} {max_tokens}"
+        self._head: ScalarHead = load_scalar_head(checkpoint, head_file, mesh, dtype=dtype)
+        sidecars = weights.sidecar_dir(weights.resolve(str(checkpoint)))
+        self._chat = Chat.from_dir(sidecars)
+        self._processor = ImageProcessor.from_dir(sidecars)
+        vision = QwenVLConfig.from_hf_dir(sidecars).vision
+        self._window_units = vision.window_size // (vision.patch_size * vision.merge_size)
+        self._shards = data_shards(mesh)
+        self._batch = -(-batch // self._shards) * self._shards
+        self._max_tokens = max_tokens
+        self._lock = threading.Lock()
+
+    def score(self, items: Sequence[AnswerItem]) -> list[float]:
+        """One score per item, in order; NaN for an item that cannot be encoded.
+
+        Deterministic, and independent of the batch an item comes in up to float rounding.
+        """
+        scores = [math.nan] * len(items)
+        encoded: list[tuple[int, Encoded]] = []
+        for index, item in enumerate(items):
+            try:
+                encoded.append((index, self._encode(item)))
+            except (UserError, OSError):
+                continue
+        encoded.sort(key=lambda pair: pair[1].length)  # like lengths together: less padding
+        for start in range(0, len(encoded), self._batch):
+            part = encoded[start : start + self._batch]
+            for (index, _), value in zip(part, self._score([e for _, e in part]), strict=True):
+                scores[index] = value
+        return scores
+
+    def _encode(self, item: AnswerItem) -> Encoded:
+        images = [decode_image(Path(path).read_bytes(), path) for path in item.images]
+        record = Record("reward head", item.question, item.images, answer=item.answer)
+        return encode_sft(record, images, self._chat, self._processor, max_tokens=self._max_tokens)
+
+    def _score(self, sequences: list[Encoded]) -> list[float]:
+        rows = [[sequence] for sequence in sequences]
+        rows += [[] for _ in range(-len(rows) % self._batch)]
+        batch = collate_rows(
+            rows,
+            self._shards,
+            pad_id=self._chat.pad_id,
+            tokens_per_row=ladder(max(s.length for s in sequences), 64),
+            window_units=self._window_units,
+        )
+        vision = None
+        if any(sequence.grids for sequence in sequences):
+            vision = VisionInputs(*batch.vision)
+        inputs = RowInputs(
+            batch.ids_BT, batch.positions_BT3, batch.segment_ids_BT, batch.unit_src_BT, vision
+        )
+        with self._lock:  # scoring threads take turns on the devices
+            return [float(score) for score in self._head.score(inputs)[: len(sequences)]]
