@@ -4,6 +4,7 @@ import math
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from jax.sharding import Mesh
 
@@ -96,11 +97,11 @@ class InProcessRewardHead:
             tokens_per_row=ladder(max(s.length for s in sequences), 64),
             window_units=self._window_units,
         )
-        vision = None
-        if any(sequence.grids for sequence in sequences):
-            vision = VisionInputs(*batch.vision)
-        inputs = RowInputs(
-            batch.ids_BT, batch.positions_BT3, batch.segment_ids_BT, batch.unit_src_BT, vision
-        )
+        text: list[Any] = [
+            *(batch.ids_BT, batch.positions_BT3, batch.segment_ids_BT, batch.unit_src_BT)
+        ]
+        buffer: list[Any] = list(batch.vision)
+        has_images = any(sequence.grids for sequence in sequences)
+        inputs = RowInputs(*text, VisionInputs(*buffer) if has_images else None)
         with self._lock:  # scoring threads take turns on the devices
             return [float(score) for score in self._head.score(inputs)[: len(sequences)]]
