@@ -121,7 +121,7 @@ class Ours:
         if repeat:
             samples, g = [s for s in samples for _ in range(g)], 1
         self.shape = Shape(len(samples), g)
-        batch = collate_prompts(samples, pad_id=0, min_tokens=8, rows_per_bin=2)
+        batch = collate_prompts(samples, pad_id=0, min_tokens=8, rows_per_bin=16)
         self.prompt: PromptInputs = jax.device_put(prompt_inputs(batch))
         graphdef, _ = split_model(config, Compute(unroll=True))
         algo = AlgoSettings(kl_coef=KL, kl_target=0.0, updates_per_rollout=1)

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from vlaa_jax.algos import kl, losses
+from vlaa_jax.models.qwen_vl.flops import group_flops
+from vlaa_jax.parallel.peak import peak_flops
 from vlaa_jax.rewards.mixed import reward_metrics
 from vlaa_jax.rollout.engine import Rollout
 from vlaa_jax.schema import UserError
@@ -48,6 +50,7 @@ def train(run: Run) -> None:
 
             metrics = {**reward_metrics(gathered.scores), **group_metrics(gathered), **update}
             metrics |= rollout_metrics(groups.rollout, clock) | run.batch_metrics()
+            metrics |= speed_metrics(run, groups, clock)
             run.progress = Progress(step + 1, run.loader.get_state(), float(run.kl.coef))
             if run.evaluates(step):
                 metrics |= run.evaluate(step + 1)
@@ -190,6 +193,26 @@ def _update_metrics(
         "policy/logprob_gap_mean": float(summary["logprob_gap"]),
         "policy/logprob_gap_max": float(summary["logprob_gap_max"]),
     }
+
+
+def speed_metrics(run: Run, groups: Groups, clock: StepClock) -> Metrics:
+    """FLOP/s of the update, of real tokens and patches alone, and their share of the peak (MFU).
+
+    Counted as three forward passes, a backward pass being two: with frozen parts or LoRA some of
+    that work is not done, and the figure is an upper bound.
+    """
+    encoded = [prompt.encoded for prompt in groups.prompts]
+    forward = group_flops(
+        run.checkpoint.config,
+        [sample.length for sample in encoded],
+        groups.rollout.length_PG.tolist(),
+        [grid for sample in encoded for grid in sample.grids],
+    )
+    speed = 3 * forward / clock.seconds["update"]
+    devices = run.mesh.devices.reshape(-1).tolist()
+    peak = peak_flops(devices[0])
+    share = {"train/mfu": speed / (peak * len(devices))} if peak else {}
+    return {"train/tflop_per_s": speed / 1e12, **share}
 
 
 def rollout_metrics(rollout: Rollout, clock: StepClock) -> Metrics:
