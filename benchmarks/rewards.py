@@ -109,6 +109,9 @@ KINDS = [
     ("f(x)={a}\\cos(x)-{b}", "y={a}\\cos x-{b}"),
     ("{a}-\\sin^2({b}x)", "{am}+\\cos^2({b}x)"),
     ("{a}\\pm\\sqrt{{{b}}}", "{a}\\pm {b}^{{\\frac{{1}}{{2}}}}"),
+    ("(x-{a})^2+y^2={b}", "y^2={b}-(x-{a})^2"),
+    ("{a}\\sin(2x)+{b}", "{b}+{aa}\\sin(x)\\cos(x)"),
+    ("{a}^{{x}}\\text{{ or }}{b}", "{b}\\text{{ or }}{a}^{{x}}"),
 ]  # fmt: skip
 """(gold, answer) of the kinds that occur; the last two are beyond the exact path."""
 
@@ -120,8 +123,16 @@ def expressions(count: int, rng: random.Random) -> list[tuple[str, str, float]]:
         a, b = rng.randrange(2, 400), rng.randrange(2, 400)
         gold, answer = KINDS[len(rows) % len(KINDS)]
         names = {"a": a, "b": b, "s": a + b, "p": a * b, "aab": a * a * b, "bb": a + b, "am": a - 1}
+        names["aa"] = 2 * a
         right = rng.random() < 0.5
-        wrong = {**names, "a": a + 1, "aab": a * a * b + 1, "s": a + b + 1, "am": a}
+        wrong = {
+            **names,
+            "a": a + 1,
+            "aab": a * a * b + 1,
+            "s": a + b + 1,
+            "am": a,
+            "aa": 2 * a + 1,
+        }
         row = (gold.format(**names), answer.format(**(names if right else wrong)), float(right))
         if row[:2] not in seen:
             seen.add(row[:2])
@@ -198,7 +209,7 @@ def bench_paths(rounds: int, count: int, workers: int) -> dict[str, list[float]]
     paths: dict[str, list[float]] = {"host": [], "worker": [], "host_share": []}
     settings = RewardSettings(math_workers=workers, math_timeout_s=30.0)
     with MixedReward(settings) as mixed:
-        mixed.score([ScoreRequest("math", "1", output("2-\\sin^2 x-\\cos^2 x"))])
+        mixed.score([ScoreRequest("math", "\\sin(2x)", output("2\\sin(x)\\cos(x)"))])
         for turn in range(rounds):
             rows = expressions(count, random.Random(50 + turn))
             start = time.process_time()

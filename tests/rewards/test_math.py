@@ -194,8 +194,8 @@ def test_plain_golds_are_decided_on_the_host(gold):
 
 
 def test_the_gold_goes_first_and_wrapped():
-    item = prepare_case("\\cos^2(x)", "1-\\sin^2(x)").item
-    assert item == {"gold": "$1-\\sin^2(x)$", "answer": "$\\cos^2(x)$"}
+    item = prepare_case("2\\sin(x)\\cos(x)", "\\sin(2x)").item
+    assert item == {"gold": "$\\sin(2x)$", "answer": "$2\\sin(x)\\cos(x)$"}
 
 
 def test_order_matters_to_the_parser_and_is_kept(score_answer):

@@ -98,10 +98,14 @@ class InProcessRewardHead:
             window_units=self._window_units,
         )
         text: list[Any] = [
-            *(batch.ids_BT, batch.positions_BT3, batch.segment_ids_BT, batch.unit_src_BT)
+            batch.ids_BT,
+            batch.positions_BT3,
+            batch.segment_ids_BT,
+            batch.unit_src_BT,
         ]
         buffer: list[Any] = list(batch.vision)
         has_images = any(sequence.grids for sequence in sequences)
-        inputs = RowInputs(*text, VisionInputs(*buffer) if has_images else None)
+        text.append(VisionInputs(*buffer) if has_images else None)
+        inputs = RowInputs(*text)
         with self._lock:  # scoring threads take turns on the devices
             return [float(score) for score in self._head.score(inputs)[: len(sequences)]]

@@ -9,7 +9,7 @@ import functools
 import itertools
 from collections.abc import Sequence
 
-from vlaa_jax.rewards.exact import floats
+from vlaa_jax.rewards.exact import curves, floats
 from vlaa_jax.rewards.exact.normal import Algebra, Quotient, positive_content, variables
 from vlaa_jax.rewards.exact.syntax import Shape, Tree, Unsupported, read
 
@@ -120,7 +120,7 @@ def _equations(gold: Shape, said: Shape) -> bool | None:
         return None  # an identity: its form says nothing about its letters
     if _ratio(algebra, left, right) is not None:
         return True
-    return False if _plainly_apart(left, right) else None
+    return False if _plainly_apart(left, right) or curves.apart(left, right) else None
 
 
 def _inequalities(gold: Shape, said: Shape) -> bool | None:

@@ -3,7 +3,7 @@
 Kernels are pi, roots of primes, e and primes to the power of a monomial, logarithms of primes, and
 roots, powers and functions of anything else, named by their argument's normal form. Equal forms are
 equal expressions wherever both are defined, for real variables and principal roots. Unequal forms
-prove nothing (sin^2 + cos^2 is not recognised as 1): ``floats`` shows differences.
+prove nothing (sin 2x is not recognised as 2 sin x cos x): ``floats`` shows differences.
 
 A polynomial is a dict from monomials to nonzero Fractions; a monomial is a sorted tuple of
 (kernel name, positive power).
@@ -24,8 +24,13 @@ MAX_BITS = 1_000
 """Of one coefficient."""
 MAX_POWER = 24
 MAX_FACTORED = 10**9
-_EVEN = frozenset({"cos", "sec", "cosh", "abs"})
-_ODD = frozenset({"sin", "tan", "cot", "csc", "arcsin", "arctan", "sinh", "tanh"})
+_EVEN = frozenset({"cos", "cosh", "abs"})
+_ODD = frozenset({"sin", "arcsin", "arctan", "sinh"})
+
+_RATIOS = {
+    "tan": ("sin", "cos"), "cot": ("cos", "sin"), "sec": ("one", "cos"), "csc": ("one", "sin"),
+    "tanh": ("sinh", "cosh"),
+}  # fmt: skip
 
 ONE: Poly = {(): Fraction(1)}
 
@@ -63,7 +68,7 @@ class Algebra:
     def __init__(self) -> None:
         self._work = MAX_WORK
         self._squares: dict[str, tuple[int, Poly]] = {}
-        """kernel -> (n, p): its n-th power is p. Roots of primes need no entry."""
+        """kernel -> (n, p): its n-th power is p, as cos^2 is 1 - sin^2; not for roots of primes."""
 
     # -- polynomials
 
@@ -305,6 +310,11 @@ class Algebra:
             return self._exponential("e", argument)
         if function == "ln":
             return self._ln(argument)
+        if function in _RATIOS:
+            over, under = (self._function(n, argument) for n in _RATIOS[function])
+            return self.product(over, self.inverse(under))
+        if function == "one":
+            return constant(Fraction(1))
         number = rational(argument)
         if function == "abs" and number is not None:
             return constant(abs(number))
@@ -315,7 +325,15 @@ class Algebra:
         if function == "abs":
             sign = positive_content(argument.num) / positive_content(argument.den)
             argument = self.product(argument, constant(1 / sign))
-        return self.product(constant(sign), _kernel(f"'{function}({name(argument)})"))
+        label = name(argument)
+        if function in ("cos", "cosh"):
+            other = f"'{'sin' if function == 'cos' else 'sinh'}({label})"
+            square = Fraction(-1 if function == "cos" else 1)
+            self._squares[f"'{function}({label})"] = (2, {(): Fraction(1), ((other, 2),): square})
+        if function == "abs" and list(argument.den) == [()]:
+            whole = {m: c / argument.den[()] for m, c in argument.num.items()}
+            self._squares[f"'abs({label})"] = (2, self.times(whole, whole))
+        return self.product(constant(sign), _kernel(f"'{function}({label})"))
 
 
 def _prime_root(kernel: str) -> tuple[int, int]:

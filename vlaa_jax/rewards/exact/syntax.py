@@ -151,6 +151,8 @@ class _Reader:
         first = self._element()
         if self._next == "\\cup":
             return self._union(first)
+        if self._next == "\\pm":
+            return self._either(first)
         elements = [first]
         while self._next == ",":
             self._take()
@@ -161,6 +163,16 @@ class _Reader:
         if _THOUSANDS.search(self._text):
             raise Unsupported  # 1,234 may be one number
         return Shape("set", tuple(elements))
+
+    def _either(self, first: Shape) -> Shape:
+        """``a \\pm b`` is the set of a+b and a-b."""
+        self._take()
+        tree = self._sum()
+        self._expect("")
+        if first.kind != "expr":
+            raise Unsupported
+        both = (("add", first.parts[0], other) for other in (tree, ("neg", tree)))
+        return Shape("set", tuple(Shape("expr", (part,)) for part in both))
 
     def _union(self, first: Shape) -> Shape:
         pieces = [first]
@@ -445,7 +457,7 @@ class _Reader:
         return tree
 
 
-_NO_FACTOR = frozenset({*_SIGNS, *_PRODUCTS, "\\cup", "\\end", "\\infty", "\\circ"})
+_NO_FACTOR = frozenset({*_SIGNS, *_PRODUCTS, "\\pm", "\\cup", "\\end", "\\infty", "\\circ"})
 
 
 def _number(token: str) -> Tree:
