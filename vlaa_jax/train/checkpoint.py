@@ -105,8 +105,8 @@ class Checkpoints:
         Returns:
             The state, all parameters (nested dict), and the progress.
         """
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, merge(state.trainable, frozen))
-        optimizer = jax.tree.map(ocp.utils.to_shape_dtype_struct, _optimizer_tree(state))
+        abstract = jax.tree.map(_abstract, merge(state.trainable, frozen))
+        optimizer = jax.tree.map(_abstract, _optimizer_tree(state))
         items = {
             PARAMS: ocp.args.StandardRestore(abstract),
             OPTIMIZER: ocp.args.StandardRestore(optimizer),
@@ -122,6 +122,12 @@ class Checkpoints:
         """Waits for writes under way."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def _abstract(leaf: Any) -> Any:
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return leaf
+    return ocp.utils.to_shape_dtype_struct(leaf)
 
 
 def _optimizer_tree(state: TrainState) -> dict[str, Any]:

@@ -41,7 +41,7 @@ from vlaa_jax.train.prompts import (
     load_checked,
     training_loader,
 )
-from vlaa_jax.train.state import merge, new_state, partition
+from vlaa_jax.train.state import abstract_state, merge, new_state, partition
 from vlaa_jax.train.step import Policy, Steps
 
 OPERATIONAL = (
@@ -118,20 +118,24 @@ class Run:
         trainable, self.frozen = partition(
             params, settings.model.freeze, adapters_only=adapters_only
         )
+        self.checkpoints = Checkpoints(self.workdir / "checkpoints", settings.run.keep_checkpoints)
+        resumes = self.checkpoints.latest is not None
         # The reference is the starting point itself; arrays that never train are shared with it.
-        # With LoRA that is the base, adapters off.
-        copied = algo.kl_coef and not adapters_only
-        start = jax.tree.map(jnp.copy, trainable) if copied else trainable
-        self.reference = without_adapters(merge(start, self.frozen))
-        self.state = new_state(trainable, optimizer, replicated(self.mesh))
+        # With LoRA that is the base, adapters off. Updates write over what they are given, so a new
+        # run trains a copy; a resumed one trains what the checkpoint holds.
+        self.reference = without_adapters(merge(trainable, self.frozen)) if algo.kl_coef else {}
+        if algo.kl_coef and not adapters_only and not resumes:
+            trainable = jax.tree.map(jnp.copy, trainable)
+        make_state = abstract_state if resumes else new_state
+        self.state = make_state(trainable, optimizer, replicated(self.mesh))
         self.kl = kl.kl_controller(
             algo.kl_coef, target=algo.kl_target or 1.0, horizon=algo.kl_horizon
         )
-        self.checkpoints = Checkpoints(self.workdir / "checkpoints", settings.run.keep_checkpoints)
         self.progress = Progress(0, {}, algo.kl_coef)
         self._saved = 0
         self._evaluated: tuple[int, dict[str, float]] | None = None
-        if self.checkpoints.latest is not None:
+        if resumes:
+            del params, trainable  # freed before the checkpoint's arrays come
             self.state, _, self.progress = self.checkpoints.restore(self.state, self.frozen)
             self._saved = self.progress.step
             self.kl = self.kl._replace(coef=jnp.float32(self.progress.kl_coef))

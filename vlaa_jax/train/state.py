@@ -45,6 +45,21 @@ def new_state(
     return TrainState(trainable, opt_state, zero, jax.device_put(jnp.int32(0), everywhere))
 
 
+def abstract_state(
+    trainable: Tree, optimizer: optax.GradientTransformation, everywhere: NamedSharding
+) -> TrainState:
+    """Shapes, dtypes and places of `new_state`, to restore a checkpoint into; holds no memory."""
+    places = _optimizer_places(trainable, optimizer, everywhere)
+
+    def at(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    shapes = jax.eval_shape(optimizer.init, trainable)
+    count: Any = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
+    params = jax.tree.map(lambda leaf: at(leaf, leaf.sharding), trainable)
+    return TrainState(params, jax.tree.map(at, shapes, places), count, count)
+
+
 def _optimizer_places(
     trainable: Tree, optimizer: optax.GradientTransformation, everywhere: NamedSharding
 ) -> Any:

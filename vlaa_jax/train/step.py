@@ -89,8 +89,10 @@ class Policy:
         entropy_gradient: bool = False,
     ) -> tuple[Array, Array]:
         """Log-probability of each completion token and the entropy there, float32 [P, G, T]."""
-        adapted = self.base_graphdef is None or has_adapters(params)
-        model: QwenVL = nnx.merge(self.graphdef if adapted else self.base_graphdef, params)
+        graphdef = self.graphdef
+        if self.base_graphdef is not None and not has_adapters(params):
+            graphdef = self.base_graphdef
+        model: QwenVL = nnx.merge(graphdef, params)
         hidden = model.hidden_groups(prompt, completion_inputs(prompt, tokens_PGT))
         logprobs_N, entropy_N = token_logprobs(
             hidden.reshape(-1, hidden.shape[-1]),
