@@ -5,7 +5,7 @@ import math
 from vlaa_jax.rewards.exact.normal import Poly, Quotient, variables
 
 _PLACES = (0.0, 1.0, -1.0, 0.5, 2.0, -2.5, 3.0, 5.0, -7.0)
-_OFF = 1e-3
+_OFF = 1e-6
 """Relative size of what is left of an equation at a point that is not on its curve."""
 
 

@@ -7,9 +7,12 @@ from typing import Any
 from vlaa_jax.rewards.exact.syntax import Tree
 
 POINTS = 3
-_RELATIVE = 1e-4
-_NOISE = 1e-9
-"""Share of the largest intermediate value below which a difference may be rounding."""
+_ROUNDING = 3e-6
+"""Math-Verify takes decimals as equal that agree to six places."""
+_NOISE = 1e-12
+"""Share of the largest intermediate value below which a difference may be float error."""
+_CANCELLED = 1e-4
+"""A sum so much smaller than its terms has lost digits: then the share is a thousandfold."""
 
 _FUNCTIONS: dict[str, Any] = {
     "abs": abs, "sin": cmath.sin, "cos": cmath.cos, "tan": cmath.tan,
@@ -21,20 +24,18 @@ _FUNCTIONS: dict[str, Any] = {
 
 
 class Value:
-    """A tree's value at one point and the largest magnitude met on the way there."""
+    """A tree's value at one point, and a bound on its float error."""
 
-    __slots__ = ("largest", "number")
+    __slots__ = ("error", "number")
 
-    def __init__(self, number: complex, largest: float) -> None:
+    def __init__(self, number: complex, error: float) -> None:
         self.number = number
-        self.largest = largest
+        self.error = error
 
     def differs(self, other: "Value") -> bool:
         """Plainly different: beyond any rounding of six decimals, and beyond float error."""
         gap = abs(self.number - other.number)
-        size = max(abs(self.number), abs(other.number))
-        noise = _NOISE * max(self.largest, other.largest)
-        return gap > _RELATIVE * (1.0 + size) + noise
+        return gap > _ROUNDING + self.error + other.error
 
 
 def values(tree: Tree) -> tuple[Value | None, ...]:
@@ -50,7 +51,7 @@ def _value(tree: Tree, point: int) -> Value | None:
         return None
     if not (cmath.isfinite(number) and walk.largest < 1e12):
         return None
-    return Value(number, walk.largest)
+    return Value(number, walk.noise * walk.largest)
 
 
 def _coordinate(name: str, point: int) -> float:
@@ -64,6 +65,7 @@ class _Walk:
     def __init__(self, point: int) -> None:
         self._point = point
         self.largest = 1.0
+        self.noise = _NOISE
 
     def of(self, tree: Tree) -> complex:
         number = complex(self._of(tree))
@@ -80,7 +82,7 @@ class _Walk:
         if kind == "var":
             return _coordinate(tree[1], self._point)
         if kind == "add":
-            return self.of(tree[1]) + self.of(tree[2])
+            return self._sum(self.of(tree[1]), self.of(tree[2]))
         if kind == "mul":
             return self.of(tree[1]) * self.of(tree[2])
         if kind == "div":
@@ -97,6 +99,12 @@ class _Walk:
         if kind == "log":
             return cmath.log(self.of(tree[2])) / cmath.log(self.of(tree[1]))
         return {"pi": math.pi, "e": math.e, "inf": math.inf}[kind]
+
+    def _sum(self, left: complex, right: complex) -> complex:
+        total = left + right
+        if total and abs(total) < _CANCELLED * max(abs(left), abs(right)):
+            self.noise = 1e3 * _NOISE
+        return total
 
 
 def _power(base: complex, exponent: complex) -> complex:
