@@ -5,8 +5,7 @@
 Starts the real command once per recipe and seed, one after another; finished runs are not repeated
 and interrupted ones go on (needs the extra `plots`). Every recipe gets the same steps, prompts,
 completions, learning rate and base model; it differs in what its variant of configs/grpo.py sets.
-With two updates per rollout
-the second one is off-policy, so that clips and ratios have something to do.
+With two updates per rollout the second one is off-policy: clips and ratios have something to do.
 """
 
 import argparse
