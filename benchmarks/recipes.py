@@ -112,7 +112,8 @@ def main() -> None:
     found: dict[str, list[dict[str, Any]]] = {recipe: [] for recipe in args.recipes}
     for seed in args.seeds:
         for recipe in args.recipes:
-            workdir = args.out / f"{RECIPES[recipe].replace(',', '-')}-{seed}"
+            name = RECIPES[recipe].replace(",", "-")
+            workdir = args.out / f"{name}-{args.steps}-{seed}"
             run(RECIPES[recipe], seed, workdir, options)
             found[recipe].append(read(workdir))
     print(table(found))

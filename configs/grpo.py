@@ -22,9 +22,9 @@ Paper: 8 x H100, 49 rollouts of 512 prompts x 4 completions. Planned, not measur
 that kind answers and learns from about 2.2-2.7 responses per second on an H100 at 7B (EasyR1's
 published numbers), so the 100,352 responses of a run take 5 hours or so on 8 H100 at 7B and 2 to 3
 at 3B; expect the same order from a TPU v5p-16. Nothing larger than `tiny` has been run with this
-code yet. Memory of full training with float32 parameters, AdamW moments, gradients and a bfloat16
-reference: 18 bytes per parameter over the mesh, 68 GB for 3B and 150 GB for 7B before activations;
-set `mesh.fsdp` accordingly.
+code yet. Memory of full training, all in float32: parameters, reference, two AdamW moments,
+gradients, and a second set of gradients while micro-batches add up, 24 bytes per parameter over the
+mesh: 90 GB for 3B and 200 GB for 7B before activations. Set `mesh.fsdp` accordingly.
 
 Values marked (inferred) are not published; they are the defaults of the framework family the
 authors adapted.

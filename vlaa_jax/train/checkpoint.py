@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
@@ -57,6 +56,9 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(directory.resolve(), options=options)
         except OSError as error:
             raise UserError(f"{directory}: cannot be written ({error.strerror})") from error
+        metrics = None if self.best is None else self._manager.metrics(self.best)
+        self.best_score = float(metrics[SCORE]) if metrics else float("-inf")
+        """Held-out reward of the best checkpoint; -inf before the first."""
 
     @property
     def latest(self) -> int | None:
@@ -67,12 +69,6 @@ class Checkpoints:
     def best(self) -> int | None:
         """Step of the checkpoint with the highest held-out reward, if one was evaluated."""
         return self._manager.best_step()
-
-    @property
-    def best_score(self) -> float:
-        """Held-out reward of the best checkpoint; -inf before the first."""
-        metrics = None if self.best is None else self._manager.metrics(self.best)
-        return float(metrics[SCORE]) if metrics else float("-inf")
 
     def save(
         self,
@@ -95,39 +91,36 @@ class Checkpoints:
             PROGRESS: ocp.args.JsonSave(progress._asdict()),
         }
         metrics = None if score is None else {SCORE: score}
+        self.best_score = max(self.best_score, float("-inf") if score is None else score)
         self._manager.save(progress.step, args=ocp.args.Composite(**items), metrics=metrics)
 
     def restore(
         self, state: TrainState, frozen: Mapping[str, Any]
     ) -> tuple[TrainState, dict[str, Any], Progress]:
-        """Reads the newest checkpoint into the shapes and places of `state`.
+        """Reads the newest checkpoint.
+
+        Args:
+            state: shapes, dtypes and places of what trains (`state.abstract_state`).
+            frozen: the same of what does not.
 
         Returns:
-            The state, all parameters (nested dict), and the progress.
+            The state, the frozen parameters, and the progress.
         """
-        abstract = jax.tree.map(_abstract, merge(state.trainable, frozen))
-        optimizer = jax.tree.map(_abstract, _optimizer_tree(state))
         items = {
-            PARAMS: ocp.args.StandardRestore(abstract),
-            OPTIMIZER: ocp.args.StandardRestore(optimizer),
+            PARAMS: ocp.args.StandardRestore(merge(state.trainable, frozen)),
+            OPTIMIZER: ocp.args.StandardRestore(_optimizer_tree(state)),
             PROGRESS: ocp.args.JsonRestore(),
         }
         found = self._manager.restore(self.latest, args=ocp.args.Composite(**items))
-        tree = found[OPTIMIZER]
-        trainable = _like(state.trainable, found[PARAMS])
+        tree, params = found[OPTIMIZER], found[PARAMS]
+        trainable = _like(state.trainable, params)
         restored = TrainState(trainable, tree["opt_state"], tree["updates"], tree["skipped"])
-        return restored, found[PARAMS], Progress(**found[PROGRESS])
+        return restored, _like(frozen, params), Progress(**found[PROGRESS])
 
     def close(self) -> None:
         """Waits for writes under way."""
         self._manager.wait_until_finished()
         self._manager.close()
-
-
-def _abstract(leaf: Any) -> Any:
-    if isinstance(leaf, jax.ShapeDtypeStruct):
-        return leaf
-    return ocp.utils.to_shape_dtype_struct(leaf)
 
 
 def _optimizer_tree(state: TrainState) -> dict[str, Any]:

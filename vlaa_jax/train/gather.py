@@ -30,12 +30,14 @@ class Gathered(NamedTuple):
         scores: of everything that was sampled, kept or not.
         constant_frac: share of sampled groups whose completions were all paid the same.
         rounds: rollouts that were needed.
+        sampled_tokens: tokens of everything that was sampled.
     """
 
     groups: Groups
     scores: list[Score]
     constant_frac: float
     rounds: int
+    sampled_tokens: int
 
 
 class Pending(NamedTuple):
@@ -86,6 +88,7 @@ def _parts(run: Run, prompts: Sequence[Prompt]) -> Iterator[PromptInputs]:
 
 def refill(run: Run, step: int, first: Groups, scorer: Executor, clock: StepClock) -> Gathered:
     """Replaces groups that teach nothing, as far as algo.dynamic_sampling allows."""
+    clock.lap("reward")
     wanted, groups, rounds = len(first.prompts), first, 1
     useful = varied(groups.raw_PG)
     while useful.sum() < wanted and rounds <= run.settings.algo.dynamic_sampling:
@@ -95,7 +98,8 @@ def refill(run: Run, step: int, first: Groups, scorer: Executor, clock: StepCloc
         useful = varied(groups.raw_PG)
         rounds += 1
     scores, share = groups.scores, float(np.mean(~useful))
+    tokens = int(groups.rollout.length_PG.sum())
     if rounds > 1:
         # The useful ones first, as they were drawn; the rest fills what the cap left open.
         groups = groups.take(np.argsort(~useful, kind="stable")[:wanted].tolist())
-    return Gathered(groups, scores, share, rounds)
+    return Gathered(groups, scores, share, rounds, tokens)

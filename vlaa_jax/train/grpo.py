@@ -49,14 +49,15 @@ def train(run: Run) -> None:
             clock.lap("update")
 
             metrics = {**reward_metrics(gathered.scores), **group_metrics(gathered), **update}
-            metrics |= rollout_metrics(groups.rollout, clock) | run.batch_metrics()
+            metrics |= rollout_metrics(gathered, clock) | run.batch_metrics()
             metrics |= speed_metrics(run, groups, clock)
-            run.progress = Progress(step + 1, run.loader.get_state(), float(run.kl.coef))
             if run.evaluates(step):
                 metrics |= run.evaluate(step + 1)
             if run.logs_rollouts(step):
                 write_rollouts(run.workdir, step, groups, advantages_PG)
             run.report(step, metrics, clock)
+            # Only now is the step done: whatever interrupts it before makes it be done again.
+            run.progress = Progress(step + 1, run.loader.get_state(), float(run.kl.coef))
             if run.saves(step):
                 run.save()
 
@@ -215,13 +216,14 @@ def speed_metrics(run: Run, groups: Groups, clock: StepClock) -> Metrics:
     return {"train/tflop_per_s": speed / 1e12, **share}
 
 
-def rollout_metrics(rollout: Rollout, clock: StepClock) -> Metrics:
-    """Lengths and speed of a rollout."""
+def rollout_metrics(gathered: Gathered, clock: StepClock) -> Metrics:
+    """Lengths and speed: of the groups trained on, and of everything that was sampled."""
+    rollout = gathered.groups.rollout
     tokens = float(rollout.length_PG.sum())
     return {
         "rollout/length_mean": float(rollout.length_PG.mean()),
         "rollout/truncated_frac": float(rollout.truncated_PG.mean()),
-        "rollout/tokens_per_s": tokens / clock.seconds["rollout"],
+        "rollout/tokens_per_s": gathered.sampled_tokens / clock.seconds["rollout"],
         "train/tokens_per_s": tokens / clock.seconds["update"],
         "padding/completion_frac": 1.0 - tokens / rollout.tokens_PGT.size,
     }

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh
 from rich.console import Console
 from rich.table import Table
@@ -41,18 +41,9 @@ from vlaa_jax.train.prompts import (
     load_checked,
     training_loader,
 )
-from vlaa_jax.train.state import abstract_state, merge, new_state, partition
+from vlaa_jax.train.state import abstract_state, merge, new_state, partition, to_shape
 from vlaa_jax.train.step import Policy, Steps
-
-OPERATIONAL = (
-    "data.workers",
-    "data.bad_records",
-    "run.save_every",
-    "run.keep_checkpoints",
-    "run.log_rollouts_every",
-    "run.compilation_cache",
-)
-"""Settings that may differ when a run is resumed: they change no number."""
+from vlaa_jax.train.workdir import check_files, check_workdir, plain
 
 
 class Run:
@@ -79,11 +70,12 @@ class Run:
         self.workdir = workdir
         self.console = console or Console()
         self.compilations = CompileCounter()
-        _check_workdir(workdir, settings)
-        _check_files(settings.data)
+        check_workdir(workdir, settings)
+        check_files(settings.data)
         self.reward = MixedReward(rewards)
         self.mesh: Mesh = make_mesh(**dataclasses.asdict(settings.mesh))
         _check_shards(settings, data_shards(self.mesh))
+        _check_overlong(settings, rewards)
         self.checkpoint: Checkpoint = open_checkpoint(settings.model, settings.data, self.mesh)
         self.reward.start()
         self.collate_on_mesh = Collator(self.checkpoint, settings.data, self.mesh)
@@ -95,7 +87,7 @@ class Run:
         self._seconds: deque[float] = deque(maxlen=10)
         # Only now, when everything opened: a mistyped option must not claim the directory.
         copy_sidecars(self.checkpoint.sidecars, workdir / "hf")
-        save_json(workdir / "config.json", _plain(settings))
+        save_json(workdir / "config.json", plain(settings))
 
     # -- set-up ---------------------------------------------------------------------------
 
@@ -113,33 +105,44 @@ class Run:
         limit = settings.rollout.max_new_tokens
         self.steps = Steps(policy, algo, optimizer, max_new_tokens=limit)
         self.engine = self._engine(settings.rollout.completions)
-        params = self.checkpoint.load_params(settings.seed)
-        adapters_only = bool(settings.model.lora.rank)
-        trainable, self.frozen = partition(
-            params, settings.model.freeze, adapters_only=adapters_only
-        )
         self.checkpoints = Checkpoints(self.workdir / "checkpoints", settings.run.keep_checkpoints)
-        resumes = self.checkpoints.latest is not None
-        # The reference is the starting point itself; arrays that never train are shared with it.
-        # With LoRA that is the base, adapters off. Updates write over what they are given, so a new
-        # run trains a copy; a resumed one trains what the checkpoint holds.
-        self.reference = without_adapters(merge(trainable, self.frozen)) if algo.kl_coef else {}
-        if algo.kl_coef and not adapters_only and not resumes:
-            trainable = jax.tree.map(jnp.copy, trainable)
-        make_state = abstract_state if resumes else new_state
-        self.state = make_state(trainable, optimizer, replicated(self.mesh))
-        self.kl = kl.kl_controller(
-            algo.kl_coef, target=algo.kl_target or 1.0, horizon=algo.kl_horizon
-        )
-        self.progress = Progress(0, {}, algo.kl_coef)
         self._saved = 0
         self._evaluated: tuple[int, dict[str, float]] | None = None
-        if resumes:
-            del params, trainable  # freed before the checkpoint's arrays come
-            self.state, _, self.progress = self.checkpoints.restore(self.state, self.frozen)
+        self.progress = Progress(0, {}, algo.kl_coef)
+        self._load(optimizer)
+        self.kl = kl.kl_controller(
+            algo.kl_coef, target=algo.kl_target or 1.0, horizon=algo.kl_horizon
+        )._replace(coef=jnp.float32(self.progress.kl_coef))
+
+    def _load(self, optimizer: optax.GradientTransformation) -> None:
+        """Parameters, reference and optimizer state, new or from the newest checkpoint.
+
+        The reference is the starting point itself; arrays that never train are shared with it, and
+        with LoRA it is the base with adapters off. Nothing is on the devices twice: what a
+        checkpoint brings is given up before it is read.
+        """
+        settings, everywhere = self.settings, replicated(self.mesh)
+        adapters_only = bool(settings.model.lora.rank)
+        trainable, frozen = partition(
+            self.checkpoint.load_params(settings.seed),
+            settings.model.freeze,
+            adapters_only=adapters_only,
+        )
+        has_own_start = bool(settings.algo.kl_coef) and not adapters_only
+        start = trainable if has_own_start else {}
+        if self.checkpoints.latest is not None:
+            shapes = abstract_state(trainable, optimizer, everywhere)
+            frozen = jax.tree.map(to_shape, frozen)
+            del trainable
+            self.state, frozen, self.progress = self.checkpoints.restore(shapes, frozen)
             self._saved = self.progress.step
-            self.kl = self.kl._replace(coef=jnp.float32(self.progress.kl_coef))
             self.console.print(f"resuming at step {self.progress.step}")
+        else:
+            # Updates write over what they are given: the reference keeps the arrays, we a copy.
+            own = jax.tree.map(jnp.copy, trainable) if has_own_start else trainable
+            self.state = new_state(own, optimizer, everywhere)
+        self.frozen = frozen
+        self.reference = without_adapters(merge(start, frozen)) if settings.algo.kl_coef else {}
 
     def _engine(self, completions: int) -> Engine:
         rollout = self.settings.rollout
@@ -150,7 +153,7 @@ class Run:
             sampling=Sampling(rollout.temperature, rollout.top_k, rollout.top_p, rollout.min_p),
             eos_id=self.checkpoint.chat.end_of_turn_id,
             allowed_V=self.checkpoint.allowed_V,
-            slots=rollout.batch_prompts,
+            slots=rollout.batch_prompts or rollout.prompts,
             burst=rollout.burst,
             mesh=self.mesh,
         )
@@ -349,69 +352,20 @@ class Run:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
-        if kind is not None and issubclass(kind, KeyboardInterrupt | UserError):
-            self._save_finished_steps()
-        self.close()
+        try:
+            if kind is not None and issubclass(kind, KeyboardInterrupt | UserError):
+                self._save_finished_steps()
+        finally:
+            self.close()
 
     def _save_finished_steps(self) -> None:
         """Keeps the steps done since the last checkpoint when a run is stopped between updates."""
-        done = self.progress.step * self.settings.algo.updates_per_rollout
-        if self.progress.step > self._saved and int(self.state.updates) == done:
-            self.save()
-
-
-def _check_workdir(workdir: Path, settings: Settings) -> None:
-    """Makes the run directory, or checks that it holds a run with these settings."""
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        if not os.access(workdir, os.W_OK):
-            raise PermissionError(13, os.strerror(13))
-        path = workdir / "config.json"
-        if not path.exists():
+        updates = self.state.updates
+        if updates.is_deleted():  # stopped in the middle of an update
             return
-        recorded = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"--workdir={workdir}: cannot be used ({reason})") from error
-    changed = sorted(
-        f"{name}: {old!r} -> {new!r}"
-        for name, (old, new) in _differences(recorded, _plain(settings)).items()
-        if name not in OPERATIONAL
-    )
-    if changed:
-        raise UserError(
-            f"--workdir={workdir} holds a run with other settings ({', '.join(changed[:5])}); "
-            "give the same command to resume it, or another workdir"
-        )
-
-
-def _check_files(data: DataSettings) -> None:
-    """Looks whether the data is there at all, before anything large is loaded."""
-    if data.records == "embedded":
-        return
-    for name in ("records", "image_root", "heldout"):
-        path = getattr(data, name)
-        if not path and name != "heldout":
-            raise UserError(f"data.{name} is not set: give it with --config.data.{name}=...")
-        if path and not Path(path).exists():
-            raise UserError(f"data.{name}: {path} does not exist")
-
-
-def _plain(settings: Settings) -> dict[str, Any]:
-    return json.loads(json.dumps(dataclasses.asdict(settings)))
-
-
-def _differences(
-    a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = ""
-) -> dict[str, tuple[Any, Any]]:
-    found: dict[str, tuple[Any, Any]] = {}
-    for name in a.keys() | b.keys():
-        left, right = a.get(name), b.get(name)
-        if isinstance(left, dict) and isinstance(right, dict):
-            found |= _differences(left, right, f"{prefix}{name}.")
-        elif left != right:
-            found[f"{prefix}{name}"] = (left, right)
-    return found
+        done = self.progress.step * self.settings.algo.updates_per_rollout
+        if self.progress.step > self._saved and int(updates) == done:
+            self.save()
 
 
 def _check_shards(settings: Settings, shards: int) -> None:
@@ -428,6 +382,15 @@ def _check_shards(settings: Settings, shards: int) -> None:
                 f"{name}: {size} prompts at once cannot be dealt to {shards} data shards "
                 "(mesh.data x mesh.fsdp); choose a multiple"
             )
+
+
+def _check_overlong(settings: Settings, rewards: RewardSettings) -> None:
+    limit = settings.rollout.max_new_tokens
+    if rewards.overlong_weight and rewards.overlong_buffer > limit:
+        raise UserError(
+            f"rewards.overlong_buffer: {rewards.overlong_buffer} tokens do not fit into "
+            f"rollout.max_new_tokens={limit}"
+        )
 
 
 def _table(kept: Mapping[str, Mapping[str, float]]) -> Table:

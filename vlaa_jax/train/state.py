@@ -56,8 +56,13 @@ def abstract_state(
 
     shapes = jax.eval_shape(optimizer.init, trainable)
     count: Any = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
-    params = jax.tree.map(lambda leaf: at(leaf, leaf.sharding), trainable)
+    params = jax.tree.map(to_shape, trainable)
     return TrainState(params, jax.tree.map(at, shapes, places), count, count)
+
+
+def to_shape(array: Any) -> jax.ShapeDtypeStruct:
+    """Shape, dtype and place of an array."""
+    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
 
 
 def _optimizer_places(
