@@ -159,8 +159,9 @@ def silu(x: Array) -> Array:
 
 def quick_gelu(x: Array) -> Array:
     """``x * sigmoid(1.702 x)`` with three roundings, as HF QuickGELUActivation."""
-    gate = jax.nn.sigmoid((1.702 * x).astype(jnp.float32)).astype(x.dtype)
-    return x * gate
+    # Scaled in float32: next to a bfloat16 array jax would round 1.702 itself to 1.703125.
+    scaled = (1.702 * x.astype(jnp.float32)).astype(x.dtype)
+    return x * jax.nn.sigmoid(scaled.astype(jnp.float32)).astype(x.dtype)
 
 
 def gelu(x: Array) -> Array:
