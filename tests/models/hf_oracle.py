@@ -13,6 +13,7 @@ from vlaa_jax.models.qwen_vl.hf_keys import canonical, key_table, nest
 from vlaa_jax.models.qwen_vl.model import RowInputs
 from vlaa_jax.models.qwen_vl.vision import VisionInputs
 
+SECOND_PER_GRID = 0.75
 IMAGE, VIDEO, VISION_START, VISION_END, VOCAB = 200, 201, 202, 203, 224
 
 TEXT = {
@@ -115,7 +116,7 @@ class Sample(NamedTuple):
 
 
 def sample(rng: np.random.Generator, pieces: list[int | tuple[int, int, int]]) -> Sample:
-    """A sequence of text runs (ints: their lengths) and images (grids of patches)."""
+    """A sequence of text runs (ints: their lengths), images and videos (grids; t > 1 is video)."""
     ids: list[int] = []
     grids = [p for p in pieces if not isinstance(p, int)]
     for piece in pieces:
@@ -123,7 +124,8 @@ def sample(rng: np.random.Generator, pieces: list[int | tuple[int, int, int]]) -
             ids += rng.integers(3, IMAGE, piece).tolist()
         else:
             t, h, w = piece
-            ids += [VISION_START, *[IMAGE] * (t * h * w // 4), VISION_END]
+            placeholder = IMAGE if t == 1 else VIDEO
+            ids += [VISION_START, *[placeholder] * (t * h * w // 4), VISION_END]
     images = [rng.normal(size=(t * h * w, 1176)).astype(np.float32) for t, h, w in grids]
     return Sample(np.array(ids), grids, images)
 
@@ -140,20 +142,35 @@ def hf_inputs(samples: list[Sample], *, pad: str = "right") -> dict[str, torch.T
     inputs = {
         "input_ids": torch.tensor(ids),
         "attention_mask": torch.tensor(mask),
-        "mm_token_type_ids": torch.tensor((ids == IMAGE).astype(np.int64)),
+        "mm_token_type_ids": torch.tensor((ids == IMAGE) + 2 * (ids == VIDEO)),
     }
-    grids = [g for s in samples for g in s.grids]
-    if grids:
-        inputs["pixel_values"] = torch.tensor(
-            np.concatenate([p for s in samples for p in s.images])
-        )
-        inputs["image_grid_thw"] = torch.tensor(grids)
+    names = {
+        False: ("pixel_values", "image_grid_thw"),
+        True: ("pixel_values_videos", "video_grid_thw"),
+    }
+    for is_video, (pixels, grid) in names.items():
+        chosen = [
+            (g, p)
+            for s in samples
+            for g, p in zip(s.grids, s.images, strict=True)
+            if (g[0] > 1) == is_video
+        ]
+        if chosen:
+            inputs[pixels] = torch.tensor(np.concatenate([p for _, p in chosen]))
+            inputs[grid] = torch.tensor([g for g, _ in chosen])
     return inputs
 
 
 def our_positions(config: QwenVLConfig, s: Sample) -> np.ndarray:
     """M-RoPE positions [T, 3] of a sample."""
-    return mrope_positions(s.ids_T, s.grids, image_token_id=config.image_token_id)[0]
+    return mrope_positions(
+        s.ids_T,
+        s.grids,
+        image_token_id=config.image_token_id,
+        video_token_id=config.video_token_id,
+        tokens_per_second=config.vision.tokens_per_second,
+        second_per_grid=SECOND_PER_GRID if config.family == "qwen2_5_vl" else 1.0,
+    )[0]
 
 
 def window_units(config: QwenVLConfig) -> int:
@@ -208,7 +225,7 @@ def our_rows(
             positions[r, span] = our_positions(config, s)
             src = [next(queues[r // per_shard]) for _ in s.grids]
             if src:
-                unit_src[r, span][s.ids_T == IMAGE] = np.concatenate(src)
+                unit_src[r, span][np.isin(s.ids_T, (IMAGE, VIDEO))] = np.concatenate(src)
             at += len(s.ids_T)
     return RowInputs(ids, positions, segments, unit_src, buffer)
 

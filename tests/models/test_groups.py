@@ -113,11 +113,11 @@ def test_groups_equal_repeated_rows_in_value_and_gradient(oracle, samples, compl
 def test_groups_are_the_same_on_several_devices(oracle, samples, completions):
     tokens, mask = completions
     graphdef, _ = split_model(oracle.config)
-    one = group_logprobs(graphdef, oracle.params, prompt_inputs(oracle.config, samples), tokens)
+    run = jax.jit(group_logprobs, static_argnums=0)
+    one = run(graphdef, oracle.params, prompt_inputs(oracle.config, samples), tokens)
     mesh = make_mesh(data=2, fsdp=2, devices=jax.devices()[:4])
     sharded, _ = split_model(oracle.config, Compute(data_shards=4))
     prompt = jax.device_put(prompt_inputs(oracle.config, samples, 4), batch_sharding(mesh))
-    run = jax.jit(group_logprobs, static_argnums=0)
     four = run(sharded, oracle.params, prompt, jax.device_put(tokens, batch_sharding(mesh)))
     assert np.abs(np.where(mask, np.asarray(four) - np.asarray(one), 0)).max() <= 1e-5
 
