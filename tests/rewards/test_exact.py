@@ -112,6 +112,8 @@ ROWS = [
     ("2\\pm\\sqrt{3}", "2+\\sqrt{3}, 2-\\sqrt{3}", True),
     ("2\\pm\\sqrt{3}", "2\\pm\\sqrt{5}", False),
     ("x=2,y=3", "x=2, y=3", True),
+    ("x+1,y", "y, 1+x", True),
+    ("x+1\\text{ or }y", "y\\text{ or }x+2", False),
     ("(-\\infty,1)\\cup(2,3)", "(-\\infty,1)\\cup(2,3)", True),
     ("\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}", "\\begin{bmatrix}1&2\\\\3&4\\end{bmatrix}", True),
     ("\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}", "\\begin{pmatrix}1&2\\\\3&5\\end{pmatrix}", False),

@@ -67,6 +67,7 @@ def _serve(
     while True:
         readable, _, _ = select.select([control], [], [], ORPHAN_CHECK_S)
         if not readable:
+            _reap(children)
             # A copy of the parent's socket in some other child would hide the parent's death.
             if os.getppid() != parent:
                 return
@@ -82,11 +83,13 @@ def _serve(
             control.sendall(PID.pack(pid))
         elif command == KILL:
             (pid,) = PID.unpack(_receive(control, PID.size))
-            _kill(pid)
-            children.discard(pid)
+            # A process that had gigabytes takes a while to go: its successor need not wait.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
             control.sendall(PID.pack(pid))
         else:
             return
+        _reap(children)
 
 
 def _receive(control: socket.socket, size: int) -> bytes:
@@ -97,6 +100,15 @@ def _receive(control: socket.socket, size: int) -> bytes:
             raise ConnectionError("control socket closed")
         data += piece
     return data
+
+
+def _reap(children: set[int]) -> None:
+    """Collect the children that have ended."""
+    for pid in list(children):
+        with contextlib.suppress(ChildProcessError):
+            if os.waitpid(pid, os.WNOHANG)[0] == 0:
+                continue
+        children.discard(pid)
 
 
 def _kill(pid: int) -> None:

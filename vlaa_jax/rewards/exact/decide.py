@@ -277,7 +277,7 @@ def _sets(gold: Shape, said: Shape) -> bool | None:
         return True
     left, right = _numbers(gold), _numbers(said)
     if left is None or right is None:
-        return None
+        return _matched(gold, said)
     verdicts = [same(g, s) for (_, g), (_, s) in zip(left, right, strict=False)]
     if len(left) == len(right) and all(verdict is True for verdict in verdicts):
         return True
@@ -286,6 +286,19 @@ def _sets(gold: Shape, said: Shape) -> bool | None:
     if len(left) != len(right) or False in verdicts:
         return False
     return None
+
+
+def _matched(gold: Shape, said: Shape) -> bool | None:
+    """Few expressions in any order: each has its equal, or one has none."""
+    if len(gold.parts) != len(said.parts) or len(gold.parts) > 4:
+        return None
+    if any(part.kind != "expr" for part in gold.parts + said.parts):
+        return None
+    rows = [[same(g.parts[0], s.parts[0]) for s in said.parts] for g in gold.parts]
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    if all(line.count(True) == 1 for line in rows + columns):
+        return True
+    return False if any(line.count(False) == len(line) for line in rows + columns) else None
 
 
 def _numbers(shape: Shape) -> list[tuple[float, Tree]] | None:

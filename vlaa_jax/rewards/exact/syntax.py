@@ -69,6 +69,7 @@ _TOKEN = re.compile(
 )
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _DEGREES = re.compile(r"(?<=[\d}])\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ)\s*$")
+_AND_OR = re.compile(r",?\s*\\text\s*\{\s*(?:and|or)\s*\}")
 _THOUSANDS = re.compile(r"(?<!\d)\d{1,3},\d{3}(?!\d)")
 _WORD = re.compile(r"[A-Za-z]{3}|or|ln|lg|pi|in|if|as|at")
 _TAIL = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{1,2}$")
@@ -87,6 +88,8 @@ def read(text: str) -> Shape:
         raise Unsupported
     if "matrix" in text:
         return _Reader(text).matrix()
+    if "\\text" in text:
+        text = _AND_OR.sub(",", text)
     if "circ" in text:
         text = _DEGREES.sub("", text)
     if _WORD.search(_COMMAND.sub(" ", text)) or _ends_in_unit(text):
