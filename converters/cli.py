@@ -109,9 +109,12 @@ def _jax_to_hf(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
+    from vlaa_jax.models.qwen_vl.weights import existing
+
+    source = existing(arguments.source)  # before the seconds that jax and torch take to load
     from converters.verify import TOLERANCE, verify
 
-    report = verify(arguments.source, scratch=arguments.scratch, seed=arguments.seed)
+    report = verify(source, scratch=arguments.scratch, seed=arguments.seed)
     print(f"{report.tensors} tensors there and back, byte for byte")
     print(
         f"logits: max relative error {report.max_relative_error:.2e} (limit {TOLERANCE:.0e}), "

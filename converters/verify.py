@@ -29,7 +29,7 @@ from vlaa_jax.models.qwen_vl.hf_keys import canonical
 from vlaa_jax.models.qwen_vl.model import RowInputs, split_model
 from vlaa_jax.models.qwen_vl.safetensors_io import SafetensorsReader
 from vlaa_jax.models.qwen_vl.vision import VisionInputs
-from vlaa_jax.models.qwen_vl.weights import load_params, resolve
+from vlaa_jax.models.qwen_vl.weights import existing, load_params
 from vlaa_jax.schema import UserError
 
 TOLERANCE = 1e-5
@@ -76,8 +76,8 @@ def verify(source: str | Path, *, scratch: str | Path | None = None, seed: int =
       UserError: torch or a usable transformers is missing, the source is broken, or a tensor did
         not come back byte for byte.
     """
-    oracle_class = _oracle_class(source)
-    directory = resolve(source)
+    directory = existing(source)
+    oracle_class = _oracle_class(QwenVLConfig.from_hf_dir(directory).family)
     with tempfile.TemporaryDirectory(dir=scratch, prefix="verify-") as place:
         converted = hf_to_jax.convert(directory, Path(place) / "jax")
         exported = jax_to_hf.export(converted, Path(place) / "hf")
@@ -93,7 +93,7 @@ def verify(source: str | Path, *, scratch: str | Path | None = None, seed: int =
     return Report(tensors, difference / largest, float(np.concatenate(same).mean()))
 
 
-def _oracle_class(source: str | Path) -> Any:
+def _oracle_class(family: str) -> Any:
     try:
         import torch  # noqa: F401
         import transformers
@@ -103,7 +103,6 @@ def _oracle_class(source: str | Path) -> Any:
             "pip install 'vlaa_jax[test]'"
         ) from None
     refuse_wrong_oracle(transformers.__version__)
-    family = QwenVLConfig.from_hf_dir(resolve(source)).family
     return getattr(transformers, ARCHITECTURES[family])
 
 

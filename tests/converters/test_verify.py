@@ -1,6 +1,7 @@
 """The verify command against a real transformers model."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -103,3 +104,10 @@ def test_token_ids_outside_of_the_vocabulary(source, tmp_path, capsys):
     (tmp_path / "config.json").write_text(json.dumps(raw | {"image_token_id": 151655}))
     assert main(["verify", str(tmp_path)]) == 1
     assert "token id 151655 lies outside of vocab_size 200" in capsys.readouterr().err
+
+
+def test_a_missing_directory_is_refused_before_torch_is_loaded(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)  # importing it would fail, with its own message
+    assert main(["verify", str(tmp_path / "nowhere")]) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "nowhere is not a directory" in err

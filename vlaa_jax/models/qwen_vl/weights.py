@@ -45,9 +45,7 @@ def open_params(path: str | FilePath) -> HFSource | OrbaxSource:
     Raises:
       UserError: it is none of these, is unfinished, or its weights do not fit its config.json.
     """
-    path = resolve(path)
-    if not path.is_dir():
-        raise UserError(f"{path} is not a directory; give an HF directory or a checkpoint")
+    path = existing(path)
     if (path / MARKER_NAME).exists():
         read_marker(path)
         return OrbaxSource(path / "params", path / "hf")
@@ -93,6 +91,14 @@ def resolve(path: str | FilePath, revision: str | None = None) -> FilePath:
         raise UserError(
             f"{path} is no local directory and could not be fetched from the hub: {reason}"
         ) from error
+
+
+def existing(path: str | FilePath) -> FilePath:
+    """`resolve`, and UserError where no directory comes of it."""
+    directory = resolve(path)
+    if not directory.is_dir():
+        raise UserError(f"{directory} is not a directory; give an HF directory or a checkpoint")
+    return directory
 
 
 def sidecar_dir(path: str | FilePath) -> FilePath:
