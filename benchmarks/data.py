@@ -8,12 +8,14 @@
 ``throughput`` alternates the two sides in one process and prints medians and the best round. The
 peer does what a PyTorch user does: worker processes that decode with PIL and call the HF image
 processor and tokenizer on a batch, padded to its longest sample. (It is put together from the parts
-of Qwen2_5_VLProcessor, which cannot be built itself without torchvision.)
+of Qwen2_5_VLProcessor, which cannot be built itself without torchvision. The image processor is the
+PIL one, whose pixels ours equal bit for bit; the "fast" one needs torchvision and gives others.)
 """
 
 import argparse
 import io
 import json
+import multiprocessing
 import os
 import resource
 import shutil
@@ -144,27 +146,36 @@ class Peer:
 
 
 def cpu_seconds() -> float:
-    """CPU time of this process and of the children it has waited for."""
-    return sum(
-        usage.ru_utime + usage.ru_stime
-        for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    )
+    """CPU time of this process and of the worker processes it has now."""
+    ticks = 0
+    for child in multiprocessing.active_children():
+        fields = Path(f"/proc/{child.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
 
 
-def timed(make: Callable[[], AbstractContextManager[Iterator]], count: Callable) -> dict:
-    """Samples per second behind the first batch, CPU time per sample, mean token padding."""
-    samples, first, padding, start, cpu = 0, 0, [], 0.0, cpu_seconds()
+def timed(
+    make: Callable[[], AbstractContextManager[Iterator]], count: Callable, samples: int
+) -> dict:
+    """Samples per second of a stream in full flow, its CPU time per sample, mean token padding.
+
+    Both clocks start behind the second batch and stop while later ones are still being made.
+    """
+    seen, padding, start, cpu = 0, [], 0.0, 0.0
     with make() as batches:
-        for batch in batches:
+        for number, batch in enumerate(batches):
             n, pad = count(batch)
+            if number < 2:
+                start, cpu = time.perf_counter(), cpu_seconds()
+                continue
+            seen += n
             padding.append(pad)
-            samples += n
-            if not first:
-                first, start = n, time.perf_counter()
-        seconds = time.perf_counter() - start
+            if seen >= samples:
+                break
+        seconds, used = time.perf_counter() - start, cpu_seconds() - cpu
     return {
-        "speed": (samples - first) / seconds,
-        "cpu_ms": 1000 * (cpu_seconds() - cpu) / samples,
+        "speed": seen / seconds,
+        "cpu_ms": 1000 * used / seen,
         "padding": statistics.mean(padding),
     }
 
@@ -179,11 +190,11 @@ def torch_batches(loader: Iterable) -> Iterator[Iterator]:
 
 def throughput(args: argparse.Namespace, root: Path) -> dict:
     import torch
-    from torch.utils.data import DataLoader
+    from torch.utils.data import DataLoader, RandomSampler
 
     torch.set_num_threads(1)
     hf_dir = checkpoint(root / "hf", HUB_PIXELS)
-    file = write_records(root, args.samples, [(640, 480)])
+    file = write_records(root, args.samples // 2, [(640, 480)])
     build(file, root / "images", root / "b", hf_dir, BuildSettings("sft"))
     records = BuiltRecords(root / "b")
     raw = [json.loads(line) for line in file.read_text().splitlines()]
@@ -196,13 +207,14 @@ def throughput(args: argparse.Namespace, root: Path) -> dict:
     torch_loader = DataLoader(
         peer,  # type: ignore[arg-type]
         batch_size=args.batch,
-        shuffle=True,
+        # Endless for our purpose: never run dry while the clock runs.
+        sampler=RandomSampler(raw, replacement=True, num_samples=3 * args.samples),
         num_workers=args.workers,
         collate_fn=peer.collate,
     )
     rounds: dict[str, list[dict]] = {"ours": [], "torch": []}
     for round_ in range(args.rounds):
-        order = Order(seed=round_, epochs=1)
+        order = Order(seed=round_)
         rounds["ours"].append(
             timed(
                 lambda order=order: row_loader(  # type: ignore[misc]
@@ -214,12 +226,14 @@ def throughput(args: argparse.Namespace, root: Path) -> dict:
                     threads=args.workers,
                 ),
                 lambda b: (int(b.segment_ids_BT.max(-1).sum()), b.padding_frac),
+                args.samples,
             )
         )
         rounds["torch"].append(
             timed(
                 lambda: torch_batches(torch_loader),
                 lambda b: (len(b["labels"]), 1 - float(b["attention_mask"].float().mean())),
+                args.samples,
             )
         )
     result: dict = {"budget": vars(budget), "workers": args.workers, "samples": args.samples}
@@ -341,20 +355,20 @@ def soak(args: argparse.Namespace, root: Path) -> dict:
 def emulate(root: Path, kind: str, counts: dict[str, int], share: float) -> Path:
     """A file of the released size and form; tiny images, 256 of them per folder."""
     rng = np.random.default_rng(0)
-    path = root / f"{kind}.json"
+    path, partial = root / f"{kind}.json", root / f"{kind}.partial"
     filler = "x" * (int(623e6 / 126_413) if kind == "sft" else int(128e6 / 25_195))
     verifiers = {"clevr_math": "digit", "synthesis": "math", "coco": "iou", "vg": "iou"}
     golds = {"digit": 3, "math": "$y = 2x - 1$", "iou": "[0.1, 0.2, 0.5, 0.6]", "mcq": "B"}
     buffer = io.BytesIO()
     n = 0
-    with path.open("w") as file:
+    with partial.open("w") as file:
         file.write("[\n" if kind == "grpo" else "")
         for source, count in counts.items():
             for i in range(int(count * share)):
                 name = f"{source}/{kind}/{i // 256:04d}/{i:06d}.png"
                 target = root / "images" / name
                 if i % 256 == 0:
-                    target.parent.mkdir(parents=True)
+                    target.parent.mkdir(parents=True, exist_ok=True)
                 buffer.seek(0)
                 buffer.truncate()
                 Image.new("RGB", (28 + i % 3 * 28, 28), (i % 256, i // 256, 0)).save(buffer, "PNG")
@@ -381,22 +395,27 @@ def emulate(root: Path, kind: str, counts: dict[str, int], share: float) -> Path
                 file.write(comma + json.dumps(record) + "\n")
                 n += 1
         file.write("]\n" if kind == "grpo" else "")
-    return path
+    return partial.rename(path)
 
 
 def fullsize(args: argparse.Namespace, root: Path) -> dict:
+    root = Path(args.folder) if args.folder else root
     hf_dir = checkpoint(root / "hf", HUB_PIXELS)
     result: dict = {}
-    for kind in ("sft", "grpo"):
-        path = emulate(root, kind, PUBLISHED[kind], args.share)
-        print(f"{kind}: {path.stat().st_size / 1e6:,.0f} MB")
-        common = [str(path), "--images", str(root / "images"), "--quiet"]
+    for kind in args.kinds.split(","):
+        path = root / f"{kind}.json"
+        if not path.exists():
+            emulate(root, kind, PUBLISHED[kind], args.share)
+        print(f"{kind}: {path.stat().st_size / 1e6:,.0f} MB", flush=True)
+        workers = ["--workers", str(args.workers)]
+        common = [str(path), "--images", str(root / "images"), "--quiet", *workers]
         out = root / f"b-{kind}"
         verbs = {
             "check": ["check", *common],
             "build": ["build", *common, "--out", str(out), "--checkpoint", str(hf_dir)],
         }
-        for verb, argv in verbs.items():
+        for verb in filter(None, args.verbs.split(",")):
+            argv = verbs[verb]
             start = time.perf_counter()
             pid = os.spawnv(
                 os.P_NOWAIT, sys.executable, [sys.executable, "-m", "vlaa_jax.data", *argv]
@@ -404,9 +423,19 @@ def fullsize(args: argparse.Namespace, root: Path) -> dict:
             _, status, usage = os.wait4(pid, 0)
             seconds = time.perf_counter() - start
             peak = usage.ru_maxrss / 1024
-            result[f"{kind}_{verb}"] = {"seconds": seconds, "peak_mib": peak, "status": status >> 8}
-            print(f"{kind} {verb}: {seconds:.0f} s, peak RSS {peak:.0f} MiB, status {status >> 8}")
-        shutil.rmtree(out)
+            cpu = usage.ru_utime + usage.ru_stime
+            result[f"{kind}_{verb}"] = {
+                "seconds": seconds,
+                "cpu_seconds": cpu,
+                "peak_mib": peak,
+                "status": status >> 8,
+            }
+            print(
+                f"{kind} {verb}: {seconds:.0f} s wall, {cpu:.0f} s CPU, peak RSS {peak:.0f} MiB, "
+                f"status {status >> 8}",
+                flush=True,
+            )
+        shutil.rmtree(out, ignore_errors=True)
     return result
 
 
@@ -415,7 +444,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     verbs = parser.add_subparsers(required=True)
-    for function, samples in ((throughput, 256), (padding, 4000), (soak, 50_000), (fullsize, 0)):
+    for function, samples in ((throughput, 512), (padding, 4000), (soak, 50_000), (fullsize, 0)):
         verb = verbs.add_parser(function.__name__)
         verb.set_defaults(run=function)
         verb.add_argument("--samples", type=int, default=samples)
@@ -424,6 +453,9 @@ def main() -> None:
         verb.add_argument("--rows", type=int, default=8, help="rows of 2048 tokens in a batch")
         verb.add_argument("--batch", type=int, default=16, help="samples in a padded batch")
         verb.add_argument("--share", type=float, default=1.0, help="share of the full size")
+        verb.add_argument("--folder", help="keep the emulated files here, use them again")
+        verb.add_argument("--kinds", default="sft,grpo", help="of the emulated files")
+        verb.add_argument("--verbs", default="check,build", help="run on the emulated files")
         verb.add_argument("--json", help="write the figures to this file")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -11,7 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from vlaa_jax.data.images import ImageProcessor, decode_image, open_image, smart_resize
+from vlaa_jax.data.images import (
+    ImageProcessor,
+    decode_image,
+    image_size,
+    open_image,
+    smart_resize,
+)
 from vlaa_jax.schema import UserError
 
 SIZES = [
@@ -321,9 +327,14 @@ def test_missing_files_folders_and_pipes(tmp_path):
             open_image(tmp_path, name)
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("images")
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.data())
-def test_flipped_bytes_never_crash(data):
+def test_flipped_bytes_never_crash(folder, data):
     kind = data.draw(st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF"]))
     blob = bytearray(encoded(drawing(24, 16), kind))
     for _ in range(data.draw(st.integers(1, 6))):
@@ -335,5 +346,58 @@ def test_flipped_bytes_never_crash(data):
             image = decode_image(bytes(blob[:cut]), "x", max_image_pixels=10**6)
         except UserError as error:
             assert "\n" not in str(error)
+            image = None
         else:
             assert image.size[0] * image.size[1] <= 10**6
+        (folder / "x").write_bytes(blob[:cut])
+        try:
+            size = image_size(folder, "x", max_image_pixels=10**6)
+        except UserError as error:
+            assert image is None and "\n" not in str(error)
+        else:
+            assert image is None or image.size == size
+
+
+@pytest.mark.parametrize("orientation", [None, 1, 3, 6, 8])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tiff"])
+def test_a_header_says_the_size_of_the_upright_image(tmp_path, suffix, orientation):
+    exif = Image.Exif()
+    if orientation:
+        exif[0x0112] = orientation
+    Image.new("RGB", (40, 24)).save(tmp_path / f"a.{suffix}", exif=exif)
+    with open_image(tmp_path, f"a.{suffix}") as image:
+        assert image_size(tmp_path, f"a.{suffix}") == image.size
+    assert image.size == ((24, 40) if orientation in (6, 8) else (40, 24))
+
+
+def test_an_orientation_behind_the_pixels_of_a_png_counts(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = io.BytesIO()
+    Image.new("RGB", (40, 24)).save(data, "PNG", exif=exif)
+    body = data.getvalue()
+    start = body.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(body[start : start + 4], "big")
+    iend = body.index(b"IEND") - 4
+    (tmp_path / "a.png").write_bytes(body[:start] + body[end:iend] + body[start:end] + body[iend:])
+    assert open_image(tmp_path, "a.png").size == (24, 40)
+    assert image_size(tmp_path, "a.png") == (24, 40)
+
+
+def test_a_header_is_read_without_the_pixels(tmp_path):
+    body = encoded(noise(64, 64), "JPEG")
+    (tmp_path / "cut.jpg").write_bytes(body[: len(body) // 2])
+    with pytest.raises(UserError, match="damaged"):
+        open_image(tmp_path, "cut.jpg")
+    assert image_size(tmp_path, "cut.jpg") == Image.open(io.BytesIO(body)).size
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("../x", "outside"), ("none.png", "does not exist"), ("e.png", "empty"), ("t.png", "not an")],
+)
+def test_a_header_is_refused_like_an_image(tmp_path, name, message):
+    (tmp_path / "e.png").write_bytes(b"")
+    (tmp_path / "t.png").write_bytes(b"text")
+    with pytest.raises(UserError, match=message):
+        image_size(tmp_path, name)

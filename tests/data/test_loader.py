@@ -2,13 +2,22 @@
 
 import threading
 from collections import Counter
+from dataclasses import replace
 
 import grain
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from vlaa_jax.data.loader import Order, ordered, prompt_loader, usable_records
+from vlaa_jax.data.loader import (
+    FolderImages,
+    Order,
+    image_sizes,
+    ordered,
+    prompt_loader,
+    usable_records,
+)
+from vlaa_jax.data.measure import Built
 from vlaa_jax.data.records import load_records
 from vlaa_jax.data.synthetic.dataset import write_dataset
 from vlaa_jax.schema import Record, UserError
@@ -157,3 +166,62 @@ def test_close_leaves_no_thread(data):
         next(loader)
         loader.close()
     assert threading.active_count() <= before
+
+
+def test_batches_are_balanced_over_the_shards_and_nothing_is_lost(data):
+    records, root = data
+    loads = {r.id: (7 * i) % 25 for i, r in enumerate(records)}
+
+    def ids(record, _):
+        return record.id
+
+    order = Order(seed=2)
+    with prompt_loader(records, root, batch_size=8, order=order, process=ids) as loader:
+        plain = [next(loader) for _ in range(4)]
+    options = {"process": ids, "load": loads.__getitem__, "n_shards": 4}
+    with prompt_loader(records, root, batch_size=8, order=order, **options) as loader:
+        balanced = [next(loader) for _ in range(4)]
+
+    def fullest(batch):
+        return max(sum(loads[i] for i in batch[s : s + 2]) for s in range(0, 8, 2))
+
+    assert [sorted(b) for b in balanced] == [sorted(b) for b in plain]
+    assert sum(map(fullest, balanced)) < sum(map(fullest, plain))
+    with pytest.raises(UserError, match="does not divide over 3"):
+        prompt_loader(records, root, batch_size=8, n_shards=3)
+
+
+def test_transfer_runs_ahead_and_the_position_is_that_of_the_caller(data):
+    records, root = data
+    before = threading.active_count()
+    seen = []
+
+    def transfer(batch):
+        seen.append(threading.current_thread())
+        return tuple(names(batch))
+
+    with prompt_loader(records, root, batch_size=5, transfer=transfer) as loader:
+        first, state = next(loader), loader.get_state()
+        second = next(loader)
+    with prompt_loader(records, root, batch_size=5) as plain:
+        assert (list(first), list(second)) == (names(next(plain)), names(next(plain)))
+    with prompt_loader(records, root, batch_size=5, transfer=transfer, ahead=0) as other:
+        assert next(other) == first
+    with prompt_loader(records, root, batch_size=5, transfer=transfer) as other:
+        other.set_state(state)
+        assert next(other) == second
+    assert threading.main_thread() not in seen[:1]
+    assert threading.active_count() <= before
+
+
+def test_sizes_come_from_the_build_or_from_the_headers(data):
+    records, root = data
+    folder = FolderImages(str(root))
+    sizes = [image.size for image in folder(records[0])]
+    assert image_sizes(folder, records[0]) == sizes
+    assert image_sizes(lambda record: folder(record), records[0]) == sizes
+    known = {"image_sizes": [[3, 4]]}
+    built = replace(records[0], meta={"built": Built(known)})
+    assert image_sizes(folder, built) == [(3, 4)]
+    claimed = replace(records[0], meta={"built": known})  # a record file may say what it likes
+    assert image_sizes(folder, claimed) == sizes

@@ -199,11 +199,22 @@ class Builder:
     ) -> dict[str, Any]:
         rejects: list[dict[str, Any]] = []
         totals: dict[str, Counter[str]] = {}
-        with ShardWriter(self.out, name) as writer:
-            for index, record_id in part:
-                record = self.records[index]
-                field, reason, row = self._row(record, record_id, images, bad)
-                count = totals.setdefault(record.source, Counter())
+
+        def look(place: tuple[int, str]) -> tuple[str, tuple[str, str, dict[str, Any]]]:
+            record = self.records[place[0]]
+            return record.source, self._row(record, place[1], images, bad)
+
+        # Tokenising takes most of the time, and lets other threads run meanwhile.
+        with ShardWriter(self.out, name) as writer, ThreadPoolExecutor(self.workers) as pool:
+            looked = (
+                found
+                for start in range(0, len(part), _READ_AHEAD)
+                for found in pool.map(look, part[start : start + _READ_AHEAD])
+            )
+            for (index, record_id), (source, (field, reason, row)) in zip(
+                part, looked, strict=True
+            ):
+                count = totals.setdefault(source, Counter())
                 if reason:
                     count["rejected"] += 1
                     rejects.append(self.records.reject(index, field, reason, record_id).as_dict())
@@ -309,7 +320,7 @@ def build(
       hf_dir: checkpoint directory whose tokenizer and processor give the lengths.
       settings: what decides the bytes.
       gold_problem: says what is wrong with a gold; None leaves golds unchecked.
-      workers: threads that read images.
+      workers: threads that read images and measure records.
       show_progress: show progress on stderr.
 
     Returns:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from vlaa_jax.data.build import MANIFEST, file_digest
 from vlaa_jax.data.images import decode_image
+from vlaa_jax.data.measure import Built
 from vlaa_jax.schema import Record, UserError
 
 _FIELDS = (
@@ -79,7 +80,7 @@ class BuiltRecords(Sequence[Record]):
         row: dict[str, Any] = json.loads(self._records[int(index) % len(self)])
         known = {name: row.pop(name) for name in _FIELDS}
         images, meta = tuple(row.pop("images")), row.pop("meta")
-        return Record(**known, images=images, meta={**meta, "built": row})
+        return Record(**known, images=images, meta={**meta, "built": Built(row)})
 
     def images(self, record: Record) -> tuple[Image.Image, ...]:
         """The decoded images of one of the records, upright."""

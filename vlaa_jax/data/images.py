@@ -9,16 +9,17 @@ program, and every refusal is one line naming the file.
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from vlaa_jax.schema import UserError
 
@@ -284,17 +285,73 @@ def decode_image(
     """Decode an encoded image, upright; the same refusals as ``open_image``, naming ``name``."""
     if not data:
         raise UserError(f"image {name!r} is an empty file")
-    try:
-        image = Image.open(BytesIO(data), formats=_FORMATS)
-        width, height = image.size
-        if width * height > max_image_pixels:
-            raise UserError(
-                f"image {name!r} of {width}x{height} pixels is over the limit of "
-                f"{max_image_pixels} pixels"
-            )
+    with _refusals(name):
+        image = _open(BytesIO(data), name, max_image_pixels)
         image.load()
         ImageOps.exif_transpose(image, in_place=True)  # otherwise it copies even upright images
         return image
+
+
+def image_size(
+    root: str | os.PathLike[str], relative_path: str, max_image_pixels: int = MAX_IMAGE_PIXELS
+) -> tuple[int, int]:
+    """(width, height) of the upright image, as ``open_image`` would give it, from its header.
+
+    Tens of times cheaper than decoding. Damage behind the header goes unseen:
+    ``python -m vlaa_jax.data check`` decodes.
+
+    Raises:
+        UserError: as ``open_image``, for what the path and the header show.
+    """
+    path = resolve_inside(root, relative_path)
+    try:
+        with path.open("rb") as file:
+            if not file.read(1):
+                raise UserError(f"image {relative_path!r} is an empty file")
+            file.seek(0)
+            with _refusals(relative_path):
+                image = _open(file, relative_path, max_image_pixels)
+                if image.format == "TIFF":
+                    turned = False  # Pillow turns these itself, and says so in the size
+                elif image.format == "PNG" and "exif" not in image.info:
+                    turned = _late_exif(file) and _turned(image)  # loads the image, and is rare
+                else:
+                    turned = _turned(image)
+                return image.size[::-1] if turned else image.size
+    except OSError as error:
+        raise UserError(f"image {relative_path!r} cannot be read ({error.strerror})") from error
+
+
+def _open(file: BinaryIO, name: str, max_image_pixels: int) -> Image.Image:
+    image = Image.open(file, formats=_FORMATS)
+    width, height = image.size
+    if width * height > max_image_pixels:
+        raise UserError(
+            f"image {name!r} of {width}x{height} pixels is over the limit of "
+            f"{max_image_pixels} pixels"
+        )
+    return image
+
+
+def _turned(image: Image.Image) -> bool:
+    return image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+
+
+def _late_exif(file: BinaryIO) -> bool:
+    """Whether a PNG file has an eXIf chunk anywhere; Pillow sees only those before the pixels."""
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        if head[4:] == b"eXIf":
+            return True
+        file.seek(int.from_bytes(head[:4], "big") + 4, os.SEEK_CUR)
+    return False
+
+
+@contextmanager
+def _refusals(name: str) -> Iterator[None]:
+    """Whatever Pillow raises, as one line."""
+    try:
+        yield
     except UserError:
         raise
     except Image.DecompressionBombError as error:

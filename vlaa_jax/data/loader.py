@@ -13,9 +13,12 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import grain
+from grain.experimental import ThreadPrefetchIterDataset
 from PIL import Image
 
-from vlaa_jax.data.images import open_image
+from vlaa_jax.data.images import image_size, open_image
+from vlaa_jax.data.measure import Built
+from vlaa_jax.data.packing import balance_shards
 from vlaa_jax.data.records import Reject
 from vlaa_jax.schema import Record, UserError
 
@@ -167,6 +170,29 @@ class FolderImages:
         except UserError as error:
             raise UserError(f"record {record.id!r}: {error}") from error
 
+    def sizes(self, record: Record) -> list[tuple[int, int]]:
+        """(width, height) of each image, from the headers of the files."""
+        try:
+            return [image_size(self.root, path) for path in record.images]
+        except UserError as error:
+            raise UserError(f"record {record.id!r}: {error}") from error
+
+
+def image_sizes(images: ImageOpener, record: Record) -> list[tuple[int, int]]:
+    """(width, height) of each upright image of a record, with as little work as possible.
+
+    A built record knows them; files in a folder say so in their headers; anything else is opened.
+
+    Raises:
+      UserError: an image cannot be used.
+    """
+    built = record.meta.get("built")
+    if isinstance(built, Built):
+        return [(int(width), int(height)) for width, height in built["image_sizes"]]
+    if isinstance(images, FolderImages):
+        return images.sizes(record)
+    return [image.size for image in images(record)]
+
 
 def opener(images: str | os.PathLike[str] | ImageOpener) -> ImageOpener:
     """An image root or a function as a function from record to images."""
@@ -182,8 +208,12 @@ def prompt_loader(
     threads: int = 2,
     drop_remainder: bool = False,
     process: Callable[[Record, tuple[Image.Image, ...]], Any] | None = None,
-) -> Loader[list[Any]]:
-    """Batches of prompts for GRPO or evaluation: lists of (Record, images).
+    load: Callable[[Any], float] | None = None,
+    n_shards: int = 1,
+    transfer: Callable[[list[Any]], Any] | None = None,
+    ahead: int = 1,
+) -> Loader[Any]:
+    """Batches of prompts for GRPO or evaluation: lists of (Record, images) unless told otherwise.
 
     Args:
       records: a list of records, a RecordFile or BuiltRecords.
@@ -194,18 +224,43 @@ def prompt_loader(
         on it.
       drop_remainder: drop a last batch that is not full (only with finite epochs).
       process: called in the threads with record and images; its result takes the pair's place.
+      load: work of a processed element, e.g. ``vision_load`` of its grids; a full batch is then put
+        in an order whose ``n_shards`` equal parts carry nearly equal loads (``balance_shards``), as
+        ``collate_prompts`` deals prompts to shards in contiguous parts.
+      n_shards: data shards that a batch is dealt to; must divide ``batch_size``.
+      transfer: called with each batch in the background, e.g. to collate it and put it on the
+        devices; its result is what the loader gives.
+      ahead: batches transferred ahead of the caller.
 
     Raises:
       UserError: at once when there are no records; while iterating when an image is missing,
         broken or outside the root (see ``usable_records`` to sort such records out beforehand).
     """
-    load = _Load(opener(images), process)
-    stream = ordered(records, order or Order()).map(load)
-    return Loader(
-        stream.to_iter_dataset(_read_options(threads, batch_size)).batch(
-            batch_size, drop_remainder=drop_remainder, batch_fn=list
-        )
+    if batch_size % n_shards:
+        raise UserError(f"batch_size {batch_size} does not divide over {n_shards} data shards")
+    stream = ordered(records, order or Order()).map(_Load(opener(images), process))
+    dataset = stream.to_iter_dataset(_read_options(threads, batch_size)).batch(
+        batch_size, drop_remainder=drop_remainder, batch_fn=_Batch(load, n_shards)
     )
+    if transfer is not None:
+        dataset = dataset.map(transfer)
+        if ahead > 0:
+            dataset = ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=ahead)
+    return Loader(dataset)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Elements to a list, balanced over the data shards."""
+
+    load: Callable[[Any], float] | None
+    n_shards: int
+
+    def __call__(self, elements: Sequence[Any]) -> list[Any]:
+        if self.load is None or len(elements) % self.n_shards:  # the last one may be short
+            return list(elements)
+        order = balance_shards([self.load(element) for element in elements], self.n_shards)
+        return [elements[i] for i in order]
 
 
 def _read_options(threads: int, batch_size: int) -> grain.ReadOptions:

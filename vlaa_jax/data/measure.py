@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -9,6 +10,13 @@ from vlaa_jax.data.chat import Chat
 from vlaa_jax.data.images import ImageProcessor
 from vlaa_jax.data.planner import Grid, unit_count
 from vlaa_jax.schema import Record, UserError
+
+
+class Built(dict[str, Any]):
+    """What a build knows of a record: its ``meta["built"]``.
+
+    A type of its own, so that a record file cannot pass its own "built" off as measured.
+    """
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from vlaa_jax.data.buffers import Buffers
 from vlaa_jax.data.chat import Chat
 from vlaa_jax.data.encode import Encoded, encode_sft
 from vlaa_jax.data.images import ImageProcessor
-from vlaa_jax.data.loader import ImageOpener, Loader, Order, opener, ordered
-from vlaa_jax.data.measure import measure
+from vlaa_jax.data.loader import ImageOpener, Loader, Order, image_sizes, opener, ordered
+from vlaa_jax.data.measure import Built, measure
 from vlaa_jax.data.packing import PackBudget, PackedBatch, Packer, fit_budget
 from vlaa_jax.data.planner import Grid
 from vlaa_jax.schema import Record, UserError
@@ -48,13 +48,14 @@ class Encoder:
     def size(self, record: Record) -> Sized:
         """The lengths of a record: those of the build it comes from, or else measured.
 
-        Measuring opens the images, so large data sets should be built first.
+        Measuring tokenises the text and reads the images' headers each time a record is packed; a
+        build knows.
         """
         built = record.meta.get("built")
-        if built is not None:
-            grids = tuple(self.processor.grid(*size) for size in built["image_sizes"])
+        sizes = image_sizes(self.images, record)
+        if isinstance(built, Built):
+            grids = tuple(self.processor.grid(*size) for size in sizes)
             return Sized(record, int(built["tokens"]), grids)
-        sizes = [image.size for image in self.images(record)]
         found = measure(
             record,
             sizes,
