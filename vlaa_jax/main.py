@@ -23,8 +23,10 @@ def main(argv: Sequence[str]) -> None:
     """Settles the settings and hands over to the task."""
     logging.set_verbosity(logging.ERROR)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    # A preempted machine says SIGTERM first: leave through the same door as Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A preempted machine says SIGTERM first: leave through the same door as Ctrl-C, which a shell
+    # may have switched off for what it starts in the background.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
     try:
         if len(argv) > 1:
             raise UserError(f"unexpected argument {argv[1]!r}; options look like --config=FILE")
@@ -35,9 +37,11 @@ def main(argv: Sequence[str]) -> None:
     except UserError as error:
         sys.exit(f"vlaa_jax: {error}")
     except KeyboardInterrupt:
-        sys.exit(
-            "vlaa_jax: interrupted; the same command goes on after the last saved step, if any"
+        print(
+            "vlaa_jax: interrupted; the same command goes on after the last saved step, if any",
+            file=sys.stderr,
         )
+        sys.exit(130)
 
 
 def _run(settings: Settings, workdir: Path) -> None:
@@ -61,6 +65,7 @@ def _run(settings: Settings, workdir: Path) -> None:
     print(f"vlaa_jax {__version__}  jax {jax.__version__}  {len(devices)} x {devices[0]}")
     rewards = build(RewardSettings, settings.rewards, "config.rewards")
     with Run(settings, rewards, workdir) as run:
+        print("sampling the held-out records (the first batch compiles)", flush=True)
         run.measure("before")
         print(f"ready after {time.monotonic() - began:.0f} s")
         grpo.train(run)
@@ -91,11 +96,20 @@ def parse(argv: Sequence[str]) -> Sequence[str]:
             CONFIG.value.to_dict()  # a file that could not be read is reported only on use
         return rest
     except (KeyError, AttributeError) as error:
-        sys.exit(f"vlaa_jax: unknown config key {_last_words(error)}")
+        sys.exit(f"vlaa_jax: {_unknown_key(_last_words(error), argv)}")
     except (flags.Error, LookupError, TypeError, ValueError) as error:
         sys.exit(f"vlaa_jax: {_last_words(error)}")
     except (OSError, ImportError, SyntaxError) as error:
         sys.exit(f"vlaa_jax: --config cannot be read: {_last_words(error)}")
+
+
+def _unknown_key(words: str, argv: Sequence[str]) -> str:
+    """Names the whole key that was given, and the key that was probably meant."""
+    key = words.strip("'\"").split(" ")[0].strip("'\"")
+    given = (arg.lstrip("-").partition("=")[0] for arg in argv)
+    full = next((name for name in given if name.split(".")[-1] == key), key)
+    meant = re.search(r'Did you mean "([^"]+)"', words)
+    return f"{full}: unknown config key" + (f"; did you mean {meant[1]!r}?" if meant else "")
 
 
 def _last_words(error: BaseException) -> str:

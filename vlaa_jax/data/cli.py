@@ -19,7 +19,8 @@ _EXAMPLES_SHOWN = 10
 def run(argv: Sequence[str] | None = None, gold_problem: GoldProblem | None = None) -> int:
     """Run one verb; returns the exit status.
 
-    0: all is well. 1: the work was done and something was refused. 2: it could not be done.
+    0: all is well. 1: the work was done and something was refused. 2: it could not be done. 130:
+    interrupted.
 
     Args:
       argv: arguments; None takes the process's.
@@ -32,6 +33,9 @@ def run(argv: Sequence[str] | None = None, gold_problem: GoldProblem | None = No
         print(f"error: {error}", file=sys.stderr)
     except BrokenPipeError:
         sys.stderr.close()
+    except KeyboardInterrupt:
+        print("interrupted (a build goes on where it was)", file=sys.stderr)
+        return 130
     return 2
 
 

@@ -17,7 +17,7 @@ OPEN_ENDED_BACKENDS = ("text_similarity", "score_endpoint", "chat_judge", "rewar
 
 @dataclass(frozen=True)
 class RewardSettings:
-    """Settings of ``MixedReward``; the defaults are the paper's, options are off.
+    """Settings of ``MixedReward``; options are off, and open-ended answers are compared offline.
 
     Raises:
         UserError: a value is out of range; the message names ``rewards.<field>``.

@@ -70,8 +70,8 @@ class Run:
         self.workdir = workdir
         self.console = console or Console()
         self.compilations = CompileCounter()
-        check_workdir(workdir, settings)
         check_files(settings.data)
+        check_workdir(workdir, settings)
         self.reward = MixedReward(rewards)
         self.mesh: Mesh = make_mesh(**dataclasses.asdict(settings.mesh))
         _check_shards(settings, data_shards(self.mesh))
