@@ -92,6 +92,9 @@ ROWS = [
     ("6", "Output 2: 6", 1),
     ("3x-y-2=0", "y=3x-2", 1),
     ("x=2, y=3", "x=2, y=3", 1),
+    ("f(2) = 5", "f(2)=5.0", 1),
+    ("f(2) = 5", "f(3)=5", 0),  # no variable, no solutions: all alike to Math-Verify
+    ("f(2) = 6", "f(2)=5", 0),
     # pairs, intervals, sets
     ("(2, 3)", "(2,3)", 1),
     ("(3, 2)", "(2,3)", 0),

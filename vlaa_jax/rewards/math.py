@@ -377,6 +377,10 @@ def judge(item: dict[str, str]) -> dict[str, Any]:
         return {"equal": False}
     if "%" not in item["gold"] + item["answer"] and _differ_at_a_point(golds[0], answers[0]):
         return {"equal": False}
+    if _are_closed_equations(golds[0], answers[0]):
+        # Math-Verify would compare their solutions: none, and none.
+        sides = ((golds[0].lhs, answers[0].lhs), (golds[0].rhs, answers[0].rhs))
+        return {"equal": all(_verify(gold, answer) for gold, answer in sides)}
     return {"equal": _verify(golds[0], answers[0])}
 
 
@@ -440,6 +444,13 @@ def _differ_at_a_point(gold: Any, answer: Any) -> bool:
     except (TypeError, ValueError, AttributeError, ArithmeticError):
         return False
     return abs(left - right) > 1e-4 * (1.0 + max(abs(left), abs(right)))
+
+
+def _are_closed_equations(gold: Any, answer: Any) -> bool:
+    """Whether both are equations without a variable, such as ``f(2)=5``."""
+    import sympy
+
+    return all(isinstance(e, sympy.Eq) and not e.free_symbols for e in (gold, answer))
 
 
 def _verify(gold: Any, answer: Any) -> bool:
