@@ -297,7 +297,7 @@ def padding(args: argparse.Namespace, root: Path) -> dict:
         print(
             f"{rows:2} rows of 2048, {budget.bins_per_shard} bins of {budget.rows_per_bin} rows: "
             f"padding {tokens:.1%} of tokens, {patches:.1%} of patches; padded batches of {n} "
-            f"without packing: {plain:.1%} of tokens"
+            f"as HF collates: {plain:.1%} of tokens, no patches but a new shape each time"
         )
     return result
 
