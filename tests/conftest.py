@@ -4,7 +4,10 @@ Programs are compiled with few optimisations: tests compile much and compute lit
 """
 
 import os
+import signal
 
+# A shell switches Ctrl-C off for what it starts in the background, and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 _FLAGS = ("--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0")
 for _flag in _FLAGS:

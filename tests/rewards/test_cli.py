@@ -167,8 +167,7 @@ def test_an_interrupt_leaves_no_process(tmp_path):
         assert wait_until(lambda: len(descendants(child.pid)) >= 3, 60)
         family = descendants(child.pid)
         os.killpg(child.pid, signal.SIGINT)  # what a terminal's Ctrl-C does
-        errors = child.stderr.read()
-        child.wait(timeout=20)
+        errors = child.communicate(timeout=30)[1]
         assert wait_until(lambda: not any(map(alive, family)), 20)
         assert child.returncode == 130
         assert b"Traceback" not in errors
