@@ -29,8 +29,9 @@ def world(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
     paths = write_dataset(root, n_train=5, n_heldout=5, n_sft=12)
     (root / "hf").mkdir()
-    small = {"vision_depth": 2, "full_blocks": (1,), "text_layers": 2, "vision_intermediate": 64}
-    hf = tiny_config(write_sidecars(root / "hf"), **small, text_intermediate=64)
+    small = {"vision_depth": 2, "full_blocks": (1,), "vision_width": 64, "vision_intermediate": 64}
+    small |= {"text_layers": 2, "text_width": 64, "text_heads": 2, "text_intermediate": 64}
+    hf = tiny_config(write_sidecars(root / "hf"), **small)
     (root / "hf/config.json").write_text(json.dumps(hf))
     return paths, root / "hf", QwenVLConfig.from_hf(hf)
 
@@ -67,10 +68,9 @@ def test_packed_logprobs_and_gradients_equal_unpacked_ones(world):
         batch = next(loader)
     assert batch.segment_ids_BT.max() > 1
     params = init_params(config, 0)
-    packed_graph, _ = split_model(config, Compute(data_shards=2))
-    packed, packed_grads = loss_and_logprobs(packed_graph, params, batch)
+    graph, _ = split_model(config, Compute(data_shards=2))
+    packed, packed_grads = loss_and_logprobs(graph, params, batch)
 
-    graph, _ = split_model(config, Compute())
     images = FolderImages(str(paths.images))
     encoded = [encode_sft(r, images(r), chat, processor) for r in records]
     by_ids = {tuple(e.ids_T): e for e in encoded}
@@ -80,8 +80,14 @@ def test_packed_logprobs_and_gradients_equal_unpacked_ones(world):
         for segment in range(1, segments.max() + 1):
             places = np.flatnonzero(segments == segment)
             one = by_ids[tuple(ids[places])]
+            # The only sample of a batch, always in the first row: the same shapes, compiled once.
             alone = collate_rows(
-                [[one]], pad_id=chat.pad_id, tokens_per_row=128, rows_per_bin=4, bins_per_shard=1
+                [[one], []],
+                2,
+                pad_id=chat.pad_id,
+                tokens_per_row=256,
+                rows_per_bin=8,
+                bins_per_shard=2,
             )
             logprobs, grads = loss_and_logprobs(graph, params, alone)
             here = np.asarray(packed)[row, places[0] : places[0] + len(places) - 1]

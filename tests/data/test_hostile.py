@@ -1,0 +1,125 @@
+"""One file with everything a hostile or broken release could hold: check and build name each item.
+
+Nothing outside the image root may be read, nothing may crash, and only the good records survive.
+"""
+
+import io
+import json
+import struct
+import zlib
+
+import pytest
+from PIL import Image
+
+from vlaa_jax.data.__main__ import gold_problem
+from vlaa_jax.data.build import BuildSettings, build, iter_rejects
+from vlaa_jax.data.built import BuiltRecords
+from vlaa_jax.data.check import check_file
+from vlaa_jax.data.synthetic.tokenizer import tiny_config, write_sidecars
+
+SECRET = b"outside-the-root-" * 8
+GOOD = {"question": "How many?", "gt": "3", "verifier_type": "digit", "image": "clevr_math/a.png"}
+BOX = {**GOOD, "verifier_type": "iou", "question": "Give the box."}
+TOO_LONG = "x" * 10_000_000
+HOSTILE = {
+    "truncated": ({**GOOD, "image": "clevr_math/cut.jpg"}, "damaged"),
+    "zero-byte": ({**GOOD, "image": "clevr_math/empty.png"}, "empty file"),
+    "bomb": ({**GOOD, "image": "clevr_math/bomb.png"}, "limit of pixels"),
+    "strip": ({**GOOD, "image": "clevr_math/strip.png"}, "too narrow"),
+    "text": ({**GOOD, "image": "clevr_math/page.png"}, "known format"),
+    "outside": ({**GOOD, "image": "clevr_math/link.png"}, "leaves the image root"),
+    "linked-folder": ({**GOOD, "image": "clevr_math/up/secret.png"}, "leaves the image root"),
+    "dots": ({**GOOD, "image": "clevr_math/../../secret.png"}, "leaves the image root"),
+    "missing": ({**GOOD, "image": "clevr_math/none.png"}, "does not exist"),
+    "nan-number": ({**BOX, "gt": [0.1, float("nan"), 0.5, 0.6]}, "not finite"),
+    "nan-text": ({**BOX, "gt": "[0.1, nan, 0.5, 0.6]"}, "non-finite box"),
+    "long-field": ({**GOOD, "question": TOO_LONG}, "more than"),
+    "long-meta": ({**GOOD, "meta": TOO_LONG}, "more than"),
+    "deep": ({**GOOD, "meta": "[" * 10_000}, "nested too deeply"),
+    "code": ({**GOOD, "meta": "__import__('os').system('true')"}, "neither JSON nor"),
+    "structure": ({**GOOD, "question": "see <|image_pad|>"}, "special token"),
+    "unscorable": ({**GOOD, "gt": "many"}, ""),
+}
+LINES = {name: line for line, name in enumerate(HOSTILE, start=3)}
+"""Two good records come first."""
+
+
+def png(data, width, height):
+    def chunk(kind, body):
+        crc = struct.pack(">I", zlib.crc32(kind + body))
+        return struct.pack(">I", len(body)) + kind + body + crc
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    root = tmp_path_factory.mktemp("hostile")
+    folder = root / "images/clevr_math"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (40, 30), "red").save(folder / "a.png")
+    photo = io.BytesIO()
+    Image.effect_noise((64, 64), 50).convert("RGB").save(photo, "JPEG")
+    (folder / "jpeg.png").write_bytes(photo.getvalue())
+    (folder / "cut.jpg").write_bytes(photo.getvalue()[:-900])
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "bomb.png").write_bytes(png(zlib.compress(b"\0" * 100), 60_000, 60_000))
+    Image.new("RGB", (1, 100_000)).save(folder / "strip.png")
+    (folder / "page.png").write_text("<html>not found</html>")
+    secret = io.BytesIO()
+    Image.new("RGB", (40, 30), "blue").save(secret, "PNG")
+    (root / "secret.png").write_bytes(secret.getvalue() + SECRET)
+    (folder / "link.png").symlink_to(root / "secret.png")
+    (folder / "up").symlink_to(root)
+    good = [{**GOOD, "id": "good"}, {**GOOD, "id": "jpeg", "image": "clevr_math/jpeg.png"}]
+    lines = [json.dumps(record).encode() for record in good]
+    lines += [json.dumps({**record, "id": name}).encode() for name, (record, _) in HOSTILE.items()]
+    lines.append(json.dumps({**GOOD, "id": "good", "question": "again?"}).encode())
+    lines.append(json.dumps({**GOOD, "id": "bytes"}).encode().replace(b"many", b"m\xff\xfe"))
+    (root / "grpo.json").write_bytes(b"\n".join(lines))
+    hf = root / "hf"
+    hf.mkdir()
+    (hf / "config.json").write_text(json.dumps(tiny_config(write_sidecars(hf))))
+    return root
+
+
+def test_check_lists_every_item_with_its_reason(place):
+    found = []
+    report = check_file(
+        place / "grpo.json",
+        place / "images",
+        kind="grpo",
+        gold_problem=gold_problem,
+        on_reject=found.append,
+    )
+    assert not report.clean and report.problems == len(found)
+    by_line = {reject.line: reject for reject in found}
+    assert len(by_line) == len(found) == len(HOSTILE) - 1 + 2
+    for name, line in LINES.items():
+        if name == "structure":  # only a tokenizer knows: see the build
+            continue
+        assert HOSTILE[name][1] in by_line[line].reason, name
+        # A record over the limit of bytes is never parsed, so that its id is not known.
+        assert by_line[line].id == ("" if "long" in name else name)
+        assert f"grpo.json: line {line}" in str(by_line[line])
+        assert "\n" not in str(by_line[line])
+    assert "used before" in by_line[len(HOSTILE) + 3].reason
+    assert "not UTF-8" in by_line[len(HOSTILE) + 4].reason
+
+
+def test_build_keeps_the_good_ones_and_reads_nothing_outside(place, tmp_path):
+    manifest = build(
+        place / "grpo.json",
+        place / "images",
+        tmp_path / "b",
+        place / "hf",
+        BuildSettings("grpo"),
+        gold_problem=gold_problem,
+    )
+    assert [record.id for record in BuiltRecords(tmp_path / "b")] == ["good", "jpeg"]
+    assert (manifest["kept"], manifest["rejected"]) == (2, len(HOSTILE) + 2)
+    by_line = {reject.line: reject for reject in iter_rejects(tmp_path / "b")}
+    assert all(HOSTILE[name][1] in by_line[line].reason for name, line in LINES.items())
+    for file in (tmp_path / "b").iterdir():
+        assert SECRET not in file.read_bytes()
