@@ -160,6 +160,9 @@ def _paper() -> ConfigDict:
                 "endpoint_backoff_s": 0.5,
                 "endpoint_batch": 8,
                 "endpoint_images": True,
+                "head_checkpoint": "",  # with open_ended "reward_head": its model,
+                "head_file": "",  # and its weight, a safetensors file
+                "head_batch": 8,
                 "cache_entries": 100_000,
                 "math_workers": 4,
                 "math_timeout_s": 5.0,

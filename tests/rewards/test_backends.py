@@ -348,7 +348,7 @@ def test_the_cache_forgets_the_least_recently_used():
     [
         ({"open_ended": "score_endpoint"}, "endpoint_url"),
         ({"open_ended": "chat_judge", "endpoint_url": "http://x"}, "endpoint_model"),
-        ({"open_ended": "reward_head"}, "passed in"),
+        ({"open_ended": "reward_head"}, "only a training run loads one"),
         ({"open_ended": "score_endpoint", "endpoint_url": "x:1"}, "http"),
     ],
 )

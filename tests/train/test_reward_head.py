@@ -12,8 +12,9 @@ from vlaa_jax.parallel.mesh import make_mesh
 from vlaa_jax.rewards.mixed import MixedReward
 from vlaa_jax.rewards.open_ended import AnswerItem, ReferenceScorer
 from vlaa_jax.rewards.reward_head import RewardHeadScorer
-from vlaa_jax.schema import ScoreRequest
-from vlaa_jax.train.reward_head import InProcessRewardHead
+from vlaa_jax.rewards.settings import RewardSettings
+from vlaa_jax.schema import ScoreRequest, UserError
+from vlaa_jax.train.reward_head import InProcessRewardHead, head_scorer
 
 TINY = resources.files("vlaa_jax") / "assets" / "tiny"
 
@@ -68,3 +69,44 @@ def test_open_ended_rewards_come_from_the_head(head, picture):
         gap = value - values[2]
         assert score.error is None
         assert score.reward == pytest.approx(max(0.0, 1 - np.exp(-0.2 * gap)), abs=1e-4)
+
+
+def test_the_settings_choose_the_head(tmp_path):
+    width = QwenVLConfig.from_hf_dir(str(TINY)).text.width
+    weight = np.random.default_rng(1).normal(size=(1, width)).astype(np.float32)
+    save_file({"score.weight": weight}, tmp_path / "head.safetensors")
+    rewards = RewardSettings(
+        open_ended="reward_head",
+        head_checkpoint=str(TINY),
+        head_file=str(tmp_path / "head.safetensors"),
+        head_batch=3,
+    )
+    item, reference = AnswerItem("How many?", "a very long answer"), AnswerItem("How many?", "4")
+    head = InProcessRewardHead(TINY, tmp_path / "head.safetensors", make_mesh(), batch=3)
+    gap = np.subtract(*head.score([item, reference]))
+    request = ScoreRequest(
+        "open_ended", reference.answer, f"<answer>{item.answer}</answer>", question="How many?"
+    )
+    swapped = ScoreRequest(
+        "open_ended", item.answer, f"<answer>{reference.answer}</answer>", question="How many?"
+    )
+    with MixedReward(rewards, head_scorer(rewards, make_mesh(), "float32")) as mixed:
+        scores = mixed.score([request, swapped])
+    expected = [max(0.0, 1 - np.exp(-0.2 * sign * gap)) for sign in (1, -1)]
+    assert max(expected) > 0.01
+    np.testing.assert_allclose([score.reward for score in scores], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"head_file": "x"}, "set rewards.head_checkpoint"),
+        ({"head_checkpoint": str(TINY)}, "set rewards.head_file"),
+        ({"head_checkpoint": str(TINY), "head_file": "no/such"}, "there is no file no/such"),
+        ({"head_checkpoint": "no such", "head_file": "x"}, "no such does not exist"),
+    ],
+)
+def test_a_head_that_cannot_be_loaded_is_a_user_error(fields, message):
+    rewards = RewardSettings(open_ended="reward_head", **fields)
+    with pytest.raises(UserError, match=message):
+        head_scorer(rewards, make_mesh(), "float32")

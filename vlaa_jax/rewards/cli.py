@@ -28,7 +28,7 @@ A summary goes to stderr. Exit code: 0 all scored, 1 some line could not be read
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     options = _parser().parse_args(argv)
-    table = _Table()
+    table = _Table(options.open_ended or RewardSettings.open_ended)
     code = EXIT_OK
     try:
         settings = RewardSettings(
@@ -132,7 +132,8 @@ def read_request(row: dict[str, Any]) -> ScoreRequest:
     """
     for field in ("verifier_type", "gt", "response"):
         if field not in row:
-            raise ValueError(f"field {field!r} is missing")
+            present = ", ".join(map(repr, list(row)[:12])) or "none"
+            raise ValueError(f"field {field!r} is missing (fields here: {present})")
     space = row.get("box_space")
     if space is not None and space not in BOX_SPACES:
         raise ValueError(f"field 'box_space' must be one of {', '.join(BOX_SPACES)}")
@@ -183,7 +184,8 @@ def _unreadable(identity: Any, problem: str) -> dict[str, Any]:
 class _Table:
     """Counts per verifier type, for stderr."""
 
-    def __init__(self) -> None:
+    def __init__(self, backend: str) -> None:
+        self._backend = backend
         self._rows: dict[str, list[float]] = {}
         self.failed = 0
 
@@ -205,6 +207,8 @@ class _Table:
             scored = count - failed
             mean = f"{total / scored:8.4f}" if scored else f"{'-':>8}"
             lines.append(f"{name:14} {count:8.0f} {extracted:10.0f} {failed:8.0f} {mean}")
+        if "open_ended" in self._rows:
+            lines.append(f"open-ended answers were scored by {self._backend}")
         return "\n".join(lines)
 
 
@@ -217,7 +221,11 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("file", help="JSON lines; - reads standard input")
     add("--batch", type=_positive, default=256, help="most lines scored together (default 256)")
-    add("--open-ended", choices=[b for b in OPEN_ENDED_BACKENDS if b != "reward_head"])
+    add(
+        "--open-ended",
+        choices=[b for b in OPEN_ENDED_BACKENDS if b != "reward_head"],
+        help="what scores open-ended answers (default text_similarity: offline, no reward model)",
+    )
     add("--endpoint-url", help="base URL of the score endpoint or chat judge")
     add("--endpoint-model", help="model name to send to it")
     add("--endpoint-key-env", help="environment variable with its token")

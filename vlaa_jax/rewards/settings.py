@@ -45,6 +45,12 @@ class RewardSettings:
     """Answers per request to a score endpoint."""
     endpoint_images: bool = True
     """Send the images along with question and answer."""
+    head_checkpoint: str = ""
+    """Model of the in-process reward head: an HF directory, one of our checkpoints, or a hub id."""
+    head_file: str = ""
+    """Safetensors file with the head's weight."""
+    head_batch: int = 8
+    """Answers the reward head scores at once."""
     cache_entries: int = 100_000
     """Scores remembered by content hash."""
     math_workers: int = 2
@@ -76,6 +82,7 @@ class RewardSettings:
             "math_workers",
             "endpoint_concurrency",
             "endpoint_batch",
+            "head_batch",
             "repetition_ngram",
             "overlong_buffer",
         ):
@@ -101,7 +108,8 @@ class RewardSettings:
             return TextSimilarityScorer()
         if self.open_ended == "reward_head":
             raise UserError(
-                "rewards.open_ended is 'reward_head': the model must be loaded and passed in"
+                "rewards.open_ended is 'reward_head': only a training run loads one; choose "
+                + ", ".join(name for name in OPEN_ENDED_BACKENDS if name != "reward_head")
             )
         # Imported here: an HTTP client takes longer to import than all rules together.
         from vlaa_jax.endpoint import EndpointSettings

@@ -19,7 +19,9 @@ from vlaa_jax.models.qwen_vl.model import RowInputs
 from vlaa_jax.models.qwen_vl.vision import VisionInputs
 from vlaa_jax.models.reward_head.head import ScalarHead, load_scalar_head
 from vlaa_jax.parallel.mesh import data_shards
-from vlaa_jax.rewards.open_ended import AnswerItem
+from vlaa_jax.rewards.open_ended import AnswerItem, ReferenceScorer
+from vlaa_jax.rewards.reward_head import RewardHeadScorer
+from vlaa_jax.rewards.settings import RewardSettings
 from vlaa_jax.schema import Record, UserError
 
 
@@ -109,3 +111,23 @@ class InProcessRewardHead:
         inputs = RowInputs(*text)
         with self._lock:  # scoring threads take turns on the devices
             return [float(score) for score in self._head.score(inputs)[: len(sequences)]]
+
+
+def head_scorer(settings: RewardSettings, mesh: Mesh, dtype: str) -> ReferenceScorer:
+    """The open-ended scorer around the reward head that the settings name.
+
+    Args:
+        settings: with ``head_checkpoint``, ``head_file`` and ``head_batch``.
+        mesh: the trainer's device mesh.
+        dtype: of the head's model.
+
+    Raises:
+        UserError: checkpoint or head is not named, or cannot be read.
+    """
+    for name in ("head_checkpoint", "head_file"):
+        if not getattr(settings, name):
+            raise UserError(f"rewards.open_ended is 'reward_head': set rewards.{name}")
+    head = InProcessRewardHead(
+        settings.head_checkpoint, settings.head_file, mesh, dtype=dtype, batch=settings.head_batch
+    )
+    return ReferenceScorer(RewardHeadScorer(head), settings.cache_entries)

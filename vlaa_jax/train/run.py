@@ -41,6 +41,7 @@ from vlaa_jax.train.prompts import (
     load_checked,
     training_loader,
 )
+from vlaa_jax.train.reward_head import head_scorer
 from vlaa_jax.train.state import abstract_state, merge, new_state, partition, to_shape
 from vlaa_jax.train.step import Policy, Steps
 from vlaa_jax.train.workdir import check_files, check_workdir, plain
@@ -72,8 +73,8 @@ class Run:
         self.compilations = CompileCounter()
         check_files(settings.data)
         check_workdir(workdir, settings)
-        self.reward = MixedReward(rewards)
         self.mesh: Mesh = make_mesh(**dataclasses.asdict(settings.mesh))
+        self.reward = _mixed_reward(rewards, self.mesh, settings.model.dtype)
         _check_shards(settings, data_shards(self.mesh))
         _check_overlong(settings, rewards)
         self.checkpoint: Checkpoint = open_checkpoint(settings.model, settings.data, self.mesh)
@@ -366,6 +367,13 @@ class Run:
         done = self.progress.step * self.settings.algo.updates_per_rollout
         if self.progress.step > self._saved and int(updates) == done:
             self.save()
+
+
+def _mixed_reward(rewards: RewardSettings, mesh: Mesh, dtype: str) -> MixedReward:
+    """The mixed reward, with the in-process head where the settings choose it."""
+    if rewards.open_ended == "reward_head":
+        return MixedReward(rewards, head_scorer(rewards, mesh, dtype))
+    return MixedReward(rewards)
 
 
 def _check_shards(settings: Settings, shards: int) -> None:
