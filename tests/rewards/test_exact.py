@@ -90,6 +90,13 @@ ROWS = [
     ("x<4", "x\\le 4", False),
     ("x<4", "x>4", False),
     ("2x<8", "x<4", True),
+    ("\\frac{x}{-2}>1", "-x-2>0", True),  # a negative number below is a negative factor
+    ("\\frac{x}{-2}>1", "\\frac{x}{-2}-1>0", True),
+    ("\\frac{x}{-2}>1", "1<\\frac{x}{-2}", True),
+    ("\\frac{x}{-2}>1", "x<-2", True),
+    ("\\frac{x}{-2}>1", "-x-2<0", False),
+    ("\\frac{x}{-2}>1", "x>-2", False),
+    ("\\frac{x}{-2}>\\frac{y}{-3}", "3x<2y", True),
     ("-x<-4", "x>4", True),
     ("0<x\\le 1", "1\\ge x>0", True),
     ("0<x<1", "0<x<2", False),

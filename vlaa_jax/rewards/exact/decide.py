@@ -178,7 +178,8 @@ def _ratio(algebra: Algebra, left: Quotient, right: Quotient) -> float | None:
     scale = positive_content(left.num) / positive_content(right.num)
     for factor in (scale, -scale):
         if {m: c * factor for m, c in right.num.items()} == left.num:
-            positive = (factor > 0) == (left.den[()] > 0) == (right.den[()] > 0)
+            # Three signs multiply; a chained comparison would compare neighbours.
+            positive = (factor > 0) == ((left.den[()] > 0) == (right.den[()] > 0))
             return 1.0 if positive else -1.0
     return None
 
