@@ -84,6 +84,13 @@ def test_box_space_default_by_source_or_by_record(tmp_path):
     assert spaces == ["normalized_square", "normalized", "original_pixels", None]
 
 
+def nested(depth):
+    value = "x"
+    for _ in range(depth):
+        value = {"a": value}
+    return value
+
+
 @pytest.mark.parametrize(
     ("change", "field", "reason"),
     [
@@ -109,6 +116,21 @@ def test_box_space_default_by_source_or_by_record(tmp_path):
         ({"meta": "[" * 10_000}, "meta", "nested too deeply"),
         ({"meta": "-" * 10_000 + "1"}, "meta", "nested too deeply"),
         ({"meta": 5}, "meta", "neither an object"),
+        ({"meta": {"x": "\ud800"}}, "meta", "a lone surrogate at character 0"),
+        ({"meta": {"\ud800": 1}}, "meta", "a lone surrogate"),
+        ({"note": ["\ud800"]}, "meta", "a lone surrogate"),
+        ({"caption": "a\ud800"}, "caption", "a lone surrogate at character 1"),
+        ({"verifier_type": "\ud800"}, "verifier_type", "is none of"),
+        ({"meta": "{'a': b'x'}"}, "meta", "a value of type bytes"),
+        ({"meta": "{'a': {1, 2}}"}, "meta", "a value of type set"),
+        ({"meta": "{'a': 1j}"}, "meta", "a value of type complex"),
+        ({"meta": "{'a': {(1, 2): 3}}"}, "meta", "a key of type tuple"),
+        ({"meta": "{'a': ...}"}, "meta", "a value of type ellipsis"),
+        ({"meta": "{'a': 0x" + "f" * 9_000 + "}"}, "meta", "hundreds of digits"),
+        ({"image": "[0x" + "f" * 9_000 + "]"}, "image", "neither a path nor a list"),
+        ({"meta": nested(600)}, "meta", "nested more than 50 levels deep"),
+        ({"extra": nested(600)}, "meta", "nested more than 50 levels deep"),
+        ({"gt": nested(600)}, "gt", "neither text"),
         ({"id": 1.5}, "id", "neither text"),
         ({"caption": "x" * 10_000_000}, "caption", "10,000,000 characters"),
     ],
@@ -158,6 +180,18 @@ def test_lenient_reading_counts_every_refusal(tmp_path):
         assert part in reasons
     renamed = iter_records(path, strict=False, on_duplicate="rename")
     assert [r.id for r in renamed] == ["r1", "r1#2", "r9"]
+    ids = ["a", "a", "a#2", "b#2", "b", "b", "a"]
+    path.write_text(json.dumps([{**GRPO, "id": i} for i in ids]))
+    renamed = [r.id for r in iter_records(path, on_duplicate="rename")]
+    assert renamed == ["a", "a#2", "a#2#2", "b#2", "b", "b#3", "a#3"]
+
+
+def test_meta_comes_back_from_json_as_it_is(tmp_path):
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps([{**GRPO, "meta": "{1: (2, None, nan), 'b': {'c': True}}"}]))
+    meta = load_records(path)[0].meta
+    assert repr(meta) == "{'1': [2, None, nan], 'b': {'c': True}}"
+    assert repr(json.loads(json.dumps(meta))) == repr(meta)
 
 
 @pytest.mark.parametrize("form", ["array", "lines"])

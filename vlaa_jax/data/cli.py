@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     show = verbs.add_parser("show", help="print one record")
     show.set_defaults(verb=_show)
     show.add_argument("file", metavar="FILE", help="JSON array or JSON Lines")
-    show.add_argument("which", metavar="WHICH", help="position from 0, or id")
+    show.add_argument("which", metavar="WHICH", help="id, position from 0, or #POSITION")
     show.add_argument("--images", help="image root")
     _model(show, required=False)
     show.add_argument("--window-units", type=int, default=4, help="4: Qwen2.5-VL, 0: Qwen2-VL")

@@ -9,7 +9,8 @@ import re
 from typing import Any
 
 MAX_LITERAL_CHARS = 1 << 20
-_MAX_DEPTH = 50
+MAX_DEPTH = 50
+_MAX_INT_BITS = 1024
 _MAX_SIGNS = 1000
 _STRINGS = re.compile(r"'(?:[^'\\]|\\.)*+'|\"(?:[^\"\\]|\\.)*+\"", re.DOTALL)
 _NAMES = {
@@ -44,6 +45,44 @@ def parse_literal(text: str) -> Any:
         raise ValueError("neither JSON nor a Python literal") from error
 
 
+def as_json(value: Any, depth: int = 0) -> Any:
+    """The value with tuples as lists and keys as text, so that JSON holds it and gives it back.
+
+    Raises:
+      ValueError: bytes, sets, complex numbers, huge integers, keys that are no text or number, text
+        with a lone surrogate, or more than MAX_DEPTH levels; the message is a short reason.
+    """
+    if depth > MAX_DEPTH:
+        raise ValueError(f"nested more than {MAX_DEPTH} levels deep")
+    if isinstance(value, dict):
+        return {_json_key(key): as_json(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(item, depth + 1) for item in value]
+    if value is None or isinstance(value, bool | float):
+        return value
+    if isinstance(value, int):
+        if value.bit_length() > _MAX_INT_BITS:
+            raise ValueError("holds an integer of hundreds of digits")
+        return value
+    if isinstance(value, str):
+        return _encodable(value)
+    raise ValueError(f"holds a value of type {type(value).__name__}, which JSON cannot hold")
+
+
+def _json_key(key: Any) -> str:
+    if isinstance(key, tuple | frozenset | bytes | complex) or key is ...:
+        raise ValueError(f"holds a key of type {type(key).__name__}, which JSON cannot hold")
+    return _encodable(str(as_json(key)))
+
+
+def _encodable(text: str) -> str:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"holds a lone surrogate at character {error.start} of a text") from error
+    return text
+
+
 def _check_nesting(text: str) -> None:
     """Refuse what could exhaust the parser's stack: it looks at the text outside strings only."""
     bare = _STRINGS.sub("", text)
@@ -51,7 +90,7 @@ def _check_nesting(text: str) -> None:
     for bracket in re.findall(r"[\[\](){}]", bare):
         depth += 1 if bracket in "[({" else -1
         deepest = max(deepest, depth)
-    if deepest > _MAX_DEPTH or len(re.findall(r"[+\-~]|\bnot\b|\blambda\b", bare)) > _MAX_SIGNS:
+    if deepest > MAX_DEPTH or len(re.findall(r"[+\-~]|\bnot\b|\blambda\b", bare)) > _MAX_SIGNS:
         raise ValueError("nested too deeply")
 
 

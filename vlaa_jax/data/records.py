@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from vlaa_jax.data.json_index import JsonIndex, index_json
-from vlaa_jax.data.literals import parse_literal
+from vlaa_jax.data.literals import as_json, parse_literal
 from vlaa_jax.schema import BOX_SPACES, VERIFIER_TYPES, Record, UserError
 
 KINDS = ("grpo", "sft")
@@ -84,7 +84,7 @@ class RecordFile(Sequence[Record]):
           path: JSON array or JSON Lines, whatever the suffix.
           kind: one of KINDS, or None to take what is there.
           box_space: space of iou boxes that do not name their own (one of BOX_SPACES), or a mapping
-            from source to space; sources not in it are "normalized".
+            from source to space, whatever the case; sources not in it are "normalized".
           max_record_bytes: longer records are refused unread.
 
         Raises:
@@ -94,7 +94,11 @@ class RecordFile(Sequence[Record]):
             raise ValueError(f"kind must be one of {KINDS}, not {kind!r}")
         self.path = Path(path)
         self.kind = kind
-        self._box_space = box_space
+        self._box_space: str | dict[str, str] = (
+            box_space
+            if isinstance(box_space, str)
+            else {source.casefold(): space for source, space in box_space.items()}
+        )
         self._max_bytes = max_record_bytes
         self._fd: int | None = None
         self.spans: JsonIndex = index_json(self.path)
@@ -136,14 +140,23 @@ class RecordFile(Sequence[Record]):
         reason = "the array is not closed; was the download cut short?"
         return Reject(str(self.path), len(self), None, "", "", reason)
 
-    def _raw(self, index: int) -> Any:
+    def encoded(self, index: int) -> bytes:
+        """The bytes of a record as they are in the file.
+
+        Raises:
+          Refusal: there are more than the limit.
+        """
         start, end = (int(x) for x in self.spans.spans_N2[index])
         if end - start > self._max_bytes:
             raise Refusal("", f"{end - start:,} bytes long, more than {self._max_bytes:,}")
         if self._fd is None:
             self._fd = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        return os.pread(self._fd, end - start, start)
+
+    def _raw(self, index: int) -> Any:
+        data = self.encoded(index)
         try:
-            return json.loads(os.pread(self._fd, end - start, start).decode("utf-8"))
+            return json.loads(data.decode("utf-8"))
         except UnicodeDecodeError as error:
             raise Refusal("", f"not UTF-8 at byte {error.start} of the record") from error
         except RecursionError as error:
@@ -163,7 +176,7 @@ class RecordFile(Sequence[Record]):
     def _space_of(self, source: str) -> str:
         if isinstance(self._box_space, str):
             return self._box_space
-        return self._box_space.get(source, "normalized")
+        return self._box_space.get(source.casefold(), "normalized")
 
     def close(self) -> None:
         """Close the file; reading opens it again."""
@@ -222,21 +235,31 @@ def iter_indexed(
     """The usable records of a file with their positions; the others go to ``on_reject``."""
     if on_duplicate not in ("reject", "rename"):
         raise ValueError(f"on_duplicate must be 'reject' or 'rename', not {on_duplicate!r}")
-    seen: dict[str, int] = {}
+    seen: dict[str, int] = {}  # ids given out, and the highest number each was renamed with
     for index in range(len(file)):
         result = file.read(index)
         if isinstance(result, Reject):
             on_reject(result)
             continue
-        times = seen[result.id] = seen.get(result.id, 0) + 1
-        if times == 1:
+        if result.id not in seen:
+            seen[result.id] = 1
             yield index, result
         elif on_duplicate == "rename":
-            yield index, replace(result, id=f"{result.id}#{times}")
+            yield index, replace(result, id=_renamed(result.id, seen))
         else:
             on_reject(file.reject(index, "id", "used before in this file", result.id))
     if end := file.problem_at_end():
         on_reject(end)
+
+
+def _renamed(record_id: str, seen: dict[str, int]) -> str:
+    """``ID#2``, ``ID#3``, ...: the first that no record before bears, noted in ``seen``."""
+    while True:
+        seen[record_id] += 1
+        name = f"{record_id}#{seen[record_id]}"
+        if name not in seen:
+            seen[name] = 1
+            return name
 
 
 def load_records(path: str | os.PathLike[str], **options: Any) -> list[Record]:
@@ -269,7 +292,7 @@ def parse_record(raw: Any, *, fallback_id: str, kind: str | None = None) -> Reco
 
 def _parse_fields(raw: dict[str, Any], record_id: str, kind: str | None) -> Record:
     images = _images(raw)
-    meta = _meta(raw.get("meta")) | {k: v for k, v in raw.items() if k not in _KNOWN}
+    meta = _meta(raw.get("meta"), {k: v for k, v in raw.items() if k not in _KNOWN})
     verifier_type = raw.get("verifier_type")
     if verifier_type is not None and verifier_type not in VERIFIER_TYPES:
         raise Refusal("verifier_type", f"{_short(verifier_type)} is none of {VERIFIER_TYPES}")
@@ -383,21 +406,23 @@ def clean_image_path(path: str, field: str = "image") -> str:
     return "/".join(parts)
 
 
-def _meta(value: Any) -> dict[str, Any]:
-    if isinstance(value, str):
-        if not value.strip():
-            return {}
-        try:
-            value = parse_literal(value)
-        except ValueError as error:
-            raise Refusal("meta", str(error)) from error
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise Refusal("meta", f"{_short(value)} is neither an object nor the text of one")
-    return {str(key): item for key, item in value.items()}
+def _meta(value: Any, further: dict[str, Any]) -> dict[str, Any]:
+    """``meta`` together with fields that a Record does not name, as JSON can hold it."""
+    try:
+        if isinstance(value, str):
+            value = parse_literal(value) if value.strip() else None
+        if value is None:
+            value = {}
+        if not isinstance(value, dict):
+            raise ValueError(f"{_short(value)} is neither an object nor the text of one")
+        return dict(as_json(value) | as_json(further))
+    except ValueError as error:
+        raise Refusal("meta", str(error)) from error
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested too deeply, or an integer of too many digits
+        return f"a {type(value).__name__}"
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,6 +1,7 @@
 """Shows one record as a person wants to see it: texts, images, lengths, planner rows."""
 
 import os
+import re
 from collections.abc import Sequence
 
 from vlaa_jax.data.chat import Chat
@@ -8,27 +9,57 @@ from vlaa_jax.data.check import inspect_image
 from vlaa_jax.data.images import ImageProcessor
 from vlaa_jax.data.measure import measure
 from vlaa_jax.data.planner import plan_vision
-from vlaa_jax.data.records import RecordFile
+from vlaa_jax.data.records import RecordFile, Refusal
 from vlaa_jax.schema import Record, UserError
 
 _MAX_TEXT = 4000
 
 
 def find_record(file: RecordFile, which: str) -> Record:
-    """A record by its position from 0, or else by its id.
+    """A record by its id, or else by its position; ``#3`` is position 3 whatever the ids.
+
+    Args:
+      file: where to look.
+      which: an id, a position from 0 (negative: from the end), or ``#`` and a position.
 
     Raises:
       UserError: there is none such, or it cannot be used.
     """
-    if which.lstrip("-").isdigit() and -len(file) <= int(which) < len(file):
-        return file[int(which)]
+    position = re.fullmatch(r"(#?)(-?[0-9]{1,18})", which)
+    index = None if position is None or position[1] else _index_of(file, which)
+    if position is None:
+        index = _index_of(file, which)
+    elif index is None and -len(file) <= int(position[2]) < len(file):
+        index = int(position[2])
+    if index is None:
+        raise UserError(
+            f"{file.path}: no record at position or with id {which!r} ({len(file)} records)"
+        )
+    return file[index]
+
+
+def _index_of(file: RecordFile, record_id: str) -> int | None:
+    """Where the first usable record with an id is, or else the first that names it."""
+    number = re.fullmatch(r"-?[0-9]+", record_id)  # looked for in the text before parsing any
+    field = re.compile(rb'"id"\s*:\s*"?' + record_id.encode() + rb'"?\s*[,}]') if number else None
+    unusable = None
     for index in range(len(file)):
+        if field is not None and not _holds(file, index, field):
+            continue
         result = file.read(index)
-        if isinstance(result, Record) and result.id == which:
-            return result
-    raise UserError(
-        f"{file.path}: no record at position or with id {which!r} ({len(file)} records)"
-    )
+        if result.id != record_id:
+            continue
+        if isinstance(result, Record):
+            return index
+        unusable = index if unusable is None else unusable
+    return unusable
+
+
+def _holds(file: RecordFile, index: int, pattern: re.Pattern[bytes]) -> bool:
+    try:
+        return pattern.search(file.encoded(index)) is not None
+    except Refusal:
+        return False
 
 
 def describe(
