@@ -120,10 +120,13 @@ def test_structure_implies_an_answer(text):
 
 @brief
 @given(
-    st.permutations("ABCD"),
+    st.permutations("ABCD").flatmap(
+        lambda p: st.tuples(*(st.sampled_from([c, c.lower()]) for c in p))
+    ),
+    st.sampled_from(["{}", "({})", "{})", "{}.", "{}:", "[{}]", "**{}**"]),
     st.lists(
         st.sampled_from(
-            [" ", ", ", " or ", "/", ": ", ") ", ". ", "\n", " and ", "", "; ", "=", "-"]
+            [" ", ", ", " or ", "/", ": ", ") ", ". ", "\n", " and ", "", "; ", "=", "-", ",", "|"]
         ),
         min_size=5,
         max_size=5,
@@ -131,8 +134,9 @@ def test_structure_implies_an_answer(text):
     st.sampled_from(["", "The answer is ", "(", "Option ", "I choose ", "**", "$"]),
     st.booleans(),
 )
-def test_an_answer_with_every_option_never_pays(letters, joins, lead, with_question):
-    said = lead + "".join(itertools.chain(*zip(letters, joins, strict=False)))
+def test_an_answer_with_every_option_never_pays(letters, mark, joins, lead, with_question):
+    marked = [mark.format(letter) for letter in letters]
+    said = lead + "".join(itertools.chain(*zip(marked, joins, strict=False)))
     question = ANGLES if with_question else ""
     for gold in "ABCD":
         assert score_mcq(said, gold, question) == 0.0, said

@@ -77,6 +77,23 @@ PLAIN = [
     ("42 cm", "B", 0),
     ("?", "B", 0),
     ("2", "B", 0),
+    ("(a) (b) (c) (d)", "A", 0),
+    ("a) b) c) d)", "A", 0),
+    ("a. b. c. d.", "A", 0),
+    ("a: b c d", "A", 0),
+    ("A: b c d", "A", 0),
+    ("b. c", "B", 0),
+    ("b) 41 c) 42", "B", 0),
+    ("(b) and (a)", "B", 0),
+    ("b) or a", "B", 0),
+    ("B) or a", "B", 0),
+    ("(a) abcd", "A", 0),
+    ("d) a cat", "D", 1),  # an article is no letter
+    ("d) a 45 degree angle", "D", 1),
+    ("B: a bus and a car", "B", 1),
+    ("B: a triangle with sides b and c", "B", 1),  # small letters beside a capital are names
+    ("b) the side with c = 5", "B", 1),
+    ("B: f(a) = 2", "B", 1),
     ("B" * 5000, "B", 0),
     ("B: " + "word " * 1000, "B", 0),  # an essay
     ("B", "(b)", 1),
@@ -154,7 +171,7 @@ def test_a_gold_outside_the_list_is_a_problem():
 
 def test_every_option_at_once_never_pays():
     for joiner in (" ", ", ", " or ", "/", "\n", "; ", " and ", "|", ""):
-        said = joiner.join("ABCD")
-        assert chosen_letter(said) is None, said
-        said = joiner.join(f"({letter})" for letter in "ABCD")
-        assert chosen_letter(said) is None, said
+        for letters in ("ABCD", "abcd"):
+            for mark in ("{}", "({})", "{})", "{}.", "{}:", "[{}]"):
+                said = joiner.join(mark.format(letter) for letter in letters)
+                assert chosen_letter(said) is None, said

@@ -38,7 +38,17 @@ _ANOTHER = re.compile(
 )
 _STYLED = re.compile(r"\\text\{([^{}]*)\}|\*\*([^*]*)\*\*")
 _STANDALONE = re.compile(r"(?<![\w\\])([A-H])(?![\w'’])")
-_CAPITALS = re.compile(r"(?<!\w)[A-H]{1,8}(?!\w)")
+# A lower-case letter that stands alone: not the article ("a dog", "a 45 degree angle"), and not a
+# variable with its value ("c = 5") or a function.
+_SMALL = r"(?:[b-e]|[f-h](?!\()|a(?!\s+(?:[^\W_]{2,}|\d)))(?![\w'’]|\s*=\s*[-\d.\\])"
+_SMALL_ALONE = re.compile(rf"(?<![\w\\]){_SMALL}")
+# One that looks like an option beside a capital as well: marked, in the first place, or offered.
+_SMALL_MARKED = re.compile(
+    rf"(?:^|(?<=[\s,;/|&])){_SMALL}(?=\s*[:)\]}}]|\.\s+\S)"
+    rf"|(?<![\w\\])[(\[{{]\s*{_SMALL}(?=\s*[)\]}}])|^{_SMALL}"
+    rf"|\b(?i:or|nor|maybe|possibly|perhaps|either|option|choice|answer)\s+{_SMALL}"
+)
+_RUN = re.compile(r"(?<!\w)[A-Ha-h]{1,8}(?!\w)")
 _OPTION_LINE = re.compile(r"^\s*[(\[]?([A-Z])\s*[)\].:、]\s*(\S.*?)\s*$", re.MULTILINE)
 _OPTION_INLINE = re.compile(r"(?:^|[\s,;])[(\[]?([A-Z])\s*[)\].:](?=\s|[^\sA-Za-z])")
 
@@ -147,6 +157,12 @@ def _leading_letter(text: str, options: Mapping[str, str], stated: bool = False)
     named = _option_with_text(rest, options)
     if named:
         return letter if named == letter or _same(rest, options.get(letter, "")) else None
+    if _names_all(rest, letter, options):
+        return None
+    # Small letters are options where the first one is small; beside a capital they are names of
+    # sides and the like, unless they look like options.
+    is_small = (match[1] or match[2] or match[3]).islower()
+    rest = _raised(rest, _SMALL_ALONE if is_small else _SMALL_MARKED)
     others = {group for found in _ANOTHER.finditer(rest) for group in found.groups() if group}
     if others - {letter}:
         return None
@@ -154,13 +170,25 @@ def _leading_letter(text: str, options: Mapping[str, str], stated: bool = False)
     strewn = set(_STANDALONE.findall(rest)) - {letter}
     if len(strewn) > 1 or (strewn and _STANDALONE.match(rest)):
         return None
-    every = set(options) or set("ABCD")
-    if every <= {letter}.union(*_CAPITALS.findall(rest)):
-        return None
     # Nor may the explanation quote another option in full, next to or instead of its own.
     if _quotes_other(rest, letter, options):
         return None
     return letter
+
+
+def _raised(text: str, pattern: re.Pattern[str]) -> str:
+    return pattern.sub(lambda match: match[0].upper(), text)
+
+
+def _names_all(rest: str, letter: str, options: Mapping[str, str]) -> bool:
+    """Whether every option's letter is there, in any case, apart or in runs (``bcd``)."""
+    every = set(options) or set("ABCD")
+    said = _raised(rest, _SMALL_ALONE)
+    named = {letter}
+    for run in _RUN.findall(said):
+        if run.isupper() or (len(run) > 1 and set(run.upper()) <= every):
+            named.update(run.upper())
+    return every <= named
 
 
 def _quotes_other(rest: str, letter: str, options: Mapping[str, str]) -> bool:
