@@ -142,6 +142,38 @@ def test_a_bad_gold_is_refused(gold, space):
         score_iou(UNIT, gold, box_space=space)
 
 
+@pytest.mark.parametrize(
+    ("gold", "space", "sizes"),
+    [
+        ("[1.1, 0.2, 1.4, 0.6]", "normalized", {}),  # within what rounding excuses, yet outside
+        ("[-0.4, 0.2, -0.1, 0.6]", "normalized", {}),
+        ("[500, 20, 600, 60]", "original_pixels", {"image_size": (400, 200)}),
+        ("[500, 20, 600, 60]", None, {"image_size": (400, 200)}),
+        ("[[20, 20, 60, 60], [20, 250, 60, 260]]", None, {"image_size": (400, 200)}),
+        ("[0.2, 0.0, 0.6, 0.2]", "normalized_square", {"image_size": (400, 200)}),  # in the padding
+        ("[20, 120, 60, 130]", "resized_pixels", {"resized_size": (200, 100)}),
+    ],
+)
+def test_a_gold_outside_the_image_is_refused_before_any_answer(gold, space, sizes):
+    assert "outside the image" in iou_gold_problem(gold, space, **sizes)
+    with pytest.raises(ValueError, match="outside the image"):
+        score_iou(UNIT, gold, box_space=space, **sizes)
+
+
+@pytest.mark.parametrize(
+    ("gold", "space", "sizes"),
+    [
+        ("[0.9, 0.2, 1.4, 0.6]", "normalized", {}),  # a part of it is inside
+        ("[300, 20, 600, 60]", "original_pixels", {"image_size": (400, 200)}),
+        ("[500, 20, 600, 60]", "original_pixels", {}),  # nobody knows how large the image is
+        ("[0.2, 0.0, 0.6, 0.2]", "normalized_square", {}),
+        ("[500, 20, 600, 60]", "resized_pixels", {"image_size": (400, 200)}),
+    ],
+)
+def test_a_gold_that_reaches_into_the_image_is_fine(gold, space, sizes):
+    assert iou_gold_problem(gold, space, **sizes) is None
+
+
 def test_parsing_keeps_order_and_counts():
     assert parse_boxes("[1,2,3,4] and (5,6,7,8)") == [(1, 2, 3, 4), (5, 6, 7, 8)]
     assert parse_boxes("[4, 3, 2, 1]") == [(4, 3, 2, 1)]

@@ -87,6 +87,17 @@ def test_a_bad_gold_is_nan_with_a_reason_and_found_beforehand(mixed, verifier_ty
     assert reason in score.error
 
 
+def test_a_gold_box_outside_its_image_is_found_beforehand(mixed):
+    gold = "[500, 20, 600, 60]"
+    assert gold_problem("iou", gold) is None
+    assert "outside the image" in gold_problem("iou", gold, image_size=(400, 200))
+    request = ScoreRequest("iou", gold, said("[1, 2, 3, 4]"), image_size=(400, 200))
+    (problem,) = mixed.gold_problems([request])
+    (score,) = mixed.score([request])
+    assert "outside the image" in problem
+    assert score.error == problem
+
+
 @pytest.mark.parametrize("verifier_type", VERIFIER_TYPES)
 def test_good_golds_have_no_problem(verifier_type):
     assert gold_problem(verifier_type, GOLDS[verifier_type][0]) is None

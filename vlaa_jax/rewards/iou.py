@@ -61,7 +61,7 @@ def score_iou(
     Raises:
         ValueError: the gold holds no usable box, or a conversion lacks a size.
     """
-    problem = iou_gold_problem(gold, box_space)
+    problem = iou_gold_problem(gold, box_space, image_size, resized_size)
     if problem:
         raise ValueError(problem)
     targets = _gold_boxes(gold)
@@ -76,8 +76,6 @@ def score_iou(
         return _clip(moved, frame)
 
     golds = [place(box, space) for box in targets]
-    if not all(_usable(box) for box in golds):
-        raise ValueError(f"gold {gold[:60]!r} lies outside the image ({space})")
     boxes = parse_boxes(answer)
     if boxes is None or (len(golds) == 1 and len(boxes) != 1) or len(boxes) > 3 * MAX_BOXES:
         return 0.0
@@ -87,8 +85,21 @@ def score_iou(
 
 
 @lru_cache(maxsize=4096)  # a gold is compared with a whole group of answers
-def iou_gold_problem(gold: str, box_space: str | None = None) -> str | None:
-    """Why no answer can be compared with this gold; None when all is well."""
+def iou_gold_problem(
+    gold: str,
+    box_space: str | None = None,
+    image_size: Size | None = None,
+    resized_size: Size | None = None,
+) -> str | None:
+    """Why no answer can be compared with this gold; None when all is well.
+
+    Args:
+        gold: list, dict or JSON with the box or boxes.
+        box_space: as in ``score_iou``.
+        image_size: (width, height) of the original image. With it a box in original pixels or in
+            the padding of a square is refused where nothing of it lies on the image.
+        resized_size: (width, height) as the model sees it; the same for resized pixels.
+    """
     if box_space is not None and box_space not in BOX_SPACES:
         return f"box_space {box_space!r} is not one of {', '.join(BOX_SPACES)}"
     boxes = _gold_boxes(gold)
@@ -101,6 +112,10 @@ def iou_gold_problem(gold: str, box_space: str | None = None) -> str | None:
             return f"gold {gold[:60]!r} has an inverted, empty or non-finite box"
         if box_space in ("normalized", "normalized_square") and max(map(abs, box)) > 1.5:
             return f"gold {gold[:60]!r} is not in {box_space} coordinates (0..1)"
+    space = box_space or _guess_space(boxes)
+    frame = _frame(space, image_size, resized_size)
+    if not all(_usable(_clip(box, frame)) for box in boxes):
+        return f"gold {gold[:60]!r} lies outside the image ({space})"
     return None
 
 

@@ -73,7 +73,12 @@ VERIFIERS: Mapping[str, Verifier] = {
         lambda request: mcq_gold_problem(request.gt, request.question),
         lambda request, answer, settings: score_mcq(answer, request.gt, request.question),
     ),
-    "iou": Verifier(lambda request: iou_gold_problem(request.gt, request.box_space), _iou),
+    "iou": Verifier(
+        lambda request: iou_gold_problem(
+            request.gt, request.box_space, request.image_size, request.resized_size
+        ),
+        _iou,
+    ),
     "math": Verifier(lambda request: math_gold_problem(request.gt)),
     "open_ended": Verifier(lambda request: None if request.gt.strip() else "gold is empty"),
 }
@@ -170,10 +175,7 @@ class MixedReward:
 
         A maths gold must parse, and be found equal to itself before the timeout.
         """
-        problems = [
-            gold_problem(r.verifier_type, r.gt, question=r.question, box_space=r.box_space)
-            for r in requests
-        ]
+        problems = [_gold_problem(request) for request in requests]
         waiting = []
         for index, request in enumerate(requests):
             if request.verifier_type == "math" and problems[index] is None:
@@ -316,20 +318,40 @@ class MixedReward:
 
 
 def gold_problem(
-    verifier_type: str, gt: str, *, question: str = "", box_space: str | None = None
+    verifier_type: str,
+    gt: str,
+    *,
+    question: str = "",
+    box_space: str | None = None,
+    image_size: tuple[int, int] | None = None,
 ) -> str | None:
     """Why a gold cannot be scored, in words for the user; None when it can.
 
     For use when data is built: such a record is to be dropped there, with this reason, and never
     reaches training. Cheap: maths is judged by its text, not by the parser; for that see
     ``MixedReward.gold_problems``.
+
+    Args:
+        verifier_type: one of ``schema.VERIFIER_TYPES``.
+        gt: the gold.
+        question: where options may be listed.
+        box_space: one of ``schema.BOX_SPACES``, for boxes.
+        image_size: (width, height) of the original image; None leaves out whether a box in its
+            pixels lies on it.
     """
-    if verifier_type not in VERIFIERS:
-        return _unknown(verifier_type)
-    if not gt.strip():
+    return _gold_problem(
+        ScoreRequest(
+            verifier_type, gt, "", question=question, box_space=box_space, image_size=image_size
+        )
+    )
+
+
+def _gold_problem(request: ScoreRequest) -> str | None:
+    if request.verifier_type not in VERIFIERS:
+        return _unknown(request.verifier_type)
+    if not request.gt.strip():
         return "gold is empty"
-    request = ScoreRequest(verifier_type, gt, "", question=question, box_space=box_space)
-    return VERIFIERS[verifier_type].gold_problem(request)
+    return VERIFIERS[request.verifier_type].gold_problem(request)
 
 
 def check_failed(scores: Sequence[Score], max_failed_frac: float, where: str = "") -> None:
