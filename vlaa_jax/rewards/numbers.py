@@ -14,12 +14,20 @@ _TENS["fourty"] = 40
 _SCALES = {"hundred": 100, "thousand": 1_000, "million": 1_000_000}
 _SCALES |= {"billion": 1_000_000_000, "dozen": 12}
 _WORDS = _UNITS.keys() | _TENS.keys() | _SCALES.keys()
-# "two thirds" is not 2.
-_PART_WORDS = (
+_PARTS = (
     "half halves third thirds quarter quarters fourth fourths fifth fifths sixth sixths seventh "
-    "sevenths eighth eighths ninth ninths tenth tenths hundredth hundredths point"
+    "sevenths eighth eighths ninth ninths tenth tenths hundredth hundredths"
+).replace(" ", "|")
+# "2 thirds" and "two and a half" are not 2, nor is "half a dozen" 12.
+_NUMERAL = rf"(?:\d|\b(?:{'|'.join(sorted(_WORDS))})\b)"
+_FRACTION = re.compile(
+    rf"{_NUMERAL}[\s$-]*(?:(?:(?:and|&)[\s-]+)?(?:an?[\s-]+)?\b(?:{_PARTS})\b|\bpoint\s+{_NUMERAL})"
+    rf"|\b(?:{_PARTS})\s+(?:of\s+)?(?:(?:an?|the)\s+)?(?<=\s){_NUMERAL}",
+    re.IGNORECASE,
 )
-_PARTS = frozenset(_PART_WORDS.split())
+# Pieces of these words, since looking for a few substrings is ten times faster than the patterns.
+_FRACTION_HINTS = ("hal", "third", "quarter", "point", "rth", "fth", "xth", "nth", "hth", "dth")
+_SIGN_HINTS = ("minus", "plus", "tive")
 _SIGNS = {"minus": -1, "negative": -1, "plus": 1, "positive": 1}
 
 MAX_DIGITS = 40
@@ -53,6 +61,7 @@ _NOT_ALONE = re.compile(
 _PLAIN = re.compile(rf"\s*(?P<sign>[+-]?)\s?(?P<number>{NUMBER})\s*\.?\s*")
 _UNIT_AFTER = re.compile(r"(?:cm|mm|km|m|kg|g|ms|s|cubes?|items?)(?![A-Za-z0-9^])")
 _WORD = re.compile(r"[A-Za-z]+")
+_SIGN_BEFORE = re.compile(rf"\b({'|'.join(_SIGNS)})\b[\s$(]*([+-]?)[\s$(]*$", re.IGNORECASE)
 
 
 def fold(text: str) -> str:
@@ -123,8 +132,8 @@ def single_number(text: str) -> Fraction | None:
     """The one number of a short answer, e.g. ``5``, ``-5``, ``1,200``, ``twenty-one cubes``.
 
     None where there is no number, more than one, or one that is part of a larger thing (``2x``,
-    ``A4``, ``50%``, ``5^2``, ``3rd``). Sign and decimals count; number words, thousands commas,
-    simple fractions and surrounding words are understood.
+    ``A4``, ``50%``, ``5^2``, ``3rd``, ``two thirds``). Sign and decimals count; number and sign
+    words (``minus 6``), thousands commas, simple fractions and surrounding words are understood.
     """
     if len(text) > 1_000:
         return None
@@ -135,6 +144,8 @@ def single_number(text: str) -> Fraction | None:
         text = _LATEX_SPACE.sub(lambda m: "," if m.group() == "{,}" else " ", text)
     if not text.isascii() and any(c.isnumeric() and not ("0" <= c <= "9") for c in text):
         return None
+    lower = text.lower()
+    has_sign_word = any(hint in lower for hint in _SIGN_HINTS)
     found: list[Fraction] = []
     rest = []
     position = 0
@@ -144,10 +155,17 @@ def single_number(text: str) -> Fraction | None:
         value = _value(match)
         if value is None:
             return None
+        sign = has_sign_word and _SIGN_BEFORE.search(text, position, match.start())
+        if sign:
+            if sign[2] or match["sign"]:
+                return None  # a sign too many
+            value *= _SIGNS[sign[1].lower()]
         found.append(value)
         rest.append(text[position : match.start()])
         position = match.end()
     rest.append(text[position:])
+    if any(hint in lower for hint in _FRACTION_HINTS) and _FRACTION.search(text):
+        return None
     if _DIGIT.search(" ".join(rest)):
         return None
     for piece in rest:
@@ -202,8 +220,6 @@ def _spelled(text: str) -> list[Fraction]:
             end += 1
         run = [word for word in words[index:end] if word != "and"]
         values.extend(Fraction(sign * value) for value in _read_words(run))
-        if end < len(words) and words[end] in _PARTS:
-            values.extend((Fraction(0), Fraction(0)))  # more than one number: not readable
         index = end
     return values
 
