@@ -91,9 +91,12 @@ def _paper() -> ConfigDict:
                 "max_pixels": 262_144,  # (inferred) pixels, the paper's evaluation limit
                 "bad_records": "stop",
                 "verifier_types": (),  # all
+                "box_space": "",  # normalized; see docs/data.md on vg
+                "source_weights": "",  # every record once an epoch
                 "embedded_train": 1000,
                 "embedded_heldout": 200,
                 "workers": 8,
+                "processes": 0,
             },
             "rollout": {
                 "prompts": 512,
@@ -160,6 +163,7 @@ def _paper() -> ConfigDict:
                 "endpoint_backoff_s": 0.5,
                 "endpoint_batch": 8,
                 "endpoint_images": True,
+                "endpoint_max_tokens": 64,
                 "head_checkpoint": "",  # with open_ended "reward_head": its model,
                 "head_file": "",  # and its weight, a safetensors file
                 "head_batch": 8,

@@ -6,13 +6,14 @@ not fit together stop the program with one line that names the field.
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from vlaa_jax.schema import VERIFIER_TYPES, UserError
+from vlaa_jax.schema import BOX_SPACES, VERIFIER_TYPES, UserError
 
 T = TypeVar("T")
 
@@ -65,7 +66,7 @@ class DataSettings:
     """Records and images."""
 
     records: str = ""
-    """Records file in the released form, or "embedded" (drawn by code)."""
+    """Records file in the released form, folder of a build, or "embedded" (drawn by code)."""
     image_root: str = ""
     heldout: str = ""
     """Held-out records; empty turns evaluation off."""
@@ -85,10 +86,18 @@ class DataSettings:
     """"stop" at the first bad record, or "skip" and count them."""
     verifier_types: tuple[str, ...] = ()
     """Only records of these verifier types are used; empty takes all."""
+    box_space: str = ""
+    """Space of iou boxes that do not name their own: one of BOX_SPACES, or one per source, as in
+    "vg=normalized_square,coco=normalized". Empty: "normalized", or what a build was told."""
+    source_weights: str = ""
+    """How often records of each source come, as in "vg=2,synthesis=1"; sources not named do not
+    come at all. Empty: every record once an epoch."""
     embedded_train: int = 2000
     embedded_heldout: int = 200
     workers: int = 2
     """Threads that decode and encode images."""
+    processes: int = 0
+    """Processes that decode and encode images instead, each with `workers` threads; 0: none."""
 
 
 @dataclass(frozen=True)
@@ -268,6 +277,8 @@ def _check(s: Settings) -> None:
     _one_of("data.bad_records", s.data.bad_records, ("stop", "skip"))
     for kind in s.data.verifier_types:
         _one_of("data.verifier_types", kind, VERIFIER_TYPES)
+    box_space_by_source(s.data.box_space, "data.box_space")
+    weight_by_source(s.data.source_weights, "data.source_weights")
     _one_of("algo.advantage", s.algo.advantage, ADVANTAGES)
     _one_of("algo.loss", s.algo.loss, LOSSES)
     _one_of("algo.aggregation", s.algo.aggregation, AGGREGATIONS)
@@ -310,6 +321,55 @@ def _check(s: Settings) -> None:
     if s.rollout.prefill_prompts:
         at_once = s.rollout.batch_prompts or s.rollout.prompts
         _divides("prompts at once", at_once, "rollout.prefill_prompts", s.rollout.prefill_prompts)
+
+
+def box_space_by_source(text: str, where: str) -> str | dict[str, str]:
+    """``"normalized"`` or ``"vg=normalized_square,coco=normalized"`` as ``RecordFile`` takes it.
+
+    Raises:
+        UserError: names ``where`` and what is no space, or given twice.
+    """
+    if not text.strip():
+        return "normalized"
+    if "=" not in text:
+        _one_of(where, text.strip(), BOX_SPACES)
+        return text.strip()
+    spaces = _assignments(text, where)
+    for source, space in spaces.items():
+        _one_of(f"{where}: {source}", space, BOX_SPACES)
+    return spaces
+
+
+def weight_by_source(text: str, where: str) -> dict[str, float] | None:
+    """``"vg=2,synthesis=1"`` as relative shares; None for an empty text.
+
+    Raises:
+        UserError: names ``where`` and what is no weight, or given twice.
+    """
+    if not text.strip():
+        return None
+    weights = {}
+    for source, value in _assignments(text, where).items():
+        try:
+            weights[source] = float(value)
+        except ValueError as error:
+            raise UserError(f"{where}: {source}={value}: expected a number") from error
+        if not 0 < weights[source] < math.inf:
+            raise UserError(f"{where}: {source}={value}: must be above 0; leave the source out")
+    return weights
+
+
+def _assignments(text: str, where: str) -> dict[str, str]:
+    """``A=1,B=2`` as a mapping from names in lower case, as the folders of the data set are."""
+    found: dict[str, str] = {}
+    for part in text.split(","):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if not (name and equals and value):
+            raise UserError(f"{where}: {part.strip()!r} is not SOURCE=VALUE (in {text!r})")
+        if name.casefold() in found:
+            raise UserError(f"{where}: {name!r} is given twice")
+        found[name.casefold()] = value
+    return found
 
 
 def _check_lora(model: ModelSettings) -> None:
@@ -359,6 +419,7 @@ _LEAST: dict[str, float] = {
     "optimizer.max_skipped": 0,
     "model.unroll": 0,
     "data.workers": 0,
+    "data.processes": 0,
     "data.max_prompt_tokens": 1,
     "data.min_prompt_bucket": 1,
 }

@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+import shutil
 
 import pytest
 from PIL import Image
@@ -86,19 +88,25 @@ def test_rejects_are_counted_listed_and_left_out(data, hf_dir, tmp_path):
     (tmp_path / "r.json").write_text(json.dumps([*raw, *bad]))
     settings = BuildSettings("grpo", max_tokens=200)
 
-    def gold_problem(record):
-        return "cannot be scored" if record.gt == "unscorable" else None
+    def gold_problems(requests):
+        return ["cannot be scored" if r.gt == "unscorable" else None for r in requests]
 
     out = tmp_path / "b"
     manifest = build(
-        tmp_path / "r.json", data.images, out, hf_dir, settings, gold_problem=gold_problem
+        tmp_path / "r.json", data.images, out, hf_dir, settings, gold_problems=gold_problems
     )
     assert (manifest["read"], manifest["kept"], manifest["rejected"]) == (14, 8, 6)
     reasons = {r.index: f"{r.field}: {r.reason}" for r in iter_rejects(out)}
     assert list(reasons) == list(range(8, 14))
-    expected = ["id: used before", "image: image 'a/none.png'", "over the limit of 200"]
-    expected += ["gt: cannot be scored", "special token", "verifier_type"]
-    assert all(part in reason for part, reason in zip(expected, reasons.values(), strict=True))
+    expected = [
+        "id: used before",
+        "image: image 'a/none.png' does not exist",
+        r"question: \d+ tokens \(\d+ of images\) are over the limit of 200",
+        "gt: cannot be scored",
+        "question: the text contains the special token",
+        "verifier_type: 'colour' is none of",
+    ]
+    assert all(re.match(*pair) for pair in zip(expected, reasons.values(), strict=True))
     assert [r.id for r in BuiltRecords(out)] == [r["id"] for r in raw]
 
 
@@ -107,23 +115,24 @@ def test_an_interrupted_build_ends_with_the_same_bytes(data, hf_dir, tmp_path, s
     settings = BuildSettings("grpo", **SMALL)
     calls = 0
 
-    def interrupted(record):
+    def interrupted(requests):
         nonlocal calls
-        calls += 1
-        if calls > stop_after:
-            raise KeyboardInterrupt
-        return None
+        for _ in requests:
+            calls += 1
+            if calls > stop_after:
+                raise KeyboardInterrupt
+        return whole(requests)
 
-    def whole(record):
-        return None
+    def whole(requests):
+        return [None] * len(requests)
 
     args = (data.grpo, data.images)
     with pytest.raises(KeyboardInterrupt):
-        build(*args, tmp_path / "a", hf_dir, settings, gold_problem=interrupted)
+        build(*args, tmp_path / "a", hf_dir, settings, gold_problems=interrupted)
     with pytest.raises(UserError, match="no finished build"):
         BuiltRecords(tmp_path / "a")
-    build(*args, tmp_path / "a", hf_dir, settings, gold_problem=whole)
-    build(*args, tmp_path / "b", hf_dir, settings, gold_problem=whole)
+    build(*args, tmp_path / "a", hf_dir, settings, gold_problems=whole)
+    build(*args, tmp_path / "b", hf_dir, settings, gold_problems=whole)
     names = sorted(p.name for p in (tmp_path / "a").iterdir() if p.suffix != ".partial")
     assert names == sorted(p.name for p in (tmp_path / "b").iterdir())
     assert all(
@@ -137,6 +146,107 @@ def test_a_finished_shard_is_not_written_again(data, hf_dir, tmp_path):
     times = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "b").glob("*.array_record")}
     build(data.grpo, data.images, tmp_path / "b", hf_dir, settings)
     assert times == {p.name: p.stat().st_mtime_ns for p in (tmp_path / "b").glob("*.array_record")}
+
+
+@pytest.mark.parametrize("damage", ["delete", "truncate"])
+@pytest.mark.parametrize("name", ["records-00001", "images-00000"])
+def test_a_damaged_shard_is_written_again(data, hf_dir, tmp_path, name, damage):
+    args = (data.grpo, data.images, tmp_path / "b", hf_dir, BuildSettings("grpo", **SMALL))
+    build(*args)
+    before = {p.name: p.read_bytes() for p in (tmp_path / "b").iterdir()}
+    shard = tmp_path / f"b/{name}.array_record"
+    if damage == "delete":
+        shard.unlink()
+    else:
+        shard.write_bytes(shard.read_bytes()[:-7])
+    with pytest.raises(UserError, match="run the build again"):
+        BuiltRecords(tmp_path / "b")
+    build(*args)
+    BuiltRecords(tmp_path / "b").verify()
+    assert before == {p.name: p.read_bytes() for p in (tmp_path / "b").iterdir()}
+
+
+def test_images_that_come_later_are_taken_in(data, hf_dir, tmp_path):
+    images = tmp_path / "images"
+    shutil.copytree(data.images, images)
+    records = load_records(data.grpo, kind="grpo")
+    late = [images / records[i].images[0] for i in (3, 20)]
+    kept = [path.read_bytes() for path in late]
+    late[0].unlink()
+    late[1].write_bytes(b"")
+    args = (tmp_path / "b", hf_dir, BuildSettings("grpo", **SMALL))
+    assert build(data.grpo, images, *args)["rejected"] == 2
+    times = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "b").glob("images*.array_record")}
+    for path, content in zip(late, kept, strict=True):
+        path.write_bytes(content)
+    assert build(data.grpo, images, *args)["rejected"] == 0
+    redone = {n for n, t in times.items() if (tmp_path / "b" / n).stat().st_mtime_ns != t}
+    assert redone == {"images-00000.array_record", "images-00002.array_record"}
+    build(data.grpo, images, tmp_path / "new", *args[1:])
+    for path in (tmp_path / "new").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
+
+
+def test_a_build_that_is_being_changed_is_no_finished_build(data, hf_dir, tmp_path):
+    images = tmp_path / "images"
+    shutil.copytree(data.images, images)
+    missing = images / load_records(data.grpo, kind="grpo")[3].images[0]
+    content = missing.read_bytes()
+    missing.unlink()
+    args = (data.grpo, images, tmp_path / "b", hf_dir, BuildSettings("grpo", **SMALL))
+    build(*args, gold_problems=lambda requests: [None] * len(requests))
+    missing.write_bytes(content)
+
+    def interrupted(requests):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(*args, gold_problems=interrupted)
+    with pytest.raises(UserError, match="no finished build"):
+        BuiltRecords(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("limit", "image", "question", "answer", "field"),
+    [(90, 4, 1, 1, "image"), (90, 1, 300, 1, "question"), (90, 1, 1, 300, "answer")],
+)
+def test_an_over_long_sample_names_its_longest_part(
+    data, hf_dir, tmp_path, limit, image, question, answer, field
+):
+    raw = json.loads(data.sft.read_text().splitlines()[0])
+    raw |= {"image": [raw["image"]] * image, "question": "q " * question, "answer": "a " * answer}
+    (tmp_path / "r.json").write_text(json.dumps([raw]))
+    settings = BuildSettings("sft", max_tokens=limit)
+    build(tmp_path / "r.json", data.images, tmp_path / "b", hf_dir, settings)
+    assert [r.field for r in iter_rejects(tmp_path / "b")] == [field]
+
+
+def test_special_tokens_name_their_field(data, hf_dir, tmp_path):
+    raw = json.loads(data.sft.read_text().splitlines()[0])
+    bad = [{**raw, "id": field, field: "see <|image_pad|>"} for field in ("question", "answer")]
+    (tmp_path / "r.json").write_text(json.dumps(bad))
+    args = (tmp_path / "r.json", data.images)
+    build(*args, tmp_path / "b", hf_dir, BuildSettings("sft"))
+    assert [r.field for r in iter_rejects(tmp_path / "b")] == ["question", "answer"]
+    settings = BuildSettings("sft", system_prompt="<|im_end|>")
+    with pytest.raises(UserError, match="system prompt contains the special token"):
+        build(*args, tmp_path / "c", hf_dir, settings)
+
+
+def test_boxes_get_the_space_of_their_source(data, hf_dir, tmp_path):
+    raw = json.loads(data.grpo.read_text())
+    boxed = [{**r, "meta": None} for r in raw if r["verifier_type"] == "iou"]
+    for record in boxed:
+        record.pop("box_space", None)  # as released
+    (tmp_path / "r.json").write_text(json.dumps(boxed))
+    settings = BuildSettings("grpo", box_space={"VG": "normalized_square"})
+    args = (tmp_path / "r.json", data.images, tmp_path / "b", hf_dir)
+    for _ in range(2):  # the second run knows the build as its own
+        build(*args, settings)
+    spaces = {(r.source, r.box_space) for r in BuiltRecords(tmp_path / "b")}
+    assert spaces == {("coco", "normalized"), ("vg", "normalized_square")}
+    with pytest.raises(UserError, match="build of other records, settings"):
+        build(*args, BuildSettings("grpo"))
 
 
 def test_folders_that_cannot_be_used_are_refused(data, hf_dir, tmp_path):

@@ -116,21 +116,24 @@ def test_table_counts_every_problem_by_source(hostile, tmp_path):
         {**base, "id": 12, "image": "b/none.png", "verifier_type": "iou", "gt": "[NaN, 0, 1, 1]"},
     ]
     (tmp_path / "r.json").write_text(json.dumps(raw))
-    listed = []
+    listed, sizes = [], {}
 
-    def gold_problem(record):
-        return None if record.gt.isdigit() else f"{record.gt!r} is no digit"
+    def gold_problems(requests):
+        sizes.update({request.id: request.image_size for request in requests})
+        return [None if r.gt.isdigit() else f"{r.gt!r} is no digit" for r in requests]
 
     report = check_file(
         tmp_path / "r.json",
         hostile,
         kind="grpo",
-        gold_problem=gold_problem,
+        gold_problems=gold_problems,
         on_reject=listed.append,
     )
     a, b, unread = report.rows["a"], report.rows["b"], report.rows[UNREADABLE]
-    assert (a.records, a.images, a.missing, a.corrupt, a.bad_golds) == (6, 4, 2, 1, 1)
-    assert (b.records, b.images, b.missing, b.corrupt, b.bad_golds) == (1, 1, 1, 0, 1)
+    assert (a.records, a.bad_golds) == (6, 1) and (b.records, b.bad_golds) == (1, 1)
+    assert (a.images, a.found, a.missing, a.corrupt) == (4, 1, 2, 1)
+    assert (b.images, b.found, b.missing, b.corrupt) == (1, 0, 1, 0)
+    assert sizes["0"] == (40, 30) and sizes["2"] is None  # of images that could be read
     assert unread.refused == 2 and not report.clean
     assert listed == report.rejects and report.problems == len(listed) == 8
     assert all(r.index >= 0 and r.reason for r in listed)

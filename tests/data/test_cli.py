@@ -46,7 +46,7 @@ def test_build_and_show(paths, hf_dir, tmp_path, capsys):
     out = ["--out", str(tmp_path / "c")]
     assert run(["build", str(paths.sft), *common, *out, "--max-tokens", "80"]) == 1
     assert "over the limit of 80" in capsys.readouterr().out
-    assert run(["show", str(paths.grpo), "0", *common], gold_problem=lambda record: "odd") == 0
+    assert run(["show", str(paths.grpo), "0", *common], gold_problems=lambda rs: ["odd"]) == 0
     shown = capsys.readouterr().out
     assert "planner   1 bin(s) of 4 rows" in shown and "gold check: odd" in shown
 
@@ -67,6 +67,42 @@ def test_what_cannot_be_done_is_one_line_and_status_2(paths, hf_dir, tmp_path, c
     assert run([part.format(**places) for part in argv]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ")
+
+
+def test_box_spaces_are_given_by_source(paths, hf_dir, tmp_path, capsys):
+    raw = [r for r in json.loads(paths.grpo.read_text()) if r["verifier_type"] == "iou"][:1]
+    raw[0] |= {"image": "vg/VG_100K/1.png", "meta": {}}
+    raw[0].pop("box_space", None)
+    (tmp_path / "r.json").write_text(json.dumps(raw))
+    for option, shown in (
+        (["VG=normalized_square", "coco=normalized"], "normalized_square"),
+        (["original_pixels"], "original_pixels"),
+        (["coco=original_pixels"], "normalized"),
+        ([], "normalized"),
+    ):
+        boxes = [part for value in option for part in ("--box-space", value)]
+        assert run(["show", str(tmp_path / "r.json"), "#0", *boxes]) == 0
+        assert f"verifier  iou ({shown})" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("boxes", ["square", "vg=square", "vg=", "normalized,vg=normalized"])
+def test_what_is_no_box_space_is_named(paths, capsys, boxes):
+    argv = ["check", str(paths.grpo), "--images", str(paths.images), "--box-space", boxes]
+    assert run(argv) == 2
+    assert "--box-space" in capsys.readouterr().err
+
+
+def test_the_module_refuses_golds_that_no_parser_reads(paths, hf_dir, tmp_path):
+    raw = json.loads(paths.grpo.read_text())[:1]
+    raw[0] |= {"verifier_type": "math", "gt": r"\frac{1}{"}
+    (tmp_path / "r.json").write_text(json.dumps(raw))
+    common = [str(tmp_path / "r.json"), "--images", str(paths.images)]
+    build = ["--checkpoint", str(hf_dir), "--out", str(tmp_path / "b")]
+    for argv in (["check", *common], ["build", *common, *build]):
+        command = [sys.executable, "-m", "vlaa_jax.data", *argv]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 1, done.stderr
+        assert "field 'gt'" in done.stdout and "cannot parse the gold" in done.stdout
 
 
 def test_kind_is_told_by_the_first_usable_record(paths):

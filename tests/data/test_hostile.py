@@ -11,11 +11,11 @@ import zlib
 import pytest
 from PIL import Image
 
-from vlaa_jax.data.__main__ import gold_problem
 from vlaa_jax.data.build import BuildSettings, build, iter_rejects
 from vlaa_jax.data.built import BuiltRecords
 from vlaa_jax.data.check import check_file
 from vlaa_jax.data.synthetic.tokenizer import tiny_config, write_sidecars
+from vlaa_jax.rewards.mixed import MixedReward
 
 SECRET = b"outside-the-root-" * 8
 GOOD = {"question": "How many?", "gt": "3", "verifier_type": "digit", "image": "clevr_math/a.png"}
@@ -37,6 +37,12 @@ HOSTILE = {
     "long-meta": ({**GOOD, "meta": TOO_LONG}, "more than"),
     "deep": ({**GOOD, "meta": "[" * 10_000}, "nested too deeply"),
     "code": ({**GOOD, "meta": "__import__('os').system('true')"}, "neither JSON nor"),
+    "surrogate": ({**GOOD, "meta": {"x": "\ud800"}}, "a lone surrogate"),
+    "bytes-in-meta": ({**GOOD, "meta": "{'a': b'x'}"}, "type bytes"),
+    "set-in-meta": ({**GOOD, "meta": "{'a': {1, 2}}"}, "type set"),
+    "key-in-meta": ({**GOOD, "meta": "{'a': {(1, 2): 3}}"}, "key of type tuple"),
+    "deep-meta": ({**GOOD, "meta": json.loads('{"a":' * 600 + "1" + "}" * 600)}, "levels deep"),
+    "formula": ({**GOOD, "verifier_type": "math", "gt": r"\frac{1}{"}, "cannot parse the gold"),
     "structure": ({**GOOD, "question": "see <|image_pad|>"}, "special token"),
     "unscorable": ({**GOOD, "gt": "many"}, ""),
 }
@@ -84,13 +90,19 @@ def place(tmp_path_factory):
     return root
 
 
-def test_check_lists_every_item_with_its_reason(place):
+@pytest.fixture(scope="module")
+def reward():
+    with MixedReward() as reward:
+        yield reward
+
+
+def test_check_lists_every_item_with_its_reason(place, reward):
     found = []
     report = check_file(
         place / "grpo.json",
         place / "images",
         kind="grpo",
-        gold_problem=gold_problem,
+        gold_problems=reward.gold_problems,
         on_reject=found.append,
     )
     assert not report.clean and report.problems == len(found)
@@ -108,14 +120,14 @@ def test_check_lists_every_item_with_its_reason(place):
     assert "not UTF-8" in by_line[len(HOSTILE) + 4].reason
 
 
-def test_build_keeps_the_good_ones_and_reads_nothing_outside(place, tmp_path):
+def test_build_keeps_the_good_ones_and_reads_nothing_outside(place, reward, tmp_path):
     manifest = build(
         place / "grpo.json",
         place / "images",
         tmp_path / "b",
         place / "hf",
         BuildSettings("grpo"),
-        gold_problem=gold_problem,
+        gold_problems=reward.gold_problems,
     )
     assert [record.id for record in BuiltRecords(tmp_path / "b")] == ["good", "jpeg"]
     assert (manifest["kept"], manifest["rejected"]) == (2, len(HOSTILE) + 2)

@@ -3,23 +3,18 @@
 import sys
 
 from vlaa_jax.data.cli import run
-from vlaa_jax.schema import Record
 
 
-def gold_problem(record: Record) -> str | None:
-    """What the verifiers say is wrong with a record's gold.
+def main() -> int:
+    """The command line, with the verifiers at hand.
 
     The one place where the data room meets the rewards room: an entry point puts rooms together.
     """
-    from vlaa_jax.rewards.mixed import gold_problem as problem_of
+    from vlaa_jax.rewards.mixed import MixedReward
 
-    return problem_of(
-        record.verifier_type or "",
-        record.gt or "",
-        question=record.question,
-        box_space=record.box_space,
-    )
+    with MixedReward() as reward:  # its processes start with the first gold that needs a parser
+        return run(gold_problems=reward.gold_problems)
 
 
 if __name__ == "__main__":
-    sys.exit(run(gold_problem=gold_problem))
+    sys.exit(main())

@@ -11,23 +11,24 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from array_record.python import array_record_module
-
 from vlaa_jax.data.chat import Chat
-from vlaa_jax.data.check import GoldProblem, inspect_image
+from vlaa_jax.data.check import inspect_image
+from vlaa_jax.data.golds import GoldProblems, bad_golds
 from vlaa_jax.data.images import ImageProcessor
-from vlaa_jax.data.measure import measure
+from vlaa_jax.data.measure import Unfit, measure, over_limit
 from vlaa_jax.data.progress import progress
-from vlaa_jax.data.records import KINDS, RecordFile, Reject, iter_indexed
+from vlaa_jax.data.records import KINDS, RecordFile, Refusal, Reject, iter_indexed
+from vlaa_jax.data.shards import ShardWriter, file_digest, whole_shard, write_json, write_whole
 from vlaa_jax.schema import Record, UserError
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 REJECTS = "rejects.jsonl"
 _PLAN = "plan.json"
@@ -57,6 +58,8 @@ class BuildSettings:
     system_prompt: str = ""
     on_duplicate: str = "reject"
     """"reject" a repeated id, or "rename" it."""
+    box_space: str | Mapping[str, str] = "normalized"
+    """Space of iou boxes that do not name their own: one of BOX_SPACES, or one per source."""
     shard_records: int = 4096
     shard_images: int = 1024
 
@@ -86,17 +89,18 @@ class Builder:
         out: Path,
         hf_dir: Path,
         settings: BuildSettings,
-        gold_problem: GoldProblem | None,
+        gold_problems: GoldProblems | None,
         workers: int,
         show_progress: bool,
     ) -> None:
-        self.records = RecordFile(record_file, kind=settings.kind)
+        self.records = RecordFile(record_file, kind=settings.kind, box_space=settings.box_space)
         self.image_root, self.out, self.settings = image_root, out, settings
-        self.gold_problem, self.workers, self.show = gold_problem, workers, show_progress
+        self.gold_problems, self.workers, self.show = gold_problems, workers, show_progress
         self.chat = Chat.from_dir(hf_dir)
         self.processor = ImageProcessor.from_dir(
             hf_dir, settings.min_pixels or None, settings.max_pixels or None
         )
+        self.chat.check_text(settings.system_prompt, "the system prompt")
         self.plan = {
             "format": FORMAT,
             "settings": asdict(settings),
@@ -104,7 +108,7 @@ class Builder:
             "checkpoint": {
                 name: file_digest(hf_dir / name) for name in _HF_FILES if (hf_dir / name).is_file()
             },
-            "golds_checked": gold_problem is not None,
+            "golds_checked": gold_problems is not None,
         }
 
     def run(self) -> dict[str, Any]:
@@ -154,7 +158,9 @@ class Builder:
         for number, start in enumerate(progress(starts, len(starts), "image shards", self.show)):
             part = paths[start : start + step]
             name = f"images-{number:05d}"
-            shard = self._whole(name) or self._write_images(name, part)
+            shard = whole_shard(self.out, name)
+            if shard is None or self._can_be_mended(shard, part):
+                shard = self._write_images(name, part)
             shards.append(shard)
             for path, (reason, width, height) in zip(part, shard["images"], strict=True):
                 if reason:
@@ -163,8 +169,16 @@ class Builder:
                     stored[path] = StoredImage(len(stored), (width, height))
         return shards, stored, bad
 
+    def _can_be_mended(self, shard: dict[str, Any], paths: list[str]) -> bool:
+        """Whether an image that an earlier run had to refuse can be used now."""
+        refused = [path for path, fact in zip(paths, shard["images"], strict=True) if fact[0]]
+        with ThreadPoolExecutor(self.workers) as pool:
+            facts = pool.map(lambda path: inspect_image(self.image_root, path), refused)
+            return any(fact.status == "found" for fact in facts)
+
     def _write_images(self, name: str, paths: list[str]) -> dict[str, Any]:
         facts: list[tuple[str, int, int]] = []
+        self._withdraw()
         # Image files are compressed already.
         with (
             ShardWriter(self.out, name, compress=False) as writer,
@@ -184,10 +198,14 @@ class Builder:
         step = self.settings.shard_records
         starts = range(0, len(kept), step)
         shards = []
+        seen = _digest(images, bad)  # records hold places of images: others, other records
         for number, start in enumerate(progress(starts, len(starts), "record shards", self.show)):
             name = f"records-{number:05d}"
-            part = kept[start : start + step]
-            shards.append(self._whole(name) or self._write_records(name, part, images, bad))
+            shard = whole_shard(self.out, name)
+            if shard is None or shard["images_sha256"] != seen:
+                part = kept[start : start + step]
+                shard = self._write_records(name, part, images, bad, seen)
+            shards.append(shard)
         return shards
 
     def _write_records(
@@ -196,49 +214,56 @@ class Builder:
         part: list[tuple[int, str]],
         images: dict[str, StoredImage],
         bad: dict[str, str],
+        seen: str,
     ) -> dict[str, Any]:
         rejects: list[dict[str, Any]] = []
         totals: dict[str, Counter[str]] = {}
-
-        def look(place: tuple[int, str]) -> tuple[str, tuple[str, str, dict[str, Any]]]:
-            record = self.records[place[0]]
-            return record.source, self._row(record, place[1], images, bad)
-
+        self._withdraw()
         # Tokenising takes most of the time, and lets other threads run meanwhile.
         with ShardWriter(self.out, name) as writer, ThreadPoolExecutor(self.workers) as pool:
-            looked = (
-                found
-                for start in range(0, len(part), _READ_AHEAD)
-                for found in pool.map(look, part[start : start + _READ_AHEAD])
-            )
-            for (index, record_id), (source, (field, reason, row)) in zip(
-                part, looked, strict=True
-            ):
-                count = totals.setdefault(source, Counter())
-                if reason:
-                    count["rejected"] += 1
-                    rejects.append(self.records.reject(index, field, reason, record_id).as_dict())
-                    continue
-                count["records"] += 1
-                for key in ("tokens", "image_tokens", "patches"):
-                    count[key] += row[key]
-                writer.write(json.dumps(row, ensure_ascii=False).encode())
-        return writer.commit({"rejects": rejects, "totals": totals})
+            for start in range(0, len(part), _READ_AHEAD):
+                places = part[start : start + _READ_AHEAD]
+                records = [self.records[index] for index, _ in places]
+                refusals = self._refusals(records, images, bad)
+                rows = pool.map(partial(self._row, images=images), places, records, refusals)
+                for (index, record_id), record, row in zip(places, records, rows, strict=True):
+                    count = totals.setdefault(record.source, Counter())
+                    if isinstance(row, Refusal):
+                        count["rejected"] += 1
+                        reject = self.records.reject(index, row.field, row.reason, record_id)
+                        rejects.append(reject.as_dict())
+                        continue
+                    count["records"] += 1
+                    for key in ("tokens", "image_tokens", "patches"):
+                        count[key] += row[key]
+                    writer.write(json.dumps(row, ensure_ascii=False).encode())
+        return writer.commit({"rejects": rejects, "totals": totals, "images_sha256": seen})
+
+    def _refusals(
+        self, records: Sequence[Record], images: dict[str, StoredImage], bad: dict[str, str]
+    ) -> list[Refusal | None]:
+        """What is known against each record before it is measured: its images, its gold."""
+        found: list[Refusal | None] = []
+        for record in records:
+            reason = next((bad[path] for path in record.images if path in bad), None)
+            found.append(None if reason is None else Refusal("image", reason))
+        asked = [i for i, refusal in enumerate(found) if refusal is None]
+        sizes = [images[records[i].images[0]].size for i in asked]
+        problems = bad_golds([records[i] for i in asked], sizes, self.gold_problems)
+        for i, problem in zip(asked, problems, strict=True):
+            found[i] = None if problem is None else Refusal("gt", problem)
+        return found
 
     def _row(
         self,
+        place: tuple[int, str],
         record: Record,
-        record_id: str,
+        refusal: Refusal | None,
         images: dict[str, StoredImage],
-        bad: dict[str, str],
-    ) -> tuple[str, str, dict[str, Any]]:
-        """(field, reason, {}) of a record that cannot be used, or ("", "", what is stored)."""
-        for path in record.images:
-            if path in bad:
-                return "image", bad[path], {}
-        has_gold = record.verifier_type is not None and record.gt is not None
-        if self.gold_problem and has_gold and (problem := self.gold_problem(record)):
-            return "gt", problem, {}
+    ) -> Refusal | dict[str, Any]:
+        """What is stored of a record, or why it cannot be used."""
+        if refusal is not None:
+            return refusal
         sizes = [images[path].size for path in record.images]
         try:
             found = measure(
@@ -249,29 +274,23 @@ class Builder:
                 system_prompt=self.settings.system_prompt,
                 with_answer=self.settings.kind == "sft",
             )
-        except UserError as error:
-            return "", str(error), {}
-        if found.tokens > self.settings.max_tokens:
-            reason = (
-                f"{found.tokens} tokens ({found.image_tokens} of images) are over the limit of "
-                f"{self.settings.max_tokens}"
-            )
-            return "", reason, {}
-        row = {
+        except Unfit as unfit:
+            return Refusal(unfit.field, unfit.reason)
+        if problem := over_limit(found, self.settings.max_tokens):
+            return Refusal(*problem)
+        return {
             **asdict(record),
-            "id": record_id,
+            "id": place[1],
             "image_numbers": [images[path].number for path in record.images],
             "image_sizes": sizes,
             "tokens": found.tokens,
             "image_tokens": found.image_tokens,
             "patches": found.patches,
         }
-        return "", "", row
 
-    def _whole(self, name: str) -> dict[str, Any] | None:
-        """What is known of a shard that an earlier run finished."""
-        note = self.out / f"{name}.json"
-        return _read_json(note) if note.exists() else None
+    def _withdraw(self) -> None:
+        """A finished build that is being changed is no finished build."""
+        (self.out / MANIFEST).unlink(missing_ok=True)
 
     def _finish(
         self,
@@ -281,14 +300,16 @@ class Builder:
     ) -> dict[str, Any]:
         rejects.sort(key=lambda reject: reject.index)
         lines = (json.dumps(reject.as_dict(), ensure_ascii=False) + "\n" for reject in rejects)
-        _replace(self.out / REJECTS, "".join(lines).encode())
+        write_whole(self.out / REJECTS, "".join(lines).encode())
         totals: dict[str, Counter[str]] = {}
         for shard in record_shards:
             for source, counts in shard["totals"].items():
                 totals.setdefault(source, Counter()).update(counts)
         manifest = {
             **self.plan,
-            "record_shards": [_without(shard, "rejects", "totals") for shard in record_shards],
+            "record_shards": [
+                _without(shard, "rejects", "totals", "images_sha256") for shard in record_shards
+            ],
             "image_shards": [_without(shard, "images") for shard in image_shards],
             "sources": {source: dict(totals[source]) for source in sorted(totals)},
             "read": len(self.records),
@@ -307,19 +328,22 @@ def build(
     hf_dir: str | os.PathLike[str],
     settings: BuildSettings,
     *,
-    gold_problem: GoldProblem | None = None,
+    gold_problems: GoldProblems | None = None,
     workers: int = 2,
     show_progress: bool = False,
 ) -> dict[str, Any]:
     """Build shards from a record file and its images; goes on where an earlier run stopped.
 
+    Shards that are whole are kept. Images that were refused are looked at again, and what depends
+    on them is built again when one can be used now; images that were found are not read again.
+
     Args:
       record_file: JSON array or JSON Lines.
       image_root: folder the image paths are relative to.
-      out: empty or new folder, or one that holds an unfinished build of the same inputs.
+      out: empty or new folder, or one that holds a build of the same inputs, finished or not.
       hf_dir: checkpoint directory whose tokenizer and processor give the lengths.
       settings: what decides the bytes.
-      gold_problem: says what is wrong with a gold; None leaves golds unchecked.
+      gold_problems: says what is wrong with golds; None leaves them unchecked.
       workers: threads that read images and measure records.
       show_progress: show progress on stderr.
 
@@ -338,7 +362,7 @@ def build(
             Path(out),
             Path(hf_dir),
             settings,
-            gold_problem,
+            gold_problems,
             max(1, workers),
             show_progress,
         ).run()
@@ -346,58 +370,14 @@ def build(
         raise UserError(f"{out}: cannot be written ({error.strerror or error})") from error
 
 
-class ShardWriter:
-    """Writes NAME.array_record beside its place; ``commit`` makes it count."""
-
-    def __init__(self, folder: Path, name: str, compress: bool = True) -> None:
-        # Groups of one: a random read then decodes a single record.
-        self._options = "group_size:1,zstd:3" if compress else "group_size:1,uncompressed"
-        self._path = folder / f"{name}.array_record"
-        self._note = folder / f"{name}.json"
-        self._partial = self._path.with_suffix(".partial")
-        self.count = 0
-
-    def __enter__(self) -> "ShardWriter":
-        self._writer = array_record_module.ArrayRecordWriter(str(self._partial), self._options)
-        return self
-
-    def write(self, data: bytes) -> None:
-        """Append one record."""
-        self._writer.write(data)
-        self.count += 1
-
-    def __exit__(self, *unused: object) -> None:
-        self._writer.close()
-
-    def commit(self, facts: dict[str, Any]) -> dict[str, Any]:
-        """Put the closed shard into its place; returns what is known of it."""
-        note = {
-            "name": self._path.name,
-            "count": self.count,
-            "bytes": self._partial.stat().st_size,
-            "sha256": file_digest(self._partial),
-            **facts,
-        }
-        self._partial.replace(self._path)
-        write_json(self._note, note)
-        return note
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a file that is there is whole."""
-    _replace(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
-
-
-def _replace(path: Path, data: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(data)
-    partial.replace(path)
+def _digest(*tables: Mapping[str, Any]) -> str:
+    """SHA-256 of mappings whose items repr tells fully."""
+    digest = hashlib.sha256()
+    for table in tables:
+        for item in table.items():
+            digest.update(repr(item).encode())
+        digest.update(b"\n")
+    return digest.hexdigest()
 
 
 def _read_json(path: Path) -> Any:

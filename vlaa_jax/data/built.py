@@ -9,9 +9,10 @@ from typing import Any, overload
 from grain.sources import ArrayRecordDataSource
 from PIL import Image
 
-from vlaa_jax.data.build import MANIFEST, file_digest
+from vlaa_jax.data.build import MANIFEST
 from vlaa_jax.data.images import decode_image
 from vlaa_jax.data.measure import Built
+from vlaa_jax.data.shards import file_digest
 from vlaa_jax.schema import Record, UserError
 
 _FIELDS = (

@@ -4,13 +4,14 @@ One table per file, a row per source, with the published counts beside (arXiv 25
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from vlaa_jax.data.golds import GoldProblems, bad_golds
 from vlaa_jax.data.images import MAX_ASPECT, decode_image, resolve_inside
 from vlaa_jax.data.progress import progress
 from vlaa_jax.data.records import RecordFile, Reject, iter_indexed
@@ -42,13 +43,14 @@ PUBLISHED = {
 """Records per source of the two released files; 126,413 and 25,195 in all."""
 
 MAX_IMAGE_BYTES = 256 << 20
-_HEAD = ("source", "records", "published", "refused", "images", "missing", "corrupt", "bad golds")
+_HEAD = (
+    *("source", "records", "published", "refused"),
+    *("images", "found", "missing", "corrupt", "bad golds"),
+)
 UNREADABLE = "(unreadable)"
 """Row of records that were refused before their source was known."""
 
 _BATCH = 256
-GoldProblem = Callable[[Record], str | None]
-"""What is wrong with a record's gold for its verifier, or None."""
 
 
 class ImageFacts(NamedTuple):
@@ -102,6 +104,7 @@ class SourceRow:
     refused: int = 0
     images: int = 0
     """Different images named by the records."""
+    found: int = 0
     missing: int = 0
     corrupt: int = 0
     bad_golds: int = 0
@@ -148,7 +151,7 @@ class CheckReport:
 
 
 def _cells(name: str, row: SourceRow, published: int | None) -> tuple[str, ...]:
-    counts = (row.refused, row.images, row.missing, row.corrupt, row.bad_golds)
+    counts = (row.refused, row.images, row.found, row.missing, row.corrupt, row.bad_golds)
     beside = "-" if published is None else f"{published:,}"
     return (name, f"{row.records:,}", beside, *(f"{c:,}" for c in counts))
 
@@ -158,7 +161,8 @@ def check_file(
     image_root: str | os.PathLike[str],
     *,
     kind: str | None = None,
-    gold_problem: GoldProblem | None = None,
+    gold_problems: GoldProblems | None = None,
+    box_space: str | Mapping[str, str] = "normalized",
     decode: bool = True,
     workers: int = 2,
     on_reject: Callable[[Reject], None] | None = None,
@@ -171,7 +175,8 @@ def check_file(
       path: JSON array or JSON Lines.
       image_root: folder the image paths are relative to.
       kind: "grpo", "sft" or None.
-      gold_problem: says what is wrong with a gold for its verifier; None leaves golds unchecked.
+      gold_problems: says what is wrong with golds for their verifiers; None leaves golds unchecked.
+      box_space: space of iou boxes that do not name their own; see RecordFile.
       decode: decode every image once; otherwise only look whether it is there.
       workers: threads that look at images.
       on_reject: gets every reject as it is found.
@@ -185,7 +190,7 @@ def check_file(
         raise UserError(f"{image_root}: no such image folder")
     report = CheckReport(str(path), kind)
 
-    file = RecordFile(path, kind=kind)
+    file = RecordFile(path, kind=kind, box_space=box_space)
 
     def refuse(reject: Reject) -> None:
         report.problems += 1
@@ -200,38 +205,37 @@ def check_file(
 
     found = iter_indexed(file, refuse_unread)
     found = progress(found, len(file), f"check {path}", show_progress)
-    reasons: dict[str, str] = {}
+    seen: dict[str, ImageFacts] = {}
+    same: dict[ImageFacts, ImageFacts] = {}  # few differ, and 126,413 are many
     with ThreadPoolExecutor(max(1, workers)) as pool:
         for batch in _batches(found):
-            new = list(dict.fromkeys(p for _, r in batch for p in r.images if p not in reasons))
+            new = list(dict.fromkeys(p for _, r in batch for p in r.images if p not in seen))
             facts = pool.map(lambda p: inspect_image(image_root, p, decode=decode), new)
             for image, fact in zip(new, facts, strict=True):
-                reasons[image] = fact.reason
+                seen[image] = same.setdefault(fact, fact)
                 _count_image(report.row(image.split("/", 1)[0] if "/" in image else ""), fact)
-            for index, record in batch:
+            sizes = [_size(seen[record.images[0]]) for _, record in batch]
+            golds = bad_golds([record for _, record in batch], sizes, gold_problems)
+            for (index, record), gold in zip(batch, golds, strict=True):
                 row = report.row(record.source)
                 row.records += 1
-                for field_, reason in _problems(record, reasons, gold_problem):
-                    row.bad_golds += field_ == "gt"
-                    refuse(file.reject(index, field_, reason, record.id))
+                row.bad_golds += gold is not None
+                for path in record.images:
+                    if reason := seen[path].reason:
+                        refuse(file.reject(index, "image", reason, record.id))
+                if gold is not None:
+                    refuse(file.reject(index, "gt", gold, record.id))
     file.close()
     return report
 
 
-def _problems(
-    record: Record, reasons: dict[str, str], gold_problem: GoldProblem | None
-) -> Iterator[tuple[str, str]]:
-    """(field, reason) of everything that is wrong with a record."""
-    for path in record.images:
-        if reasons[path]:
-            yield "image", reasons[path]
-    checkable = record.verifier_type is not None and record.gt is not None
-    if gold_problem is not None and checkable and (problem := gold_problem(record)):
-        yield "gt", problem
+def _size(fact: ImageFacts) -> tuple[int, int] | None:
+    return fact.size if fact.size != (0, 0) else None
 
 
 def _count_image(row: SourceRow, fact: ImageFacts) -> None:
     row.images += 1
+    row.found += fact.status == "found"
     row.missing += fact.status == "missing"
     row.corrupt += fact.status == "corrupt"
 

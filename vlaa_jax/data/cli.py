@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import TextIO
 
 from vlaa_jax.data.build import BuildSettings, build, iter_rejects
-from vlaa_jax.data.check import GoldProblem, check_file
+from vlaa_jax.data.check import check_file, inspect_image
+from vlaa_jax.data.golds import GoldProblems, bad_golds
 from vlaa_jax.data.records import KINDS, RecordFile, Reject
 from vlaa_jax.data.show import describe, find_record
-from vlaa_jax.schema import UserError
+from vlaa_jax.schema import BOX_SPACES, Record, UserError
+from vlaa_jax.settings import box_space_by_source
 
 _EXAMPLES_SHOWN = 10
 
 
-def run(argv: Sequence[str] | None = None, gold_problem: GoldProblem | None = None) -> int:
+def run(argv: Sequence[str] | None = None, gold_problems: GoldProblems | None = None) -> int:
     """Run one verb; returns the exit status.
 
     0: all is well. 1: the work was done and something was refused. 2: it could not be done. 130:
@@ -24,11 +26,11 @@ def run(argv: Sequence[str] | None = None, gold_problem: GoldProblem | None = No
 
     Args:
       argv: arguments; None takes the process's.
-      gold_problem: says what is wrong with a gold (the rewards room knows); None skips the check.
+      gold_problems: says what is wrong with golds (the rewards room knows); None skips the check.
     """
     args = _parser().parse_args(argv)
     try:
-        return int(args.verb(args, gold_problem))
+        return int(args.verb(args, gold_problems))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
     except BrokenPipeError:
@@ -68,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("file", metavar="FILE", help="JSON array or JSON Lines")
     show.add_argument("which", metavar="WHICH", help="id, position from 0, or #POSITION")
     show.add_argument("--images", help="image root")
+    _boxes(show)
     _model(show, required=False)
     show.add_argument("--window-units", type=int, default=4, help="4: Qwen2.5-VL, 0: Qwen2-VL")
     return parser
@@ -75,11 +78,23 @@ def _parser() -> argparse.ArgumentParser:
 
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", required=True, help="image root")
+    _boxes(parser)
     parser.add_argument(
         "--kind", choices=("auto", *KINDS), default="auto", help="auto looks at the first record"
     )
     parser.add_argument("--workers", type=int, default=2, help="threads that read images")
     parser.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def _boxes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--box-space",
+        action="append",
+        default=[],
+        metavar="SOURCE=SPACE",
+        help=f"space of boxes that do not name their own: {', '.join(BOX_SPACES)}; one SPACE for "
+        "all, or one for each source (repeat it)",
+    )
 
 
 def _model(parser: argparse.ArgumentParser, required: bool) -> None:
@@ -99,7 +114,7 @@ def kind_of(path: str | Path) -> str:
     raise UserError(f"{path}: none of the first records can be used; try --kind to see why")
 
 
-def _check(args: argparse.Namespace, gold_problem: GoldProblem | None) -> int:
+def _check(args: argparse.Namespace, gold_problems: GoldProblems | None) -> int:
     clean = True
     rejects = _open(args.rejects) if args.rejects else None
     try:
@@ -109,7 +124,8 @@ def _check(args: argparse.Namespace, gold_problem: GoldProblem | None) -> int:
                 path,
                 args.images,
                 kind=kind,
-                gold_problem=gold_problem,
+                gold_problems=gold_problems,
+                box_space=_box_space(args),
                 decode=not args.quick,
                 workers=args.workers,
                 on_reject=lambda reject: _list(reject, rejects),
@@ -140,7 +156,7 @@ def _list(reject: Reject, file: TextIO | None) -> None:
         file.write(json.dumps(reject.as_dict(), ensure_ascii=False) + "\n")
 
 
-def _build(args: argparse.Namespace, gold_problem: GoldProblem | None) -> int:
+def _build(args: argparse.Namespace, gold_problems: GoldProblems | None) -> int:
     kind = kind_of(args.file) if args.kind == "auto" else args.kind
     settings = BuildSettings(
         kind=kind,
@@ -149,6 +165,7 @@ def _build(args: argparse.Namespace, gold_problem: GoldProblem | None) -> int:
         max_pixels=args.max_pixels,
         system_prompt=_prompt(args.system_prompt),
         on_duplicate=args.on_duplicate,
+        box_space=_box_space(args),
         shard_records=args.shard_records,
         shard_images=args.shard_images,
     )
@@ -158,7 +175,7 @@ def _build(args: argparse.Namespace, gold_problem: GoldProblem | None) -> int:
         args.out,
         args.checkpoint,
         settings,
-        gold_problem=gold_problem,
+        gold_problems=gold_problems,
         workers=args.workers,
         show_progress=not args.quiet,
     )
@@ -174,11 +191,13 @@ def _build(args: argparse.Namespace, gold_problem: GoldProblem | None) -> int:
         print(f"  {reject}")
     if manifest["rejected"]:
         print(f"  {manifest['rejected']:,} rejected in all, listed in {args.out}/rejects.jsonl")
+        print("  refused images are looked at again by the same command; for anything else that")
+        print("  changed, give another --out or delete this one")
     return 1 if manifest["rejected"] else 0
 
 
-def _show(args: argparse.Namespace, gold_problem: GoldProblem | None) -> int:
-    record = find_record(RecordFile(args.file), args.which)
+def _show(args: argparse.Namespace, gold_problems: GoldProblems | None) -> int:
+    record = find_record(RecordFile(args.file, box_space=_box_space(args)), args.which)
     text = describe(
         record,
         args.images,
@@ -189,9 +208,21 @@ def _show(args: argparse.Namespace, gold_problem: GoldProblem | None) -> int:
         system_prompt=_prompt(args.system_prompt),
     )
     print(text)
-    if gold_problem is not None and record.verifier_type and record.gt is not None:
-        print(f"\ngold check: {gold_problem(record) or 'fine'}")
+    if gold_problems is not None and record.verifier_type and record.gt is not None:
+        problem = bad_golds([record], [_first_size(record, args.images)], gold_problems)[0]
+        print(f"\ngold check: {problem or 'fine'}")
     return 0
+
+
+def _first_size(record: Record, image_root: str | None) -> tuple[int, int] | None:
+    if image_root is None:
+        return None
+    facts = inspect_image(image_root, record.images[0])
+    return facts.size if facts.status == "found" else None
+
+
+def _box_space(args: argparse.Namespace) -> str | dict[str, str]:
+    return box_space_by_source(",".join(args.box_space), "--box-space")
 
 
 def _prompt(value: str) -> str:
