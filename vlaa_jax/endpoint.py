@@ -13,7 +13,7 @@ import json
 import os
 import random
 import threading
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,11 @@ _RETRIES_OF_KIND: Mapping[Kind, int | None] = {
 }
 _OVERLOAD = frozenset((408, 409, 425, 429, 503))
 _MAX_BACKOFF_S = 20.0
+# What reading a JSON value of another form than expected may raise.
+_UNEXPECTED = (
+    *(ValueError, KeyError, TypeError, IndexError, AttributeError),
+    *(ArithmeticError, RecursionError),
+)
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,8 @@ class EndpointSettings:
     concurrency: int = 8
     """Calls in flight at once."""
     timeout_s: float = 60.0
-    """Deadline of one call in seconds, from its turn on, pauses between retries included."""
+    """Deadline of one call in seconds, from its turn on, pauses between retries included; of a job
+    of several calls (see ``Endpoint.turn``) as a whole."""
     retries: int = 3
     """Further tries after a failure that may pass."""
     backoff_s: float = 0.5
@@ -140,14 +146,38 @@ class Endpoint:
         payload = {"model": self.settings.model, "messages": list(messages), **options}
         return await self.post("chat/completions", payload, _read_chat)
 
-    async def post(self, path: str, payload: Mapping[str, Any], read: Callable[[Any], T]) -> T:
+    @contextlib.asynccontextmanager
+    async def turn(self) -> AsyncIterator[float]:
+        """Wait for a place among the calls in flight, and hold it.
+
+        For callers that make several calls of one job, one after another, under one deadline.
+
+        Yields:
+            The job's deadline on the event loop's clock: ``timeout_s`` from the turn on. Waiting
+            for a turn is not the server's fault.
+        """
+        async with self._gate:
+            yield asyncio.get_running_loop().time() + self.settings.timeout_s
+
+    async def post(
+        self,
+        path: str,
+        payload: Mapping[str, Any],
+        read: Callable[[Any], T],
+        *,
+        deadline: float | None = None,
+        retries: int | None = None,
+    ) -> T:
         """POST JSON and return what ``read`` makes of the JSON reply.
 
         Args:
             path: below the base URL; empty posts to the base URL itself.
             payload: request body.
-            read: turns the parsed reply into a value; raises ValueError, KeyError, TypeError or
-                IndexError when the reply is not what was agreed, which counts as malformed.
+            read: turns the parsed reply into a value; raises ValueError, KeyError, TypeError,
+                IndexError, AttributeError or ArithmeticError when the reply is not what was
+                agreed, which counts as malformed.
+            deadline: from ``turn``, by a caller who holds one; None takes a turn for this call.
+            retries: further tries; None takes the settings'.
 
         Raises:
             EndpointError: no usable reply before the deadline.
@@ -159,16 +189,37 @@ class Endpoint:
             "idempotency-key": hashlib.sha256(path.encode() + b"\0" + body).hexdigest(),
         }
         url = f"{self.settings.url.rstrip('/')}/{path}".rstrip("/")
+        retries = self.settings.retries if retries is None else retries
+        if deadline is None:
+            async with self.turn() as own:
+                return await self._until(own, url, body, headers, read, retries)
+        return await self._until(deadline, url, body, headers, read, retries)
+
+    async def _until(
+        self,
+        deadline: float,
+        url: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        read: Callable[[Any], T],
+        retries: int,
+    ) -> T:
         try:
-            # Waiting for a turn is not the server's fault, so the deadline starts after it.
-            async with self._gate, asyncio.timeout(self.settings.timeout_s):
-                return await self._with_retries(url, body, headers, read)
+            if deadline <= asyncio.get_running_loop().time():
+                raise TimeoutError
+            async with asyncio.timeout_at(deadline):
+                return await self._with_retries(url, body, headers, read, retries)
         except TimeoutError:
             limit = f"no reply within {self.settings.timeout_s:g} s"
             raise EndpointError("timeout", limit) from None
 
     async def _with_retries(
-        self, url: str, body: bytes, headers: Mapping[str, str], read: Callable[[Any], T]
+        self,
+        url: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        read: Callable[[Any], T],
+        retries: int,
     ) -> T:
         attempt = 0
         while True:
@@ -176,8 +227,7 @@ class Endpoint:
                 return await self._once(url, body, headers, read)
             except EndpointError as error:
                 allowed = _RETRIES_OF_KIND[error.kind]
-                allowed = self.settings.retries if allowed is None else allowed
-                if attempt >= min(allowed, self.settings.retries):
+                if attempt >= (retries if allowed is None else min(allowed, retries)):
                     raise
                 pause = min(_MAX_BACKOFF_S, self.settings.backoff_s * 2**attempt)
                 pause *= random.uniform(0.5, 1.0)  # so that many clients do not return together
@@ -203,7 +253,7 @@ class Endpoint:
             raise EndpointError("refused", f"HTTP {status}: {_excerpt(data)}")
         try:
             return read(json.loads(data))
-        except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+        except _UNEXPECTED as error:
             detail = f"{type(error).__name__}: {error}"
             raise EndpointError("malformed", detail[:200]) from None
 
@@ -261,8 +311,8 @@ def image_data_url(path: str | Path) -> str:
     """
     try:
         data = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"image {path}: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:  # ValueError: a path with a null character
+        raise UserError(f"image {path}: {getattr(error, 'strerror', None) or error}") from None
     for magic, mime in (
         (b"\xff\xd8\xff", "jpeg"),
         (b"\x89PNG", "png"),

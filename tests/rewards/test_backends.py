@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -123,7 +124,9 @@ def test_a_lasting_wrong_shape_is_a_failure_of_all_and_never_a_zero(bad):
     assert sum(score.failed for score in scores) >= 5
 
 
-@pytest.mark.parametrize("bad", ["NaN", "Infinity", "-Infinity", "null", '"1.0"', "true", "[1]"])
+@pytest.mark.parametrize(
+    "bad", ["NaN", "Infinity", "-Infinity", "null", '"1.0"', "true", "[1]", "9" * 400]
+)
 def test_a_score_that_is_no_finite_number_fails_its_item_alone(bad):
     def reply(request):
         return score_reply(request)
@@ -149,21 +152,97 @@ def test_a_score_that_is_no_finite_number_fails_its_item_alone(bad):
         assert scores[2].failed
 
 
-def test_a_refused_item_takes_no_other_with_it():
+def poisoned(status):
+    """A behaviour that answers with a status whenever the five-fold blue is in the batch."""
+
     def behave(handler, request):
         if any(item["answer"].count("blue") == 5 for item in request["items"]):
-            handler.send(422, {"error": "too blue"})
+            handler.send(status, {"error": "too blue"})
         else:
             handler.send(200, score_reply(request))
 
+    return behave
+
+
+def test_a_refused_item_takes_no_other_with_it():
     asked = requests_for(8)
     with (
-        MisbehavingServer(score_reply, [behave] * 100) as server,
+        MisbehavingServer(score_reply, [poisoned(422)] * 100) as server,
         MixedReward(settings(server)) as mixed,
     ):
         scores = mixed.score(asked)
         assert check(scores, asked) == 1
         assert "422" in scores[4].error
+
+
+def test_an_item_that_breaks_the_server_takes_no_other_with_it():
+    asked = requests_for(8)
+    with (
+        MisbehavingServer(score_reply, [poisoned(500)] * 100) as server,
+        MixedReward(settings(server, endpoint_batch=8)) as mixed,
+    ):
+        scores = mixed.score(asked)
+        sizes = [len(body["items"]) for _, _, body in server.requests]
+        counts = server.times_asked()
+    assert check(scores, asked) == 1
+    assert "HTTP 500" in scores[4].error
+    # The whole batch with its three retries, each half once, the last one alone with retries again.
+    assert sizes == [8] * 4 + [4, 4, 2, 2] + [1] * 5
+    assert max(n for (_, answer), n in counts.items() if answer.count("blue") != 5) <= 7
+
+
+def test_a_dead_server_is_not_asked_for_ever():
+    asked = requests_for(8)
+    with (
+        MisbehavingServer(score_reply, [500] * 999) as server,
+        MixedReward(settings(server, endpoint_batch=8, endpoint_retries=1)) as mixed,
+    ):
+        assert check(mixed.score(asked), asked) == 8
+        assert len(server.requests) == 2 + 2 + 4 + 8 * 2
+
+
+def test_one_deadline_covers_a_batch_and_its_parts():
+    """Each request takes 0.15 s; whoever gave each half a new deadline would need 1.2 s."""
+
+    def behave(handler, request):
+        time.sleep(0.15)
+        handler.send(422, {"error": "no"})
+
+    asked = requests_for(8)
+    with (
+        MisbehavingServer(score_reply, [behave] * 99) as server,
+        MixedReward(settings(server, endpoint_batch=8, endpoint_timeout_s=0.5)) as mixed,
+    ):
+        start = time.monotonic()
+        scores = mixed.score(asked)
+        seconds = time.monotonic() - start
+        count = len(server.requests)
+    assert check(scores, asked) == 8
+    assert count <= 4  # of 15
+    assert seconds < 1.0
+    assert any("no reply within 0.5 s" in score.error for score in scores)
+
+
+def test_parts_of_a_batch_stay_within_the_concurrency():
+    asked = requests_for(16)
+    with (
+        MisbehavingServer(score_reply, [422] * 2 + ["slow"] * 30) as server,
+        MixedReward(settings(server, endpoint_batch=4, endpoint_concurrency=2)) as mixed,
+    ):
+        assert check(mixed.score(asked), asked) == 0
+        assert len(server.requests) == 4 + 4
+        assert server.most_in_flight == 2
+
+
+def test_waiting_for_a_turn_does_not_count():
+    asked = requests_for(12)
+    with (
+        MisbehavingServer(score_reply, ["slow"] * 99) as server,
+        MixedReward(
+            settings(server, endpoint_batch=1, endpoint_concurrency=1, endpoint_timeout_s=0.9)
+        ) as mixed,
+    ):
+        assert check(mixed.score(asked), asked) == 0  # 12 calls of 0.15 s, one after another
 
 
 def test_the_server_may_fail_one_item_by_name():
@@ -202,7 +281,7 @@ def test_a_stuck_server_is_a_failure_within_the_deadline(trouble):
 def test_a_failure_is_not_remembered():
     asked = requests_for(3)
     with (
-        MisbehavingServer(score_reply, [500]) as server,
+        MisbehavingServer(score_reply, [500] * 5) as server,  # the batch, two parts, two of one
         MixedReward(settings(server, endpoint_retries=0)) as mixed,
     ):
         assert check(mixed.score(asked), asked) == 3
@@ -224,13 +303,15 @@ def test_images_travel_and_are_part_of_the_cache_key(tmp_path):
         assert len(server.requests) > before
 
 
-def test_a_missing_image_fails_its_own_item(tmp_path):
+@pytest.mark.parametrize("name", ["no.png", "no\0.png", "no.png" * 99])
+def test_a_missing_image_fails_its_own_item(tmp_path, name):
     good = requests_for(2)
-    bad = ScoreRequest("open_ended", "b", "<answer>x</answer>", images=(str(tmp_path / "no.png"),))
+    bad = ScoreRequest("open_ended", "b", "<answer>x</answer>", images=(str(tmp_path / name),))
     with MisbehavingServer(score_reply) as server, MixedReward(settings(server)) as mixed:
         scores = mixed.score([good[0], bad, good[1]])
     assert [score.failed for score in scores] == [False, True, False]
-    assert "no.png" in scores[1].error
+    assert "image" in scores[1].error
+    assert "no" in scores[1].error
 
 
 def judge_reply(request):
@@ -265,7 +346,7 @@ def test_grades_that_are_read(said):
     [
         "", "7", "7/10", "The score is 7", '{"score": 7.5}', '{"score": "7"}', '{"score": 11}',
         '{"score": -1}', '{"score": true}', '{"grade": 7}', '{"score": 7} {"score": 9}',
-        '{"score": NaN}', "{", '["score", 7]', 'I give {"score": 7}',
+        '{"score": NaN}', "{", '["score", 7]', 'I give {"score": 7}', None, 7, ['{"score": 7}'],
     ],
 )  # fmt: skip
 def test_grades_that_are_not(said):
@@ -284,6 +365,49 @@ def test_a_chatty_judge_is_a_failure_never_a_zero():
         (score,) = mixed.score(requests_for(1, gold="bluer"))
     assert score.failed
     assert "not a grade" in score.error
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {"choices": [{"message": {"content": None}}]},  # a reasoning judge that ran out of tokens
+        {"choices": [{"message": None}]},
+        {"choices": []},
+        {"choices": [{"message": {"content": [{"text": "7"}]}}]},
+        {"error": "no"},
+        [],
+        None,
+    ],
+)
+def test_an_odd_reply_of_the_judge_fails_its_own_item(reply):
+    def behave(handler, request):
+        odd = json.loads(request["messages"][1]["content"][-1]["text"])["answer"] == "blue blue"
+        handler.send(200, reply if odd else judge_reply(request))
+
+    with (
+        MisbehavingServer(judge_reply, [behave] * 50) as server,
+        MixedReward(settings(server, open_ended="chat_judge", endpoint_model="m")) as mixed,
+    ):
+        scores = mixed.score(requests_for(4))
+        asked = [
+            json.loads(body["messages"][1]["content"][-1]["text"])["answer"]
+            for _, _, body in server.requests
+        ]
+    assert [score.failed for score in scores] == [False, True, False, False]
+    assert scores[1].error.startswith("chat_judge: malformed: ")
+    assert asked.count("blue blue") == 2  # once more, as for any malformed reply
+    assert len(asked) == 5
+
+
+def test_the_judge_may_be_given_more_tokens():
+    with (
+        MisbehavingServer(judge_reply) as server,
+        MixedReward(
+            settings(server, open_ended="chat_judge", endpoint_model="m", endpoint_max_tokens=900)
+        ) as mixed,
+    ):
+        mixed.score(requests_for(1))
+        assert {body["max_tokens"] for _, _, body in server.requests} == {900}
 
 
 def test_results_must_match_the_items():

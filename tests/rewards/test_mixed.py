@@ -175,7 +175,7 @@ def test_metrics_leave_failures_out_of_the_means():
         ("open_ended", "oracle"), ("beta", 0), ("beta", math.nan), ("beta", "0.2"),
         ("math_workers", 0), ("math_timeout_s", 0), ("math_timeout_s", math.inf),
         ("max_failed_frac", 1.5), ("format_weight", -0.1), ("answer_box_space", "inches"),
-        ("endpoint_concurrency", 0), ("repetition_ngram", 0), ("math_workers", True),
+        ("endpoint_concurrency", 0), ("endpoint_max_tokens", 0), ("repetition_ngram", 0), ("math_workers", True),
     ],
 )  # fmt: skip
 def test_settings_are_checked_at_the_door(field, value):

@@ -85,15 +85,15 @@ class ChatJudge:
         ]
 
 
-def read_grade(text: str) -> float:
-    """The grade in a judge's reply.
+def read_grade(text: Any) -> float:
+    """The grade in a judge's reply; null, as a judge that ran out of tokens sends, is none.
 
     Raises:
         ValueError: the reply is not one JSON object with a whole number from 0 to 10.
     """
-    match = _OBJECT.fullmatch(text.strip())
+    match = _OBJECT.fullmatch(text.strip()) if isinstance(text, str) else None
     if not match:
-        raise ValueError(f"not a grade: {text[:60]!r}")
+        raise ValueError(f"not a grade: {str(text)[:60]!r}")
     grade = json.loads(match[1]).get("score")
     if isinstance(grade, bool) or not isinstance(grade, int) or not 0 <= grade <= MAX_GRADE:
         raise ValueError(f"grade {grade!r} is not a whole number from 0 to {MAX_GRADE}")

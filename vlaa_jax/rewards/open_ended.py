@@ -168,9 +168,11 @@ class ReferenceScorer:
         for index, text in enumerate(texts):
             try:
                 key = self._key(text)
-            except OSError as error:
+            except (OSError, ValueError) as error:  # ValueError: a path with a null character
+                reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+                names = ", ".join(map(repr, text.images))[:200]
                 keys.append(None)
-                unread[index] = Judged(error=f"image {error.filename}: {error.strerror}")
+                unread[index] = Judged(error=f"image {names}: {reason}")
                 continue
             keys.append(key)
             if key in self._cache:

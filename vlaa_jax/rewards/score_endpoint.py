@@ -8,11 +8,14 @@ The contract, version 1 (also in docs/rewards.md, with a reference server):
     {"results": [{"id": "0", "score": 1.25}, ...]}       or {"id": "0", "error": "why not"}
 
 Exactly one result per item, in any order, each with a finite number or an error. Anything else is
-a failure of the batch, which is then asked in halves, so that one bad item takes no other with it.
+a failure of the batch, which is then asked in halves, so that one bad item takes no other with it;
+so is a batch whose retries end in server errors. A batch and all its parts have one turn among the
+requests in flight, one request at a time, and one deadline that starts with that turn.
 """
 
 import asyncio
 import math
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,7 +29,7 @@ from vlaa_jax.endpoint import (
 from vlaa_jax.rewards.open_ended import AnswerItem, Judged
 from vlaa_jax.schema import UserError
 
-_SPLITTABLE = ("refused", "malformed")
+_SPLITTABLE = ("refused", "malformed", "server")
 
 
 class ScoreEndpoint:
@@ -82,20 +85,49 @@ class ScoreEndpoint:
         }
 
     async def _ask(self, batch: Sequence[tuple[int, dict[str, Any]]]) -> dict[int, Judged]:
-        payload = {"model": self._model, "items": [item for _, item in batch]}
-        try:
-            scores = await self._endpoint.post(
-                "score",
-                payload,
-                lambda reply: read_results(reply, [item["id"] for _, item in batch]),
-            )
-        except EndpointError as error:
-            if error.kind in _SPLITTABLE and len(batch) > 1:
-                middle = len(batch) // 2
-                halves = await asyncio.gather(self._ask(batch[:middle]), self._ask(batch[middle:]))
-                return {**halves[0], **halves[1]}
-            return {index: Judged(error=str(error)) for index, _ in batch}
-        return {index: judged for (index, _), judged in zip(batch, scores, strict=True)}
+        judged: dict[int, Judged] = {}
+        # Breadth first: the good half does not wait until the bad one is taken apart.
+        parts: deque[tuple[Sequence[tuple[int, dict[str, Any]]], int | None]] = deque()
+        parts.append((batch, None))
+        async with self._endpoint.turn() as deadline:
+            while parts:
+                part, retries = parts.popleft()
+                try:
+                    scores = await self._post([item for _, item in part], deadline, retries)
+                except EndpointError as error:
+                    if error.kind in _SPLITTABLE and len(part) > 1:
+                        parts.extend(_halves(part, error.kind))
+                    else:
+                        judged.update((index, Judged(error=str(error))) for index, _ in part)
+                else:
+                    judged.update(zip((index for index, _ in part), scores, strict=True))
+        return judged
+
+    async def _post(
+        self, items: list[dict[str, Any]], deadline: float, retries: int | None
+    ) -> list[Judged]:
+        return await self._endpoint.post(
+            "score",
+            {"model": self._model, "items": items},
+            lambda reply: read_results(reply, [item["id"] for item in items]),
+            deadline=deadline,
+            retries=retries,
+        )
+
+
+def _halves(
+    part: Sequence[tuple[int, dict[str, Any]]], kind: str
+) -> list[tuple[Sequence[tuple[int, dict[str, Any]]], int | None]]:
+    """Both halves of a batch, with the retries each has; None means as many as are set.
+
+    Retries of the whole have just shown that a server error stays: a half is asked once, to find
+    the item behind it, and only a single item again with all retries.
+    """
+    middle = len(part) // 2
+    return [
+        (half, 0 if kind == "server" and len(half) > 1 else None)
+        for half in (part[:middle], part[middle:])
+    ]
 
 
 def read_results(reply: Any, ids: Sequence[str]) -> list[Judged]:
@@ -103,7 +135,8 @@ def read_results(reply: Any, ids: Sequence[str]) -> list[Judged]:
 
     Raises:
         ValueError: not exactly one result per id, or a score that is not a finite number.
-        KeyError, TypeError: the reply does not have the agreed form.
+        KeyError, TypeError, AttributeError: the reply does not have the agreed form.
+        OverflowError: a score has more digits than a float.
     """
     results = reply["results"]
     if len(results) != len(ids):
@@ -118,9 +151,12 @@ def _judged(result: Any) -> Judged:
     if result.get("error"):
         return Judged(error=" ".join(str(result["error"]).split())[:200])
     score = result["score"]
-    if isinstance(score, bool) or not isinstance(score, (int, float)) or not math.isfinite(score):
-        raise ValueError(f"score {score!r} is not a finite number")
-    return Judged(float(score))
+    if isinstance(score, bool) or not isinstance(score, (int, float)):
+        raise ValueError(f"score {str(score)[:40]!r} is not a number")
+    value = float(score)  # an OverflowError for hundreds of digits
+    if not math.isfinite(value):
+        raise ValueError(f"score {value!r} is not a finite number")
+    return Judged(value)
 
 
 async def _make(settings: EndpointSettings) -> Endpoint:

@@ -36,7 +36,8 @@ class RewardSettings:
     endpoint_concurrency: int = 8
     """Requests in flight at once."""
     endpoint_timeout_s: float = 60.0
-    """Deadline of one item, retries included, in seconds."""
+    """Deadline of one request in seconds, from its turn among the concurrent ones on: retries,
+    pauses and, for a batch that is asked in parts, all parts are within it."""
     endpoint_retries: int = 3
     """Further tries after a failure that may pass: overload, server error, lost connection."""
     endpoint_backoff_s: float = 0.5
@@ -45,6 +46,8 @@ class RewardSettings:
     """Answers per request to a score endpoint."""
     endpoint_images: bool = True
     """Send the images along with question and answer."""
+    endpoint_max_tokens: int = 64
+    """Limit of a chat judge's reply in tokens; judges that think aloud first need more."""
     head_checkpoint: str = ""
     """Model of the in-process reward head: an HF directory, one of our checkpoints, or a hub id."""
     head_file: str = ""
@@ -82,6 +85,7 @@ class RewardSettings:
             "math_workers",
             "endpoint_concurrency",
             "endpoint_batch",
+            "endpoint_max_tokens",
             "head_batch",
             "repetition_ngram",
             "overlong_buffer",
@@ -131,7 +135,9 @@ class RewardSettings:
         if self.open_ended == "chat_judge":
             if not self.endpoint_model:
                 raise UserError("rewards.open_ended is 'chat_judge': set rewards.endpoint_model")
-            scorer = ChatJudge(endpoint, send_images=self.endpoint_images)
+            scorer = ChatJudge(
+                endpoint, send_images=self.endpoint_images, max_tokens=self.endpoint_max_tokens
+            )
         else:
             scorer = ScoreEndpoint(
                 endpoint, batch=self.endpoint_batch, send_images=self.endpoint_images
