@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from vlaa_jax.data.batches import collate_rows
 from vlaa_jax.data.build import BuildSettings, build
@@ -180,6 +181,33 @@ def test_budget_fits_and_what_can_never_fit_is_named(world):
     loader = make(world, budget=replace(BUDGET, tokens_per_row=64), order=Order(shuffle=False))
     with loader, pytest.raises(UserError, match=r"record '.*': \d+ tokens are over tokens_per_row"):
         list(zip(range(9), loader, strict=False))
+
+
+@pytest.mark.parametrize("kind", ["file", "build"])
+def test_a_large_image_behind_the_sample_is_known_to_the_budget(world, tmp_path, kind):
+    _, paths, chat, processor, hf = world
+    raw = [json.loads(line) for line in paths.sft.read_text().splitlines()]
+    big = paths.images / "coco/big.png"
+    Image.new("RGB", (112, 112), "red").save(big)
+    both = {**raw[0], "id": "four", "image": ["coco/big.png"] * 4, "question": "?", "answer": "!"}
+    raw += [{**raw[0], "id": "big", "image": "coco/big.png"}, both]
+    (tmp_path / "r.json").write_text(json.dumps(raw))
+    records, images = load_records(tmp_path / "r.json", kind="sft"), paths.images
+    if kind == "build":
+        build(tmp_path / "r.json", paths.images, tmp_path / "b", hf, BuildSettings("sft"))
+        records = BuiltRecords(tmp_path / "b")
+        images = records.images
+    order = Order(shuffle=False, epochs=1)
+    common = {"chat": chat, "processor": processor, "order": order}
+    shape = {"rows_per_shard": 2, "sample": 16}
+    budget = row_budget(records, images, **common, **shape, tokens_per_row=384)
+    with row_loader(records, images, **common, budget=budget) as loader:
+        assert consumed(list(loader)) == len(raw)
+    many = {**raw[0], "id": "long", "question": "very " * 400}
+    (tmp_path / "r.json").write_text(json.dumps([*raw, many]))
+    with pytest.raises(UserError, match=r"record 'long': .* over tokens_per_row 384"):
+        records = load_records(tmp_path / "r.json", kind="sft")
+        row_budget(records, paths.images, **common, **shape, tokens_per_row=384)
 
 
 def test_transfer_sees_every_batch_and_close_leaves_no_thread(world):

@@ -7,7 +7,7 @@ stands and which samples wait to be packed, so a restored loader gives bitwise t
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,15 +17,19 @@ import grain
 from grain.experimental import ThreadPrefetchIterDataset
 
 from vlaa_jax.data.batches import RowBatch, collate_rows
+from vlaa_jax.data.bins import rows_needed
 from vlaa_jax.data.buffers import Buffers
 from vlaa_jax.data.chat import Chat
 from vlaa_jax.data.encode import Encoded, encode_sft
 from vlaa_jax.data.images import ImageProcessor
 from vlaa_jax.data.loader import ImageOpener, Loader, Order, image_sizes, opener, ordered
 from vlaa_jax.data.measure import Built, measure
-from vlaa_jax.data.packing import PackBudget, PackedBatch, Packer, fit_budget
+from vlaa_jax.data.packing import PackBudget, PackedBatch, Packer, fit_budget, vision_load
 from vlaa_jax.data.planner import Grid
 from vlaa_jax.schema import Record, UserError
+
+_AT_ONCE = 256
+_TRIES = 8
 
 
 class Sized(NamedTuple):
@@ -149,27 +153,97 @@ def row_budget(
     system_prompt: str = "",
     sample: int = 512,
 ) -> PackBudget:
-    """A budget whose vision part runs out together with the tokens, from the first records.
+    """A budget whose vision part runs out together with the tokens, and that every record fits.
 
-    All hosts must use the same budget: the records looked at do not depend on the host.
+    The proportions come from the first records of the stream; all records are then measured once (a
+    build knows its lengths, so this only reads it), so that training never meets one that does not
+    fit. All hosts must use the same budget: what is looked at does not depend on the host.
+
+    Args:
+      records: as for ``row_loader``.
+      images: as for ``row_loader``.
+      chat: tokenizer and template of the checkpoint.
+      processor: image processor of the checkpoint.
+      tokens_per_row: tokens of a row.
+      rows_per_shard: rows of a data shard.
+      n_shards: data shards of this host.
+      window_units: 4 for Qwen2.5-VL, 0 for Qwen2-VL.
+      order: the one that training will use.
+      system_prompt: empty for the template's own.
+      sample: records of the stream that decide the proportions.
+
+    Raises:
+      UserError: names a record that is longer than a row, has more images than a budget can hold,
+        or cannot be measured.
     """
     encoder = Encoder(opener(images), chat, processor, system_prompt)
-    stream = ordered(records, replace(order or Order(), host_index=0, host_count=1))
+    order = order or Order()
+    stream = ordered(records, replace(order, host_index=0, host_count=1))
     count = min(sample, len(records))
-    sizes = [encoder.size(stream[i]) for i in range(count)]
-    longest = max(sizes, key=lambda s: s.n_tokens)
-    if longest.n_tokens > tokens_per_row:
-        raise UserError(
-            f"record {longest.record.id!r}: {longest.n_tokens} tokens are over tokens_per_row "
-            f"{tokens_per_row}"
-        )
-    return fit_budget(
-        [(s.n_tokens, s.grids) for s in sizes],
-        tokens_per_row,
-        rows_per_shard,
-        n_shards,
-        window_units,
+    first = [encoder.size(stream[i]) for i in range(count)]
+    sizes = [(s.n_tokens, s.grids) for s in first]
+    every = _distinct_sizes(records, encoder, order, tokens_per_row)
+    fit = partial(
+        fit_budget,
+        tokens_per_row=tokens_per_row,
+        rows_per_shard=rows_per_shard,
+        n_shards=n_shards,
+        window_units=window_units,
     )
+    sizes += _largest(every, window_units)
+    for _ in range(_TRIES):
+        budget = fit(sizes)
+        misfits = [grids for grids in every if not _fits(budget, grids)]
+        if not misfits:
+            return budget
+        sizes.append((1, misfits[0]))
+    raise UserError(
+        f"record {every[misfits[0]]!r}: its {len(misfits[0])} images do not fit the vision "
+        "budget; raise rows_per_shard or lower max_pixels"
+    )
+
+
+def _distinct_sizes(
+    records: Sequence[Record], encoder: Encoder, order: Order, tokens_per_row: int
+) -> dict[tuple[Grid, ...], str]:
+    """The different images that a sample has, each with the id of the first record.
+
+    Raises:
+      UserError: a record is longer than a row.
+    """
+    found: dict[tuple[Grid, ...], str] = {}
+    weights = order.source_weights
+    with ThreadPoolExecutor(2, "measure") as pool:
+        for start in range(0, len(records), _AT_ONCE):
+            part = [records[i] for i in range(start, min(start + _AT_ONCE, len(records)))]
+            part = [r for r in part if weights is None or weights.get(r.source, 0) > 0]
+            for sized in pool.map(encoder.size, part):
+                if sized.n_tokens > tokens_per_row:
+                    raise UserError(
+                        f"record {sized.record.id!r}: {sized.n_tokens} tokens are over "
+                        f"tokens_per_row {tokens_per_row}"
+                    )
+                found.setdefault(sized.grids, sized.record.id)
+    return found
+
+
+def _largest(
+    every: Iterable[tuple[Grid, ...]], window_units: int
+) -> list[tuple[int, tuple[Grid, ...]]]:
+    """Samples with the largest image and with the most of images, next to no text in them."""
+    every = [grids for grids in every if grids]
+    if not every:
+        return []
+    tall = max(every, key=lambda grids: max(rows_needed(g, window_units) for g in grids))
+    return [(1, tall), (1, max(every, key=vision_load))]
+
+
+def _fits(budget: PackBudget, grids: tuple[Grid, ...]) -> bool:
+    try:
+        budget.check(0, grids)
+    except UserError:
+        return False
+    return True
 
 
 Job = Callable[[], Encoded]
