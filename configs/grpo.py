@@ -167,6 +167,8 @@ def _paper() -> ConfigDict:
                 "head_checkpoint": "",  # with open_ended "reward_head": its model,
                 "head_file": "",  # and its weight, a safetensors file
                 "head_batch": 8,
+                "head_max_pixels": 0,  # 0: the checkpoint's own
+                "head_max_tokens": 4096,
                 "cache_entries": 100_000,
                 "math_workers": 4,
                 "math_timeout_s": 5.0,
@@ -216,7 +218,7 @@ def _model(checkpoint: str) -> Callable[[ConfigDict], None]:
 
 def _rule_only(config: ConfigDict) -> None:
     config.data.verifier_types = ("digit", "mcq", "math", "iou")
-    config.rewards.open_ended = "text_similarity"  # nothing asks it, and it wants no server
+    config.rewards.open_ended = "none"  # nothing asks it
 
 
 def _dapo(config: ConfigDict) -> None:

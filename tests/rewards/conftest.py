@@ -10,7 +10,7 @@ from vlaa_jax.schema import Score, ScoreRequest
 
 @pytest.fixture(scope="session")
 def mixed() -> Iterator[MixedReward]:
-    with MixedReward(RewardSettings(math_timeout_s=20.0)) as reward:
+    with MixedReward(RewardSettings(open_ended="text_similarity", math_timeout_s=20.0)) as reward:
         yield reward
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from vlaa_jax.rewards.chat_judge import read_grade
 from vlaa_jax.rewards.mixed import MixedReward, RewardSettings
-from vlaa_jax.rewards.open_ended import AnswerItem, ReferenceScorer
+from vlaa_jax.rewards.open_ended import AnswerItem, Judged, ReferenceScorer
 from vlaa_jax.rewards.reward_head import RewardHeadScorer
 from vlaa_jax.rewards.score_endpoint import read_results
 from vlaa_jax.schema import ScoreRequest, UserError
@@ -431,10 +431,12 @@ class LengthHead:
     def score(self, items):
         self.asked.extend(item.answer for item in items)
         if self.wrong == "count":
-            return [1.0]
+            return [Judged(1.0)]
         if self.wrong == "raise":
             raise RuntimeError("out of device memory")
-        return [float("nan") if item.answer == self.wrong else goodness(item.answer)
+        if self.wrong == "say":
+            return [Judged(error="3 tokens too long") for item in items]
+        return [Judged(float("nan") if item.answer == self.wrong else goodness(item.answer))
                 for item in items]  # fmt: skip
 
 
@@ -449,13 +451,21 @@ def test_a_reward_head_in_this_process():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "failed"), [("count", 5), ("raise", 5), ("blue blue", 1), ("blue", 5)]
+    ("wrong", "failed", "reason"),
+    [
+        ("count", 5, "scores came back"),
+        ("raise", 5, "out of device memory"),
+        ("blue blue", 1, "the score is nan"),
+        ("blue", 5, "the score is nan"),
+        ("say", 5, "3 tokens too long"),
+    ],
 )
-def test_a_failing_head_fails_what_it_touches(wrong, failed):
+def test_a_failing_head_fails_what_it_touches(wrong, failed, reason):
     with MixedReward(open_ended=ReferenceScorer(RewardHeadScorer(LengthHead(wrong)))) as mixed:
         scores = mixed.score(requests_for(5))
     assert sum(score.failed for score in scores) == failed
     assert all(score.error.startswith("reward_head: ") for score in scores if score.failed)
+    assert all(reason in score.error for score in scores if score.failed)
 
 
 def test_the_cache_forgets_the_least_recently_used():

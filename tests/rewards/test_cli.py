@@ -38,7 +38,7 @@ def test_each_line_gets_one_line_in_order(tmp_path):
         line("digit", 4),
     ]  # fmt: skip
     path.write_text("\n".join(lines))
-    done = run(str(path))
+    done = run(str(path), "--open-ended", "text_similarity")
     assert done.returncode == 0, done.stderr
     assert [row["id"] for row in rows(done)] == ["a", "b", 3, None, None, None, None]
     assert [round(row["reward"], 1) for row in rows(done)] == [1, 0, 1, 1, 1, 0.9, 1]
@@ -47,6 +47,15 @@ def test_each_line_gets_one_line_in_order(tmp_path):
     assert rows(done)[1]["extracted"] == "5"
     table = done.stderr.decode()
     assert all(name in table for name in ("digit", "mcq", "math", "iou", "open_ended", "mean"))
+
+
+def test_open_ended_answers_get_null_until_a_backend_is_chosen():
+    done = run("-", stdin=line("open_ended", "a red car", "a red car").encode())
+    (row,) = rows(done)
+    assert row["reward"] is None
+    assert row["error"] == "no open-ended backend: choose rewards.open_ended"
+    assert done.returncode == 1
+    assert "choose --open-ended" in done.stderr.decode()
 
 
 BAD_LINES = [

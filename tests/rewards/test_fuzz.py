@@ -82,7 +82,7 @@ class HostOnly(mixed_module.MixedReward):
         return lambda: None
 
 
-HOST = HostOnly()
+HOST = HostOnly(mixed_module.RewardSettings(open_ended="text_similarity"))
 
 
 @settled

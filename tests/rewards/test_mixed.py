@@ -13,6 +13,8 @@ from vlaa_jax.rewards.mixed import (
     gold_problem,
     reward_metrics,
 )
+from vlaa_jax.rewards.open_ended import Judged, ReferenceScorer
+from vlaa_jax.rewards.reward_head import RewardHeadScorer
 from vlaa_jax.schema import VERIFIER_TYPES, Score, ScoreRequest, UserError
 
 GOLDS = {
@@ -175,7 +177,8 @@ def test_metrics_leave_failures_out_of_the_means():
         ("open_ended", "oracle"), ("beta", 0), ("beta", math.nan), ("beta", "0.2"),
         ("math_workers", 0), ("math_timeout_s", 0), ("math_timeout_s", math.inf),
         ("max_failed_frac", 1.5), ("format_weight", -0.1), ("answer_box_space", "inches"),
-        ("endpoint_concurrency", 0), ("endpoint_max_tokens", 0), ("repetition_ngram", 0), ("math_workers", True),
+        ("endpoint_concurrency", 0), ("endpoint_max_tokens", 0), ("repetition_ngram", 0),
+        ("math_workers", True), ("head_max_pixels", -1), ("head_max_tokens", 0),
     ],
 )  # fmt: skip
 def test_settings_are_checked_at_the_door(field, value):
@@ -192,6 +195,47 @@ def test_boxes_answered_in_another_space_are_converted():
         assert mixed.score([request])[0].reward == pytest.approx(1.0)
     with MixedReward() as mixed:
         assert mixed.score([request])[0].reward == 0.0
+
+
+def test_open_ended_answers_wait_for_a_backend_to_be_chosen():
+    assert RewardSettings().open_ended == "none"
+    requests = [
+        ScoreRequest("open_ended", "a red car", output)
+        for output in (said("a red car"), "no answer at all")
+    ]
+    with MixedReward() as mixed:
+        asked, unanswered = mixed.score([*requests])
+        assert mixed.gold_problems(requests) == [None, None]
+    assert math.isnan(asked.reward)
+    assert asked.error == "no open-ended backend: choose rewards.open_ended"
+    assert (unanswered.reward, unanswered.error) == (0.0, None)
+
+
+def test_unshaped_scores_need_nothing_that_shaping_needs():
+    settings = RewardSettings(format_weight=0.5, overlong_weight=1.0, repetition_weight=1.0)
+    requests = [ScoreRequest("digit", "4", "<answer>4</answer>")]
+    with MixedReward(settings) as mixed:
+        with pytest.raises(UserError, match="overlong_weight"):
+            mixed.score(requests)
+        (score,) = mixed.score(requests, shaped=False)
+    assert score.reward == 1.0
+    assert score.parts == {"raw": 1.0, "format": 1.0}
+
+
+class Head:
+    identity = "constant"
+
+    def score(self, items):
+        return [Judged(1.0)] * len(items)
+
+
+def test_it_says_whether_scoring_needs_the_devices():
+    with MixedReward(open_ended=ReferenceScorer(RewardHeadScorer(Head()))) as mixed:
+        assert mixed.uses_devices
+    endpoint = RewardSettings(open_ended="score_endpoint", endpoint_url="http://localhost:1")
+    for settings in (RewardSettings(), RewardSettings(open_ended="text_similarity"), endpoint):
+        with MixedReward(settings) as mixed:
+            assert not mixed.uses_devices
 
 
 def test_the_room_starts_without_an_array_framework_or_an_http_client():

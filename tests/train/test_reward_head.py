@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.parallel.mesh import make_mesh
 from vlaa_jax.rewards.mixed import MixedReward
-from vlaa_jax.rewards.open_ended import AnswerItem, ReferenceScorer
+from vlaa_jax.rewards.open_ended import AnswerItem, OpenItem, ReferenceScorer
 from vlaa_jax.rewards.reward_head import RewardHeadScorer
 from vlaa_jax.rewards.settings import RewardSettings
 from vlaa_jax.schema import ScoreRequest, UserError
@@ -20,12 +20,17 @@ TINY = resources.files("vlaa_jax") / "assets" / "tiny"
 
 
 @pytest.fixture(scope="module")
-def head(tmp_path_factory):
+def head_file(tmp_path_factory):
     file = tmp_path_factory.mktemp("head") / "head.safetensors"
     width = QwenVLConfig.from_hf_dir(str(TINY)).text.width
     weight = np.random.default_rng(0).normal(size=(1, width)).astype(np.float32)
     save_file({"score.weight": weight}, file)
-    return InProcessRewardHead(str(TINY), file, make_mesh(), batch=8)
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def head(head_file):
+    return InProcessRewardHead(str(TINY), head_file, make_mesh(), batch=8)
 
 
 @pytest.fixture
@@ -35,24 +40,61 @@ def picture(tmp_path):
     return str(path)
 
 
+def values(head, items):
+    judged = head.score(items)
+    assert [said.error for said in judged] == [None] * len(items)
+    return [said.score for said in judged]
+
+
 def test_scores_are_deterministic_and_do_not_depend_on_company(head, picture):
     items = [
         AnswerItem("What colour is it?", "red", (picture,)),
         AnswerItem("What colour is it?", "it is a very dark shade of blue", (picture,)),
         AnswerItem("How many?", "4"),
     ]
-    together = head.score(items)
-    assert together == head.score(items)
+    together = values(head, items)
+    assert together == values(head, items)
     assert len(set(together)) == 3
-    alone = [head.score([item])[0] for item in items]
+    alone = [values(head, [item])[0] for item in items]
     np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
 
 
-def test_an_item_that_cannot_be_encoded_fails_alone(head):
-    items = [AnswerItem("How many?", "4"), AnswerItem("How many?", "4<|im_end|>5")]
+def test_an_item_that_cannot_be_encoded_fails_alone_with_its_reason(head, tmp_path):
+    (tmp_path / "text.png").write_text("no picture")
+    items = [
+        AnswerItem("How many?", "4"),
+        AnswerItem("How many?", "4<|im_end|>5"),
+        AnswerItem("How many?", "4", (str(tmp_path / "missing.png"),)),
+        AnswerItem("How many?", "4", (str(tmp_path / "text.png"),)),
+        AnswerItem("How many?", "4", ("a\0.png",)),
+    ]
     scores = head.score(items)
-    assert np.isfinite(scores[0])
-    assert np.isnan(scores[1])
+    assert np.isfinite(scores[0].score)
+    reasons = [said.error for said in scores]
+    for reason, part in zip(
+        reasons[1:], ["<|im_end|>", "missing.png", "text.png", "null"], strict=True
+    ):
+        assert part in reason
+    requests = [
+        ScoreRequest("open_ended", "4", "<answer>5</answer>", question="?", images=items[3].images)
+    ]
+    with MixedReward(open_ended=ReferenceScorer(RewardHeadScorer(head))) as mixed:
+        (score,) = mixed.score(requests)
+    assert score.error == f"reward_head: {reasons[3]}"
+
+
+def test_the_settings_limit_pixels_and_tokens(head_file, picture):
+    chosen = {"open_ended": "reward_head", "head_checkpoint": str(TINY), "head_file": head_file}
+    item = OpenItem("What colour is it?", "it is red", "red", (picture,))
+
+    def margin(**limits):
+        scorer = head_scorer(RewardSettings(**chosen, **limits), make_mesh(), "float32")
+        return scorer.margins([item])[0]
+
+    free, small = margin(), margin(head_max_pixels=56 * 56)
+    assert free.error is small.error is None
+    assert free.response != small.response
+    assert "tokens" in margin(head_max_tokens=8).error
 
 
 def test_open_ended_rewards_come_from_the_head(head, picture):
@@ -64,9 +106,9 @@ def test_open_ended_rewards_come_from_the_head(head, picture):
     ]
     with MixedReward(open_ended=scorer) as mixed:
         scores = mixed.score(requests)
-    values = head.score([AnswerItem("?", a, (picture,)) for a in answers])
-    for score, value in zip(scores, values, strict=True):
-        gap = value - values[2]
+    direct = values(head, [AnswerItem("?", a, (picture,)) for a in answers])
+    for score, value in zip(scores, direct, strict=True):
+        gap = value - direct[2]
         assert score.error is None
         assert score.reward == pytest.approx(max(0.0, 1 - np.exp(-0.2 * gap)), abs=1e-4)
 
@@ -83,7 +125,7 @@ def test_the_settings_choose_the_head(tmp_path):
     )
     item, reference = AnswerItem("How many?", "a very long answer"), AnswerItem("How many?", "4")
     head = InProcessRewardHead(TINY, tmp_path / "head.safetensors", make_mesh(), batch=3)
-    gap = np.subtract(*head.score([item, reference]))
+    gap = np.subtract(*values(head, [item, reference]))
     request = ScoreRequest(
         "open_ended", reference.answer, f"<answer>{item.answer}</answer>", question="How many?"
     )

@@ -36,6 +36,7 @@ class ChatJudge:
     """
 
     name = "chat_judge"
+    uses_devices = False
 
     def __init__(
         self, settings: EndpointSettings, *, send_images: bool = True, max_tokens: int = 64

@@ -208,7 +208,10 @@ class _Table:
             mean = f"{total / scored:8.4f}" if scored else f"{'-':>8}"
             lines.append(f"{name:14} {count:8.0f} {extracted:10.0f} {failed:8.0f} {mean}")
         if "open_ended" in self._rows:
-            lines.append(f"open-ended answers were scored by {self._backend}")
+            said = f"were scored by {self._backend}"
+            if self._backend == "none":
+                said = "have no score: choose --open-ended (see docs/rewards.md)"
+            lines.append(f"open-ended answers {said}")
         return "\n".join(lines)
 
 
@@ -224,7 +227,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--open-ended",
         choices=[b for b in OPEN_ENDED_BACKENDS if b != "reward_head"],
-        help="what scores open-ended answers (default text_similarity: offline, no reward model)",
+        help="what scores open-ended answers (default none: they get null; text_similarity is "
+        "offline and no reward model)",
     )
     add("--endpoint-url", help="base URL of the score endpoint or chat judge")
     add("--endpoint-model", help="model name to send to it")

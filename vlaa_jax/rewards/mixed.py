@@ -115,13 +115,22 @@ class MixedReward:
         self, settings: RewardSettings | None = None, open_ended: OpenEndedScorer | None = None
     ) -> None:
         self.settings = settings or RewardSettings()
-        self._open_ended = open_ended or self.settings.make_open_ended()
+        self._open_ended = open_ended or self.settings.make_open_ended()  # None: not chosen
         self._open_lock = threading.Lock()
         self._pool = KillablePool(
             MATH_TASK,
             workers=self.settings.math_workers,
             timeout_s=self.settings.math_timeout_s,
         )
+
+    @property
+    def uses_devices(self) -> bool:
+        """Whether ``score`` computes on the trainer's devices, as a reward head does.
+
+        Then it must not overlap other work on the same mesh: with several devices, programs with
+        collectives have to be dispatched in one order on all of them.
+        """
+        return self._open_ended is not None and self._open_ended.uses_devices
 
     def start(self) -> None:
         """Begin importing the maths parser in the background; otherwise the first use waits."""
@@ -134,6 +143,7 @@ class MixedReward:
         lengths: Sequence[int] | None = None,
         max_length: int | None = None,
         tokens: Sequence[Sequence[Hashable]] | None = None,
+        shaped: bool = True,
     ) -> list[Score]:
         """Scores in the order of the requests.
 
@@ -142,11 +152,13 @@ class MixedReward:
             lengths: completion lengths in tokens, for the soft overlong penalty.
             max_length: completion limit in tokens, for the same.
             tokens: completion tokens for the repetition penalty; None counts words.
+            shaped: False leaves the options out, whatever the settings say: rewards are raw.
 
         Raises:
             UserError: an option is on but what it needs was not given.
         """
-        self._check_shaping(len(requests), lengths, max_length, tokens)
+        if shaped:
+            self._check_shaping(len(requests), lengths, max_length, tokens)
         rows = [_Row(request) for request in requests]
         by_type: dict[str, list[_Row]] = {"math": [], "open_ended": []}
         for row in rows:
@@ -160,6 +172,8 @@ class MixedReward:
                 self._apply_rule(name, row)
         self._score_open_ended(open_rows)
         finish_math()
+        if not shaped:
+            return [_score(row, row.reward, _parts(row)) for row in rows]
         return [
             self._shaped(
                 row,
@@ -194,7 +208,8 @@ class MixedReward:
     def close(self) -> None:
         """End the worker processes and the open-ended backend."""
         self._pool.close()
-        self._open_ended.close()
+        if self._open_ended is not None:
+            self._open_ended.close()
 
     def __enter__(self) -> "MixedReward":
         return self
@@ -253,29 +268,32 @@ class MixedReward:
             problem = VERIFIERS["open_ended"].gold_problem(row.request)
             if problem:
                 row.fail(problem)
+            elif self._open_ended is None:
+                row.fail("no open-ended backend: choose rewards.open_ended")
             elif len(row.answer) <= MAX_ANSWER:
                 asked.append(row)
-        if not asked:
+        if not asked or self._open_ended is None:
             return
+        backend = self._open_ended
         items = [
             OpenItem(r.request.question, r.answer or "", r.request.gt, r.request.images)
             for r in asked
         ]
         try:
             with self._open_lock:
-                margins = self._open_ended.margins(items)
+                margins = backend.margins(items)
             if len(margins) != len(items):
                 raise ValueError(f"{len(items)} answers were sent, {len(margins)} scores came back")
         except Exception as error:
             margins = [Margin(error=_reason(error))] * len(items)
         for row, margin in zip(asked, margins, strict=True):
             if margin.error is not None:
-                row.fail(f"{self._open_ended.name}: {margin.error}")
+                row.fail(f"{backend.name}: {margin.error}")
                 continue
             try:
                 row.reward = reference_reward(margin.response, margin.reference, self.settings.beta)
             except ValueError as error:
-                row.fail(f"{self._open_ended.name}: {error}")
+                row.fail(f"{backend.name}: {error}")
                 continue
             row.parts = {"response_score": margin.response, "reference_score": margin.reference}
 
@@ -287,7 +305,7 @@ class MixedReward:
         tokens: Sequence[Hashable] | None,
     ) -> Score:
         settings = self.settings
-        parts = {"raw": row.reward, "format": float(row.answer is not None), **(row.parts or {})}
+        parts = _parts(row)
         reward = row.reward
         if settings.format_weight:
             parts["structure"] = float(has_strict_structure(row.request.response))
@@ -301,7 +319,7 @@ class MixedReward:
             said = tokens if tokens is not None else row.request.response.split()
             parts["repetition"] = repetition_penalty(said, settings.repetition_ngram)
             reward += settings.repetition_weight * parts["repetition"]
-        return Score(reward, row.request.verifier_type, row.answer, parts, row.error)
+        return _score(row, reward, parts)
 
     def _check_shaping(
         self,
@@ -315,6 +333,14 @@ class MixedReward:
         for name, given in (("lengths", lengths), ("tokens", tokens)):
             if given is not None and len(given) != count:
                 raise ValueError(f"{count} requests but {len(given)} {name}")
+
+
+def _parts(row: _Row) -> dict[str, float]:
+    return {"raw": row.reward, "format": float(row.answer is not None), **(row.parts or {})}
+
+
+def _score(row: _Row, reward: float, parts: dict[str, float]) -> Score:
+    return Score(reward, row.request.verifier_type, row.answer, parts, row.error)
 
 
 def gold_problem(

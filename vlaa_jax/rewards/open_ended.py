@@ -59,6 +59,8 @@ class OpenEndedScorer(Protocol):
     """A source of S. Must not raise for a single item: failures are ``Margin(error=...)``."""
 
     name: str
+    uses_devices: bool
+    """Whether it computes on the trainer's devices."""
 
     def margins(self, items: Sequence[OpenItem]) -> list[Margin]:
         """One Margin per item, in order. Blocking; called from one thread at a time."""
@@ -73,6 +75,8 @@ class AnswerScorer(Protocol):
     """Scores single texts: a reward-model server, a judge, a reward head."""
 
     name: str
+    uses_devices: bool
+    """Whether it computes on the trainer's devices."""
     identity: str
     """Everything but the item that a score depends on (address, model, rubric): part of the cache
     key."""
@@ -111,6 +115,7 @@ class TextSimilarityScorer:
     """
 
     name = "text_similarity"
+    uses_devices = False
 
     def margins(self, items: Sequence[OpenItem]) -> list[Margin]:
         """Score on the calling thread; never fails."""
@@ -139,6 +144,7 @@ class ReferenceScorer:
 
     def __init__(self, scorer: AnswerScorer, cache_entries: int = 100_000) -> None:
         self.name = scorer.name
+        self.uses_devices = scorer.uses_devices
         self._scorer = scorer
         self._capacity = cache_entries
         self._cache: OrderedDict[str, float] = OrderedDict()

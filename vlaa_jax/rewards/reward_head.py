@@ -17,8 +17,8 @@ class RewardHead(Protocol):
     identity: str
     """Names checkpoint and settings; scores are remembered under it."""
 
-    def score(self, items: Sequence[AnswerItem]) -> Sequence[float]:
-        """One score per item, in order, batched and sharded as the head likes.
+    def score(self, items: Sequence[AnswerItem]) -> Sequence[Judged]:
+        """One score or reason per item, in order, batched and sharded as the head likes.
 
         A score that is not finite counts as failed. Called from a scoring thread: an implementation
         that shares devices with a trainer must order its own work.
@@ -30,6 +30,7 @@ class RewardHeadScorer:
     """A ``RewardHead`` as an ``AnswerScorer``; wrap it in ``ReferenceScorer`` for the reward."""
 
     name = "reward_head"
+    uses_devices = True
 
     def __init__(self, head: RewardHead) -> None:
         self._head = head
@@ -41,12 +42,14 @@ class RewardHeadScorer:
         Raises:
             ValueError: the head returned a wrong number of scores.
         """
-        scores = [float(score) for score in self._head.score(items)]
-        if len(scores) != len(items):
-            raise ValueError(f"{len(items)} texts were sent, {len(scores)} scores came back")
+        judged = list(self._head.score(items))
+        if len(judged) != len(items):
+            raise ValueError(f"{len(items)} texts were sent, {len(judged)} scores came back")
         return [
-            Judged(score) if math.isfinite(score) else Judged(error=f"the score is {score}")
-            for score in scores
+            said
+            if said.error is not None or math.isfinite(said.score)
+            else Judged(error=f"the score is {said.score}")
+            for said in judged
         ]
 
     def close(self) -> None:

@@ -42,6 +42,7 @@ class ScoreEndpoint:
     """
 
     name = "score_endpoint"
+    uses_devices = False
 
     def __init__(
         self, settings: EndpointSettings, *, batch: int = 8, send_images: bool = True

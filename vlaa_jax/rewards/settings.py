@@ -12,19 +12,20 @@ from vlaa_jax.rewards.open_ended import (
 )
 from vlaa_jax.schema import BOX_SPACES, UserError
 
-OPEN_ENDED_BACKENDS = ("text_similarity", "score_endpoint", "chat_judge", "reward_head")
+OPEN_ENDED_BACKENDS = ("none", "score_endpoint", "chat_judge", "reward_head", "text_similarity")
 
 
 @dataclass(frozen=True)
 class RewardSettings:
-    """Settings of ``MixedReward``; options are off, and open-ended answers are compared offline.
+    """Settings of ``MixedReward``; options are off, and open-ended answers have no score.
 
     Raises:
         UserError: a value is out of range; the message names ``rewards.<field>``.
     """
 
-    open_ended: str = "text_similarity"
-    """Where S comes from: one of OPEN_ENDED_BACKENDS."""
+    open_ended: str = "none"
+    """Where S comes from: one of OPEN_ENDED_BACKENDS. With ``none`` an open-ended answer is a
+    failure, since nothing replaces a reward model without having been chosen."""
     beta: float = 0.2
     """Smoothing of the open-ended reward, per point of S."""
     endpoint_url: str = ""
@@ -54,6 +55,10 @@ class RewardSettings:
     """Safetensors file with the head's weight."""
     head_batch: int = 8
     """Answers the reward head scores at once."""
+    head_max_pixels: int = 0
+    """Most pixels of an image the reward head sees; 0: its checkpoint's own limit."""
+    head_max_tokens: int = 4096
+    """Longest conversation the reward head scores, images included; a longer one is a failure."""
     cache_entries: int = 100_000
     """Scores remembered by content hash."""
     math_workers: int = 2
@@ -87,6 +92,7 @@ class RewardSettings:
             "endpoint_batch",
             "endpoint_max_tokens",
             "head_batch",
+            "head_max_tokens",
             "repetition_ngram",
             "overlong_buffer",
         ):
@@ -94,6 +100,7 @@ class RewardSettings:
         for name in (
             "endpoint_retries",
             "endpoint_backoff_s",
+            "head_max_pixels",
             "cache_entries",
             "overlong_weight",
             "repetition_weight",
@@ -102,18 +109,22 @@ class RewardSettings:
         for name in ("max_failed_frac", "format_weight"):
             _check(name, getattr(self, name), lambda v: 0 <= v <= 1, "within 0..1")
 
-    def make_open_ended(self) -> OpenEndedScorer:
-        """The open-ended backend these settings describe.
+    def make_open_ended(self) -> OpenEndedScorer | None:
+        """The open-ended backend these settings describe; None for ``none``.
 
         Raises:
             UserError: the backend needs something that is not set.
         """
+        if self.open_ended == "none":
+            return None
         if self.open_ended == "text_similarity":
             return TextSimilarityScorer()
         if self.open_ended == "reward_head":
             raise UserError(
                 "rewards.open_ended is 'reward_head': only a training run loads one; choose "
-                + ", ".join(name for name in OPEN_ENDED_BACKENDS if name != "reward_head")
+                + ", ".join(
+                    name for name in OPEN_ENDED_BACKENDS if name not in ("none", "reward_head")
+                )
             )
         # Imported here: an HTTP client takes longer to import than all rules together.
         from vlaa_jax.endpoint import EndpointSettings

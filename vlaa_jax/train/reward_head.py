@@ -1,6 +1,5 @@
 """The in-process reward head as the rewards room sees it: texts and images in, numbers out."""
 
-import math
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from vlaa_jax.models.qwen_vl.model import RowInputs
 from vlaa_jax.models.qwen_vl.vision import VisionInputs
 from vlaa_jax.models.reward_head.head import ScalarHead, load_scalar_head
 from vlaa_jax.parallel.mesh import data_shards
-from vlaa_jax.rewards.open_ended import AnswerItem, ReferenceScorer
+from vlaa_jax.rewards.open_ended import AnswerItem, Judged, ReferenceScorer
 from vlaa_jax.rewards.reward_head import RewardHeadScorer
 from vlaa_jax.rewards.settings import RewardSettings
 from vlaa_jax.schema import Record, UserError
@@ -37,6 +36,7 @@ class InProcessRewardHead:
         mesh: the trainer's device mesh.
         dtype: of parameters and activations.
         batch: sequences per call; rounded up to the data shards.
+        max_pixels: most pixels of an image; None: the checkpoint's own limit.
         max_tokens: longest conversation; a longer one has no score.
 
     Raises:
@@ -51,13 +51,14 @@ class InProcessRewardHead:
         *,
         dtype: str = "float32",
         batch: int = 8,
+        max_pixels: int | None = None,
         max_tokens: int = 4_096,
     ) -> None:
-        self.identity = f"{checkpoint} {head_file} {dtype} {max_tokens}"
+        self.identity = f"{checkpoint} {head_file} {dtype} {max_pixels} {max_tokens}"
         self._head: ScalarHead = load_scalar_head(checkpoint, head_file, mesh, dtype=dtype)
         sidecars = weights.sidecar_dir(weights.resolve(str(checkpoint)))
         self._chat = Chat.from_dir(sidecars)
-        self._processor = ImageProcessor.from_dir(sidecars)
+        self._processor = ImageProcessor.from_dir(sidecars, max_pixels=max_pixels)
         vision = QwenVLConfig.from_hf_dir(sidecars).vision
         self._window_units = vision.window_size // (vision.patch_size * vision.merge_size)
         self._shards = data_shards(mesh)
@@ -65,24 +66,24 @@ class InProcessRewardHead:
         self._max_tokens = max_tokens
         self._lock = threading.Lock()
 
-    def score(self, items: Sequence[AnswerItem]) -> list[float]:
-        """One score per item, in order; NaN for an item that cannot be encoded.
+    def score(self, items: Sequence[AnswerItem]) -> list[Judged]:
+        """One score per item, in order, or why it cannot be encoded.
 
         Deterministic, and independent of the batch an item comes in up to float rounding.
         """
-        scores = [math.nan] * len(items)
+        judged = [Judged(error="not scored")] * len(items)
         encoded: list[tuple[int, Encoded]] = []
         for index, item in enumerate(items):
             try:
                 encoded.append((index, self._encode(item)))
-            except (UserError, OSError):
-                continue
+            except (UserError, OSError, ValueError) as error:
+                judged[index] = Judged(error=" ".join(str(error).split())[:300])
         encoded.sort(key=lambda pair: pair[1].length)  # like lengths together: less padding
         for start in range(0, len(encoded), self._batch):
             part = encoded[start : start + self._batch]
             for (index, _), value in zip(part, self._score([e for _, e in part]), strict=True):
-                scores[index] = value
-        return scores
+                judged[index] = Judged(value)
+        return judged
 
     def _encode(self, item: AnswerItem) -> Encoded:
         images = [decode_image(Path(path).read_bytes(), path) for path in item.images]
@@ -117,7 +118,7 @@ def head_scorer(settings: RewardSettings, mesh: Mesh, dtype: str) -> ReferenceSc
     """The open-ended scorer around the reward head that the settings name.
 
     Args:
-        settings: with ``head_checkpoint``, ``head_file`` and ``head_batch``.
+        settings: with ``head_checkpoint``, ``head_file`` and the other ``head_`` fields.
         mesh: the trainer's device mesh.
         dtype: of the head's model.
 
@@ -128,6 +129,12 @@ def head_scorer(settings: RewardSettings, mesh: Mesh, dtype: str) -> ReferenceSc
         if not getattr(settings, name):
             raise UserError(f"rewards.open_ended is 'reward_head': set rewards.{name}")
     head = InProcessRewardHead(
-        settings.head_checkpoint, settings.head_file, mesh, dtype=dtype, batch=settings.head_batch
+        settings.head_checkpoint,
+        settings.head_file,
+        mesh,
+        dtype=dtype,
+        batch=settings.head_batch,
+        max_pixels=settings.head_max_pixels or None,
+        max_tokens=settings.head_max_tokens,
     )
     return ReferenceScorer(RewardHeadScorer(head), settings.cache_entries)
