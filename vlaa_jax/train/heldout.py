@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,16 @@ class Heldout:
         groups = Groups(self._prompts, rollout, texts, scores)
         return summarise(groups), groups
 
+    def constant_scores(self) -> dict[str, float]:
+        """What the best constant answers get on these prompts; see `constant_scores`."""
+        prompts = {prompt.record.id: prompt for prompt in self._prompts}
+
+        def request(record: Record, response: str) -> ScoreRequest:
+            prompt, processor = prompts[record.id], self._checkpoint.processor
+            return requests_for([prompt], [[response]], processor, self._image_root)[0]
+
+        return constant_scores([prompt.record for prompt in self._prompts], self._reward, request)
+
     def _parts(self) -> Iterator[PromptInputs]:
         for start in range(0, len(self._prompts), self._batch):
             real = self._prompts[start : start + self._batch]
@@ -114,21 +124,37 @@ def summarise(groups: Groups) -> dict[str, float]:
     }
 
 
-def constant_scores(records: Sequence[Record], reward: MixedReward) -> dict[str, float]:
-    """What the best constant answer of each verifier type gets: the bar to clear.
+def request_without_image(record: Record, response: str) -> ScoreRequest:
+    """A score request for verifiers that need neither an image nor its size."""
+    return ScoreRequest(
+        verifier_type=record.verifier_type or "",
+        gt=record.gt or "",
+        response=response,
+        id=record.id,
+        question=record.question,
+        box_space=record.box_space,
+    )
+
+
+def constant_scores(
+    records: Sequence[Record],
+    reward: MixedReward,
+    request_for: Callable[[Record, str], ScoreRequest] = request_without_image,
+) -> dict[str, float]:
+    """What the best constant answer of each verifier type gets: the bar to clear, unshaped.
 
     Tried are the eight most frequent golds of a type; the best box is then improved side by side.
+
+    Args:
+        records: the held-out records.
+        reward: scores the answers; its shaping options are left out, since a constant answer has
+            no length of its own.
+        request_for: makes the score request for a record and a whole response.
     """
 
     def score(record: Record, answer: str) -> float:
-        request = ScoreRequest(
-            verifier_type=record.verifier_type or "",
-            gt=record.gt or "",
-            response=f"<think> </think> <answer>{answer}</answer>",
-            question=record.question,
-            box_space=record.box_space,
-        )
-        return reward.score([request])[0].parts["raw"]
+        request = request_for(record, f"<think> </think> <answer>{answer}</answer>")
+        return reward.score([request], shaped=False)[0].reward
 
     # Trying every gold would take a minute of symbolic maths.
     found = constant_baseline(records, score, max_candidates=8)

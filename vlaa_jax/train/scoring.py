@@ -16,13 +16,18 @@ from vlaa_jax.train.prompts import Prompt
 def texts_of(chat: Chat, rollout: Rollout) -> list[list[str]]:
     """Decoded completions, [P][G], special tokens left out."""
     prompts, groups = rollout.length_PG.shape
-    rows = [
+    flat = chat.decode_batch(_tokens(rollout))
+    return [flat[p * groups : (p + 1) * groups] for p in range(prompts)]
+
+
+def _tokens(rollout: Rollout) -> list[list[int]]:
+    """Tokens of every completion, prompt by prompt, without what follows its end."""
+    prompts, groups = rollout.length_PG.shape
+    return [
         rollout.tokens_PGT[p, g, : rollout.length_PG[p, g]].tolist()
         for p in range(prompts)
         for g in range(groups)
     ]
-    flat = chat.decode_batch(rows)
-    return [flat[p * groups : (p + 1) * groups] for p in range(prompts)]
 
 
 def requests_for(
@@ -61,8 +66,12 @@ def score_completions(
     max_new_tokens: int,
 ) -> list[Score]:
     """Scores of all completions, prompt by prompt; blocks, so run it in a thread."""
-    lengths = rollout.length_PG.reshape(-1).tolist()
-    return reward.score(requests, lengths=lengths, max_length=max_new_tokens)
+    return reward.score(
+        requests,
+        lengths=rollout.length_PG.reshape(-1).tolist(),
+        max_length=max_new_tokens,
+        tokens=_tokens(rollout),
+    )
 
 
 def rewards_array(scores: Sequence[Score], shape: tuple[int, int]) -> np.ndarray:
