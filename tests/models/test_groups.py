@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 from vlaa_jax.algos.logprobs import token_logprobs
-from vlaa_jax.models.qwen_vl.cache import empty_suffix
+from vlaa_jax.models.qwen_vl.cache import append, empty_burst, empty_suffix
 from vlaa_jax.models.qwen_vl.model import (
     Compute,
     PromptInputs,
@@ -122,9 +122,15 @@ def test_groups_are_the_same_on_several_devices(oracle, samples, completions):
     assert np.abs(np.where(mask, np.asarray(four) - np.asarray(one), 0)).max() <= 1e-5
 
 
-def test_cached_decoding_equals_the_full_forward(oracle, samples, completions):
+@pytest.mark.parametrize(
+    ("bursts", "past_length", "unroll"),
+    [([NEW], 0, True), ([NEW], 0, 1), ([2, 3], NEW, True), ([1] * NEW, 7, 2)],
+)
+def test_cached_decoding_equals_the_full_forward(
+    oracle, samples, completions, bursts, past_length, unroll
+):
     tokens, _ = completions
-    graphdef, _ = split_model(oracle.config)
+    graphdef, _ = split_model(oracle.config, Compute(unroll=unroll))
     prompt = prompt_inputs(oracle.config, samples)
     inputs = completion_inputs(prompt, tokens)
 
@@ -136,10 +142,13 @@ def test_cached_decoding_equals_the_full_forward(oracle, samples, completions):
     def cached(graphdef, params):
         model = nnx.merge(graphdef, params)
         prefix = model.prefill(prompt)
-        suffix, hidden = empty_suffix(prefix, GROUPS, NEW), []
-        for step in range(NEW):
-            h, suffix = model.decode(prefix, suffix, inputs[:, :, step])
-            hidden.append(h)
+        past, hidden = empty_suffix(prefix, GROUPS, past_length), []
+        for steps in bursts:
+            layers, *caches, burst = model.by_layer(prefix, past, empty_burst(past, steps))
+            for _ in range(steps):
+                h, burst = model.decode(*caches, burst, inputs[:, :, len(hidden)], layers)
+                hidden.append(h)
+            past = append(past, burst)
         return jnp.stack(hidden, axis=2)
 
     want, got = full(graphdef, oracle.params), cached(graphdef, oracle.params)

@@ -225,7 +225,7 @@ class _Round:
             move = self.slots.shrink()
             if move is not None:
                 buffers = engine._regroup(buffers, *move)
-        needed = min(self.slots.longest + engine._burst_steps, engine.max_new_tokens)
+        needed = min(self.slots.longest + engine._burst_steps, engine._lengths[-1])
         length = next(n for n in engine._lengths if n >= needed)
         if length > buffers.suffix.k_LPKGUH.shape[4]:
             buffers = engine._lengthen(buffers, length)
@@ -245,10 +245,13 @@ class _Round:
 
 
 def cache_lengths(limit: int, burst: int) -> list[int]:
-    """Lengths a completion's cache may have: the limit, its half and its quarter.
+    """Lengths a completion's past may have: the limit, its half and its quarter.
 
-    Every length is a compiled program, and a longer one makes every token read more.
+    Every length is a compiled program, and a longer one makes every token read more. Where one
+    burst is all there is, nothing comes before it.
     """
+    if burst >= limit:
+        return [0]
     shorter = [n for n in (-(-limit // 4), -(-limit // 2)) if n >= 2 * burst]
     return [*shorter, limit]
 

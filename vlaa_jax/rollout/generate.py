@@ -11,8 +11,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vlaa_jax.models.qwen_vl.cache import PrefixCache, SuffixCache, empty_suffix
-from vlaa_jax.models.qwen_vl.layers import matmul
+from vlaa_jax.models.qwen_vl.cache import (
+    BurstCache,
+    PrefixCache,
+    SuffixCache,
+    append,
+    empty_burst,
+    empty_suffix,
+)
+from vlaa_jax.models.qwen_vl.layers import matmul, matmul_out_first
 from vlaa_jax.models.qwen_vl.model import QwenVL
 from vlaa_jax.rollout.sampling import Sampling, sample_tokens
 
@@ -185,57 +192,57 @@ def burst(
         The buffers, and the tokens and log-probabilities [P, G, steps] that were added; zeros
         behind an end.
     """
-    kernel_DV = model.head_kernel_DV.astype(model.dtype)
     columns = (*buffers.ids_PG.shape, steps)
-    prefix = buffers.prefix
+    recent = empty_burst(buffers.suffix, steps)
+    layers, prefix, past, recent = model.by_layer(buffers.prefix, buffers.suffix, recent)
+    kernel = model.head_kernel_DV.astype(model.dtype)
+    kernel, product = (kernel, matmul) if layers is None else (kernel.T, matmul_out_first)
 
-    def running(carry: tuple) -> Array:
-        count, state, _, _ = carry
-        return (count < steps) & jnp.any(_running(state, max_tokens))
+    def running(carry: Carry) -> Array:
+        return (carry.recent.written < steps) & jnp.any(_running(carry, past.step_P, max_tokens))
 
-    def body(carry: tuple) -> tuple:
-        count, state, tokens_PGC, logprobs_PGC = carry
-        state, token_PG, logprob_PG = _step(
-            model, kernel_DV, state, allowed_V, eos_id, max_tokens, sampling
+    def body(carry: Carry) -> Carry:
+        hidden_PGD, recent = model.decode(prefix, past, carry.recent, carry.ids_PG, layers)
+        logits_BV = product(hidden_PGD.reshape(-1, hidden_PGD.shape[-1]), kernel)
+        count = carry.recent.written
+        step_P = past.step_P + count
+        keys_PG = jax.vmap(jax.vmap(jax.random.fold_in, in_axes=(0, None)))(buffers.keys_PG, step_P)
+        drawn = sample_tokens(logits_BV, keys_PG.reshape(-1), allowed_V, sampling)
+        tokens_PG, logprobs_PG = (a.reshape(carry.ids_PG.shape) for a in drawn)
+        running_PG = _running(carry, past.step_P, max_tokens)
+        tokens_PG = jnp.where(running_PG, tokens_PG, 0)
+        logprobs_PG = jnp.where(running_PG, logprobs_PG, 0.0)
+        return Carry(
+            recent,
+            tokens_PG,
+            carry.done_PG | (running_PG & (tokens_PG == eos_id)),
+            carry.tokens_PGC.at[..., count].set(tokens_PG),
+            carry.logprobs_PGC.at[..., count].set(logprobs_PG),
         )
-        tokens_PGC = tokens_PGC.at[..., count].set(token_PG)
-        logprobs_PGC = logprobs_PGC.at[..., count].set(logprob_PG)
-        return count + 1, state, tokens_PGC, logprobs_PGC
 
-    start = (
-        jnp.int32(0),
-        buffers,
+    start = Carry(
+        recent,
+        buffers.ids_PG,
+        buffers.done_PG,
         jnp.zeros(columns, jnp.int32),
         jnp.zeros(columns, jnp.float32),
     )
-    _, state, tokens_PGC, logprobs_PGC = jax.lax.while_loop(running, body, start)
+    end = jax.lax.while_loop(running, body, start)
     # An early stop leaves the clock behind; everybody has ended then, but the host counts bursts.
-    step_P = buffers.suffix.step_P + steps
-    suffix = state.suffix._replace(step_P=step_P)
-    return state._replace(prefix=prefix, suffix=suffix), tokens_PGC, logprobs_PGC
+    suffix = append(buffers.suffix, end.recent)
+    buffers = buffers._replace(suffix=suffix, ids_PG=end.ids_PG, done_PG=end.done_PG)
+    return buffers, end.tokens_PGC, end.logprobs_PGC
 
 
-def _running(state: Buffers, max_tokens: int) -> Array:
-    return ~state.done_PG & (state.suffix.step_P < max_tokens)[:, None]
+class Carry(NamedTuple):
+    """What changes from token to token of a burst."""
+
+    recent: BurstCache
+    ids_PG: Array
+    done_PG: Array
+    tokens_PGC: Array
+    logprobs_PGC: Array
 
 
-def _step(
-    model: QwenVL,
-    kernel_DV: Array,
-    state: Buffers,
-    allowed_V: Array | None,
-    eos_id: int,
-    max_tokens: int,
-    sampling: Sampling,
-) -> tuple[Buffers, Array, Array]:
-    prompts, groups = state.ids_PG.shape
-    hidden_PGD, suffix = model.decode(state.prefix, state.suffix, state.ids_PG)
-    logits_BV = matmul(hidden_PGD.reshape(prompts * groups, -1), kernel_DV)
-    fold = jax.vmap(jax.vmap(jax.random.fold_in, in_axes=(0, None)))
-    keys_B = fold(state.keys_PG, state.suffix.step_P).reshape(prompts * groups)
-    tokens_B, logprobs_B = sample_tokens(logits_BV, keys_B, allowed_V, sampling)
-    running_PG = _running(state, max_tokens)
-    tokens_PG = jnp.where(running_PG, tokens_B.reshape(prompts, groups), 0)
-    logprobs_PG = jnp.where(running_PG, logprobs_B.reshape(prompts, groups), 0.0)
-    done_PG = state.done_PG | (running_PG & (tokens_PG == eos_id))
-    return state._replace(suffix=suffix, ids_PG=tokens_PG, done_PG=done_PG), tokens_PG, logprobs_PG
+def _running(carry: Carry, past_P: Array, max_tokens: int) -> Array:
+    return ~carry.done_PG & (past_P + carry.recent.written < max_tokens)[:, None]

@@ -24,7 +24,7 @@ class Sampling:
 
     Attributes:
         temperature: divides the logits; above 0.
-        top_k: keep the k most likely tokens; 0 keeps all.
+        top_k: keep the k most likely tokens and, as HF does, ties with the k-th; 0 keeps all.
         top_p: keep the smallest set of likeliest tokens whose mass reaches p; 1 keeps all.
         min_p: keep tokens at least this share of the likeliest token's probability; 0 keeps all.
         greedy: take the likeliest token instead of drawing (evaluation).

@@ -9,6 +9,10 @@ with heads before positions. The transposes this asks for touch arrays of the si
 the size of the scores; letting einsum pick the layout costs XLA on CPU three to four times as much.
 """
 
+from collections.abc import Sequence
+from functools import reduce
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from einops import rearrange
@@ -72,14 +76,26 @@ def causal_segment_mask(segment_ids_BT: Array) -> Array:
     return same & jnp.tril(jnp.ones((length, length), bool))
 
 
+class OwnKeys(NamedTuple):
+    """A stretch of every completion's own keys, for `prefix_suffix_attention`.
+
+    Attributes:
+        k_PKGUH: keys.
+        v_PKGUH: values.
+        mask_PTU: True where the query may see the key; P and T may be 1.
+    """
+
+    k_PKGUH: Array
+    v_PKGUH: Array
+    mask_PTU: Array
+
+
 def prefix_suffix_attention(
     q_PGTNH: Array,
     k_prefix_PKSH: Array,
     v_prefix_PKSH: Array,
-    k_suffix_PKGUH: Array,
-    v_suffix_PKGUH: Array,
     prefix_mask_PS: Array,
-    suffix_mask_PTU: Array,
+    own: Sequence[OwnKeys],
 ) -> Array:
     """Attention of G completions to the shared prompt and to their own past, in one softmax.
 
@@ -89,10 +105,8 @@ def prefix_suffix_attention(
         q_PGTNH: queries of T new tokens per completion.
         k_prefix_PKSH: keys of the prompt, one copy per group.
         v_prefix_PKSH: values of the prompt.
-        k_suffix_PKGUH: keys of each completion.
-        v_suffix_PKGUH: values of each completion.
         prefix_mask_PS: True where the prompt key is real.
-        suffix_mask_PTU: True where the query may see the own key; P may be 1.
+        own: the completions' keys, in as many stretches as they are stored in.
 
     Returns:
         [P, G, T, N, H] in q's dtype.
@@ -101,19 +115,24 @@ def prefix_suffix_attention(
     q = rearrange(q_PGTNH, "p g t (k q) h -> p k g (q t) h", k=k_prefix_PKSH.shape[1])
     on_prefix = _scores(rearrange(q, "p k g m h -> p k (g m) h"), k_prefix_PKSH)
     on_prefix = jnp.where(prefix_mask_PS[:, None, None], on_prefix, MASKED)
-    on_prefix = rearrange(on_prefix, "p k (g m) s -> p k g m s", g=groups)
-    on_suffix = rearrange(_scores(q, k_suffix_PKGUH), "p k g (q t) u -> p k g q t u", t=length)
-    on_suffix = jnp.where(suffix_mask_PTU[:, None, None, None], on_suffix, MASKED)
-    on_suffix = rearrange(on_suffix, "p k g q t u -> p k g (q t) u")
+    scores = [rearrange(on_prefix, "p k (g m) s -> p k g m s", g=groups)]
+    for part in own:
+        on_own = rearrange(_scores(q, part.k_PKGUH), "p k g (q t) u -> p k g q t u", t=length)
+        on_own = jnp.where(part.mask_PTU[:, None, None, None], on_own, MASKED)
+        scores.append(rearrange(on_own, "p k g q t u -> p k g (q t) u"))
 
-    # One softmax over both parts, without putting them next to each other in memory.
-    top = jnp.maximum(
-        jnp.max(on_prefix, axis=-1, keepdims=True), jnp.max(on_suffix, axis=-1, keepdims=True)
-    )
-    top = jax.lax.stop_gradient(top)
-    exp_prefix, exp_suffix = jnp.exp(on_prefix - top), jnp.exp(on_suffix - top)
-    total = jnp.sum(exp_prefix, -1, keepdims=True) + jnp.sum(exp_suffix, -1, keepdims=True)
-    weights_prefix = rearrange(exp_prefix / total, "p k g m s -> p k (g m) s")
-    out = rearrange(_mix(weights_prefix, v_prefix_PKSH), "p k (g m) h -> p k g m h", g=groups)
-    out = out + _mix(exp_suffix / total, v_suffix_PKGUH)
+    on_prefix, *on_own_parts = _joint_softmax(scores)
+    out = _mix(rearrange(on_prefix, "p k g m s -> p k (g m) s"), v_prefix_PKSH)
+    out = rearrange(out, "p k (g m) h -> p k g m h", g=groups)
+    for weights, part in zip(on_own_parts, own, strict=True):
+        out = out + _mix(weights, part.v_PKGUH)
     return rearrange(out, "p k g (q t) h -> p g t (k q) h", t=length).astype(q_PGTNH.dtype)
+
+
+def _joint_softmax(scores: Sequence[Array]) -> list[Array]:
+    """One softmax over the last axes of all arrays, without putting them side by side."""
+    tops = [jnp.max(part, axis=-1, keepdims=True) for part in scores]
+    top = jax.lax.stop_gradient(reduce(jnp.maximum, tops))
+    exps = [jnp.exp(part - top) for part in scores]
+    total = sum(jnp.sum(part, axis=-1, keepdims=True) for part in exps)
+    return [part / total for part in exps]

@@ -4,7 +4,7 @@ Plain named tuples that go in and come out of jitted functions; no hidden mutabl
 per-prompt rope offset travels with the prefix.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,17 +35,49 @@ class PrefixCache(NamedTuple):
 
 
 class SuffixCache(NamedTuple):
-    """Keys and values of the completions so far.
+    """Keys and values of the completions up to the present burst of decoding.
 
     Attributes:
-        k_LPKGUH: keys per layer; U positions are allocated.
+        k_LPKGUH: keys per layer; U positions are allocated, 0 where bursts have no past.
         v_LPKGUH: values.
-        step_P: int, number of inputs already written; the same for all completions of a prompt.
+        step_P: int, number of inputs written; the same for all completions of a prompt.
     """
 
     k_LPKGUH: Array
     v_LPKGUH: Array
     step_P: Array
+
+
+class BurstCache(NamedTuple):
+    """Keys and values of the present burst.
+
+    Apart from the past because within a burst everybody stands at the same position: a new token
+    is one slice written in place, where prompts at different steps would need a scatter.
+
+    Attributes:
+        k_LPKGCH: keys per layer, C positions; or a list of [P, K, G, C, H] by layer.
+        v_LPKGCH: values, likewise.
+        written: int scalar, number of inputs written.
+    """
+
+    k_LPKGCH: Any
+    v_LPKGCH: Any
+    written: Array
+
+    def write(self, k_LPKGH: Any, v_LPKGH: Any) -> "BurstCache":
+        """One more position."""
+
+        def put(cache: Array, new: Array) -> Array:
+            axis = cache.ndim - 2
+            return jax.lax.dynamic_update_slice_in_dim(
+                cache, jnp.expand_dims(new, axis), self.written, axis
+            )
+
+        return BurstCache(
+            jax.tree.map(put, self.k_LPKGCH, k_LPKGH),
+            jax.tree.map(put, self.v_LPKGCH, v_LPKGH),
+            self.written + 1,
+        )
 
 
 def empty_suffix(prefix: PrefixCache, completions: int, length: int) -> SuffixCache:
@@ -54,3 +86,35 @@ def empty_suffix(prefix: PrefixCache, completions: int, length: int) -> SuffixCa
     shape = (layers, prompts, kv_heads, completions, length, head_dim)
     zeros = jnp.zeros(shape, prefix.k_LPKSH.dtype)
     return SuffixCache(zeros, zeros, jnp.zeros((prompts,), jnp.int32))
+
+
+def empty_burst(past: SuffixCache, length: int) -> BurstCache:
+    """A burst cache of `length` tokens behind a past."""
+    shape = list(past.k_LPKGUH.shape)
+    shape[4] = length
+    zeros = jnp.zeros(shape, past.k_LPKGUH.dtype)
+    return BurstCache(zeros, zeros, jnp.int32(0))
+
+
+def append(past: SuffixCache, burst: BurstCache) -> SuffixCache:
+    """The past with all C positions of a burst behind it, each prompt's at its own step.
+
+    A past without positions stays so: its completions are all over. Otherwise positions beyond
+    what the past has room for overwrite its end; only completions at their token limit reach there.
+    """
+    k_new, v_new = (
+        jnp.stack(a) if isinstance(a, list) else a for a in (burst.k_LPKGCH, burst.v_LPKGCH)
+    )
+    steps = k_new.shape[4]
+    if past.k_LPKGUH.shape[4] == 0:
+        return past._replace(step_P=past.step_P + steps)
+
+    def put(cache_LKGUH: Array, new_LKGCH: Array, step: Array) -> Array:
+        return jax.lax.dynamic_update_slice_in_dim(cache_LKGUH, new_LKGCH, step, axis=3)
+
+    write = jax.vmap(put, in_axes=(1, 1, 0), out_axes=1)
+    return SuffixCache(
+        write(past.k_LPKGUH, k_new, past.step_P),
+        write(past.v_LPKGUH, v_new, past.step_P),
+        past.step_P + steps,
+    )

@@ -19,9 +19,10 @@ from einops import rearrange
 from flax import nnx
 
 from vlaa_jax.models.qwen_vl import attention
-from vlaa_jax.models.qwen_vl.cache import PrefixCache, SuffixCache
+from vlaa_jax.models.qwen_vl.attention import OwnKeys
+from vlaa_jax.models.qwen_vl.cache import BurstCache, PrefixCache, SuffixCache
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
-from vlaa_jax.models.qwen_vl.layers import Linear
+from vlaa_jax.models.qwen_vl.layers import Linear, unstack
 from vlaa_jax.models.qwen_vl.lora import add_branches
 from vlaa_jax.models.qwen_vl.text import TextModel
 from vlaa_jax.models.qwen_vl.vision import VisionInputs, VisionTower
@@ -177,9 +178,8 @@ class QwenVL(nnx.Module):
             out_prefix = attention.masked_attention(q_pre, k_pre, v_pre, mask_prefix)
             k_pre, v_pre = (rearrange(a, "p s k h -> p k s h") for a in (k_pre, v_pre))
             k_own, v_own = (rearrange(a, "p g u k h -> p k g u h") for a in (k_own, v_own))
-            out_suffix = attention.prefix_suffix_attention(
-                q_own, k_pre, v_pre, k_own, v_own, prefix_mask_PS, causal_TT[None]
-            )
+            own = [OwnKeys(k_own, v_own, causal_TT[None])]
+            out_suffix = attention.prefix_suffix_attention(q_own, k_pre, v_pre, prefix_mask_PS, own)
             out_prefix = out_prefix.reshape(prompts, prefix_length, -1)
             out_suffix = out_suffix.reshape(prompts, groups * length, -1)
             out = jnp.concatenate([out_prefix, out_suffix], axis=1)
@@ -208,70 +208,100 @@ class QwenVL(nnx.Module):
         return PrefixCache(k_LPKSH, v_LPKSH, prompt.length_P - 1, last_id, last_position)
 
     def decode(
-        self, prefix: PrefixCache, suffix: SuffixCache, ids_PG: Array
-    ) -> tuple[Array, SuffixCache]:
+        self,
+        prefix: PrefixCache,
+        past: SuffixCache,
+        burst: BurstCache,
+        ids_PG: Array,
+        layers: list[nnx.Module] | None = None,
+    ) -> tuple[Array, BurstCache]:
         """Feeds one token to every completion.
 
         Args:
             prefix: the prompts' cache.
-            suffix: the completions' cache.
+            past: the completions' cache up to this burst.
+            burst: the completions' cache of this burst.
             ids_PG: input token of each completion (the prompt's last token at step 0).
+            layers: the decoder's layers one by one, if the three caches are lists by layer too;
+                see `by_layer`.
 
         Returns:
-            Hidden states after the final norm [P, G, D] and the advanced suffix cache.
+            Hidden states after the final norm [P, G, D] and the advanced burst.
         """
         prompts, groups = ids_PG.shape
-        step_P = suffix.step_P
-        prefix_mask_PS = jnp.arange(prefix.k_LPKSH.shape[3]) < prefix.length_P[:, None]
-        seen_PU = jnp.arange(suffix.k_LPKGUH.shape[4]) <= step_P[:, None]
-        positions_P = prefix.last_position_P + step_P
+        prefix_mask_PS = _positions(prefix.k_LPKSH) < prefix.length_P[:, None]
+        past_mask_PTU = (_positions(past.k_LPKGUH) < past.step_P[:, None])[:, None]
+        burst_mask_PTU = (_positions(burst.k_LPKGCH) < burst.written)[None, None]
+        itself_PTU = jnp.ones((1, 1, 1), bool)
+        positions_P = prefix.last_position_P + past.step_P + burst.written
         positions = jnp.broadcast_to(positions_P[:, None, None], (prompts, groups, 3))
 
         def attend(q: Array, k: Array, v: Array, cached: Any) -> tuple[Array, Any]:
-            k_pre, v_pre, k_own, v_own = cached
+            k_pre, v_pre, k_past, v_past, k_burst, v_burst = cached
             q = rearrange(q, "(p g) n h -> p g 1 n h", g=groups)
             k, v = (rearrange(a, "(p g) k h -> p k g h", g=groups) for a in (k, v))
-            out = attention.prefix_suffix_attention(
-                q,
-                k_pre,
-                v_pre,
-                _write_at(k_own, k, step_P),
-                _write_at(v_own, v, step_P),
-                prefix_mask_PS,
-                seen_PU[:, None],
-            )
+            # The new key is a part of its own: written into the cache first, the whole cache of
+            # the layer would be copied for it.
+            own = [
+                OwnKeys(k_past, v_past, past_mask_PTU),
+                OwnKeys(k_burst, v_burst, burst_mask_PTU),
+                OwnKeys(k[:, :, :, None], v[:, :, :, None], itself_PTU),
+            ]
+            own = [part for part in own if part.k_PKGUH.shape[3]]
+            out = attention.prefix_suffix_attention(q, k_pre, v_pre, prefix_mask_PS, own)
             return out.reshape(prompts * groups, -1), (k, v)
 
-        caches = (prefix.k_LPKSH, prefix.v_LPKSH, suffix.k_LPKGUH, suffix.v_LPKGUH)
+        caches = (*prefix[:2], *past[:2], *burst[:2])
         x_ND = self.text.embed_tokens(ids_PG.reshape(-1), self.dtype)
-        hidden, (k_LPKGH, v_LPKGH) = self._run(x_ND, positions, attend, caches)
-        write = jax.vmap(_write_at, in_axes=(0, 0, None))
-        advanced = SuffixCache(
-            write(suffix.k_LPKGUH, k_LPKGH, step_P),
-            write(suffix.v_LPKGUH, v_LPKGH, step_P),
-            step_P + 1,
-        )
-        return hidden.reshape(prompts, groups, -1), advanced
+        xs = list(zip(*caches, strict=True)) if layers else caches
+        hidden, ys = self._run(x_ND, positions, attend, xs, layers)
+        k_new, v_new = map(list, zip(*ys, strict=True)) if layers else ys
+        return hidden.reshape(prompts, groups, -1), burst.write(k_new, v_new)
 
-    def _run(self, x_ND: Array, positions: Array, attend: Any, xs: Any = None) -> tuple[Array, Any]:
+    def by_layer(self, *caches: Any) -> tuple[list[nnx.Module] | None, *tuple[Any, ...]]:
+        """Layers and caches for a loop of `decode`: taken apart where the layers are unrolled.
+
+        Args:
+            caches: prefix, suffix or burst caches.
+
+        Returns:
+            The layers (None where the stack is scanned) and the caches. Slices of a stack, weights
+            or cache, would be copied for every token.
+        """
+        if self.compute.unroll is not True:
+            return None, *caches
+        return unstack(self.text.layers), *map(_unstacked, caches)
+
+    def _run(
+        self,
+        x_ND: Array,
+        positions: Array,
+        attend: Any,
+        xs: Any = None,
+        layers: list[nnx.Module] | None = None,
+    ) -> tuple[Array, Any]:
         compute = self.compute
         return self.text(
             x_ND,
             positions.reshape(-1, 3),
             attend,
             xs=xs,
+            layers=layers,
             remat=compute.remat,
             unroll=compute.unroll,
         )
 
 
-def _write_at(cache_PKGUH: Array, new_PKGH: Array, step_P: Array) -> Array:
-    """Writes one position of each prompt's completions; the position may differ by prompt."""
+def _unstacked(cache: Any) -> Any:
+    """A prefix, suffix or burst cache with a list of arrays by layer instead of a stack."""
+    k, v, *rest = cache
+    return type(cache)(*([a[i] for i in range(a.shape[0])] for a in (k, v)), *rest)
 
-    def write(cache_KGUH: Array, new_KGH: Array, step: Array) -> Array:
-        return jax.lax.dynamic_update_slice_in_dim(cache_KGUH, new_KGH[:, :, None], step, axis=2)
 
-    return jax.vmap(write)(cache_PKGUH, new_PKGH, step_P)
+def _positions(cache: Any) -> Array:
+    """0, 1, ... over the positions of a cache, stacked or by layer."""
+    first = cache[0] if isinstance(cache, list) else cache
+    return jnp.arange(first.shape[-2])
 
 
 def _last_token(prompt: PromptInputs) -> tuple[Array, Array]:

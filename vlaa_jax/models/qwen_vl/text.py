@@ -90,6 +90,7 @@ class TextModel(nnx.Module):
         attend: Attend,
         *,
         xs: Any = None,
+        layers: list[nnx.Module] | None = None,
         remat: str,
         unroll: int | bool,
     ) -> tuple[Array, Any]:
@@ -100,6 +101,7 @@ class TextModel(nnx.Module):
             positions_N3: M-RoPE positions of the same tokens.
             attend: the layout's attention.
             xs: per-layer input of `attend` (stacked on the layer axis), such as a cache.
+            layers: the layers one by one (`layers.unstack`), with a list of `xs`.
             remat: rematerialisation policy of the layers.
             unroll: unroll factor of the scan over layers.
 
@@ -117,5 +119,5 @@ class TextModel(nnx.Module):
         def body(layer: DecoderLayer, x_ND: Array, x_layer: Any) -> tuple[Array, Any]:
             return layer(x_ND, cos, sin, attend, x_layer)
 
-        x_ND, ys = scan_layers(self.layers, body, x_ND, xs, remat=remat, unroll=unroll)
+        x_ND, ys = scan_layers(layers or self.layers, body, x_ND, xs, remat=remat, unroll=unroll)
         return self.norm(x_ND), ys
