@@ -9,11 +9,15 @@ round; figures are medians, and ratios are taken within rounds. Before anything 
 must give the same log-probabilities of the same completions.
 
 FLOPs are counted by hand from the layer shapes (two per multiply-add; a backward pass costs twice
-its forward); the floor is the fewest a step needs, each prompt and image once, divided by the
-fastest matrix product measured in the same run. Needs torch and transformers (the test extra).
+its forward; a token that is decoded costs what it costs in a forward pass); the floor is the fewest
+a phase needs, each prompt and image once, divided by the fastest matrix product measured in the
+same run. Memory is what the compiler plans for the gradient program: arguments, results and
+temporaries. Needs torch and transformers (the test extra), and 20 GiB for the repeated layout.
 """
 
 import argparse
+import ctypes
+import gc
 import json
 import resource
 import statistics
@@ -129,8 +133,10 @@ class Ours:
         policy = Policy(graphdef, temperature=1.0, chunk=0, row_shards=1)
         self.allowed = jnp.ones(config.text.vocab_size, bool)
         self.steps = Steps(policy, algo, optimizer, max_new_tokens=NEW)
-        self.params = init_params(config, 0)
         everywhere = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        # Put there on purpose: arrays that jax may move, then arrays that it may not, would be two
+        # programs.
+        self.params = jax.device_put(init_params(config, 0), everywhere)
         start = jax.tree.map(jnp.copy, self.params)
         self.state = new_state(start, optimizer, everywhere)  # type: ignore[arg-type]
         self.engine = Engine(
@@ -175,10 +181,14 @@ class Ours:
         return float(loss)
 
     def memory(self, tokens_NT: np.ndarray, advantages_N: np.ndarray, ref_NT: np.ndarray) -> int:
-        """Bytes of temporaries of the gradient program, as its compiler planned them."""
+        """Peak bytes of the gradient program, as its compiler planned them."""
         arguments = self.gradient_arguments(tokens_NT, advantages_N, ref_NT)
-        compiled = self.steps.gradients.lower(*arguments).compile()
-        return int(compiled.memory_analysis().temp_size_in_bytes)
+        planned = self.steps.gradients.lower(*arguments).compile().memory_analysis()
+        return int(
+            planned.argument_size_in_bytes
+            + planned.output_size_in_bytes
+            + planned.temp_size_in_bytes
+        )
 
 
 class Torch:
@@ -296,6 +306,12 @@ def peak_flops() -> float:
     return best
 
 
+def release_memory() -> None:
+    """Gives freed memory back to the system, so that no contender pays for the one before."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+
+
 def seconds(run: Callable[[], Any]) -> tuple[float, Any]:
     """Wall time of a call, and what it gave."""
     start = time.perf_counter()
@@ -345,6 +361,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 f"  rollout {rollout_s:6.2f} s  score {score_s:6.2f} s  update {update_s:6.2f} s",
                 flush=True,
             )
+            release_memory()
             if round_:
                 for phase, value in zip(times[name], (rollout_s, score_s, update_s), strict=True):
                     times[name][phase].append(value)
@@ -365,7 +382,11 @@ def summary(
         config, images=args.prompts, prefix=prefix, prompts=args.prompts, rows=rows
     )
     repeated = forward_flops(config, images=rows, prefix=prefix, prompts=rows, rows=rows)
-    flops = {"ours": 3 * least, "naive": 3 * repeated, "hf": 3 * repeated}
+    flops = {
+        name: {"rollout": forward, "score": forward, "update": 3 * forward}
+        for name, forward in (("ours", least), ("naive", repeated), ("hf", repeated))
+    }
+    floor = {phase: count / peak for phase, count in flops["ours"].items()}
 
     def ratio(a: str, b: str, phase: str) -> float:
         pairs = zip(times[a][phase], times[b][phase], strict=True)
@@ -388,11 +409,13 @@ def summary(
         "rollout_speedup_vs_naive": ratio("naive", "ours", "rollout"),
         "rollout_speedup_vs_hf": ratio("hf", "ours", "rollout"),
         "completions_per_s": {n: rows / m["rollout"] for n, m in medians.items()},
-        "update_flops": flops,
+        "flops": flops,
         "peak_flop_per_s": peak,
-        "update_floor_s": flops["ours"] / peak,
-        "share_of_floor": {n: flops["ours"] / peak / m["update"] for n, m in medians.items()},
-        "gradient_temporaries_bytes": memory,
+        "floor_s": floor,
+        "share_of_floor": {
+            name: {phase: floor[phase] / m[phase] for phase in floor} for name, m in medians.items()
+        },
+        "gradient_peak_bytes": memory,
         "memory_share_of_naive": memory["ours"] / memory["naive"],
         "largest_logprob_gap": gaps,
         "max_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
@@ -404,24 +427,22 @@ def report(found: dict[str, Any]) -> None:
     print(f"\n{found['parameters'] / 1e6:.1f} M parameters, float32")
     print(f"largest gaps of log-probabilities: {found['largest_logprob_gap']}")
     for name, medians in found["median_s"].items():
-        line = "  ".join(f"{phase} {value:6.2f} s" for phase, value in medians.items())
-        share = found["share_of_floor"][name]
-        gflop = found["update_flops"][name] / 1e9
-        rate = found["completions_per_s"][name]
-        print(
-            f"{name:6} {line}  {rate:5.1f} completions/s  "
-            f"update {gflop:.0f} GFLOP counted, {share:.0%} of the floor's speed"
+        phases = "  ".join(
+            f"{phase} {value:6.2f} s, {found['flops'][name][phase] / 1e9:5.0f} GFLOP counted, "
+            f"{found['share_of_floor'][name][phase]:4.0%} of the floor's speed;"
+            for phase, value in medians.items()
         )
-    print(
-        f"floor of the update: {found['update_floor_s']:.2f} s "
-        f"({found['peak_flop_per_s'] / 1e9:.0f} GFLOP/s measured)"
-    )
+        print(f"{name:6} {phases}  {found['completions_per_s'][name]:5.1f} completions/s")
+    floors = ", ".join(f"{phase} {value:.2f} s" for phase, value in found["floor_s"].items())
+    print(f"floors: {floors} ({found['peak_flop_per_s'] / 1e9:.0f} GFLOP/s measured)")
     for phase in ("update", "score", "rollout"):
         print(
             f"{phase}: {found[f'{phase}_speedup_vs_naive']:.2f}x naive, "
             f"{found[f'{phase}_speedup_vs_hf']:.2f}x HF"
         )
-    print(f"memory of the gradient program: {found['memory_share_of_naive']:.0%} of naive")
+    sizes = {name: f"{size / 2**30:.1f} GiB" for name, size in found["gradient_peak_bytes"].items()}
+    share = found["memory_share_of_naive"]
+    print(f"memory of the gradient program: {sizes}, {share:.0%} of naive")
 
 
 def main() -> None:

@@ -75,8 +75,7 @@ HF_CONFIG: dict[str, Any] = {
     },
 }
 ROWS, TOKENS, GRID = 4, 256, (1, 8, 8)
-DECODE_ROWS, PROMPT, NEW = 16, 64, 128
-THREADS = 2
+DECODE_ROWS, PROMPT, NEW = 16, 64, 128THREADS = 2
 
 Work = Callable[[], Any]
 
@@ -156,6 +155,16 @@ def forward_pair(model: Any, config: QwenVLConfig, params: Any, dtype: str, unro
             return model(**hf, use_cache=False).logits
 
     return lambda: jax.block_until_ready(run(params, rows)), theirs
+
+
+def check_equal() -> None:
+    """Stops unless both sides compute the same logits; times of different models mean nothing."""
+    ours, theirs = forward_pair(*make_oracle(), "float32", 0)
+    expected = theirs().numpy()
+    gap = np.abs(np.asarray(ours()).reshape(expected.shape) - expected).max()
+    if not gap <= 1e-5 * np.abs(expected).max():
+        raise SystemExit(f"logits differ by {gap}")
+    print(f"logits differ by at most {gap:.1e} (largest {np.abs(expected).max():.2f})")
 
 
 def train_pair(model: Any, config: QwenVLConfig, params: Any, dtype: str, unroll: int) -> tuple:
@@ -357,8 +366,11 @@ def main() -> None:
     parser.add_argument("--unroll", type=int, default=0, help="layers per scan step; 0: all")
     parser.add_argument("--json", metavar="FILE", help="write the figures to FILE")
     arguments = parser.parse_args()
+    # The same cores for both: torch is told a number of threads, jax takes all it can see.
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
     torch.set_num_threads(THREADS)
     params = make_oracle()[2]
+    check_equal()
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     print(f"{count / 1e6:.1f} M parameters, {platform.processor() or platform.machine()}")
     results = []
