@@ -75,7 +75,9 @@ HF_CONFIG: dict[str, Any] = {
     },
 }
 ROWS, TOKENS, GRID = 4, 256, (1, 8, 8)
-DECODE_ROWS, PROMPT, NEW = 16, 64, 128THREADS = 2
+DECODE_ROWS, PROMPT, NEW = 16, 64, 128
+THREADS = 2
+
 
 Work = Callable[[], Any]
 
