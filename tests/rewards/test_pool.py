@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from vlaa_jax.rewards import worker
 from vlaa_jax.rewards.pool import KillablePool
 
 HERE = Path(__file__).parent
@@ -159,6 +161,39 @@ def test_a_dead_nursery_is_an_error_not_a_hang(make_pool):
     os.kill(nursery_of(pool), signal.SIGKILL)
     outcomes = pool.map(["exit", ["echo", 2]], timeout_s=2.0)
     assert all(outcome.error for outcome in outcomes)
+
+
+def test_a_fork_that_fails_is_an_error_of_one_task(monkeypatch):
+    monkeypatch.syspath_prepend(str(HERE))
+    with KillablePool("unforkable_tasks:work", workers=1) as pool:
+        outcomes = [pool.map([item])[0] for item in ("exit", 1, 2, "exit", 3, 4, 5)]
+    # Forks at "exit", at 1 (fails), at 2, at 3 (fails) and at 4, whose worker answers 5 too.
+    assert [o.value for o in outcomes] == [None, None, 2, None, None, 4, 5]
+    assert [o.error and o.error.split(":")[0] for o in outcomes] == [
+        "the worker died", "no process for the task", None,
+        "the worker died", "no process for the task", None, None,
+    ]  # fmt: skip
+
+
+def test_the_nursery_kills_only_its_own():
+    """A pid that was reaped may be somebody else's by now."""
+    ours, theirs = socket.socketpair()
+    bystander = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    nursery = threading.Thread(
+        target=worker._serve, args=(theirs, os.getppid(), None, 1024, set()), daemon=True
+    )
+    nursery.start()
+    try:
+        ours.sendall(worker.KILL + worker.PID.pack(bystander.pid))
+        assert worker.PID.unpack(ours.recv(worker.PID.size)) == (bystander.pid,)
+        with pytest.raises(subprocess.TimeoutExpired):
+            bystander.wait(timeout=0.3)
+    finally:
+        ours.close()
+        nursery.join(timeout=5)
+        theirs.close()
+        bystander.communicate(b"\n")
+    assert bystander.returncode == 0
 
 
 @pytest.mark.parametrize("settings", [{"workers": 0}, {"timeout_s": 0}, {"timeout_s": -1}])

@@ -51,6 +51,10 @@ class _Worker:
     done: int = 0
 
 
+class _ForkError(Exception):
+    """The nursery could not start a process."""
+
+
 class KillablePool:
     """Runs ``module:function`` on JSON values in processes that are killed when they overrun.
 
@@ -206,7 +210,15 @@ class _Dispatcher:
     def _assign(self) -> None:
         """Give waiting jobs to idle workers, forking new ones up to the pool's size."""
         while self._jobs and (self._idle or len(self._busy) < self._size):
-            worker = self._idle.pop() if self._idle else self._fork()
+            try:
+                worker = self._idle.pop() if self._idle else self._fork()
+            except _ForkError as error:
+                if self._busy:
+                    return  # one of these takes the job
+                with self._lock:
+                    job = self._jobs.popleft()
+                job.future.set_result(Outcome(error=f"no process for the task: {error}"))
+                continue
             with self._lock:
                 worker.job = self._jobs.popleft()
             self._busy.add(worker)
@@ -262,7 +274,11 @@ class _Dispatcher:
         ours, theirs = socket.socketpair()
         with theirs:
             socket.send_fds(self._control, [protocol.FORK], [theirs.fileno()])
-            worker = _Worker(self._confirmed_pid(), ours)
+            pid = self._confirmed_pid()
+        if pid < 0:
+            ours.close()
+            raise _ForkError(os.strerror(-pid))
+        worker = _Worker(pid, ours)
         self._selector.register(ours, selectors.EVENT_READ, worker)
         return worker
 

@@ -7,6 +7,7 @@ always fork, kill and notice that its parent is gone. Messages are JSON: nothing
 """
 
 import contextlib
+import errno
 import gc
 import importlib
 import json
@@ -23,6 +24,7 @@ from typing import Any
 READY, FAILED = b"R", b"E"
 FORK, KILL = b"F", b"K"
 PID = struct.Struct("!q")
+"""Answer to either request: the process; for a fork that failed, minus the error number."""
 ORPHAN_CHECK_S = 1.0
 
 Task = Callable[[Any], Any]
@@ -74,18 +76,24 @@ def _serve(
             continue
         command, fds, _, _ = socket.recv_fds(control, 1, 1)
         if command == FORK:
-            pid = os.fork()
+            try:
+                pid = os.fork()
+            except OSError as error:  # out of processes or memory: it may pass
+                pid = -(error.errno or errno.EAGAIN)
             if pid == 0:
                 control.close()
                 _work(socket.socket(fileno=fds[0]), task, memory_mb)
             os.close(fds[0])
-            children.add(pid)
+            if pid > 0:
+                children.add(pid)
             control.sendall(PID.pack(pid))
         elif command == KILL:
             (pid,) = PID.unpack(_receive(control, PID.size))
-            # A process that had gigabytes takes a while to go: its successor need not wait.
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            # A child that has been reaped is gone, and its number may be somebody else's.
+            if pid in children:
+                # A process that had gigabytes takes a while to go: its successor need not wait.
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             control.sendall(PID.pack(pid))
         else:
             return
