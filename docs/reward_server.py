@@ -16,10 +16,12 @@ The contract is in docs/rewards.md. Every item gets a finite score or an error o
 
 import argparse
 import base64
+import hashlib
 import json
 import math
 import tempfile
 import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -29,6 +31,8 @@ Scorer = Callable[[str, str, list[bytes]], float]
 """(question, answer, images) -> score."""
 
 MAX_BODY = 256 * 2**20
+REMEMBERED = 1_000
+"""Requests whose results are kept, so that a retry is not scored twice; some kilobytes each."""
 
 
 def make_sequence_scorer(name: str, device: str) -> Scorer:
@@ -105,9 +109,38 @@ def score_items(items: list[dict[str, Any]], scorer: Scorer) -> list[dict[str, A
     return results
 
 
+class Memory:
+    """Results of the last requests by their idempotency-key, for retries whose reply was lost.
+
+    A key stands for one body; results with an error in them are not kept.
+    """
+
+    def __init__(self, entries: int) -> None:
+        self._entries = entries
+        self._kept: OrderedDict[tuple[str, bytes], list[dict[str, Any]]] = OrderedDict()
+
+    def get(self, key: str | None, body: bytes) -> list[dict[str, Any]] | None:
+        """What was answered to this request; None when it is new, forgotten or without a key."""
+        if key is None:
+            return None
+        name = (key, hashlib.sha256(body).digest())
+        if name in self._kept:
+            self._kept.move_to_end(name)
+        return self._kept.get(name)
+
+    def put(self, key: str | None, body: bytes, results: list[dict[str, Any]]) -> None:
+        """Keep the results, and forget the least recently used beyond the set number."""
+        if key is None or any("error" in result for result in results):
+            return
+        self._kept[key, hashlib.sha256(body).digest()] = results
+        while len(self._kept) > self._entries:
+            self._kept.popitem(last=False)
+
+
 def make_handler(scorer: Scorer) -> type[BaseHTTPRequestHandler]:
-    """A request handler that lets one request at a time use the model."""
+    """A request handler that lets one request at a time use the model, and scores none twice."""
     device = threading.Lock()
+    memory = Memory(REMEMBERED)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -117,15 +150,20 @@ def make_handler(scorer: Scorer) -> type[BaseHTTPRequestHandler]:
             if self.path.rstrip("/") != "/score" or not 0 < size <= MAX_BODY:
                 self.answer(404 if size <= MAX_BODY else 413, {"error": "POST /score"})
                 return
+            body = self.rfile.read(size)
             try:
-                items = json.loads(self.rfile.read(size))["items"]
+                items = json.loads(body)["items"]
                 if len({item["id"] for item in items}) != len(items):
                     raise ValueError("ids must differ")
             except (ValueError, KeyError, TypeError) as error:
                 self.answer(400, {"error": f"bad request: {error}"})
                 return
-            with device:
-                results = score_items(items, scorer)
+            key = self.headers.get("idempotency-key")
+            with device:  # a retry that comes while the first try still computes waits for it here
+                results = memory.get(key, body)
+                if results is None:
+                    results = score_items(items, scorer)
+                    memory.put(key, body, results)
             self.answer(200, {"results": results})
 
         def answer(self, status: int, reply: dict[str, Any]) -> None:

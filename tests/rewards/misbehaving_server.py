@@ -20,6 +20,7 @@ class MisbehavingServer:
         self.reply = reply
         self.script = list(script)
         self.requests = []
+        self.answered = []
         self.in_flight = 0
         self.most_in_flight = 0
         self.lock = threading.Lock()
@@ -51,11 +52,13 @@ class MisbehavingServer:
                     behaviour(self, request)
                 elif behaviour == "fine":
                     self.send(200, outer.reply(request))
+                    outer.answered.append(request)
                 elif isinstance(behaviour, int):
                     self.send(behaviour, {"error": "scripted"})
                 elif behaviour == "slow":
                     time.sleep(0.15)
                     self.send(200, outer.reply(request))
+                    outer.answered.append(request)
                 elif behaviour == "hang":
                     time.sleep(3.0)
                 elif behaviour == "drip":
@@ -123,8 +126,16 @@ class MisbehavingServer:
 
     def times_asked(self):
         """How often each answer text was sent in a score request."""
-        return Counter(
-            (item["question"], item["answer"])
-            for _, _, request in self.requests
-            for item in request.get("items", [])
-        )
+        return _count(request for _, _, request in self.requests)
+
+    def times_answered(self):
+        """How often each answer text was sent in a request that got its proper, whole reply."""
+        return _count(self.answered)
+
+
+def _count(requests):
+    return Counter(
+        (item["question"], item["answer"])
+        for request in requests
+        for item in request.get("items", [])
+    )

@@ -4,6 +4,7 @@ import json
 import math
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -73,21 +74,36 @@ def check(scores, requests):
 
 
 @pytest.mark.parametrize(
-    "script",
+    ("script", "requests"),
     [
-        [],
-        ["slow"] * 3,
-        [500, 503, 429],
-        ["close", "reset", "half", "noise"],
-        ["html", "slow", 500, "close"],
-        [("say", b'{"results": []}')],
-        [("say", b'{"results": [{"id": "0", "score": NaN}]}')],
+        ([], 4),
+        (["slow"] * 3, 4),
+        ([500, 503, 429], 7),
+        (["close", "reset", "half", "noise"], 8),
+        (["html", "slow", 500, "close"], 7),
+        (["half", "half", "half"], 7),
+        (["close", 500, "half", 500], 8),
+        ([("say", b'{"results": []}')], 5),
+        ([("say", b'{"results": [{"id": "0", "score": NaN}]}')], 5),
     ],
 )
-def test_passing_troubles_change_nothing(script):
+def test_passing_troubles_change_nothing(script, requests):
     asked = requests_for(14)
     with MisbehavingServer(score_reply, script) as server, MixedReward(settings(server)) as mixed:
         assert check(mixed.score(asked), asked) == 0
+        # 14 texts in batches of 4; each trouble costs one request more, of a batch that has no
+        # scores yet, and no text is sent in two different requests.
+        assert len(server.requests) == requests
+        keys = Counter(headers["idempotency-key"] for _, headers, _ in server.requests)
+        assert len(keys) == 4
+        assert sum(keys.values()) == 4 + sum(trouble != "slow" for trouble in script)
+        firsts = {headers["idempotency-key"]: body for _, headers, body in server.requests}
+        sent = Counter(item["answer"] for body in firsts.values() for item in body["items"])
+        assert set(sent.values()) == {1}
+        assert len(sent) == 14
+        # Once answered, an item is never asked again.
+        assert sum(server.times_answered().values()) == 14
+        assert set(server.times_answered().values()) == {1}
 
 
 def test_no_text_is_asked_twice_and_the_reference_once():

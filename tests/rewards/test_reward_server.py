@@ -70,6 +70,54 @@ def test_an_item_that_breaks_the_model_fails_alone(serve):
     assert "out of memory" in scores[2].error
 
 
+def test_a_retry_is_answered_from_memory(serve):
+    calls = []
+    url = serve(lambda question, answer, images: calls.append(answer) or float(len(calls)))
+    body = {"items": [{"id": "0", "question": "q", "answer": "a"}]}
+
+    def ask(key, said=body):
+        headers = {"idempotency-key": key} if key else {}
+        return httpx.post(url + "/score", json=said, headers=headers).json()["results"][0]
+
+    first = ask("one")
+    assert ask("one") == first == {"id": "0", "score": 1.0}
+    assert len(calls) == 1
+    assert ask("two")["score"] == 2.0
+    assert ask(None)["score"] == 3.0
+    assert ask(None)["score"] == 4.0  # without a key nothing is remembered
+    other = {"items": [{"id": "0", "question": "q", "answer": "b"}]}
+    assert ask("one", other)["score"] == 5.0  # a key stands for one body only
+
+
+def test_replies_are_remembered_up_to_a_number(script):
+    memory = script.Memory(2)
+    for key in ("a", "b", "a", "c"):
+        if memory.get(key, b"x") is None:
+            memory.put(key, b"x", [{"id": key}])
+    assert memory.get("b", b"x") is None  # "a" was used after it
+    assert memory.get("a", b"x") == [{"id": "a"}]
+    assert memory.get("c", b"x") == [{"id": "c"}]
+
+
+def test_an_error_is_not_remembered(serve):
+    calls = []
+
+    def flaky(question, answer, images):
+        calls.append(answer)
+        if len(calls) == 1:
+            raise RuntimeError("out of memory")
+        return 1.0
+
+    url = serve(flaky)
+    body = {"items": [{"id": "0", "question": "q", "answer": "a"}]}
+    said = [
+        httpx.post(url + "/score", json=body, headers={"idempotency-key": "k"}).json()
+        for _ in range(2)
+    ]
+    assert "out of memory" in said[0]["results"][0]["error"]
+    assert said[1]["results"][0]["score"] == 1.0
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status"),
     [
