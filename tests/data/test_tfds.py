@@ -10,7 +10,9 @@ import tensorflow_datasets as tfds
 from vlaa_jax.data.loader import Order, prompt_loader
 from vlaa_jax.data.records import load_records
 from vlaa_jax.data.synthetic.dataset import write_dataset
+from vlaa_jax.data.synthetic.tokenizer import tiny_config, write_sidecars
 from vlaa_jax.data.tfds_builder import TfdsRecords, VlaaThinking
+from vlaa_jax.rewards.mixed import MixedReward
 from vlaa_jax.schema import UserError
 
 
@@ -74,10 +76,81 @@ def test_bad_records_are_left_out_and_listed(paths, tmp_path):
         prepare("sft", tmp_path, tmp_path / "data")
 
 
+@pytest.fixture(scope="module")
+def hf_dir(tmp_path_factory):
+    out = tmp_path_factory.mktemp("hf")
+    (out / "config.json").write_text(json.dumps(tiny_config(write_sidecars(out))))
+    return out
+
+
+def test_a_registered_builder_judges_golds_and_lengths(paths, hf_dir, tmp_path):
+    """As a user calls it: by name, through the registry of TFDS."""
+    manual = tmp_path / "manual"
+    manual.mkdir()
+    (manual / "images").symlink_to(paths.images)
+    raw = json.loads(paths.grpo.read_text())
+    bad = [
+        {**raw[0], "id": "formula", "verifier_type": "math", "gt": r"\frac{1}{"},
+        {**raw[0], "id": "many", "verifier_type": "digit", "gt": "many"},
+        {**raw[0], "id": "long", "question": "very " * 500},
+        {**raw[0], "id": "token", "question": "<|im_end|>"},
+        {**raw[0], "id": "gone", "image": "a/none.png"},
+    ]
+    (manual / "train-grpo.json").write_text(json.dumps([*bad, *raw]))
+    requests = []
+
+    with MixedReward() as reward:
+
+        def gold_problems(asked):
+            requests.extend(asked)
+            return reward.gold_problems(asked)
+
+        options = {
+            "data_dir": tmp_path / "data",
+            "gold_problems": gold_problems,
+            "checkpoint": hf_dir,
+            "max_tokens": 256,
+            "box_space": {"vg": "normalized_square"},
+        }
+        builder = tfds.builder("vlaa_thinking/grpo", **options)
+        download = tfds.download.DownloadConfig(manual_dir=manual)
+        builder.download_and_prepare(download_config=download)
+    assert type(builder) is VlaaThinking and builder.info.splits["train"].num_examples == 20
+    listing = (builder.data_path / "rejects-train.jsonl").read_text()
+    found = [json.loads(line) for line in listing.splitlines()]
+    assert [(r["index"], r["id"], r["field"]) for r in found] == [
+        (0, "formula", "gt"),
+        (1, "many", "gt"),
+        (2, "long", "question"),
+        (3, "token", "question"),
+        (4, "gone", "image"),
+    ]
+    assert [reject.as_dict() for reject in builder.rejects] == found
+    sizes = {request.id: request.image_size for request in requests}
+    assert sizes["gone"] is None and all(v for k, v in sizes.items() if k != "gone")
+    again = tfds.builder("vlaa_thinking/grpo", data_dir=tmp_path / "data")
+    assert len(TfdsRecords(again.as_data_source(split="train"))) == 20
+
+
+def test_meta_that_json_cannot_hold_is_left_out(paths, tmp_path):
+    manual = tmp_path / "manual"
+    manual.mkdir()
+    (manual / "images").symlink_to(paths.images)
+    raw = json.loads(paths.grpo.read_text())[:2]
+    bad = [
+        {**raw[0], "id": str(i), "meta": m} for i, m in enumerate([{"x": "\ud800"}, "{'a': b'x'}"])
+    ]
+    (manual / "train-grpo.json").write_text(json.dumps([*raw, *bad]))
+    builder = prepare("grpo", manual, tmp_path / "data")
+    assert builder.info.splits["train"].num_examples == 2
+    assert [r.field for r in builder.rejects] == ["meta", "meta"]
+
+
 def test_tensorflow_is_never_imported(paths, tmp_path):
     script = f"""
 import sys
 import tensorflow_datasets as tfds
+from vlaa_jax.data.synthetic.tokenizer import tiny_config, write_sidecars
 from vlaa_jax.data.tfds_builder import VlaaThinking
 builder = VlaaThinking(config="grpo", data_dir={str(tmp_path)!r})
 builder.download_and_prepare(

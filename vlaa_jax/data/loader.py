@@ -16,6 +16,7 @@ import grain
 from grain.experimental import ThreadPrefetchIterDataset
 from PIL import Image
 
+from vlaa_jax.data.check import inspect_image
 from vlaa_jax.data.images import image_size, open_image
 from vlaa_jax.data.measure import Built
 from vlaa_jax.data.packing import balance_shards
@@ -121,7 +122,11 @@ class Loader(Generic[T]):
         return self
 
     def __next__(self) -> T:
-        return next(self.iterator)
+        try:
+            return next(self.iterator)
+        except UserError as error:
+            # Grain writes below the message that it left its own frames out.
+            raise UserError(str(error).split("\n", 1)[0]) from error
 
     def get_state(self) -> dict[str, Any]:
         """Position behind the last batch that was handed out."""
@@ -287,15 +292,16 @@ def usable_records(
     image_root: str | os.PathLike[str],
     on_reject: Callable[[Reject], None] | None = None,
 ) -> list[Record]:
-    """The records whose images all decode; the others are handed to ``on_reject`` with a reason."""
+    """The records whose images can all be used; the others go to ``on_reject`` with a reason.
+
+    Every image is decoded. Positions are those in ``records``.
+    """
     kept = []
     for index, record in enumerate(records):
-        try:
-            for path in record.images:
-                open_image(image_root, path).close()
-        except UserError as error:
-            if on_reject is not None:
-                on_reject(Reject("", index, None, record.id, "image", str(error)))
-        else:
+        facts = (inspect_image(image_root, path) for path in record.images)
+        reason = next((fact.reason for fact in facts if fact.reason), None)
+        if reason is None:
             kept.append(record)
+        elif on_reject is not None:
+            on_reject(Reject("", index, None, record.id, "image", reason))
     return kept

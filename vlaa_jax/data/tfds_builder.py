@@ -9,14 +9,20 @@
     records = tfds_builder.TfdsRecords(tfds.data_source("vlaa_thinking/grpo", data_dir=OUT,
                                                         split="train"))
 
+What cannot be used is left out and listed in ``rejects-SPLIT.jsonl`` beside the shards. Golds and
+lengths are looked at where the builder is given something to judge them by (see ``VlaaThinking``).
+
 Images are stored as they are on disk, as bytes of a plain object feature: TFDS's own Image feature
 would need TensorFlow to encode an array. An image that several records share is stored with each of
 them; ``python -m vlaa_jax.data build`` stores it once.
 """
 
 import json
+import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, overload
 
@@ -25,8 +31,11 @@ import tensorflow_datasets as tfds
 from absl import logging
 from PIL import Image
 
-from vlaa_jax.data.check import inspect_image
-from vlaa_jax.data.images import decode_image
+from vlaa_jax.data.chat import Chat
+from vlaa_jax.data.check import ImageFacts, inspect_image
+from vlaa_jax.data.golds import GoldProblems, bad_golds
+from vlaa_jax.data.images import ImageProcessor, decode_image
+from vlaa_jax.data.measure import Unfit, measure, over_limit
 from vlaa_jax.data.records import RecordFile, Reject, iter_indexed
 from vlaa_jax.schema import Record, UserError
 
@@ -43,6 +52,7 @@ FILES: dict[str, dict[str, tuple[str, ...]]] = {
 """
 IMAGE_FOLDER = "images"
 _TEXTS = ("id", "question", "gt", "verifier_type", "answer", "source", "caption", "box_space")
+_AT_ONCE = 64
 _OPTIONAL = ("gt", "verifier_type", "answer", "caption", "box_space")
 
 
@@ -62,10 +72,36 @@ class VlaaThinking(tfds.core.GeneratorBasedBuilder):
         "set UCSC-VLAA/VLAA-Thinking into one folder, its unpacked images into images/ beside them."
     )
 
-    def __init__(self, **options: Any) -> None:
-        """Options as for every TFDS builder; the file format must be array_record."""
+    def __init__(
+        self,
+        *,
+        gold_problems: GoldProblems | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        max_tokens: int = 2048,
+        system_prompt: str = "",
+        box_space: str | Mapping[str, str] = "normalized",
+        **options: Any,
+    ) -> None:
+        """Options as for every TFDS builder, and what records are judged by.
+
+        Args:
+          gold_problems: says what is wrong with golds, e.g. ``MixedReward.gold_problems``; None
+            leaves golds unchecked.
+          checkpoint: HF directory whose tokenizer and processor measure the records; None leaves
+            them unmeasured.
+          max_tokens: longer records are left out; prompts for grpo, prompt and answer for sft.
+          system_prompt: that the records are measured with.
+          box_space: space of iou boxes that do not name their own; see RecordFile.
+          options: of every TFDS builder; the file format must be array_record.
+        """
         options.setdefault("file_format", "array_record")
         super().__init__(**options)
+        self._gold_problems, self._box_space = gold_problems, box_space
+        self._ruler = None
+        if checkpoint is not None:
+            chat, processor = Chat.from_dir(checkpoint), ImageProcessor.from_dir(checkpoint)
+            chat.check_text(system_prompt, "the system prompt")
+            self._ruler = _Ruler(chat, processor, max_tokens, system_prompt)
         self.rejects: list[Reject] = []
         """Records that the last build left out."""
 
@@ -98,33 +134,84 @@ class VlaaThinking(tfds.core.GeneratorBasedBuilder):
         for split, names in FILES[self._kind].items():
             found = [folder / name for name in names if (folder / name).is_file()]
             if found:
-                splits[split] = self._generate_examples(found[0], folder / IMAGE_FOLDER)
+                listing = Path(self.data_path) / f"rejects-{split}.jsonl"
+                splits[split] = self._generate_examples(found[0], folder / IMAGE_FOLDER, listing)
             elif split == "train":
                 raise UserError(f"{folder}: holds none of {', '.join(names)}")
         self.rejects = []
         return splits
 
     def _generate_examples(  # type: ignore[override]
-        self, path: Path, image_root: Path
+        self, path: Path, image_root: Path, listing: Path
     ) -> Iterator[tuple[str, dict[str, Any]]]:
-        before, kept = len(self.rejects), 0
-        file = RecordFile(path, kind=self._kind)
-        for index, record in iter_indexed(file, self.rejects.append):
-            facts = [inspect_image(image_root, image, keep=True) for image in record.images]
-            reasons = [fact.reason for fact in facts if fact.reason]
-            if reasons:
-                self.rejects.append(file.reject(index, "image", reasons[0], record.id))
-                continue
-            kept += 1
-            yield record.id, _example(record, [fact.data for fact in facts])
+        left_out: list[Reject] = []
+        kept = 0
+        file = RecordFile(path, kind=self._kind, box_space=self._box_space)
+        found = iter_indexed(file, left_out.append)
+        while batch := list(islice(found, _AT_ONCE)):
+            for index, record, facts, problem in self._judged(batch, image_root):
+                if problem is not None:
+                    left_out.append(file.reject(index, *problem, record.id))
+                    continue
+                kept += 1
+                yield record.id, _example(record, [fact.data for fact in facts])
         file.close()
-        left_out = self.rejects[before:]
+        left_out.sort(key=lambda reject: reject.index)
+        self.rejects += left_out
         if not kept:
-            raise UserError(f"{path}: no usable record; the first problem: {left_out[0]}")
+            first = f"; the first problem: {left_out[0]}" if left_out else ""
+            raise UserError(f"{path}: no usable record{first}")
+        lines = (json.dumps(r.as_dict(), ensure_ascii=False) + "\n" for r in left_out)
+        listing.write_text("".join(lines), encoding="utf-8")
         for reason, count in Counter(reject.field for reject in left_out).most_common():
             logging.warning("%s: left out %d records for their %s", path, count, reason or "form")
         for reject in left_out[:10]:
             logging.warning("%s", reject)
+
+    def _judged(
+        self, batch: list[tuple[int, Record]], image_root: Path
+    ) -> Iterator[tuple[int, Record, list[ImageFacts], tuple[str, str] | None]]:
+        """Records with their images, and (field, reason) of those that cannot be used."""
+        facts = [
+            [inspect_image(image_root, image, keep=True) for image in record.images]
+            for _, record in batch
+        ]
+        sizes = [found[0].size if found[0].status == "found" else None for found in facts]
+        golds = bad_golds([record for _, record in batch], sizes, self._gold_problems)
+        for (index, record), found, gold in zip(batch, facts, golds, strict=True):
+            reasons = [fact.reason for fact in found if fact.reason]
+            problem = ("image", reasons[0]) if reasons else None
+            if problem is None and gold is not None:
+                problem = "gt", gold
+            if problem is None and self._ruler is not None:
+                problem = self._ruler.problem(record, [fact.size for fact in found], self._kind)
+            yield index, record, found, problem
+
+
+@dataclass(frozen=True)
+class _Ruler:
+    """Measures records and says what is wrong with their length or text."""
+
+    chat: Chat
+    processor: ImageProcessor
+    max_tokens: int
+    system_prompt: str
+
+    def problem(
+        self, record: Record, sizes: list[tuple[int, int]], kind: str
+    ) -> tuple[str, str] | None:
+        try:
+            found = measure(
+                record,
+                sizes,
+                self.chat,
+                self.processor,
+                system_prompt=self.system_prompt,
+                with_answer=kind == "sft",
+            )
+        except Unfit as unfit:
+            return unfit.field, unfit.reason
+        return over_limit(found, self.max_tokens)
 
 
 def _example(record: Record, images: list[bytes]) -> dict[str, Any]:
