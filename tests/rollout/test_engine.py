@@ -152,10 +152,20 @@ def small_buffers(graphdef, **options):
 
 
 @pytest.mark.parametrize(
-    ("slots", "part", "burst"), [(0, 11, 3), (4, 2, 3), (4, 4, 7), (2, 1, 1), (3, 3, 20), (6, 3, 2)]
+    ("slots", "part", "burst", "unroll"),
+    [
+        (0, 11, 3, 1),
+        (4, 2, 3, True),
+        (4, 4, 7, 1),
+        (2, 1, 1, 2),
+        (3, 3, 20, True),
+        (10, 10, 20, True),  # the last prompt shrinks buffers that have no past
+        (6, 3, 2, True),
+    ],
 )
-def test_refill_and_smaller_buffers_change_no_completion(setup, slots, part, burst):
-    graphdef, params, engine = setup
+def test_refill_and_smaller_buffers_change_no_completion(setup, slots, part, burst, unroll):
+    _, params, engine = setup
+    graphdef, _ = split_model(CONFIG, Compute(unroll=unroll))
     prompt = prompts([6, 3, 9, 1, 4, 4, 7, 2, 8, 5, 3])
     keys = jax.random.split(jax.random.key(3), 11)
     want = run(engine, params, prompt, keys)

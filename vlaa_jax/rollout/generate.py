@@ -154,7 +154,8 @@ def _by_shard(function: Callable[..., Array], index_SI: Array, axis: int) -> Cal
     shards = index_SI.shape[0]
 
     def split(array: Array) -> Array:
-        return array.reshape(*array.shape[:axis], shards, -1, *array.shape[axis + 1 :])
+        per_shard = array.shape[axis] // shards  # no -1: a cache may have no positions
+        return array.reshape(*array.shape[:axis], shards, per_shard, *array.shape[axis + 1 :])
 
     def apply(*arrays: Array) -> Array:
         mapped = jax.vmap(
@@ -163,7 +164,8 @@ def _by_shard(function: Callable[..., Array], index_SI: Array, axis: int) -> Cal
             out_axes=axis,
         )
         out = mapped(index_SI, *(split(a) for a in arrays))
-        return out.reshape(*out.shape[:axis], -1, *out.shape[axis + 2 :])
+        both = out.shape[axis] * out.shape[axis + 1]
+        return out.reshape(*out.shape[:axis], both, *out.shape[axis + 2 :])
 
     return apply
 
