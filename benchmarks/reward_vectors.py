@@ -4,11 +4,12 @@
 
 A line of the file is an object with
 
-    type          what the row is about: digit, mcq, math, iou, yes_no, open_ended, format,
-                  overlong, repetition; other types have no counterpart here and are counted
-    prediction    text of the model (overlong: a length, repetition: token ids)
+    type          what the row is about: a verifier (VERIFIERS), or a part of it (PARTS: letters,
+                  boxes, format, penalties, advantages); types in OTHERS have no counterpart here
+    prediction    text of the model (overlong: a length, repetition: token ids, group: rewards)
     ground_truth  the gold, where there is one
-    expected      the value wanted; a row without it is shown, not judged
+    expected      the value wanted; a row without it is shown, not judged. For an observed fault
+                  of another project the note names what was wanted ("desired: B")
     level         "response" (whole output) or "answer" (already extracted)
     protocol      how the answer is marked: "answer_tag" and "bare" rows are scored as they are, and
                   other marks ("boxed", "bracket", ...) at level "answer" too; a whole output with
@@ -25,10 +26,13 @@ import math
 import re
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from vlaa_jax.rewards.extract import extract_answer
+from vlaa_jax.rewards.iou import parse_boxes
+from vlaa_jax.rewards.mcq import chosen_letter
 from vlaa_jax.rewards.mixed import MixedReward, RewardSettings
 from vlaa_jax.rewards.shaping import overlong_penalty, repetition_penalty
 from vlaa_jax.schema import Score, ScoreRequest
@@ -54,13 +58,35 @@ REASONS = {
 }
 
 
-def applies(row: dict[str, Any]) -> bool:
-    """Whether a row of these tables can be put to our protocol."""
-    if row["type"] in ("overlong", "repetition"):
-        return True
-    if row["type"] not in VERIFIERS and row["type"] != "format":
-        return False
-    return row.get("level") == "answer" or row.get("protocol") in ("answer_tag", "bare")
+OTHERS = {
+    "combined": "sums of format and accuracy over exact text, GIoU or boxed answers",
+    "cosine_length": "a bonus for length by correctness is no option here",
+    "detection": "average precision over labelled boxes; here boxes have no labels",
+    "exact": "no verifier compares free text letter by letter",
+    "extract_boxed": "answers are marked by tags, not by a box",
+    "format_bbox": "the format is the same for every verifier",
+}
+
+
+def skipped(row: dict[str, Any]) -> str | None:
+    """Why a row of these tables cannot be put to our protocol; None when it can."""
+    kind = row["type"]
+    if kind in PARTS and kind != "format":
+        return None
+    if kind not in VERIFIERS and kind != "format":
+        return f"{kind}: {OTHERS.get(kind, 'unknown type')}"
+    if row.get("level") == "answer" or row.get("protocol") in ("answer_tag", "bare"):
+        return None
+    return f"{kind}: a whole output whose answer is marked by {row.get('protocol')}"
+
+
+def wanted(row: dict[str, Any]) -> Any:
+    """The value to compare with; None where the row names none."""
+    desired = re.search(r"desired: (\w+)", row.get("note", ""))
+    if row["type"] == "mcq_extract":
+        letter = desired[1] if desired else row.get("expected", "none")
+        return letter.replace("none", "-")
+    return row.get("expected")
 
 
 def as_request(row: dict[str, Any]) -> ScoreRequest:
@@ -75,24 +101,78 @@ def as_request(row: dict[str, Any]) -> ScoreRequest:
     )  # fmt: skip
 
 
-def value_of(row: dict[str, Any], score: Score | None) -> float:
-    """Our value for a row; ``score`` is that of its request, where it has one."""
-    numbers = [float(n) for n in re.findall(r"-?\d+(?:\.\d+)?", row.get("note", ""))]
-    if row["type"] == "overlong":
-        named = re.search(r"max (\d+), buffer (\d+)", row.get("note", ""))
-        assert named, "an overlong row names max and buffer in its note"
-        return overlong_penalty(int(row["prediction"]), int(named[1]), int(named[2]))
-    if row["type"] == "repetition":
-        ngram = re.search(r"ngram (\d+)", row.get("note", ""))
-        assert ngram, "a repetition row names its ngram in its note"
-        return repetition_penalty(row["prediction"], int(ngram[1])) * abs(numbers[-1])
-    if row["type"] == "format":
-        return float(extract_answer(row["prediction"]).answer is not None)
-    assert score is not None
+def _format(row: dict[str, Any]) -> float:
+    return float(extract_answer(row["prediction"]).answer is not None)
+
+
+def _overlong(row: dict[str, Any]) -> float:
+    limit, buffer, _ = _overlong_note(row)
+    return overlong_penalty(int(row["prediction"]), limit, buffer)
+
+
+def _overlong_shaped(row: dict[str, Any]) -> float:
+    """Through the whole reward: a box that covers a share of the gold has that IoU."""
+    limit, buffer, weight = _overlong_note(row)
+    request = ScoreRequest(
+        "iou", "[0, 0, 1, 1]", f"<answer>[0, 0, {row['ground_truth']}, 1]</answer>",
+        box_space="normalized",
+    )  # fmt: skip
+    settings = RewardSettings(overlong_weight=weight, overlong_buffer=buffer)
+    with MixedReward(settings) as mixed:
+        (score,) = mixed.score([request], lengths=[int(row["prediction"])], max_length=limit)
     return score.reward
 
 
-def reason_for(row: dict[str, Any], value: float, score: Score | None) -> str | None:
+def _overlong_note(row: dict[str, Any]) -> tuple[int, int, float]:
+    note = row.get("note", "")
+    named = re.search(r"max (\d+), buffer (\d+)(?:, penalty (\d+(?:\.\d+)?))?", note)
+    assert named, "an overlong row names max and buffer in its note"
+    return int(named[1]), int(named[2]), float(named[3] or 1.0)
+
+
+def _repetition(row: dict[str, Any]) -> float:
+    numbers = [float(n) for n in re.findall(r"-?\d+(?:\.\d+)?", row.get("note", ""))]
+    ngram = re.search(r"ngram (\d+)", row.get("note", ""))
+    assert ngram, "a repetition row names its ngram in its note"
+    return repetition_penalty(row["prediction"], int(ngram[1])) * abs(numbers[-1])
+
+
+def _letter(row: dict[str, Any]) -> str:
+    return chosen_letter(row["prediction"].rpartition("</think>")[2]) or "-"
+
+
+def _boxes(row: dict[str, Any]) -> float:
+    return float(len(parse_boxes(row["prediction"]) or ()))
+
+
+def _advantages(row: dict[str, Any]) -> list[float]:
+    import numpy as np
+
+    from vlaa_jax.algos.advantages import grpo_advantages
+
+    rewards_PG = np.array([row["prediction"]], np.float32)
+    return [float(value) for value in np.asarray(grpo_advantages(rewards_PG))[0]]
+
+
+PARTS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "format": _format,
+    "overlong": _overlong,
+    "overlong_shaped": _overlong_shaped,
+    "repetition": _repetition,
+    "mcq_extract": _letter,
+    "bbox_parse": _boxes,
+    "group": _advantages,
+}
+
+
+def agree(value: Any, expected: Any) -> bool:
+    """Numbers up to the digits that such tables give; anything else exactly."""
+    if isinstance(expected, (int, float)):
+        return math.isclose(value, float(expected), abs_tol=5e-4)
+    return bool(value == expected)
+
+
+def reason_for(row: dict[str, Any], value: Any, score: Score | None) -> str | None:
     """Key of REASONS for a deviation; None when nothing explains it."""
     said, kind, error = str(row["prediction"]), row["type"], score.error if score else None
     if error is not None:
@@ -123,19 +203,22 @@ def main() -> int:
     parser.add_argument("--timeout-s", type=float, default=5.0, help="per maths comparison")
     options = parser.parse_args()
     rows = [json.loads(line) for line in options.file.read_text().splitlines() if line.strip()]
-    ours = [row for row in rows if applies(row)]
+    ours = [row for row in rows if skipped(row) is None]
     scored = [row for row in ours if row["type"] in VERIFIERS]
-    with MixedReward(RewardSettings(math_timeout_s=options.timeout_s)) as mixed:
+    settings = RewardSettings(open_ended="text_similarity", math_timeout_s=options.timeout_s)
+    with MixedReward(settings) as mixed:
         scores = iter(mixed.score([as_request(row) for row in scored]))
     counts: Counter[str] = Counter()
     unexplained = 0
     for row in ours:
         score = next(scores) if row["type"] in VERIFIERS else None
-        value = value_of(row, score)
-        if "expected" not in row:
+        value = score.reward if score is not None else PARTS[row["type"]](row)
+        expected = wanted(row)
+        if expected is None:
             counts["shown, nothing expected"] += 1
+            print(f"{row['type']}: said {str(row['prediction'])[:70]!r}: ours {value}, none asked")
             continue
-        if math.isclose(value, float(row["expected"]), abs_tol=5e-4):
+        if agree(value, expected):
             counts["agree"] += 1
             continue
         reason = reason_for(row, value, score)
@@ -143,11 +226,14 @@ def main() -> int:
         counts[f"deviate: {reason or 'NO REASON'}"] += 1
         print(
             f"{row['type']}: said {str(row['prediction'])[:70]!r}, gold "
-            f"{str(row.get('ground_truth'))[:40]!r}: expected {row['expected']:g}, ours {value:g}"
+            f"{str(row.get('ground_truth'))[:40]!r}: expected {expected}, ours {value}"
             f"\n    {REASONS[reason] if reason else 'NO REASON'}"
         )
-    print(f"\n{len(rows)} rows, {len(rows) - len(ours)} of other protocols or types")
+    print(f"\n{len(rows)} rows, {len(ours)} put to our protocol")
     for name, count in counts.most_common():
+        print(f"{count:5}  {name}")
+    print(f"\n{len(rows) - len(ours)} rows without a counterpart here")
+    for name, count in Counter(filter(None, map(skipped, rows))).most_common():
         print(f"{count:5}  {name}")
     return 1 if unexplained else 0
 

@@ -5,7 +5,8 @@
 Rules are timed on one core by process time; maths by wall time with worker processes. Contenders of
 a table take turns within each round, so that a busy machine slows all of them. TRL's own function
 is used where trl can be imported; elsewhere its calls of Math-Verify (trl 1.16) are made directly,
-and the table says which. Each line gives the median of the rounds and the slowest round.
+and the table says which. Each line gives the median of the rounds and the slowest round. Exit code
+1 when hostile maths takes longer than allowed, spoils another verdict, or leaves a process.
 """
 
 import argparse
@@ -165,7 +166,7 @@ def bench_rules(rounds: int, count: int) -> dict[str, list[float]]:
     }
     requests = {name: make(count, rng) for name, make in makers.items()}
     rates: dict[str, list[float]] = {name: [] for name in makers}
-    with MixedReward() as mixed:
+    with MixedReward(RewardSettings(open_ended="text_similarity")) as mixed:
         for _ in range(rounds):
             for name, rows in requests.items():
                 start = time.process_time()
@@ -308,6 +309,20 @@ def bench_hostile(workers: int, timeout_s: float) -> dict[str, float]:
     }
 
 
+def hostile_problems(figures: dict[str, float]) -> list[str]:
+    """What is not as promised: the time, the verdicts on the others, the processes."""
+    problems = []
+    if figures["wall_s"] > figures["allowed_s"]:
+        problems.append(f"took {figures['wall_s']:.1f} s of {figures['allowed_s']:.1f} s allowed")
+    if figures["others_right"] < 150:
+        problems.append(f"only {figures['others_right']:g} of the other 150 are right")
+    if figures["hangs_failed"] < 50:
+        problems.append(f"only {figures['hangs_failed']:g} of 50 hangs are failures")
+    if figures["processes_left"]:
+        problems.append(f"{figures['processes_left']:g} processes are left")
+    return problems
+
+
 def processes_in_group(group: int) -> int:
     count = 0
     for entry in Path("/proc").iterdir():
@@ -341,7 +356,7 @@ def show(title: str, rates: dict[str, list[float]], notes: dict[str, float] | No
         print(f"  {name:42} {statistics.median(values):10,.0f} {min(values):10,.0f}{tail}")
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--count", type=int, default=4000, help="rule scorings per round")
@@ -362,13 +377,17 @@ def main() -> None:
     start = bench_start(options.rounds)
     middle, slowest = statistics.median(start), max(start)
     print(f"\nstart of the command: median {middle:.2f} s, slowest {slowest:.2f} s")
-    hostile = {}
+    hostile: dict[str, float] = {}
+    problems: list[str] = []
     if options.hostile_timeout_s:
         hostile = bench_hostile(options.workers, options.hostile_timeout_s)
         print(
             "\n200 answers, 50 of them hangs: "
             + ", ".join(f"{k} {v:g}" for k, v in hostile.items())
         )
+        problems = hostile_problems(hostile)
+        for problem in problems:
+            print(f"  FAILED: {problem}")
     if options.json:
         figures = {
             "rules_per_s": rules,
@@ -380,7 +399,8 @@ def main() -> None:
             "hostile": hostile,
         }
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
