@@ -51,10 +51,16 @@ def finished_directory(target: Path, *, needs_bytes: int, overwrite: bool) -> It
     """
     if target.exists() and not overwrite and not (target.is_dir() and not any(target.iterdir())):
         raise UserError(f"{target} exists; choose another name or pass --overwrite")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists() and not target.is_dir():
+        raise UserError(f"{target} is a file; choose another name")
     scratch = target.with_name(target.name + SUFFIX)
-    scratch.mkdir(exist_ok=True)
-    with (scratch / _LOCK_NAME).open("w") as lock:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch.mkdir(exist_ok=True)
+        lock_file = (scratch / _LOCK_NAME).open("w")
+    except OSError as error:
+        raise UserError(f"{scratch} cannot be made: {error.strerror}") from error
+    with lock_file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

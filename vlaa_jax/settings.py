@@ -97,7 +97,7 @@ class DataSettings:
     workers: int = 2
     """Threads that decode and encode images."""
     processes: int = 0
-    """Processes that decode and encode images instead, each with `workers` threads; 0: none."""
+    """Processes that decode and encode images instead of threads; 0: none."""
 
 
 @dataclass(frozen=True)
@@ -298,6 +298,9 @@ def _check(s: Settings) -> None:
             "algo.clip_low and clip_high: GSPO clips a length-normalised ratio; its paper uses "
             "3e-4 and 4e-4, values above 0.01 never clip"
         )
+    if s.algo.kl_in_reward and not s.algo.kl_coef:
+        raise UserError("algo.kl_in_reward: there is no KL to put there, algo.kl_coef is 0")
+    _check_rate(s.optimizer)
     if 0 < s.algo.dual_clip <= 1:
         raise UserError(f"algo.dual_clip: {s.algo.dual_clip} must be above 1, or 0 for none")
     if s.data.records == "embedded" and (s.data.heldout or s.data.image_root):
@@ -321,6 +324,16 @@ def _check(s: Settings) -> None:
     if s.rollout.prefill_prompts:
         at_once = s.rollout.batch_prompts or s.rollout.prompts
         _divides("prompts at once", at_once, "rollout.prefill_prompts", s.rollout.prefill_prompts)
+
+
+def _check_rate(optimizer: OptimizerSettings) -> None:
+    lowest, peak, share = optimizer.min_lr, optimizer.lr, optimizer.warmup_frac
+    if lowest > peak:
+        raise UserError(
+            f"optimizer.min_lr: {lowest} is above optimizer.lr={peak}; set both"
+        )
+    if share > 1:
+        raise UserError(f"optimizer.warmup_frac: {share} is a share of the run, 0 to 1")
 
 
 def box_space_by_source(text: str, where: str) -> str | dict[str, str]:

@@ -78,6 +78,14 @@ def test_an_existing_target_is_kept_unless_told(source, tmp_path, capsys):
     assert weights.load_config(target) == CONFIG
 
 
+def test_a_file_is_never_replaced_by_a_directory(source, tmp_path, capsys):
+    target = tmp_path / "thesis.tex"
+    target.write_text("precious")
+    assert main(["hf-to-jax", str(source), str(target), "--quiet", "--overwrite"]) == 1
+    assert "is a file; choose another name" in capsys.readouterr().err
+    assert target.read_text() == "precious"
+
+
 def test_a_source_is_never_its_own_target(source, tmp_path, capsys):
     for target in (source, source / "inside", tmp_path):
         assert main(["hf-to-jax", str(source), str(target), "--overwrite"]) == 1
@@ -95,6 +103,8 @@ def test_a_source_is_never_its_own_target(source, tmp_path, capsys):
         (["hf-to-jax", "nobody/nothing", "{}/out"], "could not be fetched from the hub"),
         (["jax-to-hf", "{}/hf", "{}/out"], "is a Hugging Face directory already"),
         (["jax-to-hf", "{}/none", "{}/out"], "is not a directory"),
+        (["hf-to-jax", "{}/hf", "/dev/null/out"], "cannot be made"),
+        (["verify", "{}/hf", "--scratch", "{}/none"], "none is no directory"),
     ],
 )
 def test_errors_are_one_line_on_stderr(source, tmp_path, capsys, arguments, message):

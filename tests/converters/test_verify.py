@@ -57,13 +57,14 @@ def test_a_sound_checkpoint_passes(source, tmp_path, capsys, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_model_that_differs_fails(source, capsys, monkeypatch):
+@pytest.mark.parametrize("change", [1.001, np.nan])
+def test_a_model_that_differs_fails(source, capsys, monkeypatch, change):
     monkeypatch.setattr(verify_module, "_IMAGE_SIZES", ((),))
     load = verify_module.load_params
 
     def load_changed(*args, **kwargs):
         params = load(*args, **kwargs)
-        params["text"]["norm"]["scale"] = params["text"]["norm"]["scale"] * np.float32(1.001)
+        params["text"]["norm"]["scale"] = params["text"]["norm"]["scale"] * np.float32(change)
         return params
 
     monkeypatch.setattr(verify_module, "load_params", load_changed)
@@ -85,6 +86,20 @@ def test_a_changed_tensor_is_named(source, tmp_path, capsys, monkeypatch):
         return target
 
     monkeypatch.setattr(verify_module.jax_to_hf, "export", export_changed)
+    assert main(["verify", str(source)]) == 1
+    assert "changed on the way there and back: ['model.norm.weight']" in capsys.readouterr().err
+
+
+def test_a_lost_tensor_is_named(source, tmp_path, capsys, monkeypatch):
+    digests = verify_module._digests
+
+    def losing(directory):
+        found = digests(directory)
+        if directory != source:
+            del found["model.norm.weight"]
+        return found
+
+    monkeypatch.setattr(verify_module, "_digests", losing)
     assert main(["verify", str(source)]) == 1
     assert "changed on the way there and back: ['model.norm.weight']" in capsys.readouterr().err
 

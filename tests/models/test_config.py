@@ -58,6 +58,50 @@ RAW_3B = {
     "vocab_size": 151936,
 }
 
+# The Hub's config.json of Qwen2-VL-2B, as it is published.
+RAW_2VL_2B = {
+    "architectures": ["Qwen2VLForConditionalGeneration"],
+    "attention_dropout": 0.0,
+    "bos_token_id": 151643,
+    "eos_token_id": 151645,
+    "vision_start_token_id": 151652,
+    "vision_end_token_id": 151653,
+    "vision_token_id": 151654,
+    "image_token_id": 151655,
+    "video_token_id": 151656,
+    "hidden_act": "silu",
+    "hidden_size": 1536,
+    "initializer_range": 0.02,
+    "intermediate_size": 8960,
+    "max_position_embeddings": 32768,
+    "max_window_layers": 28,
+    "model_type": "qwen2_vl",
+    "num_attention_heads": 12,
+    "num_hidden_layers": 28,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-06,
+    "rope_theta": 1000000.0,
+    "sliding_window": 32768,
+    "tie_word_embeddings": True,
+    "torch_dtype": "bfloat16",
+    "use_cache": True,
+    "use_sliding_window": False,
+    "vision_config": {
+        "depth": 32,
+        "embed_dim": 1280,
+        "mlp_ratio": 4,
+        "num_heads": 16,
+        "in_chans": 3,
+        "hidden_size": 1536,
+        "patch_size": 14,
+        "spatial_merge_size": 2,
+        "spatial_patch_size": 14,
+        "temporal_patch_size": 2,
+    },
+    "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
+    "vocab_size": 151936,
+}
+
 TEXT_KEYS = [
     "hidden_act",
     "hidden_size",
@@ -89,13 +133,25 @@ def rope_parameters(hf):
     text = hf["text_config"]
     rope = {"rope_theta": text.pop("rope_theta"), "rope_type": "default"}
     text["rope_parameters"] = text.pop("rope_scaling") | rope
-    hf["vision_config"]["model_type"] = "qwen2_5_vl_vision"
+    hf["vision_config"]["model_type"] = f"{hf['model_type']}_vision"
     return hf
 
 
-@pytest.mark.parametrize("spell", [copy.deepcopy, nested, rope_parameters])
-def test_every_spelling_reads_as_the_released_3b(spell):
+SPELLINGS = [copy.deepcopy, nested, rope_parameters]
+
+
+@pytest.mark.parametrize("spell", SPELLINGS)
+def test_every_spelling_of_a_published_file_reads_as_the_released_model(spell):
     assert QwenVLConfig.from_hf(spell(RAW_3B)) == QwenVLConfig.RELEASED["Qwen2.5-VL-3B"]
+    assert QwenVLConfig.from_hf(spell(RAW_2VL_2B)) == QwenVLConfig.RELEASED["Qwen2-VL-2B"]
+
+
+@pytest.mark.parametrize("spell", SPELLINGS)
+@pytest.mark.parametrize("name", QwenVLConfig.RELEASED)
+def test_every_spelling_of_every_model_reads_the_same(spell, name):
+    config = QwenVLConfig.RELEASED[name]
+    flat = {"attention_dropout": 0.0, "hidden_act": "silu", **config.to_hf()}
+    assert QwenVLConfig.from_hf(spell(flat)) == config
 
 
 @pytest.mark.parametrize("name", QwenVLConfig.RELEASED)
@@ -140,6 +196,11 @@ def test_class_defaults_of_transformers_are_not_used():
     raw["vision_config"] = {}
     vision = QwenVLConfig.from_hf(raw).vision
     assert (vision.width, vision.tokens_per_second, vision.intermediate) == (1280, 2.0, 3420)
+
+
+def test_an_empty_vision_section_of_qwen2_vl_is_the_released_tower():
+    raw = RAW_2VL_2B | {"vision_config": {}}
+    assert QwenVLConfig.from_hf(raw) == QwenVLConfig.RELEASED["Qwen2-VL-2B"]
 
 
 def test_qwen2_vl_has_no_windows():
@@ -205,6 +266,9 @@ def test_derived_sizes():
         ({"vision_config": {"window_size": 100}}, "window_size 100 must divide by"),
         ({"vision_config": {"fullatt_block_indexes": 7}}, "must be a list of whole numbers"),
         ({"vision_config": []}, "vision_config must be an object, not list"),
+        ({"num_hidden_layers": float("inf")}, "num_hidden_layers must be a whole number, not inf"),
+        ({"eos_token_id": []}, "eos_token_id must be a whole number or a list of them, not []"),
+        ({"eos_token_id": "</s>"}, "eos_token_id must be a whole number or a list of them"),
         ({"rms_norm_eps": "tiny"}, "rms_norm_eps must be a positive number"),
     ],
 )

@@ -19,6 +19,7 @@ from vlaa_jax.models.qwen_vl.hf_keys import (
     param_shapes,
     rename,
 )
+from vlaa_jax.models.qwen_vl.model import split_model
 from vlaa_jax.schema import UserError
 
 # Total, tensors in the file, vision, merger, decoder with embeddings, head. Totals of 3B, 7B, 32B
@@ -39,7 +40,9 @@ COUNTS = {
 @pytest.mark.parametrize("name", COUNTS)
 def test_parameter_totals_and_tensor_counts(name):
     config = QwenVLConfig.RELEASED[name]
-    sizes = {path: int(np.prod(shape)) for path, shape in flatten(param_shapes(config))}
+    model = {path: leaf.shape for path, leaf in flatten(split_model(config)[1])}
+    assert model == {path: tuple(shape) for path, shape in flatten(param_shapes(config))}
+    sizes = {path: int(np.prod(shape)) for path, shape in model.items()}
 
     def part(*prefix):
         return sum(n for path, n in sizes.items() if path[: len(prefix)] == prefix)

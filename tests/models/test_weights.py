@@ -248,6 +248,10 @@ def break_header(directory):
     (directory / "model-00001-of-00002.safetensors").write_bytes(b"\xff" * 100)
 
 
+def list_for_header(directory):
+    (directory / "model-00001-of-00002.safetensors").write_bytes((2).to_bytes(8, "little") + b"[]")
+
+
 def escape(directory):
     index = directory / "model.safetensors.index.json"
     index.write_text(index.read_text().replace("model-00001", "../model-00001"))
@@ -270,6 +274,7 @@ def promise_more(directory):
         (cut_off, "is cut off: .* ends at byte"),
         (lose_shard, "model-00001-of-00002.safetensors does not exist"),
         (break_header, "cut off in its header"),
+        (list_for_header, "its header is no JSON object"),
         (escape, "not the name of a file beside it"),
         (lose_index, "holds neither model.safetensors nor"),
         (promise_more, "lists tensors that its shards do not hold: extra.weight"),

@@ -10,6 +10,7 @@ No jax here: the configuration is read by host-side code too.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,13 +121,12 @@ class QwenVLConfig:
         text = _text_config(_Section(hf, where, "text_config"))
         vision = _vision_config(_Section(hf, where, "vision_config", fall_back=False), family, text)
         tokens = _Section(hf, where, "text_config")
-        eos = tokens.get("eos_token_id", cls.eos_token_id)
         config = cls(
             family=family,
             text=text,
             vision=vision,
             tie_word_embeddings=_tied(hf),
-            eos_token_id=int(eos[0] if isinstance(eos, list) and eos else eos),
+            eos_token_id=_end_token(tokens, cls.eos_token_id),
             pad_token_id=tokens.get("pad_token_id", None),
             **{name: tokens.integer(name, getattr(cls, name)) for name in _VISION_TOKENS},
         )
@@ -209,7 +209,8 @@ class _Section:
         value = self.get(key, default)
         if value is None:
             raise UserError(f"{self.label(key)} is missing")
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value):
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not math.isfinite(value) or value != int(value):
             raise UserError(f"{self.label(key)} must be a whole number, not {value!r}")
         if value < 0:
             raise UserError(f"{self.label(key)} must not be negative, but is {value}")
@@ -225,6 +226,16 @@ class _Section:
     def label(self, key: str) -> str:
         """How an error message names a key."""
         return f"{self.where}: {self._name + '.' if self._name else ''}{key}"
+
+
+def _end_token(tokens: _Section, default: int) -> int:
+    """The end token, or the first of several."""
+    value = tokens.get("eos_token_id", default)
+    first = value[0] if isinstance(value, list) and value else value
+    if isinstance(first, bool) or not isinstance(first, int):
+        label = tokens.label("eos_token_id")
+        raise UserError(f"{label} must be a whole number or a list of them, not {value!r}")
+    return first
 
 
 def _refuse_unsupported(top: _Section) -> None:

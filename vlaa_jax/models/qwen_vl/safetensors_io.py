@@ -109,6 +109,8 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
         raise UserError(f"{file} does not exist; the weights must be safetensors files") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{file} cannot be read: {error}") from None
+    if not isinstance(header, dict):
+        raise UserError(f"{file} is no safetensors file: its header is no JSON object")
     header.pop("__metadata__", None)
     return {
         name: _tensor_info(file, name, entry, 8 + length, size) for name, entry in header.items()
