@@ -21,6 +21,7 @@ from vlaa_jax.data.images import image_size, open_image
 from vlaa_jax.data.measure import Built
 from vlaa_jax.data.packing import balance_shards
 from vlaa_jax.data.records import Reject
+from vlaa_jax.data.workers import Workers
 from vlaa_jax.schema import Record, UserError
 
 T = TypeVar("T")
@@ -211,6 +212,7 @@ def prompt_loader(
     batch_size: int,
     order: Order | None = None,
     threads: int = 2,
+    processes: int = 0,
     drop_remainder: bool = False,
     process: Callable[[Record, tuple[Image.Image, ...]], Any] | None = None,
     load: Callable[[Any], float] | None = None,
@@ -227,6 +229,8 @@ def prompt_loader(
       order: seed, shuffle, epochs, mixing, host slice.
       threads: threads that decode; 0 decodes in the caller's thread. The output does not depend
         on it.
+      processes: processes that decode instead, and run ``process``; 0 leaves it to the threads. The
+        output and the state do not depend on it. See ``workers.Workers`` for what it asks for.
       drop_remainder: drop a last batch that is not full (only with finite epochs).
       process: called in the threads with record and images; its result takes the pair's place.
       load: work of a processed element, e.g. ``vision_load`` of its grids; a full batch is then put
@@ -243,7 +247,13 @@ def prompt_loader(
     """
     if batch_size % n_shards:
         raise UserError(f"batch_size {batch_size} does not divide over {n_shards} data shards")
-    stream = ordered(records, order or Order()).map(_Load(opener(images), process))
+    function: Callable[[Record], Any] = _Load(opener(images), process)
+    executors: tuple[Executor, ...] = ()
+    if processes > 0:
+        workers = Workers(function, processes)
+        function, executors = workers.__call__, (workers.executor,)
+        threads = 2 * processes  # they only wait: one result, and the next that is asked for
+    stream = ordered(records, order or Order()).map(function)
     dataset = stream.to_iter_dataset(_read_options(threads, batch_size)).batch(
         batch_size, drop_remainder=drop_remainder, batch_fn=_Batch(load, n_shards)
     )
@@ -251,7 +261,7 @@ def prompt_loader(
         dataset = dataset.map(transfer)
         if ahead > 0:
             dataset = ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=ahead)
-    return Loader(dataset)
+    return Loader(dataset, executors)
 
 
 @dataclass(frozen=True)

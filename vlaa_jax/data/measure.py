@@ -25,7 +25,10 @@ class Unfit(UserError):
 
     def __init__(self, field: str, reason: str, record_id: str) -> None:
         super().__init__(f"record {record_id!r}: {reason}")
-        self.field, self.reason = field, reason
+        self.field, self.reason, self.record_id = field, reason, record_id
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.field, self.reason, self.record_id)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from vlaa_jax.data.loader import ImageOpener, Loader, Order, image_sizes, opener
 from vlaa_jax.data.measure import Built, measure
 from vlaa_jax.data.packing import PackBudget, PackedBatch, Packer, fit_budget, vision_load
 from vlaa_jax.data.planner import Grid
+from vlaa_jax.data.workers import Workers
 from vlaa_jax.schema import Record, UserError
 
 _AT_ONCE = 256
@@ -104,6 +105,7 @@ def row_loader(
     order: Order | None = None,
     system_prompt: str = "",
     threads: int = 2,
+    processes: int = 0,
     ahead: int = 2,
     transfer: Callable[[RowBatch], Any] | None = None,
 ) -> Loader[Any]:
@@ -122,6 +124,8 @@ def row_loader(
       order: seed, shuffle, epochs, mixing, host slice.
       system_prompt: empty for the template's own.
       threads: threads that decode and encode the samples of a batch; 0 takes the thread that packs.
+      processes: processes that decode and encode instead; 0 leaves it to the threads. Output and
+        state do not depend on it. See ``workers.Workers`` for what it asks for.
       ahead: batches made ahead of the caller; 0 makes each when it is asked for.
       transfer: called with each batch in the background, e.g. to put it on the devices.
 
@@ -131,12 +135,12 @@ def row_loader(
     """
     encoder = Encoder(opener(images), chat, processor, system_prompt)
     stream = ordered(records, order or Order())
-    pool = ThreadPoolExecutor(threads, "encode") if threads > 0 else None
-    packed = _Packed(stream, encoder, budget, pool)
+    submit, executors = _submitter(encoder, threads, processes)
+    packed = _Packed(stream, encoder, budget, submit)
     dataset: grain.IterDataset = packed.map(_Collate(encoder, budget, transfer, Buffers()))
     if ahead > 0:
         dataset = ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=ahead)
-    return Loader(dataset, (pool,) if pool is not None else ())
+    return Loader(dataset, executors)
 
 
 def row_budget(
@@ -247,7 +251,23 @@ def _fits(budget: PackBudget, grids: tuple[Grid, ...]) -> bool:
 
 
 Job = Callable[[], Encoded]
-"""Gives a sample, now or when a thread has finished it."""
+"""Gives a sample, now or when a thread or a process has finished it."""
+
+Submit = Callable[[Sized], Job]
+"""Begins to encode a sample."""
+
+
+def _submitter(
+    encoder: Encoder, threads: int, processes: int
+) -> tuple[Submit | None, tuple[Executor, ...]]:
+    """How samples are encoded in the background, if at all, and what to shut down in the end."""
+    if processes > 0:
+        workers = Workers(encoder.encode, processes)
+        return workers.submit, (workers.executor,)
+    if threads > 0:
+        pool = ThreadPoolExecutor(threads, "encode")
+        return lambda sized: pool.submit(encoder.encode, sized).result, (pool,)
+    return None, ()
 
 
 @dataclass(frozen=True)
@@ -282,10 +302,10 @@ class _Packed(grain.IterDataset):
         stream: grain.MapDataset,
         encoder: Encoder,
         budget: PackBudget,
-        pool: Executor | None,
+        submit: Submit | None,
     ) -> None:
         super().__init__()
-        self._make = partial(_PackedIterator, stream, encoder, budget, pool)
+        self._make = partial(_PackedIterator, stream, encoder, budget, submit)
 
     def __iter__(self) -> grain.DatasetIterator:
         return self._make()
@@ -302,8 +322,8 @@ class _Ready(NamedTuple):
 class _PackedIterator(grain.DatasetIterator):
     """State: the position of the stream, and the positions that wait to be packed.
 
-    With a pool it packs one batch ahead, so that threads encode the next batch while this one is
-    being laid out; the state is always that behind the batch handed out last.
+    With threads or processes it packs one batch ahead, so that they encode the next one while this
+    one is being laid out; the state is always that behind the batch handed out last.
     """
 
     def __init__(
@@ -311,11 +331,11 @@ class _PackedIterator(grain.DatasetIterator):
         stream: grain.MapDataset,
         encoder: Encoder,
         budget: PackBudget,
-        pool: Executor | None,
+        submit: Submit | None,
     ) -> None:
         super().__init__()
         self._stream, self._encoder, self._budget = stream, encoder, budget
-        self._pool = pool
+        self._submit = submit
         self._ready: deque[_Ready] = deque()
         self.set_state({"position": 0, "waiting": []})
 
@@ -334,7 +354,7 @@ class _PackedIterator(grain.DatasetIterator):
         self._state = self._packer_state()
 
     def __next__(self) -> list[list[Job]]:
-        while len(self._ready) < (1 if self._pool is None else 2):
+        while len(self._ready) < (1 if self._submit is None else 2):
             if self._ready and self._ready[-1].error is not None:
                 break
             self._ready.append(self._pack())
@@ -373,6 +393,6 @@ class _PackedIterator(grain.DatasetIterator):
             raise UserError(f"record {sized.record.id!r}: {reason}") from error
 
     def _job(self, sized: Sized) -> Job:
-        if self._pool is None:
+        if self._submit is None:
             return partial(self._encoder.encode, sized)
-        return self._pool.submit(self._encoder.encode, sized).result
+        return self._submit(sized)

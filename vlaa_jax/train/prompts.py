@@ -16,8 +16,10 @@ from PIL import Image
 
 from vlaa_jax.data.batches import PromptBatch, collate_prompts
 from vlaa_jax.data.built import BuiltRecords
+from vlaa_jax.data.chat import Chat
 from vlaa_jax.data.encode import Encoded, encode_prompt
 from vlaa_jax.data.golds import GoldProblems, bad_golds
+from vlaa_jax.data.images import ImageProcessor
 from vlaa_jax.data.loader import (
     ImageOpener,
     Loader,
@@ -66,15 +68,12 @@ class Encoder:
 
     def __call__(self, record: Record, images: tuple[Image.Image, ...]) -> Prompt:
         """Tokens and patches of a record and its decoded images."""
-        encoded = encode_prompt(
-            record,
-            images,
-            self.checkpoint.chat,
-            self.checkpoint.processor,
-            system_prompt=self.data.system_prompt,
-            max_tokens=self.data.max_prompt_tokens,
-        )
-        return Prompt(record, encoded, images[0].size if images else None)
+        return self.alone(record, images)
+
+    @property
+    def alone(self) -> "_Encode":
+        """The same without the model, for other processes."""
+        return _Encode(self.checkpoint.chat, self.checkpoint.processor, self.data)
 
     def check(self, record: Record, sizes: Sequence[tuple[int, int]]) -> None:
         """Refuses, without touching pixels, what encoding would refuse.
@@ -92,6 +91,26 @@ class Encoder:
         if problem := over_limit(found, self.data.max_prompt_tokens):
             field, reason = problem
             raise Unfit(field, f"{reason} (data.max_prompt_tokens)", record.id)
+
+
+@dataclass(frozen=True)
+class _Encode:
+    """Record and images to a prompt."""
+
+    chat: Chat
+    processor: ImageProcessor
+    data: DataSettings
+
+    def __call__(self, record: Record, images: tuple[Image.Image, ...]) -> Prompt:
+        encoded = encode_prompt(
+            record,
+            images,
+            self.chat,
+            self.processor,
+            system_prompt=self.data.system_prompt,
+            max_tokens=self.data.max_prompt_tokens,
+        )
+        return Prompt(record, encoded, images[0].size if images else None)
 
 
 class Usable(list[Record]):
@@ -266,7 +285,8 @@ def training_loader(
             host_count=hosts,
         ),
         threads=encoder.data.workers,
-        process=encoder,
+        processes=encoder.data.processes,
+        process=encoder.alone,
     )
 
 
