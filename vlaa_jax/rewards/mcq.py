@@ -40,8 +40,11 @@ _STYLED = re.compile(r"\\text\{([^{}]*)\}|\*\*([^*]*)\*\*")
 _STANDALONE = re.compile(r"(?<![\w\\])([A-H])(?![\w'’])")
 # A lower-case letter that stands alone: not the article ("a dog", "a 45 degree angle"), and not a
 # variable with its value ("c = 5") or a function.
-_SMALL = r"(?:[b-e]|[f-h](?!\()|a(?!\s+(?:[^\W_]{2,}|\d)))(?![\w'’]|\s*=\s*[-\d.\\])"
+_JOINING = "and|are|choice|is|maybe|nor|not|option|or|perhaps|possibly|then"
+_A = rf"a(?!\s+(?:(?!(?:{_JOINING})\b)[^\W_]{{2,}}|\d))"
+_SMALL = rf"(?:[b-e]|[f-h](?!\()|{_A})(?![\w'’]|\s*=\s*[-\d.\\])"
 _SMALL_ALONE = re.compile(rf"(?<![\w\\]){_SMALL}")
+_SMALL_ANY = re.compile(rf"(?<!\w)(?:[b-h]|{_A})(?!\w)")
 # One that looks like an option beside a capital as well: marked, in the first place, or offered.
 _SMALL_MARKED = re.compile(
     rf"(?:^|(?<=[\s,;/|&])){_SMALL}(?=\s*[:)\]}}]|\.\s+\S)"
@@ -183,7 +186,7 @@ def _raised(text: str, pattern: re.Pattern[str]) -> str:
 def _names_all(rest: str, letter: str, options: Mapping[str, str]) -> bool:
     """Whether every option's letter is there, in any case, apart or in runs (``bcd``)."""
     every = set(options) or set("ABCD")
-    said = _raised(rest, _SMALL_ALONE)
+    said = _raised(rest, _SMALL_ANY)
     named = {letter}
     for run in _RUN.findall(said):
         if run.isupper() or (len(run) > 1 and set(run.upper()) <= every):
