@@ -71,6 +71,25 @@ def test_irregularities_of_the_released_files():
     )
 
 
+@pytest.mark.parametrize(
+    ("kind", "gold", "answer"),
+    [
+        ("math", "Step 1: add.\nStep 2: halve.\n†Answer: $y = 2x$", "$y = 2x$"),
+        ("math", "† Answer:\\frac{1}{2}  \n", "\\frac{1}{2}"),
+        ("math", "so it is\n†: 4", "4"),
+        ("math", "$\\boxed{3}$", None),
+        ("math", "A^† = B", None),
+        ("math", "†Answer: 3\nand then more", None),  # not the last line
+        ("math", "†Answer:", None),
+        ("open_ended", "see\n†Answer: 3", None),
+    ],
+)
+def test_the_marked_answer_of_a_worked_solution_is_the_gold(kind, gold, answer):
+    record = parse_record({**GRPO, "verifier_type": kind, "gt": gold}, fallback_id="x")
+    assert record.gt == (gold if answer is None else answer)
+    assert record.meta.get("gt_solution") == (None if answer is None else gold)
+
+
 def test_box_space_default_by_source_or_by_record(tmp_path):
     iou = {**GRPO, "verifier_type": "iou", "gt": "[0, 0, 1, 1]"}
     raw = [

@@ -10,6 +10,7 @@ reason.
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -29,6 +30,9 @@ MAX_IMAGES = 64
 _KNOWN = frozenset(
     ("id", "image", "images", "question", "gt", "answer", "verifier_type", "caption", "meta")
 )
+
+
+_ANSWER_MARK = re.compile(r"†\s*(?:Answer\s*)?[:：]", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -299,11 +303,14 @@ def _parse_fields(raw: dict[str, Any], record_id: str, kind: str | None) -> Reco
     box_space = meta.pop("box_space", None)
     if box_space is not None and box_space not in BOX_SPACES:
         raise Refusal("box_space", f"{_short(box_space)} is none of {BOX_SPACES}")
+    gold = _gold(raw.get("gt"))
+    if verifier_type == "math" and gold is not None and (answer := _marked_answer(gold)):
+        meta["gt_solution"], gold = gold, answer
     record = Record(
         id=record_id,
         question=_text(raw, "question", required=True) or "",
         images=images,
-        gt=_gold(raw.get("gt")),
+        gt=gold,
         verifier_type=verifier_type,
         answer=_text(raw, "answer", required=kind == "sft"),
         source=images[0].split("/", 1)[0] if "/" in images[0] else "",
@@ -367,6 +374,14 @@ def _gold(value: Any) -> str | None:
     if not all(isinstance(x, int) or math.isfinite(x) for x in numbers):
         raise Refusal("gt", f"{_short(value)} holds a number that is not finite")
     return json.dumps(value)
+
+
+def _marked_answer(gold: str) -> str:
+    """The answer of a worked solution whose last line begins with a dagger, as those of some
+    sources of maths records do; else empty."""
+    last = gold.rstrip().rpartition("\n")[2].lstrip()
+    mark = _ANSWER_MARK.match(last)
+    return last[mark.end() :].strip() if mark else ""
 
 
 def _images(raw: dict[str, Any]) -> tuple[str, ...]:
