@@ -5,11 +5,12 @@
     python benchmarks/data.py soak                # 50,000 samples: memory and threads
     python benchmarks/data.py fullsize            # check and build of 126,413 + 25,195 records
 
-``throughput`` alternates the two sides in one process and prints medians and the best round. The
-peer does what a PyTorch user does: worker processes that decode with PIL and call the HF image
-processor and tokenizer on a batch, padded to its longest sample. (It is put together from the parts
-of Qwen2_5_VLProcessor, which cannot be built itself without torchvision. The image processor is the
-PIL one, whose pixels ours equal bit for bit; the "fast" one needs torchvision and gives others.)
+``throughput`` alternates the two sides in one process, as many workers each, and prints the ratio
+of each round, medians and the best round. The peer does what a PyTorch user does: worker processes
+that decode with PIL and call the HF image processor and tokenizer on a batch, padded to its longest
+sample. (It is put together from the parts of Qwen2_5_VLProcessor, which cannot be built itself
+without torchvision. The image processor is the PIL one, whose pixels ours equal bit for bit; the
+"fast" one needs torchvision and gives others.)
 """
 
 import argparse
@@ -157,26 +158,29 @@ def cpu_seconds() -> float:
 def timed(
     make: Callable[[], AbstractContextManager[Iterator]], count: Callable, samples: int
 ) -> dict:
-    """Samples per second of a stream in full flow, its CPU time per sample, mean token padding.
+    """Samples per second of a stream in full flow, its CPU time per sample, its mean padding.
 
-    Both clocks start behind the second batch and stop while later ones are still being made.
+    ``count`` gives samples, padded share of tokens and padded share of patches of a batch. Both
+    clocks start behind the second batch and stop while later ones are still being made.
     """
-    seen, padding, start, cpu = 0, [], 0.0, 0.0
+    seen, start, cpu = 0, 0.0, 0.0
+    padding: list[tuple[float, float]] = []
     with make() as batches:
         for number, batch in enumerate(batches):
-            n, pad = count(batch)
+            n, *pad = count(batch)
             if number < 2:
                 start, cpu = time.perf_counter(), cpu_seconds()
                 continue
             seen += n
-            padding.append(pad)
+            padding.append((pad[0], pad[1]))
             if seen >= samples:
                 break
         seconds, used = time.perf_counter() - start, cpu_seconds() - cpu
     return {
         "speed": seen / seconds,
         "cpu_ms": 1000 * used / seen,
-        "padding": statistics.mean(padding),
+        "token_padding": statistics.mean(tokens for tokens, _ in padding),
+        "patch_padding": statistics.mean(patches for _, patches in padding),
     }
 
 
@@ -224,17 +228,28 @@ def throughput(args: argparse.Namespace, root: Path) -> dict:
                     budget=budget,
                     order=order,
                     threads=args.workers,
+                    processes=args.processes,
                 ),
-                lambda b: (int(b.segment_ids_BT.max(-1).sum()), b.padding_frac),
+                lambda b: (
+                    int(b.segment_ids_BT.max(-1).sum()),
+                    b.padding_frac,
+                    b.vision.padding_frac,
+                ),
                 args.samples,
             )
         )
         rounds["torch"].append(
             timed(
                 lambda: torch_batches(torch_loader),
-                lambda b: (len(b["labels"]), 1 - float(b["attention_mask"].float().mean())),
+                lambda b: (len(b["labels"]), 1 - float(b["attention_mask"].float().mean()), 0.0),
                 args.samples,
             )
+        )
+        ours, theirs = (rounds[side][-1]["speed"] for side in ("ours", "torch"))
+        print(
+            f"round {round_ + 1}: ours {ours:.1f}, torch {theirs:.1f} samples/s, "
+            f"ratio {ours / theirs:.2f}",
+            flush=True,
         )
     result: dict = {"budget": vars(budget), "workers": args.workers, "samples": args.samples}
     for side, found in rounds.items():
@@ -243,14 +258,18 @@ def throughput(args: argparse.Namespace, root: Path) -> dict:
             "median": statistics.median(speeds),
             "best": max(speeds),
             "cpu_ms": statistics.median(r["cpu_ms"] for r in found),
-            "token_padding": statistics.median(r["padding"] for r in found),
+            "token_padding": statistics.median(r["token_padding"] for r in found),
+            "patch_padding": statistics.median(r["patch_padding"] for r in found),
             "rounds": found,
         }
         print(
             f"{side:6} median {result[side]['median']:6.1f} samples/s, best {max(speeds):6.1f}, "
             f"CPU {result[side]['cpu_ms']:5.1f} ms a sample, "
-            f"token padding {result[side]['token_padding']:.1%}"
+            f"padding {result[side]['token_padding']:.1%} of tokens, "
+            f"{result[side]['patch_padding']:.1%} of patches"
         )
+    pairs = zip(rounds["ours"], rounds["torch"], strict=True)
+    result["ratio_rounds"] = [ours["speed"] / theirs["speed"] for ours, theirs in pairs]
     for key, name in (("median", "speed"), ("cpu_ms", "CPU time")):
         ratio = result["ours"][key] / result["torch"][key]
         result[f"ratio_{key}"] = ratio if key == "median" else 1 / ratio
@@ -358,7 +377,7 @@ def emulate(root: Path, kind: str, counts: dict[str, int], share: float) -> Path
     path, partial = root / f"{kind}.json", root / f"{kind}.partial"
     filler = "x" * (int(623e6 / 126_413) if kind == "sft" else int(128e6 / 25_195))
     verifiers = {"clevr_math": "digit", "synthesis": "math", "coco": "iou", "vg": "iou"}
-    golds = {"digit": 3, "math": "$y = 2x - 1$", "iou": "[0.1, 0.2, 0.5, 0.6]", "mcq": "B"}
+    golds = {"digit": 3, "iou": "[0.1, 0.2, 0.5, 0.6]", "mcq": "B"}
     buffer = io.BytesIO()
     n = 0
     with partial.open("w") as file:
@@ -386,7 +405,8 @@ def emulate(root: Path, kind: str, counts: dict[str, int], share: float) -> Path
                         source, "mcq" if source in ("geoqa170k", "arxivqa") else "open_ended"
                     )
                     record["verifier_type"] = verifier
-                    record["gt"] = golds.get(verifier, "some text")
+                    formula = f"$y = \\frac{{{i % 97 + 2}}}{{{i % 89 + 1}}}x - {i}$"
+                    record["gt"] = golds.get(verifier, formula if verifier == "math" else "a text")
                     if verifier == "mcq":
                         record["question"] += "\nChoices:\nA: one\nB: two\nC: three\nD: four"
                 size = len(json.dumps(record)) + 40
@@ -449,6 +469,7 @@ def main() -> None:
         verb.set_defaults(run=function)
         verb.add_argument("--samples", type=int, default=samples)
         verb.add_argument("--workers", type=int, default=2)
+        verb.add_argument("--processes", type=int, default=0, help="of our loader, not threads")
         verb.add_argument("--rounds", type=int, default=5)
         verb.add_argument("--rows", type=int, default=8, help="rows of 2048 tokens in a batch")
         verb.add_argument("--batch", type=int, default=16, help="samples in a padded batch")
