@@ -218,7 +218,7 @@ def test_a_dead_server_is_not_asked_for_ever():
 
 
 def test_one_deadline_covers_a_batch_and_its_parts():
-    """Each request takes 0.15 s; whoever gave each half a new deadline would need 1.2 s."""
+    """Each request takes 0.15 s; with a new deadline for each half all 15 would be made."""
 
     def behave(handler, request):
         time.sleep(0.15)
@@ -229,13 +229,10 @@ def test_one_deadline_covers_a_batch_and_its_parts():
         MisbehavingServer(score_reply, [behave] * 99) as server,
         MixedReward(settings(server, endpoint_batch=8, endpoint_timeout_s=0.5)) as mixed,
     ):
-        start = time.monotonic()
         scores = mixed.score(asked)
-        seconds = time.monotonic() - start
         count = len(server.requests)
     assert check(scores, asked) == 8
-    assert count <= 4  # of 15
-    assert seconds < 1.0
+    assert count <= 4  # of 15: a fourth begins at 0.45 s at the earliest
     assert any("no reply within 0.5 s" in score.error for score in scores)
 
 
@@ -251,14 +248,14 @@ def test_parts_of_a_batch_stay_within_the_concurrency():
 
 
 def test_waiting_for_a_turn_does_not_count():
-    asked = requests_for(12)
+    asked = requests_for(20)
     with (
         MisbehavingServer(score_reply, ["slow"] * 99) as server,
         MixedReward(
-            settings(server, endpoint_batch=1, endpoint_concurrency=1, endpoint_timeout_s=0.9)
+            settings(server, endpoint_batch=1, endpoint_concurrency=1, endpoint_timeout_s=2.0)
         ) as mixed,
     ):
-        assert check(mixed.score(asked), asked) == 0  # 12 calls of 0.15 s, one after another
+        assert check(mixed.score(asked), asked) == 0  # 20 calls of 0.15 s, one after another
 
 
 def test_the_server_may_fail_one_item_by_name():
