@@ -160,6 +160,11 @@ def test_a_gold_outside_the_image_is_refused_before_any_answer(gold, space, size
         score_iou(UNIT, gold, box_space=space, **sizes)
 
 
+def test_an_image_without_extent_is_a_problem_not_an_error():
+    for space in ("normalized_square", "original_pixels"):
+        assert iou_gold_problem(UNIT, space, (0, 200))
+
+
 @pytest.mark.parametrize(
     ("gold", "space", "sizes"),
     [

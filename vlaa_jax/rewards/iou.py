@@ -113,7 +113,10 @@ def iou_gold_problem(
         if box_space in ("normalized", "normalized_square") and max(map(abs, box)) > 1.5:
             return f"gold {gold[:60]!r} is not in {box_space} coordinates (0..1)"
     space = box_space or _guess_space(boxes)
-    frame = _frame(space, image_size, resized_size)
+    try:
+        frame = _frame(space, image_size, resized_size)
+    except ValueError as error:
+        return str(error)
     if not all(_usable(_clip(box, frame)) for box in boxes):
         return f"gold {gold[:60]!r} lies outside the image ({space})"
     return None
