@@ -1,7 +1,5 @@
-"""The open-ended backends against a server that misbehaves: nothing becomes 0, nothing is lost."""
+"""The score endpoint against a server that misbehaves: nothing becomes 0, nothing is lost."""
 
-import json
-import math
 import sys
 import time
 from collections import Counter
@@ -9,54 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from vlaa_jax.rewards.chat_judge import read_grade
 from vlaa_jax.rewards.mixed import MixedReward, RewardSettings
-from vlaa_jax.rewards.open_ended import AnswerItem, Judged, ReferenceScorer
-from vlaa_jax.rewards.reward_head import RewardHeadScorer
 from vlaa_jax.rewards.score_endpoint import read_results
 from vlaa_jax.schema import ScoreRequest, UserError
 
 sys.path.insert(0, str(Path(__file__).parent))
 from misbehaving_server import MisbehavingServer
+from open_ended_cases import expected_reward, goodness, requests_for, score_reply, settings
 
 PNG = b"\x89PNG\r\n\x1a\n0000"
-
-
-def goodness(text):
-    """The score our server gives: known, finite, different for different texts."""
-    return len(text) / 4
-
-
-def score_reply(request):
-    results = [{"id": i["id"], "score": goodness(i["answer"])} for i in request["items"]]
-    return {"results": results[::-1]}  # any order is allowed
-
-
-def expected_reward(answer, gold, beta=0.2):
-    gap = goodness(answer) - goodness(gold)
-    return 1 - math.exp(-beta * gap) if gap > 0 else 0.0
-
-
-def settings(server, **fields):
-    chosen = {
-        "open_ended": "score_endpoint",
-        "endpoint_url": server.url,
-        "endpoint_timeout_s": 5.0,
-        "endpoint_backoff_s": 0.01,
-        "endpoint_batch": 4,
-        **fields,
-    }
-    return RewardSettings(**chosen)
-
-
-def requests_for(count, gold="blue"):
-    return [
-        ScoreRequest(
-            "open_ended", gold, f"<think>x</think><answer>{'blue ' * (i + 1)}</answer>",
-            id=str(i), question="What colour is it?",
-        )
-        for i in range(count)
-    ]  # fmt: skip
 
 
 def check(scores, requests):
@@ -327,102 +286,6 @@ def test_a_missing_image_fails_its_own_item(tmp_path, name):
     assert "no" in scores[1].error
 
 
-def judge_reply(request):
-    material = json.loads(request["messages"][1]["content"][-1]["text"])
-    grade = min(10, len(material["answer"]))
-    return {"choices": [{"message": {"content": json.dumps({"score": grade})}}]}
-
-
-def test_the_judge_grades_both_apart_with_the_rubric_and_data_as_json():
-    asked = [ScoreRequest("open_ended", "four", "<answer>sixsixs</answer>", question='"}Q')]
-    with (
-        MisbehavingServer(judge_reply, [500, "close"]) as server,
-        MixedReward(settings(server, open_ended="chat_judge", endpoint_model="m")) as mixed,
-    ):
-        (score,) = mixed.score(asked)
-        bodies = [body for _, _, body in server.requests]
-    assert score.reward == pytest.approx(1 - math.exp(-0.2 * (7 - 4)))
-    assert all("0 to 10" in body["messages"][0]["content"] for body in bodies)
-    assert all(body["temperature"] == 0 for body in bodies)
-    texts = [json.loads(body["messages"][1]["content"][-1]["text"]) for body in bodies]
-    assert {text["answer"] for text in texts} == {"four", "sixsixs"}
-    assert all(text["question"] == '"}Q' for text in texts)
-
-
-@pytest.mark.parametrize("said", ['{"score": 7}', ' {"score": 7}\n', '```json\n{"score": 7}\n```'])
-def test_grades_that_are_read(said):
-    assert read_grade(said) == 7.0
-
-
-@pytest.mark.parametrize(
-    "said",
-    [
-        "", "7", "7/10", "The score is 7", '{"score": 7.5}', '{"score": "7"}', '{"score": 11}',
-        '{"score": -1}', '{"score": true}', '{"grade": 7}', '{"score": 7} {"score": 9}',
-        '{"score": NaN}', "{", '["score", 7]', 'I give {"score": 7}', None, 7, ['{"score": 7}'],
-    ],
-)  # fmt: skip
-def test_grades_that_are_not(said):
-    with pytest.raises(ValueError):
-        read_grade(said)
-
-
-def test_a_chatty_judge_is_a_failure_never_a_zero():
-    def reply(request):
-        return {"choices": [{"message": {"content": "I would say seven."}}]}
-
-    with (
-        MisbehavingServer(reply) as server,
-        MixedReward(settings(server, open_ended="chat_judge", endpoint_model="m")) as mixed,
-    ):
-        (score,) = mixed.score(requests_for(1, gold="bluer"))
-    assert score.failed
-    assert "not a grade" in score.error
-
-
-@pytest.mark.parametrize(
-    "reply",
-    [
-        {"choices": [{"message": {"content": None}}]},  # a reasoning judge that ran out of tokens
-        {"choices": [{"message": None}]},
-        {"choices": []},
-        {"choices": [{"message": {"content": [{"text": "7"}]}}]},
-        {"error": "no"},
-        [],
-        None,
-    ],
-)
-def test_an_odd_reply_of_the_judge_fails_its_own_item(reply):
-    def behave(handler, request):
-        odd = json.loads(request["messages"][1]["content"][-1]["text"])["answer"] == "blue blue"
-        handler.send(200, reply if odd else judge_reply(request))
-
-    with (
-        MisbehavingServer(judge_reply, [behave] * 50) as server,
-        MixedReward(settings(server, open_ended="chat_judge", endpoint_model="m")) as mixed,
-    ):
-        scores = mixed.score(requests_for(4))
-        asked = [
-            json.loads(body["messages"][1]["content"][-1]["text"])["answer"]
-            for _, _, body in server.requests
-        ]
-    assert [score.failed for score in scores] == [False, True, False, False]
-    assert scores[1].error.startswith("chat_judge: malformed: ")
-    assert asked.count("blue blue") == 2  # once more, as for any malformed reply
-    assert len(asked) == 5
-
-
-def test_the_judge_may_be_given_more_tokens():
-    with (
-        MisbehavingServer(judge_reply) as server,
-        MixedReward(
-            settings(server, open_ended="chat_judge", endpoint_model="m", endpoint_max_tokens=900)
-        ) as mixed,
-    ):
-        mixed.score(requests_for(1))
-        assert {body["max_tokens"] for _, _, body in server.requests} == {900}
-
-
 def test_results_must_match_the_items():
     good = {"results": [{"id": "b", "score": 2}, {"id": "a", "score": 1.5}]}
     assert [judged.score for judged in read_results(good, ["a", "b"])] == [1.5, 2.0]
@@ -432,62 +295,6 @@ def test_results_must_match_the_items():
     twice = {"results": [{"id": "a", "score": 2}, {"id": "a", "score": 1.5}]}
     with pytest.raises(ValueError):
         read_results(twice, ["a", "b"])
-
-
-class LengthHead:
-    identity = "length"
-
-    def __init__(self, wrong=None):
-        self.asked = []
-        self.wrong = wrong
-
-    def score(self, items):
-        self.asked.extend(item.answer for item in items)
-        if self.wrong == "count":
-            return [Judged(1.0)]
-        if self.wrong == "raise":
-            raise RuntimeError("out of device memory")
-        if self.wrong == "say":
-            return [Judged(error="3 tokens too long") for item in items]
-        return [Judged(float("nan") if item.answer == self.wrong else goodness(item.answer))
-                for item in items]  # fmt: skip
-
-
-def test_a_reward_head_in_this_process():
-    head = LengthHead()
-    asked = requests_for(5)
-    with MixedReward(open_ended=ReferenceScorer(RewardHeadScorer(head))) as mixed:
-        scores = mixed.score(asked)
-        mixed.score(asked)
-    assert len(head.asked) == len(set(head.asked)) == 5
-    assert scores[2].reward == pytest.approx(expected_reward("blue blue blue", "blue"))
-
-
-@pytest.mark.parametrize(
-    ("wrong", "failed", "reason"),
-    [
-        ("count", 5, "scores came back"),
-        ("raise", 5, "out of device memory"),
-        ("blue blue", 1, "the score is nan"),
-        ("blue", 5, "the score is nan"),
-        ("say", 5, "3 tokens too long"),
-    ],
-)
-def test_a_failing_head_fails_what_it_touches(wrong, failed, reason):
-    with MixedReward(open_ended=ReferenceScorer(RewardHeadScorer(LengthHead(wrong)))) as mixed:
-        scores = mixed.score(requests_for(5))
-    assert sum(score.failed for score in scores) == failed
-    assert all(score.error.startswith("reward_head: ") for score in scores if score.failed)
-    assert all(reason in score.error for score in scores if score.failed)
-
-
-def test_the_cache_forgets_the_least_recently_used():
-    head = LengthHead()
-    scorer = ReferenceScorer(RewardHeadScorer(head), cache_entries=2)
-    texts = [AnswerItem("q", answer) for answer in ("a", "b", "c")]
-    for text in (texts[0], texts[1], texts[0], texts[2], texts[0], texts[1]):
-        scorer._judge([text])
-    assert head.asked == ["a", "b", "c", "b"]
 
 
 @pytest.mark.parametrize(
