@@ -63,7 +63,7 @@ def _paper() -> ConfigDict:
             "seed": 0,
             "model": {
                 "checkpoint": "",
-                "dtype": "bfloat16",
+                "dtype": "bfloat16",  # (inferred)
                 "param_dtype": "float32",
                 "remat": "full",
                 "unroll": 1,
@@ -85,7 +85,8 @@ def _paper() -> ConfigDict:
                 "system_prompt": SYSTEM_PROMPT,
                 "max_prompt_tokens": 2048,  # (inferred)
                 "min_prompt_bucket": 256,
-                "vision_rows_per_bin": 0,
+                # Holds any image of max_pixels, whatever its shape; one size, one set of programs.
+                "vision_rows_per_bin": 32,
                 "vision_bins_per_shard": 0,
                 "min_pixels": 0,
                 "max_pixels": 262_144,  # (inferred) pixels, the paper's evaluation limit
@@ -99,7 +100,7 @@ def _paper() -> ConfigDict:
                 "processes": 0,
             },
             "rollout": {
-                "prompts": 512,
+                "prompts": 512,  # (inferred) the paper's batch of 512, taken as prompts
                 "completions": 4,
                 "max_new_tokens": 1024,  # (inferred)
                 "temperature": 0.8,
@@ -111,7 +112,7 @@ def _paper() -> ConfigDict:
                 "burst": 64,
             },
             "algo": {
-                "advantage": "grpo",
+                "advantage": "grpo",  # (inferred) mean and standard deviation of the group
                 "loss": "clip",
                 "clip_low": 0.2,  # (inferred)
                 "clip_high": 0.2,  # (inferred)
@@ -126,7 +127,7 @@ def _paper() -> ConfigDict:
                 "importance_cap": 0.0,
                 "dynamic_sampling": 0,
                 "mask_truncated": False,
-                "updates_per_rollout": 8,  # 512 x 4 responses in batches of 256
+                "updates_per_rollout": 8,  # (inferred) 512 x 4 responses in batches of 256
                 "micro_prompts": 16,
                 "logprob_chunk": 0,
             },

@@ -50,7 +50,7 @@ def setup():
     return graphdef, params, engine
 
 
-def run(engine, params, prompt, keys, *, part=None):
+def run(engine, params, prompt, keys, *, part=None, **options):
     """All prompts at once, or `part` at a time, the last part filled up with repeats."""
     count = len(prompt.length_P)
     part = part or count
@@ -60,7 +60,8 @@ def run(engine, params, prompt, keys, *, part=None):
             index = np.minimum(np.arange(start, start + part), count - 1)
             yield PromptInputs(*(a if a is None else a[index] for a in prompt))
 
-    return engine.generate(params, parts(), keys, prefix_length=prompt.ids_PT.shape[1])
+    length = prompt.ids_PT.shape[1]
+    return engine.generate(params, parts(), keys, prefix_length=length, **options)
 
 
 def prompts(lengths, seed=0):
@@ -171,7 +172,18 @@ def test_refill_and_smaller_buffers_change_no_completion(setup, slots, part, bur
     want = run(engine, params, prompt, keys)
     lengths = want.length_PG.max(axis=1)
     assert lengths.min() < lengths.max(), "the case should free some slots before others"
-    got = run(small_buffers(graphdef, slots=slots, burst=burst), params, prompt, keys, part=part)
+    engine, told = small_buffers(graphdef, slots=slots, burst=burst), {}
+
+    def note(places, rollout):
+        for place, tokens in zip(places, rollout.tokens_PGT, strict=True):
+            assert place not in told
+            told[place] = tokens
+
+    got = run(engine, params, prompt, keys, part=part, on_finished=note)
+    assert sorted(told) == list(range(11))
+    for place, tokens in told.items():
+        np.testing.assert_array_equal(tokens, want.tokens_PGT[place, :, : tokens.shape[-1]])
+        assert not want.tokens_PGT[place, :, tokens.shape[-1] :].any()
     np.testing.assert_array_equal(got.tokens_PGT, want.tokens_PGT)
     np.testing.assert_array_equal(got.length_PG, want.length_PG)
     np.testing.assert_array_equal(got.truncated_PG, want.truncated_PG)

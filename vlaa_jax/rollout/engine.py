@@ -6,7 +6,7 @@ prompts in slots whose completions have all ended, and moves the last completion
 when nobody waits any more, so that a few long answers do not hold up a large batch.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -44,6 +44,10 @@ class Rollout(NamedTuple):
     mask_PGT: np.ndarray
     length_PG: np.ndarray
     truncated_PG: np.ndarray
+
+
+OnFinished = Callable[[list[int], Rollout], None]
+"""Told of prompts, by their places, whose completions have all ended, and of these completions."""
 
 
 class Engine:
@@ -132,6 +136,7 @@ class Engine:
         keys_P: Array,
         *,
         prefix_length: int,
+        on_finished: OnFinished | None = None,
     ) -> Rollout:
         """Samples G completions of every prompt.
 
@@ -142,11 +147,13 @@ class Engine:
             keys_P: one random key per real prompt; prompts of the last part beyond them are
                 padding.
             prefix_length: positions of the longest prompt, or more.
+            on_finished: told after every burst which prompts have all their completions now, and
+                given these; every prompt is told once. Long answers of others go on meanwhile.
 
         Returns:
             The completions in the order of the prompts, cropped to the ladder size of the longest.
         """
-        return _Round(self, params, iter(parts), keys_P, prefix_length).run()
+        return _Round(self, params, iter(parts), keys_P, prefix_length).run(on_finished)
 
 
 class _Round:
@@ -177,8 +184,9 @@ class _Round:
         )
         self.buffers: Buffers | None = None
 
-    def run(self) -> Rollout:
+    def run(self, on_finished: OnFinished | None) -> Rollout:
         """Decodes until every prompt is answered."""
+        told_P = np.zeros(self.count, bool)
         while (seated := self._seat()) is not None and self.slots.busy:
             self.buffers, tokens, logprobs = self.engine._burst(
                 self.params, self._fit(seated), self.engine._allowed_V
@@ -186,7 +194,12 @@ class _Round:
             if self.waiting is None:
                 self.waiting = next(self.parts, None)
             self.slots.take_in(np.asarray(tokens), np.asarray(logprobs), self.results)
-        return self._rollout()
+            if on_finished is not None:
+                new = np.flatnonzero(self.results.finished_P & ~told_P)
+                told_P[new] = True
+                if len(new):
+                    on_finished(new.tolist(), self._rollout(new))
+        return self._rollout(np.arange(self.count))
 
     def _seat(self) -> Buffers | None:
         """Fills free slots with waiting prompts."""
@@ -231,16 +244,17 @@ class _Round:
             buffers = engine._lengthen(buffers, length)
         return buffers
 
-    def _rollout(self) -> Rollout:
+    def _rollout(self, prompts: np.ndarray) -> Rollout:
+        """Completions of some prompts, as they are now."""
         results = self.results
-        longest = int(results.length_PG.max(initial=1))
-        length = ladder(longest, self.engine._min_bucket)
+        length_PG = results.length_PG[prompts]
+        length = ladder(int(length_PG.max(initial=1)), self.engine._min_bucket)
         return Rollout(
-            _fit_columns(results.tokens_PGT, length),
-            _fit_columns(results.logprobs_PGT, length),
-            np.arange(length) < results.length_PG[..., None],
-            results.length_PG,
-            ~results.ended_PG,
+            _fit_columns(results.tokens_PGT[prompts], length),
+            _fit_columns(results.logprobs_PGT[prompts], length),
+            np.arange(length) < length_PG[..., None],
+            length_PG,
+            ~results.ended_PG[prompts],
         )
 
 

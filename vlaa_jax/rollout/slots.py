@@ -38,6 +38,12 @@ class Results:
         self.length_PG = np.zeros(shape, np.int32)
         self.ended_PG = np.zeros(shape, bool)
 
+    @property
+    def finished_P(self) -> np.ndarray:
+        """Which prompts have no completion that still grows, bool [P]."""
+        limit = self.tokens_PGT.shape[-1]
+        return (self.ended_PG | (self.length_PG == limit)).all(axis=-1)
+
 
 def layouts(slots: int, completions: int) -> list[tuple[int, int]]:
     """Buffer shapes (slots, rows per slot) of one shard, from the full one to the smallest.

@@ -40,13 +40,20 @@ class Gathered(NamedTuple):
     sampled_tokens: int
 
 
+class Share(NamedTuple):
+    """Some prompts of a batch, by their places in it, and what is known of their completions."""
+
+    places: list[int]
+    texts: list[list[str]]
+    scoring: "Future[list[Score]]"
+
+
 class Pending(NamedTuple):
     """Groups whose scores are still being computed in a thread."""
 
     prompts: list[Prompt]
     rollout: Rollout
-    texts: list[list[str]]
-    scoring: "Future[list[Score]]"
+    shares: list[Share]
 
     def wait(self, run: Run, step: int) -> Groups:
         """The groups with their scores.
@@ -54,27 +61,49 @@ class Pending(NamedTuple):
         Raises:
             UserError: more scores failed than rewards.max_failed_frac allows.
         """
-        scores = self.scoring.result()
-        check_failed(scores, run.reward.settings.max_failed_frac, where=f"step {step}")
-        return Groups(self.prompts, self.rollout, self.texts, scores)
+        completions = self.rollout.length_PG.shape[1]
+        texts: list[list[str]] = [[]] * len(self.prompts)
+        by_prompt: list[list[Score]] = [[]] * len(self.prompts)
+        for share in self.shares:
+            scores = share.scoring.result()
+            for number, place in enumerate(share.places):
+                texts[place] = share.texts[number]
+                by_prompt[place] = scores[number * completions :][:completions]
+        flat = [score for group in by_prompt for score in group]
+        check_failed(flat, run.reward.settings.max_failed_frac, where=f"step {step}")
+        return Groups(self.prompts, self.rollout, texts, flat)
 
 
 def sample(run: Run, step: int, round_: int, scorer: Executor, clock: StepClock) -> Pending:
-    """Draws a batch of prompts and its completions, and sets the scorer to work on them."""
+    """Draws a batch of prompts and its completions, and has these scored while others still grow.
+
+    A reward head computes on the same devices: it waits, and works when they are free.
+    """
     prompts = next(run.loader)
     clock.lap("data")
+    limit = run.settings.rollout.max_new_tokens
+    shares: list[Share] = []
+
+    def score(places: list[int], part: Rollout) -> None:
+        texts = texts_of(run.checkpoint.chat, part)
+        requests = requests_for(
+            [prompts[i] for i in places], texts, run.checkpoint.processor, run.image_root
+        )
+        job = scorer.submit(score_completions, run.reward, requests, part, limit)
+        shares.append(Share(places, texts, job))
+
+    alone = run.reward.uses_devices
     rollout = run.engine.generate(
         run.params,
         _parts(run, prompts),
         run.keys(step, round_ * len(prompts), len(prompts)),
         prefix_length=run.collate_on_mesh.prompt_bucket(prompts),
+        on_finished=None if alone else score,
     )
     clock.lap("rollout")
-    texts = texts_of(run.checkpoint.chat, rollout)
-    requests = requests_for(prompts, texts, run.checkpoint.processor, run.image_root)
-    limit = run.settings.rollout.max_new_tokens
-    scoring = scorer.submit(score_completions, run.reward, requests, rollout, limit)
-    return Pending(prompts, rollout, texts, scoring)
+    if alone:
+        score(list(range(len(prompts))), rollout)
+    return Pending(prompts, rollout, shares)
 
 
 def _parts(run: Run, prompts: Sequence[Prompt]) -> Iterator[PromptInputs]:

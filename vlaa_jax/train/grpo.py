@@ -35,7 +35,8 @@ def train(run: Run) -> None:
             run.new_step()
             pending = sample(run, step, 0, scorer, clock)
             early = None
-            if not settings.algo.dynamic_sampling:  # every group stays: work while they are scored
+            # Where every group stays, work while they are scored; a reward head needs the devices.
+            if not (settings.algo.dynamic_sampling or run.reward.uses_devices):
                 early = score_logprobs(run, pending.prompts, pending.rollout)
                 clock.lap("score")
             gathered = refill(run, step, pending.wait(run, step), scorer, clock)
