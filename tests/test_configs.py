@@ -7,7 +7,13 @@ import pytest
 from configs import grpo
 from vlaa_jax.rewards.settings import RewardSettings
 from vlaa_jax.schema import UserError
-from vlaa_jax.settings import Settings, build, settle
+from vlaa_jax.settings import (
+    Settings,
+    box_space_by_source,
+    build,
+    settle,
+    weight_by_source,
+)
 
 VARIANTS = ["", *grpo.VARIANTS, "tiny,dapo", "7b,rule-only,lora"]
 
@@ -61,6 +67,37 @@ def test_values_out_of_range_are_refused_by_name(group, name, value):
     config[group][name] = value
     with pytest.raises(UserError, match=rf"{group}\.{name}"):
         settle(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("box_space", "square", r"data\.box_space: 'square' is not one of normalized, "),
+        ("box_space", "vg=square", r"data\.box_space: vg: 'square' is not one of normalized, "),
+        ("box_space", "vg=", r"data\.box_space: 'vg=' is not SOURCE=VALUE"),
+        ("box_space", "VG=normalized,vg=normalized", r"data\.box_space: 'vg' is given twice"),
+        ("source_weights", "vg", r"data\.source_weights: 'vg' is not SOURCE=VALUE"),
+        ("source_weights", "vg=two", r"data\.source_weights: vg=two: expected a number"),
+        ("source_weights", "vg=0", r"data\.source_weights: vg=0: must be above 0"),
+        ("source_weights", "vg=nan", r"data\.source_weights: vg=nan: must be above 0"),
+        ("source_weights", "vg=1,,coco=1", r"data\.source_weights: '' is not SOURCE=VALUE"),
+        ("processes", -1, r"data\.processes: -1 is too small"),
+    ],
+)
+def test_data_settings_are_checked_at_the_door(name, value, message):
+    config = grpo.get_config("tiny").to_dict()
+    config["data"][name] = value
+    with pytest.raises(UserError, match=message):
+        settle(config)
+
+
+def test_box_spaces_and_weights_are_read_by_source():
+    assert box_space_by_source("", "x") == "normalized"
+    assert box_space_by_source(" original_pixels", "x") == "original_pixels"
+    spaces = box_space_by_source("VG=normalized_square, coco = normalized", "x")
+    assert spaces == {"vg": "normalized_square", "coco": "normalized"}
+    assert weight_by_source(" ", "x") is None
+    assert weight_by_source("VG=2,synthesis=0.5", "x") == {"vg": 2.0, "synthesis": 0.5}
 
 
 def test_gspo_with_a_ppo_clip_is_refused():
