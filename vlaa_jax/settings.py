@@ -329,9 +329,7 @@ def _check(s: Settings) -> None:
 def _check_rate(optimizer: OptimizerSettings) -> None:
     lowest, peak, share = optimizer.min_lr, optimizer.lr, optimizer.warmup_frac
     if lowest > peak:
-        raise UserError(
-            f"optimizer.min_lr: {lowest} is above optimizer.lr={peak}; set both"
-        )
+        raise UserError(f"optimizer.min_lr: {lowest} is above optimizer.lr={peak}; set both")
     if share > 1:
         raise UserError(f"optimizer.warmup_frac: {share} is a share of the run, 0 to 1")
 
