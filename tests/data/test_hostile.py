@@ -43,6 +43,10 @@ HOSTILE = {
     "missing": ({**GOOD, "image": "clevr_math/none.png"}, "does not exist"),
     "nan-number": ({**BOX, "gt": [0.1, float("nan"), 0.5, 0.6]}, "not finite"),
     "nan-text": ({**BOX, "gt": "[0.1, nan, 0.5, 0.6]"}, "non-finite box"),
+    "box-outside": (
+        {**BOX, "gt": "[100, 10, 500, 20]", "meta": {"box_space": "original_pixels"}},
+        "lies outside the image",
+    ),
     "long-field": ({**GOOD, "question": TOO_LONG}, "more than"),
     "long-meta": ({**GOOD, "meta": TOO_LONG}, "more than"),
     "deep": ({**GOOD, "meta": "[" * 10_000}, "nested too deeply"),
