@@ -29,7 +29,7 @@ from vlaa_jax.schema import UserError
 from vlaa_jax.settings import DataSettings, Settings
 from vlaa_jax.train.checkpoint import Checkpoints, Progress
 from vlaa_jax.train.gallery import write_gallery
-from vlaa_jax.train.heldout import Heldout, constant_scores, save_json
+from vlaa_jax.train.heldout import Heldout, save_json
 from vlaa_jax.train.metrics import CompileCounter, MetricsWriter, StepClock
 from vlaa_jax.train.optimizer import make_optimizer
 from vlaa_jax.train.policy import Checkpoint, copy_sidecars, open_checkpoint
@@ -173,10 +173,10 @@ class Run:
             self.loader.set_state(self.progress.loader)
         self._heldout: Heldout | None = None
         if heldout is not None:
-            self.heldout_records, rejects = load_checked(heldout, images, encoder)
-            self._say_rejects(heldout, len(self.heldout_records), rejects)
+            held, rejects = load_checked(heldout, images, encoder)
+            self._say_rejects(heldout, len(held), rejects)
             self._heldout = Heldout(
-                heldout_prompts(self.heldout_records, images, encoder),
+                heldout_prompts(held, images, encoder),
                 self._engine(self.settings.run.eval_completions),
                 self.collate_on_mesh,
                 self.reward,
@@ -326,7 +326,7 @@ class Run:
         save_json(path, kept)
         embedded = self.settings.data.records == "embedded"
         if name == "after" and embedded and "constant" not in kept:
-            kept["constant"] = constant_scores(self.heldout_records, self.reward)
+            kept["constant"] = self._heldout.constant_scores()
             save_json(path, kept)
         return kept[name]
 
