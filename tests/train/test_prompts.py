@@ -88,6 +88,15 @@ def test_rejects_name_their_place_in_the_file(paths, encoder, tmp_path):
         load_checked(write(path, [bad[1]]), paths.images, encoder)
 
 
+def test_an_image_larger_than_a_vision_bin_is_refused_before_the_first_step(paths, checkpoint):
+    small = Encoder(checkpoint, replace(DATA, vision_rows_per_bin=1, max_prompt_tokens=500))
+    usable, rejects = load_checked(paths.grpo, paths.images, small)
+    assert usable
+    assert rejects
+    assert {r.field for r in rejects} == {"image"}
+    assert all("over data.vision_rows_per_bin=1; raise it" in str(r) for r in rejects)
+
+
 def test_only_headers_are_read(paths, encoder, tmp_path):
     images = tmp_path / "images"
     shutil.copytree(paths.images, images)

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from PIL import Image
 
 from vlaa_jax.data.batches import PromptBatch, collate_prompts
+from vlaa_jax.data.bins import rows_needed
 from vlaa_jax.data.built import BuiltRecords
 from vlaa_jax.data.chat import Chat
 from vlaa_jax.data.encode import Encoded, encode_prompt
@@ -79,7 +80,8 @@ class Encoder:
         """Refuses, without touching pixels, what encoding would refuse.
 
         Raises:
-            Unfit: special tokens in the text, a shape the processor refuses, or too long.
+            Unfit: special tokens in the text, a shape the processor refuses, too long, or an image
+                that no vision bin holds.
         """
         found = measure(
             record,
@@ -91,6 +93,15 @@ class Encoder:
         if problem := over_limit(found, self.data.max_prompt_tokens):
             field, reason = problem
             raise Unfit(field, f"{reason} (data.max_prompt_tokens)", record.id)
+        self._check_rows(record, sizes)
+
+    def _check_rows(self, record: Record, sizes: Sequence[tuple[int, int]]) -> None:
+        rows, windows = self.data.vision_rows_per_bin, self.checkpoint.window_units
+        grids = [self.checkpoint.processor.grid(*size) for size in sizes]
+        needed = max((rows_needed(grid, windows) for grid in grids), default=0)
+        if rows and needed > rows:
+            reason = f"an image needs {needed} vision rows, over data.vision_rows_per_bin={rows}"
+            raise Unfit("image", f"{reason}; raise it or lower data.max_pixels", record.id)
 
 
 @dataclass(frozen=True)

@@ -164,7 +164,8 @@ class Run:
         records, images, heldout = self._files(data)
         self.image_root = images
         encoder = Encoder(self.checkpoint, data)
-        usable, rejects = load_checked(records, images, encoder)
+        gold_problems = self.reward.gold_problems
+        usable, rejects = load_checked(records, images, encoder, gold_problems=gold_problems)
         self._say_rejects(records, len(usable), rejects)
         self.loader = training_loader(
             usable, images, encoder, batch=self.settings.rollout.prompts, seed=self.settings.seed
@@ -173,7 +174,7 @@ class Run:
             self.loader.set_state(self.progress.loader)
         self._heldout: Heldout | None = None
         if heldout is not None:
-            held, rejects = load_checked(heldout, images, encoder)
+            held, rejects = load_checked(heldout, images, encoder, gold_problems=gold_problems)
             self._say_rejects(heldout, len(held), rejects)
             self._heldout = Heldout(
                 heldout_prompts(held, images, encoder),

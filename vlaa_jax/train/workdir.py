@@ -12,6 +12,7 @@ from vlaa_jax.settings import DataSettings, Settings
 
 OPERATIONAL = (
     "data.workers",
+    "data.processes",
     "data.bad_records",
     "run.save_every",
     "run.keep_checkpoints",
