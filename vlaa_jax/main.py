@@ -67,7 +67,7 @@ def _run(settings: Settings, workdir: Path) -> None:
     with Run(settings, rewards, workdir) as run:
         print("sampling the held-out records (the first batch compiles)", flush=True)
         run.measure("before")
-        print(f"ready after {time.monotonic() - began:.0f} s")
+        print(f"ready after {time.monotonic() - began:.0f} s", flush=True)
         grpo.train(run)
         run.measure("after")
         run.summary()
