@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import tensorstore
 
 from vlaa_jax.parallel.mesh import make_mesh, replicated
+from vlaa_jax.train import checkpoint
 from vlaa_jax.train.checkpoint import Checkpoints, Progress
 from vlaa_jax.train.state import abstract_state, new_state
 
@@ -40,6 +42,18 @@ def test_the_newest_and_the_best_stay(tmp_path, place):
     save(again, place, 7, 0.7)
     again.close()
     assert steps_in(tmp_path) == [6, 7]
+
+
+def test_no_stored_piece_is_larger_than_a_chunk(tmp_path, place, monkeypatch):
+    monkeypatch.setattr(checkpoint, "CHUNK_BYTES", 4096)
+    checkpoints = Checkpoints(tmp_path, 1)
+    params = {"stack": jax.device_put(jnp.ones((6, 32, 40)), place)}
+    checkpoints.save(new_state(params, optax.adam(0.1), place), {}, Progress(1, {}, 0.0))
+    checkpoints.close()
+    store = {"driver": "ocdbt", "base": (tmp_path / "1/params").as_uri() + "/", "path": "stack/"}
+    array = tensorstore.open({"driver": "zarr", "kvstore": store}).result()
+    assert array.shape == (6, 32, 40)
+    assert np.prod(array.chunk_layout.read_chunk.shape) * 4 <= 4096
 
 
 def test_what_comes_back_is_what_was_saved(tmp_path, place):

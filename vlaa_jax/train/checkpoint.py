@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
@@ -17,6 +18,8 @@ from vlaa_jax.train.state import TrainState, merge
 
 PARAMS, OPTIMIZER, PROGRESS = "params", "optimizer", "progress"
 SCORE = "heldout_mean"
+CHUNK_BYTES = 64 * 2**20
+"""Upper bound of a stored piece: a reader holds one at a time, not a stack of layers."""
 
 
 class Progress(NamedTuple):
@@ -85,8 +88,10 @@ class Checkpoints:
             progress: where the run stands.
             score: held-out mean reward at this point, where it was measured.
         """
+        params = merge(state.trainable, frozen)
+        chunks = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), params)
         items = {
-            PARAMS: ocp.args.StandardSave(merge(state.trainable, frozen)),
+            PARAMS: ocp.args.StandardSave(params, chunks),
             OPTIMIZER: ocp.args.StandardSave(_optimizer_tree(state)),
             PROGRESS: ocp.args.JsonSave(progress._asdict()),
         }
