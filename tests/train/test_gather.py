@@ -1,5 +1,7 @@
 """Dynamic sampling: what is drawn again, when it stops, and what is kept."""
 
+import threading
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -9,7 +11,7 @@ import pytest
 from vlaa_jax.rollout.engine import Rollout
 from vlaa_jax.schema import Score, UserError
 from vlaa_jax.train import gather
-from vlaa_jax.train.gather import Pending, Share, refill
+from vlaa_jax.train.gather import Pending, Share, refill, scoring_threads
 from vlaa_jax.train.metrics import StepClock
 
 G, T = 2, 3
@@ -103,3 +105,25 @@ def test_failed_scores_make_no_group_useful_and_too_many_stop_the_run(monkeypatc
     assert gathered.groups.prompts == ["0.1", "0.2", "1.0"]
     with pytest.raises(UserError, match="step 7"):
         pending(0, [[nan, nan], [nan, 1]]).wait(run_with(0), 7)
+
+
+def test_an_interrupt_does_not_wait_for_what_is_queued():
+    done, release = [], threading.Event()
+
+    def job(number):
+        release.wait(30)
+        done.append(number)
+
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), scoring_threads() as pool:
+        jobs = [pool.submit(job, number) for number in range(20)]
+        raise KeyboardInterrupt
+    assert time.monotonic() - start < 10
+    release.set()
+    assert sum(future.cancelled() for future in jobs) >= 20 - gather.SCORING_THREADS
+
+
+def test_without_an_interrupt_everything_is_finished():
+    with scoring_threads() as pool:
+        jobs = [pool.submit(pow, 2, number) for number in range(20)]
+    assert [future.result() for future in jobs] == [2**number for number in range(20)]

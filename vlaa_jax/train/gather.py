@@ -6,7 +6,8 @@ batch is full or a cap on extra rollouts is met. Usefulness is judged by the uns
 """
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,8 @@ from vlaa_jax.train.metrics import StepClock
 from vlaa_jax.train.prompts import Prompt
 from vlaa_jax.train.run import Run
 from vlaa_jax.train.scoring import requests_for, score_completions, texts_of
+
+SCORING_THREADS = 4
 
 
 class Gathered(NamedTuple):
@@ -72,6 +75,22 @@ class Pending(NamedTuple):
         flat = [score for group in by_prompt for score in group]
         check_failed(flat, run.reward.settings.max_failed_frac, where=f"step {step}")
         return Groups(self.prompts, self.rollout, texts, flat)
+
+
+@contextmanager
+def scoring_threads() -> Iterator[Executor]:
+    """Threads that score what has ended while the device goes on.
+
+    Several, so that a hanging formula or a slow judge in one share does not hold up the next. After
+    an interrupt nothing that waits is begun any more: finished steps are to be saved at once.
+    """
+    pool = ThreadPoolExecutor(SCORING_THREADS, thread_name_prefix="scoring")
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
 
 
 def sample(run: Run, step: int, round_: int, scorer: Executor, clock: StepClock) -> Pending:

@@ -1,7 +1,6 @@
 """The GRPO loop: batch, rollout, reward, advantage, update, log, save (arXiv 2402.03300)."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
 from typing import Any
 
@@ -15,7 +14,7 @@ from vlaa_jax.rewards.mixed import reward_metrics
 from vlaa_jax.rollout.engine import Rollout
 from vlaa_jax.schema import UserError
 from vlaa_jax.train.checkpoint import Progress
-from vlaa_jax.train.gather import Gathered, Groups, refill, sample
+from vlaa_jax.train.gather import Gathered, Groups, refill, sample, scoring_threads
 from vlaa_jax.train.metrics import StepClock
 from vlaa_jax.train.prompts import Prompt
 from vlaa_jax.train.rollout_log import write_rollouts
@@ -29,7 +28,7 @@ Metrics = dict[str, float]
 def train(run: Run) -> None:
     """Runs GRPO from wherever the run stands to its last step."""
     settings = run.settings
-    with ThreadPoolExecutor(max_workers=1) as scorer:
+    with scoring_threads() as scorer:
         for step in range(run.progress.step, settings.run.steps):
             clock = StepClock()
             run.new_step()
