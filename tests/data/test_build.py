@@ -61,6 +61,46 @@ def test_a_build_holds_the_records_the_image_bytes_and_true_lengths(data, hf_dir
     assert sum(c["tokens"] for c in counts) == sum(r.meta["built"]["tokens"] for r in built)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"format": 1}, "is a build of format 1, this version reads format 2"),
+        ({"format": 3}, "is a build of format 3, this version reads format 2"),
+        ({"format": None}, "is a build of format None"),
+        *(
+            ({name: gone}, f"{name!r} is missing or malformed")
+            for name in ("settings", "golds_checked", "record_shards", "image_shards", "kept")
+            for gone in (None, "x")
+        ),
+        ({"settings": {"kind": "grpo"}}, "'box_space' is missing"),
+        ({"record_shards": [{"name": "records-00000.array_record"}]}, "'bytes' is missing"),
+        ({"image_shards": [1]}, "'image_shards' is missing or malformed"),
+    ],
+)
+def test_a_manifest_of_another_format_or_with_gaps_gets_one_line(tmp_path, change, words):
+    whole = {
+        **{"format": 2, "settings": {"kind": "grpo", "box_space": "normalized"}, "kept": 0},
+        **{"golds_checked": True, "record_shards": [], "image_shards": []},
+    }
+    file = tmp_path / "manifest.json"
+    file.write_text(json.dumps(whole))
+    assert len(BuiltRecords(tmp_path)) == 0
+    changed = {k: v for k, v in {**whole, **change}.items() if v is not None}
+    file.write_text(json.dumps(changed))
+    with pytest.raises(UserError) as refused:
+        BuiltRecords(tmp_path)
+    message = str(refused.value)
+    assert message.startswith(f"{tmp_path}") and words in message and "build again" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("text", ["[]", "2", "null", '"x"'])
+def test_a_manifest_that_is_no_mapping_gets_one_line(tmp_path, text):
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(UserError, match="holds no finished build"):
+        BuiltRecords(tmp_path)
+
+
 def test_an_image_used_twice_is_stored_once(data, hf_dir, tmp_path):
     raw = json.loads(data.grpo.read_text())[:6]
     raw = [*raw, *({**r, "id": f"again-{i}"} for i, r in enumerate(raw))]

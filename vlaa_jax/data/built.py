@@ -2,14 +2,14 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
 from grain.sources import ArrayRecordDataSource
 from PIL import Image
 
-from vlaa_jax.data.build import MANIFEST
+from vlaa_jax.data.build import FORMAT, MANIFEST
 from vlaa_jax.data.images import decode_image
 from vlaa_jax.data.measure import Built
 from vlaa_jax.data.shards import file_digest
@@ -26,6 +26,17 @@ _FIELDS = (
     "box_space",
 )
 
+_Parts = Mapping[str, type | tuple[type, ...]]
+_MANIFEST_PARTS: _Parts = {
+    "settings": dict,
+    "golds_checked": bool,
+    "record_shards": list,
+    "image_shards": list,
+    "kept": int,
+}
+_SETTINGS_PARTS: _Parts = {"kind": str, "box_space": (str, dict)}
+_SHARD_PARTS: _Parts = {"name": str, "bytes": int, "count": int, "sha256": str}
+
 
 class BuiltRecords(Sequence[Record]):
     """The records of a build. Their lengths are in ``meta["built"]``.
@@ -39,13 +50,11 @@ class BuiltRecords(Sequence[Record]):
         """Open a build.
 
         Raises:
-          UserError: the folder holds no finished build, or a shard is missing or has another size.
+          UserError: the folder holds no finished build, or one of another format; its manifest is
+            incomplete; or a shard is missing or has another size.
         """
         self.folder = Path(folder)
-        try:
-            self.manifest = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self.folder}: holds no finished build ({MANIFEST})") from error
+        self.manifest = _read_manifest(self.folder)
         self._records = self._source("record_shards")
         self._images = self._source("image_shards")
 
@@ -94,3 +103,34 @@ class BuiltRecords(Sequence[Record]):
         if self._images is None:
             raise UserError(f"{self.folder}: holds no images")
         return tuple(self._images[number] for number in numbers)
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a finished build of this version's format, with all that is read of it."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: holds no finished build ({MANIFEST})") from error
+    if not isinstance(manifest, dict):
+        raise UserError(f"{folder}: holds no finished build ({MANIFEST})")
+    if manifest.get("format") != FORMAT:
+        raise UserError(
+            f"{folder}: is a build of format {manifest.get('format')!r}, this version reads format "
+            f"{FORMAT}; build again, into another folder"
+        )
+    gap = _gap(manifest, _MANIFEST_PARTS) or _gap(manifest["settings"], _SETTINGS_PARTS)
+    for which in () if gap else ("record_shards", "image_shards"):
+        for shard in manifest[which]:
+            gap = gap or (_gap(shard, _SHARD_PARTS) if isinstance(shard, dict) else which)
+    if gap:
+        raise UserError(
+            f"{folder / MANIFEST}: {gap!r} is missing or malformed; build again, into another "
+            "folder"
+        )
+    return manifest
+
+
+def _gap(found: Mapping[str, Any], parts: _Parts) -> str | None:
+    """The first part that is not there or of another type."""
+    wrong = (name for name, kind in parts.items() if not isinstance(found.get(name), kind))
+    return next(wrong, None)
