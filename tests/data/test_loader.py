@@ -15,6 +15,7 @@ from vlaa_jax.data.loader import (
     image_sizes,
     ordered,
     prompt_loader,
+    records_digest,
     usable_records,
 )
 from vlaa_jax.data.measure import Built
@@ -134,6 +135,31 @@ def test_sources_mix_by_weight():
         ordered(records, Order(source_weights={"d": 1}))
     with pytest.raises(ValueError, match="epochs"):
         Order(source_weights={"a": 1}, epochs=2)
+
+
+def test_a_weight_is_for_all_spellings_of_a_source():
+    records = fake(90, ("VG", "vg", "coco"))
+    stream = ordered(records, Order(source_weights={"Vg": 3, "coco": 1}))
+    drawn = [stream[i] for i in range(240)]  # three epochs of one, two of the other
+    assert Counter(r.source for r in drawn) == {"VG": 90, "vg": 90, "coco": 60}
+    assert {r.id for r in drawn} == {r.id for r in records}
+    with pytest.raises(UserError, match="no records of gqa; sources present: VG, coco, vg"):
+        ordered(records, Order(source_weights={"gqa": 1}))
+    with pytest.raises(ValueError, match="'vg' twice"):
+        Order(source_weights={"VG": 1, "vg": 2})
+
+
+@pytest.mark.parametrize(
+    "change", [{"id": "x"}, {"gt": "x"}, {"question": "x"}, {"images": ("x",)}, {"source": "x"}]
+)
+def test_the_digest_tells_other_records_and_another_order(change):
+    records = fake(6, ("a", "b"))
+    digest = records_digest(records)
+    assert len(digest) == 64 and digest == records_digest(fake(6, ("a", "b")))
+    assert digest == records_digest([replace(r, meta={"built": 1}) for r in records])
+    others = [*records[:3], replace(records[3], **change), *records[4:]]
+    for different in (others, records[:5], records[::-1]):
+        assert records_digest(different) != digest
 
 
 def test_finite_epochs_end_and_keep_or_drop_the_rest(data):

@@ -1,5 +1,7 @@
 """Which checkpoints stay, and that they come back bit for bit."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 import tensorstore
 
 from vlaa_jax.parallel.mesh import make_mesh, replicated
+from vlaa_jax.schema import Record, UserError
 from vlaa_jax.train import checkpoint
 from vlaa_jax.train.checkpoint import Checkpoints, Progress
 from vlaa_jax.train.state import abstract_state, new_state
@@ -18,11 +21,11 @@ def place():
     return replicated(make_mesh(devices=jax.devices()[:1]))
 
 
-def save(checkpoints, place, step, score=None):
+def save(checkpoints, place, step, score=None, **told):
     trainable = {"w": jax.device_put(jnp.full(3, float(step)), place)}
     state = new_state(trainable, optax.adam(0.1), place)
     frozen = {"table": jax.device_put(jnp.arange(2.0), place)}
-    checkpoints.save(state, frozen, Progress(step, {"at": step}, 0.5), score)
+    checkpoints.save(state, frozen, Progress(step, {"at": step}, 0.5, **told), score)
 
 
 def steps_in(directory):
@@ -70,3 +73,41 @@ def test_what_comes_back_is_what_was_saved(tmp_path, place):
     np.testing.assert_array_equal(frozen["table"], np.arange(2.0))
     assert progress == Progress(3, {"at": 3}, 0.5)
     assert int(state.updates) == 0
+
+
+def restored(directory, place):
+    again = Checkpoints(directory, 1)
+    shape = jax.ShapeDtypeStruct((3,), jnp.float32, sharding=place)
+    frozen = {"table": jax.ShapeDtypeStruct((2,), jnp.float32, sharding=place)}
+    _, _, progress = again.restore(abstract_state({"w": shape}, optax.adam(0.1), place), frozen)
+    again.close()
+    return progress
+
+
+def test_a_run_goes_on_with_its_records_and_no_others(tmp_path, place):
+    records = [Record(f"r{i}", "q", ("a/x.png",), gt=str(i)) for i in range(4)]
+    begun = Progress(0, {}, 0.5).with_records(records)
+    checkpoints = Checkpoints(tmp_path, 1)
+    save(checkpoints, place, 3, records=begun.records, records_sha256=begun.records_sha256)
+    checkpoints.close()
+    found = restored(tmp_path, place)
+    assert found == begun._replace(step=3, loader={"at": 3}) == found.with_records(records)
+    words = r"others than when this run was interrupted \(4 then, 3 now\): restore the file or"
+    with pytest.raises(UserError, match=words):
+        found.with_records(records[1:])
+    with pytest.raises(UserError, match="4 then, 4 now"):
+        found.with_records(records[::-1])
+
+
+def test_a_checkpoint_that_knows_nothing_of_its_records_is_taken(tmp_path, place):
+    checkpoints = Checkpoints(tmp_path, 1)
+    save(checkpoints, place, 3)
+    checkpoints.close()
+    file = tmp_path / "3/progress/metadata"
+    saved = json.loads(file.read_text())
+    del saved["records"], saved["records_sha256"]
+    file.write_text(json.dumps(saved))
+    found = restored(tmp_path, place)
+    assert found == Progress(3, {"at": 3}, 0.5)
+    records = [Record("r", "q", ("a/x.png",))]
+    assert found.with_records(records).with_records(records).records == 1

@@ -5,8 +5,10 @@ host -> to iterator -> decode and process in threads -> batch. Grain turns into 
 behind the mix, so the number of thread pools does not grow with the number of sources.
 """
 
+import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -38,7 +40,8 @@ class Order:
     epochs: int | None = None
     """How often every record comes; None goes on for ever. Every epoch has an order of its own."""
     source_weights: Mapping[str, float] | None = None
-    """Relative share of each source; None takes the records as one pool. Needs epochs=None."""
+    """Relative share of each source, whatever the case its name is written in; None takes the
+    records as one pool. Needs epochs=None."""
     host_index: int = 0
     host_count: int = 1
 
@@ -47,6 +50,16 @@ class Order:
             raise ValueError(f"host_index {self.host_index} of {self.host_count} hosts")
         if self.source_weights is not None and self.epochs is not None:
             raise ValueError("source_weights need epochs=None: a mixed stream has no epochs")
+        folded = Counter(source.casefold() for source in self.source_weights or ())
+        for source in (name for name, count in folded.items() if count > 1):
+            raise ValueError(f"source_weights hold {source!r} twice")
+
+    def weight(self, source: str) -> float:
+        """Relative share of the records of a source; 0 if they do not come."""
+        if self.source_weights is None:
+            return 1.0
+        folded = {name.casefold(): weight for name, weight in self.source_weights.items()}
+        return folded.get(source.casefold(), 0.0)
 
 
 def ordered(records: Sequence[Record], order: Order) -> grain.MapDataset:
@@ -79,11 +92,11 @@ def _mixed(
 ) -> grain.MapDataset:
     by_source: dict[str, list[int]] = {}
     for index, record in enumerate(records):
-        by_source.setdefault(record.source, []).append(index)
-    positive = {source: weight for source, weight in weights.items() if weight > 0}
+        by_source.setdefault(record.source.casefold(), []).append(index)
+    positive = {source.casefold(): weight for source, weight in weights.items() if weight > 0}
     missing = sorted(set(positive) - set(by_source))
     if missing or not positive:
-        have = ", ".join(sorted(by_source)) or "none"
+        have = ", ".join(sorted({record.source for record in records})) or "none"
         wanted = ", ".join(missing) or "any source with a positive weight"
         raise UserError(f"source_weights: no records of {wanted}; sources present: {have}")
     names = sorted(positive)
@@ -92,6 +105,19 @@ def _mixed(
         for i, name in enumerate(names)
     ]
     return grain.MapDataset.mix(parts, [positive[name] for name in names])
+
+
+def records_digest(records: Sequence[Record]) -> str:
+    """SHA-256 (hex) of what records ask and pay, and of their order.
+
+    A loader's state is a position in a stream that is a function of the records; it means something
+    else with others. ``meta`` is left out: a build adds to it.
+    """
+    digest = hashlib.sha256()
+    for r in records:
+        told = (r.id, r.question, r.gt, r.verifier_type, r.answer, r.source, r.images, r.box_space)
+        digest.update(json.dumps(told).encode() + b"\n")
+    return digest.hexdigest()
 
 
 class _Subset(Sequence[Record]):
@@ -110,7 +136,8 @@ class _Subset(Sequence[Record]):
 class Loader(Generic[T]):
     """An iterator of batches with exact state.
 
-    ``get_state`` / ``set_state`` are JSON-able; ``iterator`` is the Grain iterator itself, for
+    ``get_state`` / ``set_state`` are JSON-able, and say where in the stream of these records the
+    loader stands (``records_digest``); ``iterator`` is the Grain iterator itself, for
     ``grain.checkpoint.CheckpointSave`` in an Orbax composite. ``close`` stops the threads.
     """
 

@@ -216,11 +216,10 @@ def _distinct_sizes(
       UserError: a record is longer than a row.
     """
     found: dict[tuple[Grid, ...], str] = {}
-    weights = order.source_weights
     with ThreadPoolExecutor(2, "measure") as pool:
         for start in range(0, len(records), _AT_ONCE):
             part = [records[i] for i in range(start, min(start + _AT_ONCE, len(records)))]
-            part = [r for r in part if weights is None or weights.get(r.source, 0) > 0]
+            part = [r for r in part if order.weight(r.source) > 0]
             for sized in pool.map(encoder.size, part):
                 if sized.n_tokens > tokens_per_row:
                     raise UserError(

@@ -5,7 +5,7 @@ are functions of (seed, step, prompt), so an interrupted run goes on as if nothi
 step that was under way is done again.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,8 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from vlaa_jax.schema import UserError
+from vlaa_jax.data.loader import records_digest
+from vlaa_jax.schema import Record, UserError
 from vlaa_jax.train.state import TrainState, merge
 
 PARAMS, OPTIMIZER, PROGRESS = "params", "optimizer", "progress"
@@ -29,11 +30,30 @@ class Progress(NamedTuple):
         step: number of the next step.
         loader: state of the data loader.
         kl_coef: current KL coefficient.
+        records: number of records that the loader's position is in.
+        records_sha256: their `records_digest`; empty where a checkpoint does not know it.
     """
 
     step: int
     loader: Mapping[str, Any]
     kl_coef: float
+    records: int = 0
+    records_sha256: str = ""
+
+    def with_records(self, records: Sequence[Record]) -> "Progress":
+        """The position in these records.
+
+        Raises:
+            UserError: it is a position in other records, or in another order of them.
+        """
+        digest = records_digest(records)
+        if self.records_sha256 not in ("", digest):
+            raise UserError(
+                "data.records: the usable records are others than when this run was interrupted "
+                f"({self.records} then, {len(records)} now): restore the file or start in another "
+                "workdir"
+            )
+        return self._replace(records=len(records), records_sha256=digest)
 
 
 class Checkpoints:

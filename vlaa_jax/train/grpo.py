@@ -13,7 +13,6 @@ from vlaa_jax.parallel.peak import peak_flops
 from vlaa_jax.rewards.mixed import reward_metrics
 from vlaa_jax.rollout.engine import Rollout
 from vlaa_jax.schema import UserError
-from vlaa_jax.train.checkpoint import Progress
 from vlaa_jax.train.gather import Gathered, Groups, refill, sample, scoring_threads
 from vlaa_jax.train.metrics import StepClock
 from vlaa_jax.train.prompts import Prompt
@@ -57,7 +56,9 @@ def train(run: Run) -> None:
                 write_rollouts(run.workdir, step, groups, advantages_PG)
             run.report(step, metrics, clock)
             # Only now is the step done: whatever interrupts it before makes it be done again.
-            run.progress = Progress(step + 1, run.loader.get_state(), float(run.kl.coef))
+            run.progress = run.progress._replace(
+                step=step + 1, loader=run.loader.get_state(), kl_coef=float(run.kl.coef)
+            )
             if run.saves(step):
                 run.save()
 

@@ -167,6 +167,7 @@ class Run:
         gold_problems = self.reward.gold_problems
         usable, rejects = load_checked(records, images, encoder, gold_problems=gold_problems)
         self._say_rejects(records, len(usable), rejects)
+        self.progress = self.progress.with_records(usable)
         self.loader = training_loader(
             usable, images, encoder, batch=self.settings.rollout.prompts, seed=self.settings.seed
         )
