@@ -7,6 +7,8 @@ import sys
 import pytest
 
 from vlaa_jax.data.cli import kind_of, run
+from vlaa_jax.data.images import ImageProcessor, image_size
+from vlaa_jax.data.records import load_records
 from vlaa_jax.data.synthetic.dataset import write_dataset
 from vlaa_jax.data.synthetic.tokenizer import tiny_config, write_sidecars
 
@@ -49,6 +51,22 @@ def test_build_and_show(paths, hf_dir, tmp_path, capsys):
     assert run(["show", str(paths.grpo), "0", *common], gold_problems=lambda rs: ["odd"]) == 0
     shown = capsys.readouterr().out
     assert "planner   1 bin(s) of 4 rows" in shown and "gold check: odd" in shown
+
+
+def test_show_holds_a_gold_against_the_image_as_the_checkpoint_reads_it(paths, hf_dir, capsys):
+    def sizes(requests):
+        return [f"{r.image_size} {r.resized_size}" for r in requests]
+
+    argv = ["show", str(paths.grpo), "0", "--images", str(paths.images)]
+    width, height = image_size(paths.images, load_records(paths.grpo)[0].images[0])
+    processor = ImageProcessor.from_dir(hf_dir, 56 * 56, 28 * 28 * 6)
+    limits = ["--min-pixels", str(56 * 56), "--max-pixels", str(28 * 28 * 6)]
+    for more, resized in (
+        ([], None),
+        (["--checkpoint", str(hf_dir), *limits], processor.resized(width, height)),
+    ):
+        assert run([*argv, *more], gold_problems=sizes) == 0
+        assert f"gold check: {(width, height)} {resized}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

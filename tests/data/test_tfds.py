@@ -7,6 +7,7 @@ import sys
 import pytest
 import tensorflow_datasets as tfds
 
+from vlaa_jax.data.images import ImageProcessor
 from vlaa_jax.data.loader import Order, prompt_loader
 from vlaa_jax.data.records import load_records
 from vlaa_jax.data.synthetic.dataset import write_dataset
@@ -95,6 +96,10 @@ def test_a_registered_builder_judges_golds_and_lengths(paths, hf_dir, tmp_path):
         {**raw[0], "id": "long", "question": "very " * 500},
         {**raw[0], "id": "token", "question": "<|im_end|>"},
         {**raw[0], "id": "gone", "image": "a/none.png"},
+        {
+            **{**raw[0], "id": "outside", "verifier_type": "iou", "gt": "[500, 500, 600, 600]"},
+            "box_space": "resized_pixels",
+        },
     ]
     (manual / "train-grpo.json").write_text(json.dumps([*bad, *raw]))
     requests = []
@@ -124,10 +129,13 @@ def test_a_registered_builder_judges_golds_and_lengths(paths, hf_dir, tmp_path):
         (2, "long", "question"),
         (3, "token", "question"),
         (4, "gone", "image"),
+        (5, "outside", "gt"),
     ]
     assert [reject.as_dict() for reject in builder.rejects] == found
     sizes = {request.id: request.image_size for request in requests}
     assert sizes["gone"] is None and all(v for k, v in sizes.items() if k != "gone")
+    resize = ImageProcessor.from_dir(hf_dir).resized
+    assert all(r.resized_size == (s and resize(*s)) for r in requests for s in [r.image_size])
     again = tfds.builder("vlaa_thinking/grpo", data_dir=tmp_path / "data")
     assert len(TfdsRecords(again.as_data_source(split="train"))) == 20
 

@@ -8,11 +8,13 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from vlaa_jax.data.build import BuildSettings, build
 from vlaa_jax.data.loader import Loader
 from vlaa_jax.data.synthetic.dataset import write_dataset
 from vlaa_jax.parallel.mesh import make_mesh
+from vlaa_jax.rewards.mixed import MixedReward
 from vlaa_jax.schema import UserError
 from vlaa_jax.settings import DataSettings, ModelSettings
 from vlaa_jax.train.policy import open_checkpoint
@@ -97,6 +99,36 @@ def test_an_image_larger_than_a_vision_bin_is_refused_before_the_first_step(path
     assert all("over data.vision_rows_per_bin=1; raise it" in str(r) for r in rejects)
 
 
+def test_boxes_in_resized_pixels_are_held_against_the_resized_image(paths, encoder, tmp_path):
+    """400x300 pixels are read at 196x140 here, and at 392x308 under a higher limit."""
+    images = tmp_path / "images"
+    (images / "vg").mkdir(parents=True)
+    Image.new("RGB", (400, 300)).save(images / "vg/a.png")
+    common = {"verifier_type": "iou", "question": "Where?", "image": "vg/a.png"}
+    boxes = {"out": [500, 500, 600, 600], "large": [250, 200, 300, 250], "in": [20, 20, 90, 90]}
+    raw = [
+        {**common, "id": name, "gt": str(box), "box_space": "resized_pixels"}
+        for name, box in boxes.items()
+    ]
+    path = write(tmp_path / "r.json", raw)
+    usable, rejects = load_checked(path, images, encoder)
+    assert [r.id for r in usable] == ["in"]
+    assert [(r.id, r.field) for r in rejects] == [("out", "gt"), ("large", "gt")]
+    assert all("lies outside the image (resized_pixels)" in r.reason for r in rejects)
+
+    settings = BuildSettings("grpo", max_pixels=400 * 400)
+    with MixedReward() as reward:
+        checks = {"gold_problems": reward.gold_problems}
+        manifest = build(
+            path, images, tmp_path / "b", encoder.checkpoint.sidecars, settings, **checks
+        )
+        assert (manifest["kept"], manifest["rejected"], manifest["golds_checked"]) == (2, 1, True)
+        for given in (checks, {}):
+            usable, rejects = load_checked(tmp_path / "b", images, encoder, **given)
+            assert [r.id for r in usable] == ["in"]
+            assert [(r.id, r.field) for r in rejects] == [("large", "gt")]
+
+
 def test_only_headers_are_read(paths, encoder, tmp_path):
     images = tmp_path / "images"
     shutil.copytree(paths.images, images)
@@ -175,6 +207,21 @@ def test_box_spaces_and_weights_come_from_the_settings(paths, checkpoint, tmp_pa
     none = Encoder(checkpoint, replace(DATA, source_weights="gqa=1"))
     with pytest.raises(UserError, match="source_weights: no records of gqa; sources present: "):
         draw(path, paths, none)
+
+
+def test_a_weight_draws_all_spellings_of_a_source(paths, checkpoint, tmp_path):
+    images = tmp_path / "images"
+    shutil.copytree(paths.images / "vg", images / "vg")
+    shutil.copytree(paths.images / "vg", images / "VG")
+    raw = [r for r in json.loads(paths.grpo.read_text()) if r["image"].lstrip("/")[:3] == "vg/"]
+    raw += [{**r, "id": f"{r['id']}-b", "image": r["image"].replace("vg/", "VG/")} for r in raw]
+    path = write(tmp_path / "r.json", raw)
+    encoder = Encoder(checkpoint, replace(DATA, source_weights="vg=1"))
+    usable, _ = load_checked(path, images, encoder)
+    with training_loader(usable, images, encoder, batch=len(raw), seed=0) as loader:
+        drawn = [prompt.record for prompt in next(loader)]
+    assert {r.source for r in drawn} == {"vg", "VG"}
+    assert {r.id for r in drawn} == {r["id"] for r in raw}
 
 
 def test_hosts_draw_the_parts_of_one_batch(paths, encoder, monkeypatch):

@@ -249,7 +249,9 @@ class Builder:
             found.append(None if reason is None else Refusal("image", reason))
         asked = [i for i, refusal in enumerate(found) if refusal is None]
         sizes = [images[records[i].images[0]].size for i in asked]
-        problems = bad_golds([records[i] for i in asked], sizes, self.gold_problems)
+        problems = bad_golds(
+            [records[i] for i in asked], sizes, self.gold_problems, resized=self.processor.resized
+        )
         for i, problem in zip(asked, problems, strict=True):
             found[i] = None if problem is None else Refusal("gt", problem)
         return found

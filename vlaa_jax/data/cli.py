@@ -9,7 +9,8 @@ from typing import TextIO
 
 from vlaa_jax.data.build import BuildSettings, build, iter_rejects
 from vlaa_jax.data.check import check_file, inspect_image
-from vlaa_jax.data.golds import GoldProblems, bad_golds
+from vlaa_jax.data.golds import GoldProblems, Resized, bad_golds
+from vlaa_jax.data.images import ImageProcessor
 from vlaa_jax.data.records import KINDS, RecordFile, Reject
 from vlaa_jax.data.show import describe, find_record
 from vlaa_jax.schema import BOX_SPACES, Record, UserError
@@ -209,9 +210,17 @@ def _show(args: argparse.Namespace, gold_problems: GoldProblems | None) -> int:
     )
     print(text)
     if gold_problems is not None and record.verifier_type and record.gt is not None:
-        problem = bad_golds([record], [_first_size(record, args.images)], gold_problems)[0]
+        sizes = [_first_size(record, args.images)]
+        problem = bad_golds([record], sizes, gold_problems, resized=_resized(args))[0]
         print(f"\ngold check: {problem or 'fine'}")
     return 0
+
+
+def _resized(args: argparse.Namespace) -> Resized | None:
+    if args.checkpoint is None:
+        return None
+    limits = args.min_pixels or None, args.max_pixels or None
+    return ImageProcessor.from_dir(args.checkpoint, *limits).resized
 
 
 def _first_size(record: Record, image_root: str | None) -> tuple[int, int] | None:

@@ -177,7 +177,9 @@ class VlaaThinking(tfds.core.GeneratorBasedBuilder):
             for _, record in batch
         ]
         sizes = [found[0].size if found[0].status == "found" else None for found in facts]
-        golds = bad_golds([record for _, record in batch], sizes, self._gold_problems)
+        resized = self._ruler.processor.resized if self._ruler is not None else None
+        records = [record for _, record in batch]
+        golds = bad_golds(records, sizes, self._gold_problems, resized=resized)
         for (index, record), found, gold in zip(batch, facts, golds, strict=True):
             reasons = [fact.reason for fact in found if fact.reason]
             problem = ("image", reasons[0]) if reasons else None

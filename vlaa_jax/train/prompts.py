@@ -154,7 +154,8 @@ def load_checked(
     """Reads GRPO records and sorts out, before the first step, what cannot be used.
 
     Golds are put to their verifier, headers of images are read, and prompts are measured. A build
-    knows its images, and its golds where they were checked when it was made.
+    knows its images, and its golds where they were checked when it was made; boxes in resized
+    pixels are looked at again, as the pixel limits may be others now.
 
     Args:
         path: records file, or folder of a finished build.
@@ -182,16 +183,20 @@ def load_checked(
     wanted = data.verifier_types
     usable: list[Record] = []
     with ExitStack() as stack:
-        if source.golds_checked:
-            gold_problems = None
-        elif gold_problems is None:
+        if gold_problems is None:
             gold_problems = stack.enter_context(MixedReward()).gold_problems
+        golds = partial(
+            bad_golds,
+            gold_problems=gold_problems,
+            resized=encoder.checkpoint.processor.resized,
+            only_resized=source.golds_checked,
+        )
         pool = stack.enter_context(ThreadPoolExecutor(max(data.workers, 1)))
         found = progress(source.records, source.count, f"check {path}", source.count > _MANY)
         numbered = (pair for pair in found if not wanted or pair[1].verifier_type in wanted)
         while batch := list(islice(numbered, _AT_ONCE)):
             records = [record for _, record in batch]
-            problems = _problems(records, source.images, encoder, gold_problems, pool)
+            problems = _problems(records, source.images, encoder, golds, pool)
             for (index, record), problem in zip(batch, problems, strict=True):
                 if problem is None:
                     usable.append(record)
@@ -235,13 +240,13 @@ def _problems(
     records: Sequence[Record],
     images: ImageOpener,
     encoder: Encoder,
-    gold_problems: GoldProblems | None,
+    golds_of: Callable[[Sequence[Record], Sequence[tuple[int, int] | None]], list[str | None]],
     pool: ThreadPoolExecutor,
 ) -> list[tuple[str, str] | None]:
     """Field and reason why each record cannot be used, or None."""
     sizes = list(pool.map(partial(_sizes, images), records))
     first = [None if isinstance(found, str) else found[0] for found in sizes]
-    golds = bad_golds(records, first, gold_problems)
+    golds = golds_of(records, first)
 
     def problem(
         record: Record, gold: str | None, found: list[tuple[int, int]] | str
@@ -291,7 +296,7 @@ def training_loader(
         batch_size=batch // hosts,
         order=Order(
             seed=seed,
-            source_weights=_weights(records, encoder.data),
+            source_weights=weight_by_source(encoder.data.source_weights, "data.source_weights"),
             host_index=jax.process_index(),
             host_count=hosts,
         ),
@@ -299,15 +304,6 @@ def training_loader(
         processes=encoder.data.processes,
         process=encoder.alone,
     )
-
-
-def _weights(records: Sequence[Record], data: DataSettings) -> dict[str, float] | None:
-    """The weights under the names that the sources have in the records."""
-    weights = weight_by_source(data.source_weights, "data.source_weights")
-    if weights is None:
-        return None
-    names = {record.source.casefold(): record.source for record in records}
-    return {names.get(source, source): weight for source, weight in weights.items()}
 
 
 def _images_of(records: Sequence[Record], image_root: Path) -> Path | ImageOpener:
