@@ -155,7 +155,8 @@ def test_training_sorts_out_every_item_before_the_first_step(place, reward):
     """Headers only: damage behind one is met when the image comes up, and stops in one line."""
     data = DataSettings(bad_records="skip")
     chat, processor = Chat.from_dir(place / "hf"), ImageProcessor.from_dir(place / "hf")
-    encoder = Encoder(SimpleNamespace(chat=chat, processor=processor), data)
+    checkpoint = SimpleNamespace(chat=chat, processor=processor, window_units=4)
+    encoder = Encoder(checkpoint, data)
     usable, rejects = load_checked(
         place / "grpo.json", place / "images", encoder, gold_problems=reward.gold_problems
     )
