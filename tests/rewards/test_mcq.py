@@ -93,6 +93,25 @@ PLAIN = [
     ("B: a bus and a car", "B", 1),
     ("B: a triangle with sides b and c", "B", 1),  # small letters beside a capital are names
     ("b) the side with c = 5", "B", 1),
+    ("B. 45° since ad bisects abc", "B", 1),
+    ("b. 45° since ad bisects abc", "B", 1),
+    ("b: 45°, e.g. half", "B", 1),
+    ("b: 45°, i.e. half", "B", 1),
+    ("A. b > 0", "A", 1),
+    ("D. a triangle with sides a, b and c", "D", 1),
+    ("D. since a, b, c, d > 0", "D", 1),
+    ("D. all of a, b, c, d", "D", 0),
+    ("A. the point (a, b)", "A", 1),
+    ("d) the point (a, b)", "D", 1),
+    ("d) (a + b)(c - d) = 0", "D", 1),
+    ("b) f(a) = 2", "B", 1),
+    ("b) 41 (or c)", "B", 0),
+    ("b) 41 + c) 42", "B", 0),
+    ("b) c/d", "B", 0),
+    ("A. 1 b. 2 c. 3 d. 4", "A", 0),
+    ("A. b, c, d", "A", 0),
+    ("a, b, c, d", "A", 0),
+    ("a and b", "A", 0),
     ("B: f(a) = 2", "B", 1),
     ("B" * 5000, "B", 0),
     ("B: " + "word " * 1000, "B", 0),  # an essay
@@ -101,7 +120,10 @@ PLAIN = [
     ("B", "<answer>B</answer>", 1),
 ]
 
-# answer, gold, expected; options listed
+YES_NO = "Is b positive?\nA: Yes\nB: No"
+THREE = "Which kind of triangle is it?\nA: Right\nB: Acute\nC: Obtuse"
+
+# question, answer, gold, expected; options listed
 LISTED = [
     (ANGLES, "30°", "B", 1),
     (ANGLES, "30^\\circ", "B", 1),
@@ -127,6 +149,19 @@ LISTED = [
     (WORDS, "a cat, a dog", "A", 0),
     (WORDS, "none of these", "D", 1),
     (WORDS, "F", "B", 0),
+    # Few options, so that the variables of an explanation are soon all of their letters.
+    (YES_NO, "A. Yes, since b > 0", "A", 1),
+    (YES_NO, "B. No, since a = 3", "B", 1),
+    (YES_NO, "A. b > 0", "A", 1),
+    (YES_NO, "a, b", "A", 0),
+    (YES_NO, "a. b", "A", 0),
+    (YES_NO, "(A) and b", "A", 0),
+    (THREE, "A. because a^2 + b^2 = c^2", "A", 1),
+    (THREE, "a. because a^2 + b^2 = c^2", "A", 1),
+    (THREE, "A. as the sides b and c meet", "A", 1),
+    (THREE, "A. b c", "A", 0),
+    (THREE, "a) bc", "A", 0),
+    (ANGLES, "C. 45° since ad bisects abc", "C", 1),
 ]
 
 

@@ -39,19 +39,36 @@ _ANOTHER = re.compile(
 _STYLED = re.compile(r"\\text\{([^{}]*)\}|\*\*([^*]*)\*\*")
 _STANDALONE = re.compile(r"(?<![\w\\])([A-H])(?![\w'’])")
 # A lower-case letter that stands alone: not the article ("a dog", "a 45 degree angle"), and not a
-# variable with its value ("c = 5") or a function.
+# variable of a formula ("c = 5", "b > 0", "a^2 + b^2") or a function.
 _JOINING = "and|are|choice|is|maybe|nor|not|option|or|perhaps|possibly|then"
 _A = rf"a(?!\s+(?:(?!(?:{_JOINING})\b)[^\W_]{{2,}}|\d))"
-_SMALL = rf"(?:[b-e]|[f-h](?!\()|{_A})(?![\w'’]|\s*=\s*[-\d.\\])"
-_SMALL_ALONE = re.compile(rf"(?<![\w\\]){_SMALL}")
-_SMALL_ANY = re.compile(rf"(?<!\w)(?:[b-h]|{_A})(?!\w)")
+_SMALL = rf"(?:[b-e]|[f-h](?!\()|{_A})(?![\w'’]|\s*(?:=\s*[-\d.\\]|[\^<>+*≤≥≠]|=\s*[a-z(]))"
+_IN_FORMULA = r"(?<![\w\\∠△])(?<![\^<>=+*≤≥≠-])(?<![\^<>=+*≤≥≠-]\s)"
 # One that looks like an option beside a capital as well: marked, in the first place, or offered.
-_SMALL_MARKED = re.compile(
+_MARKED = (
     rf"(?:^|(?<=[\s,;/|&])){_SMALL}(?=\s*[:)\]}}]|\.\s+\S)"
-    rf"|(?<![\w\\])[(\[{{]\s*{_SMALL}(?=\s*[)\]}}])|^{_SMALL}"
-    rf"|\b(?i:or|nor|maybe|possibly|perhaps|either|option|choice|answer)\s+{_SMALL}"
+    rf"|(?<![\w\\])[(\[{{]\s*{_SMALL}(?=\s*[)\]}}])"
 )
-_RUN = re.compile(r"(?<!\w)[A-Ha-h]{1,8}(?!\w)")
+_OFFERED = rf"^{_SMALL}|\b(?i:or|nor|maybe|possibly|perhaps|either|option|choice|answer)\s+{_SMALL}"
+# Brackets around a formula, and arguments: "(a, b)", "(c - d)", "f(a)". "(or c)" has a word.
+_FORMULA = (
+    r"\b(?:[A-Za-z]|sin|cos|tan|log|ln)\(\s*\w\s*\)"
+    r"|[(\[](?!\s*[a-h]\s*[)\]])(?:(?![A-Za-z]{2})[^()\[\]:;])*[)\]]"
+)
+_SMALL_ALONE = re.compile(rf"(?P<formula>{_FORMULA})|{_MARKED}|{_IN_FORMULA}{_SMALL}")
+_SMALL_MARKED = re.compile(rf"(?P<formula>{_FORMULA})|{_MARKED}|{_OFFERED}")
+_SMALL_LISTED = re.compile(rf"(?P<formula>{_FORMULA})|{_MARKED}")
+_ABBREVIATION = re.compile(r"(?<![\w.])(?:e\.g|i\.e|a\.k\.a)\.(?!\w)", re.IGNORECASE)
+_ALONE = re.compile(r"\b[A-H]\b")
+_CAPITALS = re.compile(r"(?<!\w)[A-H]{1,8}(?!\w)")
+_SMALL_RUN = re.compile(r"(?<!\w)[A-Ha-h]{1,8}(?!\w)")
+# A rest of nothing but letters, runs of letters and what stands between them.
+_ONLY_LETTERS = re.compile(
+    rf"(?:(?<!\w)(?:[A-Ha-h]{{1,8}}|{_JOINING}|either|both|also)(?!\w)|[\s,;:./|&=()\[\]{{}}-])+"
+)
+_CHAIN = re.compile(
+    r"(?<![\w\\])[a-h](?:\s*(?:[,;/|&]|,?\s*\b(?:and|or|nor)\b)\s*[a-h](?!\w)){2,}(?!\s*[\^<>=+*≤≥≠])"
+)
 _OPTION_LINE = re.compile(r"^\s*[(\[]?([A-Z])\s*[)\].:、]\s*(\S.*?)\s*$", re.MULTILINE)
 _OPTION_INLINE = re.compile(r"(?:^|[\s,;])[(\[]?([A-Z])\s*[)\].:](?=\s|[^\sA-Za-z])")
 
@@ -160,6 +177,7 @@ def _leading_letter(text: str, options: Mapping[str, str], stated: bool = False)
     named = _option_with_text(rest, options)
     if named:
         return letter if named == letter or _same(rest, options.get(letter, "")) else None
+    rest = _ABBREVIATION.sub(" ", rest).strip()
     if _names_all(rest, letter, options):
         return None
     # Small letters are options where the first one is small; beside a capital they are names of
@@ -180,18 +198,25 @@ def _leading_letter(text: str, options: Mapping[str, str], stated: bool = False)
 
 
 def _raised(text: str, pattern: re.Pattern[str]) -> str:
-    return pattern.sub(lambda match: match[0].upper(), text)
+    return pattern.sub(lambda match: match[0] if match["formula"] else match[0].upper(), text)
 
 
 def _names_all(rest: str, letter: str, options: Mapping[str, str]) -> bool:
-    """Whether every option's letter is there, in any case, apart or in runs (``bcd``)."""
+    """Whether every option's letter is there, apart or in runs (``BCD``).
+
+    Small letters count where they are marked (``b)``), where they are listed in full (``a, b, c,
+    d``), and where nothing else follows the answer; elsewhere they are the names of variables.
+    """
     every = set(options) or set("ABCD")
-    said = _raised(rest, _SMALL_ANY)
-    named = {letter}
-    for run in _RUN.findall(said):
-        if run.isupper() or (len(run) > 1 and set(run.upper()) <= every):
-            named.update(run.upper())
-    return every <= named
+    if _ONLY_LETTERS.fullmatch(rest):
+        runs = _SMALL_RUN.findall(rest)
+        lists = [run.upper() for run in runs if run.isupper() or set(run.upper()) <= every]
+        named = set().union(*lists)
+    else:
+        named = set().union(*_CAPITALS.findall(_raised(rest, _SMALL_LISTED)))
+        if any(every <= set(_ALONE.findall(chain.upper())) for chain in _CHAIN.findall(rest)):
+            return True
+    return every <= named | {letter}
 
 
 def _quotes_other(rest: str, letter: str, options: Mapping[str, str]) -> bool:
