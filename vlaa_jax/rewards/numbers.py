@@ -27,7 +27,21 @@ _FRACTION = re.compile(
 )
 # Pieces of these words, since looking for a few substrings is ten times faster than the patterns.
 _FRACTION_HINTS = ("hal", "third", "quarter", "point", "rth", "fth", "xth", "nth", "hth", "dth")
-_SIGN_HINTS = ("minus", "plus", "tive")
+_SIGN_HINTS = (
+    "minus",
+    "plus",
+    "tive",
+    "±",
+    "∓",
+    "\\pm",
+    "\\mp",
+    "+-",
+    "-+",
+    "+/",
+    "-/",
+    "+ /",
+    "- /",
+)
 _SIGNS = {"minus": -1, "negative": -1, "plus": 1, "positive": 1}
 
 MAX_DIGITS = 40
@@ -61,7 +75,16 @@ _NOT_ALONE = re.compile(
 _PLAIN = re.compile(rf"\s*(?P<sign>[+-]?)\s?(?P<number>{NUMBER})\s*\.?\s*")
 _UNIT_AFTER = re.compile(r"(?:cm|mm|km|m|kg|g|ms|s|cubes?|items?)(?![A-Za-z0-9^])")
 _WORD = re.compile(r"[A-Za-z]+")
-_SIGN_BEFORE = re.compile(rf"\b({'|'.join(_SIGNS)})\b[\s$(]*([+-]?)[\s$(]*$", re.IGNORECASE)
+_SIGN_WORD = rf"\b({'|'.join(_SIGNS)})\b"
+# One sign word, perhaps after another ("plus or minus"), perhaps with a sign after it.
+_SIGN_BEFORE = re.compile(
+    rf"(?:{_SIGN_WORD}(?:[\s$(),/&-]|\b(?:or|and)\b)*)?{_SIGN_WORD}[\s$(]*([+-]?)[\s$(]*$",
+    re.IGNORECASE,
+)
+_BOTH_SIGNS = re.compile(r"(?:[±∓]|\\pm|\\mp|\+\s?/?\s?-|-\s?/?\s?\+)[\s$({]*$")
+# The sign of a number word: directly before it, or apart where nothing else could own it.
+_SIGN_CHARACTERS = re.compile(r"[+-]+$|(?:^|[$(])\s*([+-])\s+$")
+_HYPHEN = re.compile(r"(?<=[A-Za-z0-9])-$")
 
 
 def fold(text: str) -> str:
@@ -145,7 +168,7 @@ def single_number(text: str) -> Fraction | None:
     if not text.isascii() and any(c.isnumeric() and not ("0" <= c <= "9") for c in text):
         return None
     lower = text.lower()
-    has_sign_word = any(hint in lower for hint in _SIGN_HINTS)
+    has_sign = any(hint in lower for hint in _SIGN_HINTS)
     found: list[Fraction] = []
     rest = []
     position = 0
@@ -155,11 +178,11 @@ def single_number(text: str) -> Fraction | None:
         value = _value(match)
         if value is None:
             return None
-        sign = has_sign_word and _SIGN_BEFORE.search(text, position, match.start())
-        if sign:
-            if sign[2] or match["sign"]:
+        if has_sign:
+            sign = _said_sign(text[position : match.start()])
+            if sign is None or (sign and match["sign"]):
                 return None  # a sign too many
-            value *= _SIGNS[sign[1].lower()]
+            value *= sign or 1
         found.append(value)
         rest.append(text[position : match.start()])
         position = match.end()
@@ -169,7 +192,10 @@ def single_number(text: str) -> Fraction | None:
     if _DIGIT.search(" ".join(rest)):
         return None
     for piece in rest:
-        found.extend(_spelled(piece))
+        spelled = _spelled(piece)
+        if spelled is None:
+            return None
+        found.extend(spelled)
     return found[0] if len(found) == 1 else None
 
 
@@ -197,16 +223,46 @@ def _value(match: re.Match[str]) -> Fraction | None:
     return -value if (match["sign"] or "").strip() == "-" else value
 
 
-def _spelled(text: str) -> list[Fraction]:
-    """Values of the number words in a text; ``two hundred and five`` is one of them."""
-    words = [match.group().lower() for match in _WORD.finditer(text)]
+def _said_sign(before: str) -> int | None:
+    """The sign that words give to the number after this text: 1, -1, 0 for none said.
+
+    None where there is more than one sign, as in ``minus minus``, ``plus or minus`` and ``±``.
+    """
+    if _BOTH_SIGNS.search(before):
+        return None
+    sign = _SIGN_BEFORE.search(before)
+    if not sign:
+        return 0
+    return None if sign[1] or sign[3] else _SIGNS[sign[2].lower()]
+
+
+def _spelled_sign(before: str) -> int | None:
+    """``_said_sign`` for a number word, whose sign may also be a character: ``-five``."""
+    before = _HYPHEN.sub("", before)  # "negative-five", "question-five"
+    said = _said_sign(before)
+    character = _SIGN_CHARACTERS.search(before)
+    if said or not character:
+        return said
+    signs = character[0].strip(" $(\n")
+    return None if said is None or len(signs) > 1 else {"+": 1, "-": -1}[signs]
+
+
+def _spelled(text: str) -> list[Fraction] | None:
+    """Values of the number words in a text; ``two hundred and five`` is one of them.
+
+    None where one of them has more than one sign.
+    """
+    matches = list(_WORD.finditer(text))
+    words = [match.group().lower() for match in matches]
     values: list[Fraction] = []
     index = 0
     while index < len(words):
         if words[index] not in _WORDS:
             index += 1
             continue
-        sign = _SIGNS.get(words[index - 1], 1) if index else 1
+        sign = _spelled_sign(text[: matches[index].start()])
+        if sign is None:
+            return None
         end = index
         while end < len(words) and (
             words[end] in _WORDS
@@ -219,7 +275,7 @@ def _spelled(text: str) -> list[Fraction]:
         ):
             end += 1
         run = [word for word in words[index:end] if word != "and"]
-        values.extend(Fraction(sign * value) for value in _read_words(run))
+        values.extend(Fraction((sign or 1) * value) for value in _read_words(run))
         index = end
     return values
 
