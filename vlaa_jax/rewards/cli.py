@@ -3,17 +3,23 @@
 import argparse
 import contextlib
 import dataclasses
+import difflib
 import json
 import math
 import os
+import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from vlaa_jax.rewards.mixed import MixedReward
 from vlaa_jax.rewards.settings import OPEN_ENDED_BACKENDS, RewardSettings
-from vlaa_jax.schema import BOX_SPACES, Score, ScoreRequest, UserError
+from vlaa_jax.schema import BOX_SPACES, VERIFIER_TYPES, Score, ScoreRequest, UserError
 
+FIELDS = {field.name for field in dataclasses.fields(ScoreRequest)}
+"""Of an input object; others are left alone, and named at the end."""
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 _DESCRIPTION = """\
@@ -29,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     options = _parser().parse_args(argv)
     table = _Table(options.open_ended or RewardSettings.open_ended)
-    code = EXIT_OK
+    code, name = EXIT_OK, "standard input" if options.file == "-" else options.file
     try:
         settings = RewardSettings(
             **{
@@ -40,13 +46,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         with _opened(options.file) as descriptor, MixedReward(settings) as mixed:
             for lines in read_batches(descriptor, options.batch):
-                for output, score in score_lines(lines, mixed, options.file):
+                for output, score in score_lines(lines, mixed, name, table.ignored):
                     sys.stdout.write(json.dumps(output, allow_nan=False) + "\n")
                     table.add(output, score)
                 sys.stdout.flush()
         code = EXIT_FAILED if table.failed else EXIT_OK
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_as_flags(str(error))}", file=sys.stderr)
         return EXIT_USAGE
     except BrokenPipeError:
         # The reader has gone; keep Python from complaining about it again at exit.
@@ -82,26 +88,38 @@ def read_batches(descriptor: int, limit: int) -> Iterator[list[tuple[int, bytes]
 
 
 def score_lines(
-    lines: Sequence[tuple[int, bytes]], mixed: MixedReward, name: str = "-"
+    lines: Sequence[tuple[int, bytes]],
+    mixed: MixedReward,
+    name: str = "standard input",
+    ignored: Counter[str] | None = None,
 ) -> list[tuple[dict[str, Any], Score | None]]:
-    """Output objects with their scores, in order; the score of an unreadable line is None."""
-    read: list[tuple[Any, ScoreRequest | str]] = []
+    """Output objects with their scores, in order; the score of an unreadable line is None.
+
+    Args:
+        lines: numbered lines.
+        mixed: scores them.
+        name: of the file, for messages.
+        ignored: counts the fields that nobody reads.
+    """
+    read: list[tuple[dict[str, Any], ScoreRequest | str]] = []
     for number, line in lines:
-        identity: Any = None
+        row: dict[str, Any] = {}
         try:
             row = read_object(line)
-            identity = _identity(row)
-            read.append((identity, read_request(row)))
+            read.append((row, read_request(row)))
+            if ignored is not None:
+                ignored.update(row.keys() - FIELDS)
         except ValueError as error:
-            read.append((identity, f"{name} line {number}: {error}"))
+            read.append((row, f"{name} line {number}: {error}"))
     scores = iter(mixed.score([said for _, said in read if isinstance(said, ScoreRequest)]))
     outputs: list[tuple[dict[str, Any], Score | None]] = []
-    for identity, said in read:
+    for row, said in read:
         if isinstance(said, str):
-            outputs.append((_unreadable(identity, said), None))
+            outputs.append((_unreadable(row, said), None))
         else:
             score = next(scores)
-            outputs.append((output_line(identity, score), score))
+            reason = None if score.error is None else _as_flags(score.error)
+            outputs.append((output_line(row.get("id"), replace(score, error=reason)), score))
     return outputs
 
 
@@ -170,15 +188,21 @@ def _identity(row: dict[str, Any]) -> str | int | None:
     raise ValueError("field 'id' must be text or a whole number")
 
 
-def _unreadable(identity: Any, problem: str) -> dict[str, Any]:
+def _unreadable(row: dict[str, Any], problem: str) -> dict[str, Any]:
+    identity, kind = row.get("id"), row.get("verifier_type")
     return {
-        "id": identity,
+        "id": identity if isinstance(identity, (str, int)) else None,
         "reward": None,
         "parts": {},
         "extracted": None,
-        "verifier_type": None,
+        "verifier_type": kind if kind in VERIFIER_TYPES else None,
         "error": problem,
     }
+
+
+def _as_flags(message: str) -> str:
+    """Settings named as the flags of this command."""
+    return re.sub(r"\brewards\.([a-z_]+)", lambda m: "--" + m[1].replace("_", "-"), message)
 
 
 class _Table:
@@ -188,6 +212,7 @@ class _Table:
         self._backend = backend
         self._rows: dict[str, list[float]] = {}
         self.failed = 0
+        self.ignored: Counter[str] = Counter()
 
     def add(self, output: dict[str, Any], score: Score | None) -> None:
         name = output["verifier_type"] or "(unreadable)"
@@ -212,6 +237,10 @@ class _Table:
             if self._backend == "none":
                 said = "have no score: choose --open-ended (see docs/rewards.md)"
             lines.append(f"open-ended answers {said}")
+        for field, count in self.ignored.most_common():
+            near = difflib.get_close_matches(field, FIELDS, 1, 0.7)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            lines.append(f"field {field!r} was ignored on {count} lines{hint}")
         return "\n".join(lines)
 
 
