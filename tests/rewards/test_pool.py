@@ -78,6 +78,7 @@ def test_an_overrunning_task_is_killed_and_the_rest_go_on(make_pool, task):
     assert [o.value for o in outcomes] == [1, None, 2, None, 3]
     assert [o.timed_out for o in outcomes] == [False, True, False, True, False]
     assert outcomes[1].error == "timed out after 0.5 s"
+    assert not any(o.pool_failed for o in outcomes)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +140,9 @@ def test_close_leaves_no_process_and_answers_the_waiting(make_pool):
     pool.close()
     assert group_members(group) == []
     assert [future.result(timeout=5).error for future in futures] == ["the pool is closed"] * 4
-    assert pool.submit(["echo", 1]).result(timeout=5).error == "the pool is closed"
+    late = pool.submit(["echo", 1])
+    assert late.result(timeout=5).error == "the pool is closed"
+    assert all(future.result().pool_failed for future in [*futures, late])
     pool.close()  # twice is once
 
 
@@ -153,6 +156,7 @@ def test_a_task_that_cannot_be_imported_is_an_error_everywhere(monkeypatch):
     with KillablePool("no_such_module:task") as pool:
         outcomes = pool.map([1, 2])
     assert all("no_such_module" in outcome.error for outcome in outcomes)
+    assert all(outcome.pool_failed for outcome in outcomes)
 
 
 def test_a_dead_nursery_is_an_error_not_a_hang(make_pool):
@@ -173,6 +177,7 @@ def test_a_fork_that_fails_is_an_error_of_one_task(monkeypatch):
         "the worker died", "no process for the task", None,
         "the worker died", "no process for the task", None, None,
     ]  # fmt: skip
+    assert [o.pool_failed for o in outcomes] == [False, True, False, False, True, False, False]
 
 
 def test_the_nursery_kills_only_its_own():

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 from vlaa_jax.rewards.digit import digit_gold_problem, score_digit
 from vlaa_jax.rewards.extract import extract_answer, has_strict_structure
+from vlaa_jax.rewards.gold_check import parser_problems
 from vlaa_jax.rewards.iou import iou_gold_problem, score_iou
 from vlaa_jax.rewards.math import TASK as MATH_TASK
-from vlaa_jax.rewards.math import math_gold_problem, prepare_case, self_check_item
+from vlaa_jax.rewards.math import math_gold_problem, prepare_case
 from vlaa_jax.rewards.mcq import mcq_gold_problem, score_mcq
 from vlaa_jax.rewards.open_ended import (
     MAX_ANSWER,
@@ -188,21 +189,19 @@ class MixedReward:
         """``gold_problem`` for each request, with maths golds also put to the parser.
 
         A maths gold must parse, and be found equal to itself before the timeout.
+
+        Raises:
+            UserError: the worker processes failed, so that nothing is known about the golds.
         """
         problems = [_gold_problem(request) for request in requests]
-        waiting = []
-        for index, request in enumerate(requests):
-            if request.verifier_type == "math" and problems[index] is None:
-                item = self_check_item(request.gt)
-                if item is not None:
-                    waiting.append((index, self._pool.submit(item)))
-        for index, future in waiting:
-            outcome = future.result()
-            if outcome.error is not None:
-                problems[index] = f"gold {requests[index].gt[:60]!r}: {outcome.error}"
-            elif not outcome.value.get("equal"):
-                unequal = f"gold {requests[index].gt[:60]!r} is not equal to itself"
-                problems[index] = outcome.value.get("gold_problem", unequal)
+        maths = [
+            index
+            for index, request in enumerate(requests)
+            if request.verifier_type == "math" and problems[index] is None
+        ]
+        found = parser_problems(self._pool, [requests[index].gt for index in maths])
+        for index, problem in zip(maths, found, strict=True):
+            problems[index] = problem
         return problems
 
     def close(self) -> None:

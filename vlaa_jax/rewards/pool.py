@@ -32,6 +32,8 @@ class Outcome:
     value: Any = None
     error: str | None = None
     timed_out: bool = False
+    pool_failed: bool = False
+    """The error is not the task's: no process for it, or a pool that broke or is closed."""
 
 
 @dataclass
@@ -142,7 +144,7 @@ class _Dispatcher:
         self.start()
         with self._lock:
             if self._closing:
-                future.set_result(Outcome(error=self._reason))
+                future.set_result(Outcome(error=self._reason, pool_failed=True))
                 return future
             self._jobs.append(_Job(line, timeout_s, future))
         self._wake()
@@ -217,7 +219,8 @@ class _Dispatcher:
                     return  # one of these takes the job
                 with self._lock:
                     job = self._jobs.popleft()
-                job.future.set_result(Outcome(error=f"no process for the task: {error}"))
+                reason = f"no process for the task: {error}"
+                job.future.set_result(Outcome(error=reason, pool_failed=True))
                 continue
             with self._lock:
                 worker.job = self._jobs.popleft()
@@ -225,8 +228,9 @@ class _Dispatcher:
             worker.deadline = time.monotonic() + worker.job.timeout_s
             try:
                 worker.channel.sendall(worker.job.line)
-            except OSError:
-                self._finish(worker, Outcome(error="the worker died"), reusable=False)
+            except OSError:  # it died before it had the task
+                outcome = Outcome(error="the worker died", pool_failed=True)
+                self._finish(worker, outcome, reusable=False)
 
     def _wait(self) -> None:
         """Handle replies, deaths and deadlines; return when there may be something to assign."""
@@ -322,4 +326,4 @@ class _Dispatcher:
             jobs = [worker.job for worker in self._busy if worker.job] + list(self._jobs)
             self._jobs.clear()
         for job in jobs:
-            job.future.set_result(Outcome(error=self._reason))
+            job.future.set_result(Outcome(error=self._reason, pool_failed=True))

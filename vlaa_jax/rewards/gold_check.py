@@ -1,0 +1,51 @@
+"""Puts maths golds to the parser, telling a gold that is bad from a checker that is broken."""
+
+from collections.abc import Sequence
+
+from vlaa_jax.rewards.math import self_check_item
+from vlaa_jax.rewards.pool import KillablePool, Outcome
+from vlaa_jax.schema import UserError
+
+
+def parser_problems(pool: KillablePool, golds: Sequence[str]) -> list[str | None]:
+    """Why the parser cannot use each gold; None where it parses and equals itself in time.
+
+    A gold that fails, be it by a timeout or by the death of its worker, is tried once more after
+    the others and alone: what a busy machine does to one gold is not that gold's problem.
+
+    Args:
+        pool: runs ``math.TASK``.
+        golds: those without a ``math_gold_problem``.
+
+    Raises:
+        UserError: the pool failed, so that nothing is known about the golds.
+    """
+    problems: list[str | None] = [None] * len(golds)
+    items = [self_check_item(gold) for gold in golds]
+    asked = [(i, item, pool.submit(item)) for i, item in enumerate(items) if item is not None]
+    again = []
+    for index, item, future in asked:
+        outcome = _sound(future.result())
+        if outcome.error is not None:
+            again.append((index, item))
+        else:
+            problems[index] = _problem(golds[index], outcome)
+    for index, item in again:
+        problems[index] = _problem(golds[index], _sound(pool.submit(item).result()))
+    return problems
+
+
+def _sound(outcome: Outcome) -> Outcome:
+    if outcome.pool_failed:
+        reason = " ".join((outcome.error or "the pool failed").split())
+        raise UserError(f"golds could not be checked: {reason}; run the command again")
+    return outcome
+
+
+def _problem(gold: str, outcome: Outcome) -> str | None:
+    if outcome.error is not None:
+        return f"gold {gold[:60]!r}: {outcome.error}"
+    if outcome.value.get("equal"):
+        return None
+    problem: str = outcome.value.get("gold_problem", f"gold {gold[:60]!r} is not equal to itself")
+    return problem
