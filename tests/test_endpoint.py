@@ -126,6 +126,7 @@ def test_nobody_listening_is_a_connection_error():
         pass
     (error,) = ask(server, "a", retries=1)
     assert error.kind == "connection"
+    assert "no connection to http://" in str(error)
 
 
 def test_a_retry_carries_the_same_idempotency_key_and_other_calls_another():

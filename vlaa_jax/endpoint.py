@@ -242,7 +242,8 @@ class Endpoint:
                 status, retry_after = reply.status_code, reply.headers.get("retry-after")
                 data = await self._read_body(reply)
         except httpx.TransportError as error:
-            raise EndpointError("connection", type(error).__name__) from None
+            reason = f"no connection to {_place(url)} ({type(error).__name__})"
+            raise EndpointError("connection", reason) from None
         except httpx.HTTPError as error:
             raise EndpointError("malformed", type(error).__name__) from None
         if status in _OVERLOAD:
@@ -250,7 +251,8 @@ class Endpoint:
         if status >= 500:
             raise EndpointError("server", f"HTTP {status}", _seconds(retry_after))
         if status != 200:
-            raise EndpointError("refused", f"HTTP {status}: {_excerpt(data)}")
+            said = f": {words}" if (words := _excerpt(data)) else ""
+            raise EndpointError("refused", f"HTTP {status} from {_place(url)}{said}")
         try:
             return read(json.loads(data))
         except _UNEXPECTED as error:
@@ -265,6 +267,11 @@ class Endpoint:
                 limit = f"reply is larger than {self.settings.max_reply_bytes} bytes"
                 raise EndpointError("malformed", limit)
         return bytes(data)
+
+
+def _place(url: str) -> str:
+    """The address for messages: without a query, which may hold a secret."""
+    return url.partition("?")[0]
 
 
 class LoopThread:

@@ -51,14 +51,14 @@ class MisbehavingServer:
                 if callable(behaviour):
                     behaviour(self, request)
                 elif behaviour == "fine":
+                    outer.answered.append(request)  # before the asker can look
                     self.send(200, outer.reply(request))
-                    outer.answered.append(request)
                 elif isinstance(behaviour, int):
                     self.send(behaviour, {"error": "scripted"})
                 elif behaviour == "slow":
                     time.sleep(0.15)
+                    outer.answered.append(request)  # before the asker can look
                     self.send(200, outer.reply(request))
-                    outer.answered.append(request)
                 elif behaviour == "hang":
                     time.sleep(3.0)
                 elif behaviour == "drip":

@@ -53,7 +53,7 @@ def test_open_ended_answers_get_null_until_a_backend_is_chosen():
     done = run("-", stdin=line("open_ended", "a red car", "a red car").encode())
     (row,) = rows(done)
     assert row["reward"] is None
-    assert row["error"] == "no open-ended backend: choose rewards.open_ended"
+    assert row["error"] == "no open-ended backend: choose --open-ended"
     assert done.returncode == 1
     assert "choose --open-ended" in done.stderr.decode()
 
@@ -102,6 +102,24 @@ def test_what_cannot_be_scored_is_null_and_exit_code_one():
     assert done.returncode == 1
 
 
+def test_fields_that_nobody_reads_are_named_at_the_end():
+    text = "\n".join([line(image="a.png", source="vg"), line(answer_box_space="normalized")])
+    done = run("-", stdin=text.encode())
+    assert done.returncode == 0
+    table = done.stderr.decode()
+    assert "field 'image' was ignored on 1 lines; did you mean 'images'?" in table
+    assert "field 'source' was ignored on 1 lines\n" in table
+    assert "field 'answer_box_space' was ignored on 1 lines; did you mean 'box_space'?" in table
+
+
+def test_an_unreadable_line_counts_in_the_row_of_its_verifier():
+    done = run("-", stdin=line("iou", [0, 0, 1, 1], box_space="inches").encode())
+    (row,) = rows(done)
+    assert row["verifier_type"] == "iou"
+    assert row["error"].startswith("standard input line 1: field 'box_space' must be")
+    assert "(unreadable)" not in done.stderr.decode()
+
+
 def test_odd_bytes_and_blank_lines_are_survived():
     body = b"\xef\xbb\xbf" + line(id="bom").encode() + b"\r\n\n  \n"
     body += line(id="bytes", answer="X").encode().replace(b"X", b"\xff\xfe") + b"\n"
@@ -128,8 +146,8 @@ def test_the_answer_comes_before_the_next_line_is_sent():
     [
         (["/no/such/file.jsonl"], "No such file"),
         (["/"], "Is a directory"),
-        (["-", "--math-workers", "0"], "rewards.math_workers"),
-        (["-", "--open-ended", "score_endpoint"], "endpoint_url"),
+        (["-", "--math-workers", "0"], "--math-workers is 0"),
+        (["-", "--open-ended", "score_endpoint"], "set --endpoint-url"),
         (["-", "--beta", "x"], "invalid float"),
         ([], "required"),
     ],

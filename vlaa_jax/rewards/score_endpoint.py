@@ -17,6 +17,7 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from vlaa_jax.endpoint import (
@@ -47,6 +48,8 @@ class ScoreEndpoint:
     def __init__(
         self, settings: EndpointSettings, *, batch: int = 8, send_images: bool = True
     ) -> None:
+        base = settings.url.rstrip("/").removesuffix("/score")  # the path is ours to add
+        settings = replace(settings, url=base)
         self.identity = f"score/1 {settings.url} {settings.model} images={send_images}"
         self._batch, self._send_images = batch, send_images
         self._model = settings.model
