@@ -205,6 +205,26 @@ def test_an_interrupt_is_told(source, tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "jax").exists()
 
 
+@pytest.mark.parametrize("revision", [None, "other"])
+def test_a_hub_id_is_read_from_the_cache_at_its_revision(tmp_path, revision):
+    cache = tmp_path / "hub" / "models--nobody--tiny"
+    for name, commit in (("main", "a" * 40), ("other", "b" * 40)):
+        (cache / "refs").mkdir(parents=True, exist_ok=True)
+        (cache / "refs" / name).write_text(commit)
+        snapshot = cache / "snapshots" / commit
+        snapshot.mkdir(parents=True)
+        write_hf(snapshot)
+        (snapshot / "merges.txt").write_text(name)
+    out = tmp_path / "jax"
+    command = [sys.executable, "-m", "converters", "hf-to-jax", "nobody/tiny", str(out), "--quiet"]
+    command += ["--revision", revision] if revision else []
+    env = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (out / "hf" / "merges.txt").read_text() == (revision or "main")
+    assert weights.load_config(out) == CONFIG
+
+
 def test_help_starts_without_jax():
     code = (
         "import sys\n"

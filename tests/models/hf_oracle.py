@@ -97,7 +97,8 @@ def params_of(model: Any, config: QwenVLConfig, *, grad: bool = False) -> dict[s
     """Weights (or their gradients) of a transformers model as our nested float32 dict."""
     theirs = {}
     for name, value in model.named_parameters():
-        value = value.grad if grad else value
+        if grad:  # torch keeps none for what took no part
+            value = torch.zeros_like(value) if value.grad is None else value.grad
         theirs[canonical(name)] = value.detach().float().numpy()
     flat = {}
     for key in key_table(config):
