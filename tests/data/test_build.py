@@ -292,7 +292,8 @@ def test_boxes_get_the_space_of_their_source(data, hf_dir, tmp_path):
 def test_folders_that_cannot_be_used_are_refused(data, hf_dir, tmp_path):
     out = tmp_path / "b"
     build(data.grpo, data.images, out, hf_dir, BuildSettings("grpo"))
-    with pytest.raises(UserError, match="build of other records, settings or checkpoint"):
+    words = r"other records, settings or checkpoint \(settings\.max_tokens was \d+, is 64\)"
+    with pytest.raises(UserError, match=words):
         build(data.grpo, data.images, out, hf_dir, BuildSettings("grpo", max_tokens=64))
     (tmp_path / "full").mkdir()
     (tmp_path / "full/x").write_text("")

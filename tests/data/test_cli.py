@@ -103,6 +103,18 @@ def test_box_spaces_are_given_by_source(paths, hf_dir, tmp_path, capsys):
         assert f"verifier  iou ({shown})" in capsys.readouterr().out
 
 
+def test_a_box_space_of_a_source_that_is_not_there_is_told(paths, capsys):
+    argv = ["check", str(paths.grpo), "--images", str(paths.images), "--quiet"]
+    assert run([*argv, "--box-space", "nosuch=normalized"]) == 1
+    assert "names sources that are not there: nosuch" in capsys.readouterr().out
+
+
+def test_a_file_of_something_else_says_so(tmp_path, capsys):
+    (tmp_path / "r.json").write_text('[{"name": "a"}]')
+    assert run(["check", str(tmp_path / "r.json"), "--images", str(tmp_path)]) == 2
+    assert "is it a file of records?" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("boxes", ["square", "vg=square", "vg=", "normalized,vg=normalized"])
 def test_what_is_no_box_space_is_named(paths, capsys, boxes):
     argv = ["check", str(paths.grpo), "--images", str(paths.images), "--box-space", boxes]

@@ -136,6 +136,13 @@ def test_a_registered_builder_judges_golds_and_lengths(paths, hf_dir, tmp_path):
     assert sizes["gone"] is None and all(v for k, v in sizes.items() if k != "gone")
     resize = ImageProcessor.from_dir(hf_dir).resized
     assert all(r.resized_size == (s and resize(*s)) for r in requests for s in [r.image_size])
+    for other, words in (
+        ({"box_space": "normalized"}, "prepared with box_space={'vg': 'normalized_square'}"),
+        ({"checkpoint": hf_dir, "max_tokens": 128}, "prepared with max_tokens=256, not 128"),
+    ):
+        with pytest.raises(UserError, match=words):
+            tfds.builder("vlaa_thinking/grpo", data_dir=tmp_path / "data", **other)
+    tfds.builder("vlaa_thinking/grpo", **{**options, "box_space": {"VG": "normalized_square"}})
     again = tfds.builder("vlaa_thinking/grpo", data_dir=tmp_path / "data")
     assert len(TfdsRecords(again.as_data_source(split="train"))) == 20
 

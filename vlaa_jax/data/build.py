@@ -127,10 +127,10 @@ class Builder:
         self.out.mkdir(parents=True, exist_ok=True)
         plan_file = self.out / _PLAN
         if plan_file.exists():
-            if _read_json(plan_file) != self.plan:
+            if other := _differences(_read_json(plan_file), json.loads(json.dumps(self.plan))):
                 raise UserError(
-                    f"{self.out}: holds a build of other records, settings or checkpoint; choose "
-                    "another folder or delete this one"
+                    f"{self.out}: holds a build of other records, settings or checkpoint "
+                    f"({'; '.join(other)}); choose another folder or delete this one"
                 )
         elif any(self.out.iterdir()):
             raise UserError(f"{self.out}: is not empty and holds no build; choose another folder")
@@ -380,6 +380,21 @@ def _digest(*tables: Mapping[str, Any]) -> str:
             digest.update(repr(item).encode())
         digest.update(b"\n")
     return digest.hexdigest()
+
+
+def _differences(old: Any, new: Any, where: str = "") -> list[str]:
+    """What differs between two plans, in words; digests are only named."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(old.keys() | new.keys())
+        found = [
+            _differences(old.get(key), new.get(key), f"{where}.{key}" if where else key)
+            for key in keys
+        ]
+        return [text for texts in found for text in texts]
+    if old == new:
+        return []
+    values = "" if len(f"{old}{new}") > 60 else f" was {old!r}, is {new!r}"
+    return [f"{where}{values}"]
 
 
 def _read_json(path: Path) -> Any:

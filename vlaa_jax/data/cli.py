@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -108,11 +108,17 @@ def _model(parser: argparse.ArgumentParser, required: bool) -> None:
 def kind_of(path: str | Path) -> str:
     """What a file is for: "grpo" if its first usable record has a verifier type, else "sft"."""
     file = RecordFile(path)
+    first: Reject | None = None
     for index in range(min(len(file), 100)):
         result = file.read(index)
         if not isinstance(result, Reject):
             return "sft" if result.verifier_type is None else "grpo"
-    raise UserError(f"{path}: none of the first records can be used; try --kind to see why")
+        first = first or result
+    why = f"; the first: {first.reason}" if first else ""
+    raise UserError(
+        f"{path}: none of the first records can be used{why} (is it a file of records? --kind=grpo "
+        "or --kind=sft lists every problem)"
+    )
 
 
 def _check(args: argparse.Namespace, gold_problems: GoldProblems | None) -> int:
@@ -138,11 +144,20 @@ def _check(args: argparse.Namespace, gold_problems: GoldProblems | None) -> int:
                 print(f"  {reject}")
             if (more := report.problems - len(report.rejects)) > 0:
                 print(f"  ... and {more:,} more; list them with --rejects FILE")
-            clean = clean and report.clean
+            unknown = _unknown_sources(_box_space(args), report.rows)
+            if unknown:
+                print(f"  --box-space names sources that are not there: {', '.join(unknown)}")
+            clean = clean and report.clean and not unknown
     finally:
         if rejects is not None:
             rejects.close()
     return 0 if clean else 1
+
+
+def _unknown_sources(spaces: str | dict[str, str], sources: Iterable[str]) -> list[str]:
+    """Sources that were given a space and have no record; a misspelt one would change nothing."""
+    known = {source.casefold() for source in sources}
+    return [] if isinstance(spaces, str) else [s for s in spaces if s.casefold() not in known]
 
 
 def _open(path: str) -> TextIO:

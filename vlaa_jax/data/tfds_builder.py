@@ -51,9 +51,17 @@ FILES: dict[str, dict[str, tuple[str, ...]]] = {
 ``heldout`` is left out where there is no such file.
 """
 IMAGE_FOLDER = "images"
+SETTINGS_FILE = "prepared.json"
+"""In the data set's folder: what its records were judged by."""
 _TEXTS = ("id", "question", "gt", "verifier_type", "answer", "source", "caption", "box_space")
 _AT_ONCE = 64
 _OPTIONAL = ("gt", "verifier_type", "answer", "caption", "box_space")
+
+
+def _plain_space(box_space: str | Mapping[str, str]) -> str | dict[str, str]:
+    if isinstance(box_space, str):
+        return box_space
+    return {source.casefold(): space for source, space in sorted(box_space.items())}
 
 
 class VlaaThinking(tfds.core.GeneratorBasedBuilder):
@@ -79,7 +87,7 @@ class VlaaThinking(tfds.core.GeneratorBasedBuilder):
         checkpoint: str | os.PathLike[str] | None = None,
         max_tokens: int = 2048,
         system_prompt: str = "",
-        box_space: str | Mapping[str, str] = "normalized",
+        box_space: str | Mapping[str, str] | None = None,
         **options: Any,
     ) -> None:
         """Options as for every TFDS builder, and what records are judged by.
@@ -91,19 +99,40 @@ class VlaaThinking(tfds.core.GeneratorBasedBuilder):
             them unmeasured.
           max_tokens: longer records are left out; prompts for grpo, prompt and answer for sft.
           system_prompt: that the records are measured with.
-          box_space: space of iou boxes that do not name their own; see RecordFile.
+          box_space: space of iou boxes that do not name their own; see RecordFile. None means
+            "normalized" when the data set is prepared, and whatever it has when it is opened.
           options: of every TFDS builder; the file format must be array_record.
+
+        Raises:
+          UserError: ``data_dir`` holds the data set prepared with another box space, or, where a
+            checkpoint is given, with another limit or system prompt.
         """
         options.setdefault("file_format", "array_record")
         super().__init__(**options)
-        self._gold_problems, self._box_space = gold_problems, box_space
+        self._gold_problems, self._box_space = gold_problems, box_space or "normalized"
+        self._settings: dict[str, Any] = {"box_space": box_space and _plain_space(box_space)}
         self._ruler = None
         if checkpoint is not None:
             chat, processor = Chat.from_dir(checkpoint), ImageProcessor.from_dir(checkpoint)
             chat.check_text(system_prompt, "the system prompt")
             self._ruler = _Ruler(chat, processor, max_tokens, system_prompt)
+            self._settings |= {"max_tokens": max_tokens, "system_prompt": system_prompt}
+        self._refuse_other_settings()
         self.rejects: list[Reject] = []
         """Records that the last build left out."""
+
+    def _refuse_other_settings(self) -> None:
+        # TFDS opens what is prepared already without asking how that was done.
+        file = Path(self.data_path) / SETTINGS_FILE
+        if not file.is_file():
+            return
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        for name, value in self._settings.items():
+            if value is not None and kept.get(name, value) != value:
+                raise UserError(
+                    f"{self.data_path}: was prepared with {name}={kept[name]!r}, not {value!r}; "
+                    "choose another data_dir or delete this one"
+                )
 
     @property
     def _kind(self) -> str:
@@ -139,6 +168,9 @@ class VlaaThinking(tfds.core.GeneratorBasedBuilder):
             elif split == "train":
                 raise UserError(f"{folder}: holds none of {', '.join(names)}")
         self.rejects = []
+        settings = {**self._settings, "box_space": _plain_space(self._box_space)}
+        file = Path(self.data_path) / SETTINGS_FILE
+        file.write_text(json.dumps(settings) + "\n", encoding="utf-8")
         return splits
 
     def _generate_examples(  # type: ignore[override]
