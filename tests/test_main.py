@@ -138,7 +138,7 @@ def test_adapters_train_resume_and_are_exported(tmp_path):
     adapters = ["--config.model.lora.rank=4", "--config.run.steps=2", "--config.run.eval_every=0"]
     adapters += ["--config.optimizer.lr=0.01", "--config.optimizer.min_lr=0.001"]
     # So few short answers are all paid the same; the entropy bonus gives them a gradient.
-    adapters += ["--config.algo.entropy_coef=0.01"]
+    adapters += ["--config.algo.entropy_coef=0.01", "--config.algo.updates_per_rollout=1"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     done = run(command(whole, tmp_path / "cache", *adapters, variant="tiny,lora"))
     assert done.returncode == 0, done.stderr
