@@ -77,14 +77,14 @@ def verify(source: str | Path, *, scratch: str | Path | None = None, seed: int =
         not come back byte for byte.
     """
     directory = existing(source)
-    oracle_class = _oracle_class(QwenVLConfig.from_hf_dir(directory).family)
+    config = QwenVLConfig.from_hf_dir(directory)
+    oracle_class = _oracle_class(config.family)
     if scratch is not None and not Path(scratch).is_dir():
         raise UserError(f"--scratch {scratch} is no directory")
     with tempfile.TemporaryDirectory(dir=scratch, prefix="verify-") as place:
         converted = hf_to_jax.convert(directory, Path(place) / "jax")
         exported = jax_to_hf.export(converted, Path(place) / "hf")
-        tensors = _check_bytes(directory, exported)
-        config = QwenVLConfig.from_hf_dir(directory)
+        tensors = _check_bytes(directory, exported, tied=config.tie_word_embeddings)
         samples = list(_draw_samples(directory, config, seed))
         theirs = _oracle_logits(oracle_class, directory, config, samples)
         gc.collect()
@@ -118,10 +118,10 @@ def refuse_wrong_oracle(version: str) -> None:
         )
 
 
-def _check_bytes(source: Path, exported: Path) -> int:
+def _check_bytes(source: Path, exported: Path, *, tied: bool) -> int:
     before, after = (_digests(directory) for directory in (source, exported))
-    if QwenVLConfig.from_hf_dir(source).tie_word_embeddings:
-        before.pop(LM_HEAD, None)  # redundant where tied, and left out on purpose
+    if tied:
+        before.pop(LM_HEAD, None)  # redundant there, and left out on purpose
     changed = sorted(
         name for name in before.keys() | after.keys() if before.get(name) != after.get(name)
     )

@@ -54,6 +54,16 @@ def run(args, **extra):
     )
 
 
+def started(args, words, **extra):
+    """The running command, once it has printed a line that begins with `words`."""
+    env = environment(**extra)
+    process = subprocess.Popen(args, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith(words):
+            break
+    return process
+
+
 def metrics(workdir):
     """Metrics by step, without those that are times or depend on them."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
@@ -100,12 +110,7 @@ def test_a_run_killed_at_random_times_ends_like_an_undisturbed_one(undisturbed, 
     delays = np.random.default_rng(0).uniform(0, 4 * step_s / kills, kills)
     steps_done = []
     for delay in delays:
-        process = subprocess.Popen(
-            args, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True
-        )
-        for line in process.stdout:
-            if line.startswith("ready"):
-                break
+        process = started(args, "ready")
         time.sleep(delay)
         process.kill()
         assert process.wait() == -signal.SIGKILL
@@ -122,10 +127,7 @@ def test_a_kill_between_two_steps_is_made_up_for(undisturbed, tmp_path):
     base, _, _ = undisturbed
     workdir = tmp_path / "run"
     args = command(workdir, base / "cache")
-    process = subprocess.Popen(args, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
-    for line in process.stdout:
-        if line.startswith("step    2/"):
-            break
+    process = started(args, "step    2/")
     process.kill()
     process.wait()
     resumed = run(args)
@@ -143,10 +145,7 @@ def test_adapters_train_resume_and_are_exported(tmp_path):
     done = run(command(whole, tmp_path / "cache", *adapters, variant="tiny,lora"))
     assert done.returncode == 0, done.stderr
     args = command(cut, tmp_path / "cache", *adapters, variant="tiny,lora")
-    process = subprocess.Popen(args, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
-    for line in process.stdout:
-        if line.startswith("step    1/"):
-            break
+    process = started(args, "step    1/")
     process.kill()
     process.wait()
     resumed = run(args)
@@ -184,11 +183,7 @@ def test_a_sharded_run_with_several_updates_resumes(tmp_path):
     done = run(command(whole, tmp_path / "cache", *SHARDED), **flags)
     assert done.returncode == 0, done.stderr
     args = command(cut, tmp_path / "cache", *SHARDED)
-    env = environment(**flags)
-    process = subprocess.Popen(args, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
-    for line in process.stdout:
-        if line.startswith("step    1/"):
-            break
+    process = started(args, "step    1/", **flags)
     time.sleep(1)  # the step counts once its line is out; the next one is under way
     process.send_signal(signal.SIGINT)  # Ctrl-C: the finished step is kept
     assert process.wait() == 130

@@ -14,10 +14,14 @@ COUNTS = [
 SHAPED = RewardSettings(format_weight=0.5, overlong_weight=1.0, repetition_weight=1.0)
 
 
+def sizeless(record, response):
+    return ScoreRequest(record.verifier_type, record.gt, response, box_space=record.box_space)
+
+
 @pytest.mark.parametrize("settings", [RewardSettings(), SHAPED])
 def test_the_bar_is_the_most_frequent_answer_and_unshaped(settings):
     with MixedReward(settings) as reward:
-        assert constant_scores(COUNTS, reward) == {"mean": 0.5, "digit": 0.5}
+        assert constant_scores(COUNTS, reward, sizeless) == {"mean": 0.5, "digit": 0.5}
 
 
 def test_requests_may_bring_what_a_record_lacks():
@@ -33,4 +37,4 @@ def test_requests_may_bring_what_a_record_lacks():
         # The picture fills the middle half of its square: the gold is the middle half of the
         # picture, and moving sides finds it from the gold's own figures.
         assert constant_scores([record], reward, request)["iou"] == pytest.approx(1.0)
-        assert math.isnan(constant_scores([record], reward)["iou"])
+        assert math.isnan(constant_scores([record], reward, sizeless)["iou"])

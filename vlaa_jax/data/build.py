@@ -127,7 +127,7 @@ class Builder:
         self.out.mkdir(parents=True, exist_ok=True)
         plan_file = self.out / _PLAN
         if plan_file.exists():
-            if other := _differences(_read_json(plan_file), json.loads(json.dumps(self.plan))):
+            if other := _differences(_read_json(plan_file), self.plan):
                 raise UserError(
                     f"{self.out}: holds a build of other records, settings or checkpoint "
                     f"({'; '.join(other)}); choose another folder or delete this one"

@@ -11,7 +11,6 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 from vlaa_jax.rewards.mixed import MixedReward
@@ -118,8 +117,10 @@ def score_lines(
             outputs.append((_unreadable(row, said), None))
         else:
             score = next(scores)
-            reason = None if score.error is None else _as_flags(score.error)
-            outputs.append((output_line(row.get("id"), replace(score, error=reason)), score))
+            output = output_line(row.get("id"), score)
+            if score.error is not None:
+                output["error"] = _as_flags(score.error)
+            outputs.append((output, score))
     return outputs
 
 

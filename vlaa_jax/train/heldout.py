@@ -124,22 +124,10 @@ def summarise(groups: Groups) -> dict[str, float]:
     }
 
 
-def request_without_image(record: Record, response: str) -> ScoreRequest:
-    """A score request for verifiers that need neither an image nor its size."""
-    return ScoreRequest(
-        verifier_type=record.verifier_type or "",
-        gt=record.gt or "",
-        response=response,
-        id=record.id,
-        question=record.question,
-        box_space=record.box_space,
-    )
-
-
 def constant_scores(
     records: Sequence[Record],
     reward: MixedReward,
-    request_for: Callable[[Record, str], ScoreRequest] = request_without_image,
+    request_for: Callable[[Record, str], ScoreRequest],
 ) -> dict[str, float]:
     """What the best constant answer of each verifier type gets: the bar to clear, unshaped.
 

@@ -31,6 +31,7 @@ from vlaa_jax.data.loader import (
 )
 from vlaa_jax.data.measure import Unfit, measure, over_limit
 from vlaa_jax.data.planner import ladder
+from vlaa_jax.data.positions import Grid
 from vlaa_jax.data.progress import progress
 from vlaa_jax.data.records import RecordFile, Reject, iter_indexed
 from vlaa_jax.models.qwen_vl.model import PromptInputs
@@ -93,11 +94,10 @@ class Encoder:
         if problem := over_limit(found, self.data.max_prompt_tokens):
             field, reason = problem
             raise Unfit(field, f"{reason} (data.max_prompt_tokens)", record.id)
-        self._check_rows(record, sizes)
+        self._check_rows(record, found.grids)
 
-    def _check_rows(self, record: Record, sizes: Sequence[tuple[int, int]]) -> None:
+    def _check_rows(self, record: Record, grids: Sequence[Grid]) -> None:
         rows, windows = self.data.vision_rows_per_bin, self.checkpoint.window_units
-        grids = [self.checkpoint.processor.grid(*size) for size in sizes]
         needed = max((rows_needed(grid, windows) for grid in grids), default=0)
         if rows and needed > rows:
             reason = f"an image needs {needed} vision rows, over data.vision_rows_per_bin={rows}"
