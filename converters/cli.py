@@ -42,16 +42,13 @@ def _parser() -> argparse.ArgumentParser:
     to_hf.add_argument(
         "--layout",
         choices=("old", "new", "mixed", "source"),
-        default="old",
         help="spelling of the tensor names (default: old, which every reader takes)",
     )
-    to_hf.add_argument(
-        "--max-shard-size", default="5GB", type=_size, metavar="SIZE", help="default: 5GB"
-    )
+    to_hf.add_argument("--max-shard-size", type=_size, metavar="SIZE", help="default: 5GB")
     to_hf.add_argument(
         "--adapter",
         action="store_true",
-        help="write a LoRA run as a PEFT adapter directory instead of merging it",
+        help="write a LoRA run as a PEFT adapter directory, as stored, instead of merging it",
     )
     to_hf.set_defaults(run=_jax_to_hf)
 
@@ -92,17 +89,26 @@ def _jax_to_hf(arguments: argparse.Namespace) -> int:
     from converters.adapter import export_adapter
     from converters.jax_to_hf import export
 
+    of_weights = {
+        "layout": arguments.layout,
+        "dtype": arguments.dtype,
+        "max_shard_bytes": arguments.max_shard_size,
+    }
+    given = {name: value for name, value in of_weights.items() if value is not None}
     if arguments.adapter:
+        if given:
+            raise UserError(
+                "--layout, --dtype and --max-shard-size shape merged weights; an adapter is "
+                "written as stored: leave them out, or leave out --adapter"
+            )
         print(export_adapter(arguments.source, arguments.target, overwrite=arguments.overwrite))
         return 0
     target = export(
         arguments.source,
         arguments.target,
-        layout=arguments.layout,
-        dtype=arguments.dtype,
-        max_shard_bytes=arguments.max_shard_size,
         overwrite=arguments.overwrite,
         show_progress=not arguments.quiet,
+        **given,
     )
     print(target)
     return 0

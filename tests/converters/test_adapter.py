@@ -108,6 +108,18 @@ def test_a_run_without_branches_has_no_adapter(run, tmp_path, capsys):
     assert "holds no LoRA branches" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "option",
+    [["--layout", "old"], ["--dtype", "bfloat16"], ["--max-shard-size", "5GB"]],
+    ids=lambda option: option[0],
+)
+def test_an_adapter_takes_no_options_of_merged_weights(run, tmp_path, capsys, option):
+    assert main(["jax-to-hf", str(run), str(tmp_path / "x"), "--adapter", *option]) == 1
+    err = capsys.readouterr().err
+    assert "an adapter is written as stored" in err and err.count("\n") == 1
+    assert not (tmp_path / "x").exists()
+
+
 def test_branches_need_their_alpha_and_their_other_half(run, tmp_path):
     step = tmp_path / "run" / "checkpoints" / "5"
     raw = ocp.StandardCheckpointer().restore(run / "checkpoints" / "5" / "params")
