@@ -26,7 +26,8 @@ from vlaa_jax.parallel.mesh import make_mesh, replicated
 from vlaa_jax.rollout.engine import Engine
 from vlaa_jax.rollout.sampling import Sampling
 from vlaa_jax.schema import Record
-from vlaa_jax.settings import Settings, settle
+from vlaa_jax.settings import Settings
+from vlaa_jax.settle import settle
 from vlaa_jax.train.optimizer import make_optimizer
 from vlaa_jax.train.policy import Checkpoint, open_checkpoint
 from vlaa_jax.train.prompts import Collator, Prompt

@@ -7,13 +7,8 @@ import pytest
 from configs import grpo
 from vlaa_jax.rewards.settings import RewardSettings
 from vlaa_jax.schema import UserError
-from vlaa_jax.settings import (
-    Settings,
-    box_space_by_source,
-    build,
-    settle,
-    weight_by_source,
-)
+from vlaa_jax.settings import Settings
+from vlaa_jax.settle import box_space_by_source, build, settle, weight_by_source
 
 VARIANTS = ["", *grpo.VARIANTS, "tiny,dapo", "7b,rule-only,lora"]
 

@@ -4,7 +4,7 @@ import pytest
 
 from configs import grpo
 from vlaa_jax.schema import UserError
-from vlaa_jax.settings import settle
+from vlaa_jax.settle import settle
 
 
 @pytest.mark.parametrize(

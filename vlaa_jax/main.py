@@ -13,7 +13,8 @@ from ml_collections import config_flags
 
 from vlaa_jax import __version__
 from vlaa_jax.schema import UserError
-from vlaa_jax.settings import Settings, build, settle
+from vlaa_jax.settings import Settings
+from vlaa_jax.settle import build, settle
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with a variant after ':'.")
 WORKDIR = flags.DEFINE_string("workdir", "runs/default", "Directory of the run.")

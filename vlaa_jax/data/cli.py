@@ -14,7 +14,7 @@ from vlaa_jax.data.images import ImageProcessor
 from vlaa_jax.data.records import KINDS, RecordFile, Reject
 from vlaa_jax.data.show import describe, find_record
 from vlaa_jax.schema import BOX_SPACES, Record, UserError
-from vlaa_jax.settings import box_space_by_source
+from vlaa_jax.settle import box_space_by_source
 
 _EXAMPLES_SHOWN = 10
 

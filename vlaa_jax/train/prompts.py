@@ -39,7 +39,8 @@ from vlaa_jax.models.qwen_vl.vision import VisionInputs
 from vlaa_jax.parallel.mesh import batch_sharding, data_shards
 from vlaa_jax.rewards.mixed import MixedReward
 from vlaa_jax.schema import Record, UserError
-from vlaa_jax.settings import DataSettings, box_space_by_source, weight_by_source
+from vlaa_jax.settings import DataSettings
+from vlaa_jax.settle import box_space_by_source, weight_by_source
 from vlaa_jax.train.policy import Checkpoint
 
 _AT_ONCE = 256
