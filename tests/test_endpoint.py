@@ -1,15 +1,11 @@
 import asyncio
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
+from misbehaving_server import MisbehavingServer
 from vlaa_jax.endpoint import Endpoint, EndpointError, EndpointSettings, LoopThread, image_part
 from vlaa_jax.schema import UserError
-
-sys.path.insert(0, str(Path(__file__).parent / "rewards"))
-from misbehaving_server import MisbehavingServer
 
 
 def echo(request):

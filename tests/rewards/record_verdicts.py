@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import math_verify
+
 from expression_pairs import pair
 
 RECORD = Path(__file__).with_name("math_verify_verdicts.jsonl")

@@ -1,19 +1,15 @@
 """The score endpoint against a server that misbehaves: nothing becomes 0, nothing is lost."""
 
-import sys
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
+from misbehaving_server import MisbehavingServer
+from open_ended_cases import expected_reward, goodness, requests_for, score_reply, settings
 from vlaa_jax.rewards.mixed import MixedReward, RewardSettings
 from vlaa_jax.rewards.score_endpoint import read_results
 from vlaa_jax.schema import ScoreRequest, UserError
-
-sys.path.insert(0, str(Path(__file__).parent))
-from misbehaving_server import MisbehavingServer
-from open_ended_cases import expected_reward, goodness, requests_for, score_reply, settings
 
 PNG = b"\x89PNG\r\n\x1a\n0000"
 

@@ -1,5 +1,4 @@
 import os
-from pathlib import Path
 
 import pytest
 
@@ -8,13 +7,11 @@ from vlaa_jax.rewards.mixed import MixedReward
 from vlaa_jax.rewards.pool import KillablePool
 from vlaa_jax.schema import ScoreRequest, UserError
 
-HERE = Path(__file__).parent
 LINE = r"^golds could not be checked: [^\n]*; run the command again$"
 
 
 @pytest.fixture
 def log(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(str(HERE))
     monkeypatch.setenv("GOLD_TASKS_LOG", str(tmp_path / "log"))
     return tmp_path / "log"
 

@@ -2,20 +2,16 @@
 
 import json
 import math
-import sys
-from pathlib import Path
 
 import pytest
 
+from misbehaving_server import MisbehavingServer
+from open_ended_cases import expected_reward, goodness, requests_for, settings
 from vlaa_jax.rewards.chat_judge import read_grade
 from vlaa_jax.rewards.mixed import MixedReward
 from vlaa_jax.rewards.open_ended import AnswerItem, Judged, ReferenceScorer
 from vlaa_jax.rewards.reward_head import RewardHeadScorer
 from vlaa_jax.schema import ScoreRequest
-
-sys.path.insert(0, str(Path(__file__).parent))
-from misbehaving_server import MisbehavingServer
-from open_ended_cases import expected_reward, goodness, requests_for, settings
 
 
 def judge_reply(request):

@@ -13,12 +13,9 @@ import pytest
 from vlaa_jax.rewards import worker
 from vlaa_jax.rewards.pool import KillablePool
 
-HERE = Path(__file__).parent
-
 
 @pytest.fixture
-def make_pool(monkeypatch):
-    monkeypatch.syspath_prepend(str(HERE))
+def make_pool():
     pools = []
 
     def make(**settings):
@@ -152,7 +149,7 @@ def test_closing_an_unused_pool_starts_nothing(make_pool):
     assert pool._dispatcher._nursery is None
 
 
-def test_a_task_that_cannot_be_imported_is_an_error_everywhere(monkeypatch):
+def test_a_task_that_cannot_be_imported_is_an_error_everywhere():
     with KillablePool("no_such_module:task") as pool:
         outcomes = pool.map([1, 2])
     assert all("no_such_module" in outcome.error for outcome in outcomes)
@@ -167,8 +164,7 @@ def test_a_dead_nursery_is_an_error_not_a_hang(make_pool):
     assert all(outcome.error for outcome in outcomes)
 
 
-def test_a_fork_that_fails_is_an_error_of_one_task(monkeypatch):
-    monkeypatch.syspath_prepend(str(HERE))
+def test_a_fork_that_fails_is_an_error_of_one_task():
     with KillablePool("unforkable_tasks:work", workers=1) as pool:
         outcomes = [pool.map([item])[0] for item in ("exit", 1, 2, "exit", 3, 4, 5)]
     # Forks at "exit", at 1 (fails), at 2, at 3 (fails) and at 4, whose worker answers 5 too.
@@ -235,7 +231,7 @@ ENDINGS = {
 
 @pytest.mark.parametrize("ending", ENDINGS.values(), ids=ENDINGS.keys())
 def test_no_process_outlives_its_parent_however_that_ends(ending):
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(HERE), *sys.path]))
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path))
     child = subprocess.Popen(
         [sys.executable, "-c", SCRIPT.format(ending=ending)],
         env=environment,
