@@ -20,6 +20,19 @@ def test_configs_settle(variant):
     build(RewardSettings, settings.rewards, "config.rewards")
 
 
+def test_variants_are_applied_in_one_order():
+    assert grpo.get_config("lora,tiny") == grpo.get_config("tiny,lora")
+    assert grpo.get_config("dapo,tiny").rewards.overlong_buffer == 48 // 5
+    assert grpo.get_config("rule-only,7b").run.steps == 39
+    assert grpo.get_config("rule-only,tiny").run.steps == 120
+
+
+@pytest.mark.parametrize("variant", ["3b,7b", "tiny,7b", "dapo,drgrpo", "gspo,tiny,dapo"])
+def test_variants_that_exclude_each_other(variant):
+    with pytest.raises(ValueError, match="choose one of"):
+        grpo.get_config(variant)
+
+
 def keys(cls):
     found = set()
     for field in dataclasses.fields(cls):

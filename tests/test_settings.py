@@ -15,6 +15,19 @@ from vlaa_jax.settle import settle
         ({"algo.kl_in_reward": True, "algo.kl_coef": 0.0}, r"algo\.kl_in_reward: there is no KL"),
         ({"algo.dual_clip": 0.5}, r"algo\.dual_clip: 0\.5 must be above 1"),
         ({"algo.loss": "gspo"}, r"algo\.clip_low and clip_high: GSPO"),
+        ({"algo.loss": "cispo", "algo.dual_clip": 3.0}, r"algo\.dual_clip: algo\.loss=cispo has"),
+        (
+            {"algo.loss": "gspo", "algo.aggregation": "token_mean"}
+            | {"algo.clip_low": 3e-4, "algo.clip_high": 4e-4},
+            r"algo\.aggregation: token_mean .* is not GSPO",
+        ),
+        ({"algo.clip_low": 0.0}, r"algo\.clip_low and clip_high: must be above 0"),
+        ({"algo.kl_estimator": "k1"}, r"algo\.kl_estimator: as a loss k1"),
+        ({"optimizer.lr": float("nan")}, r"config\.optimizer\.lr: nan is not a finite number"),
+        ({"optimizer.b2": 1.0}, r"optimizer\.b2: 1\.0"),
+        ({"optimizer.weight_decay": -1.0}, r"optimizer\.weight_decay: -1\.0 is too small"),
+        ({"data.max_pixels": -5}, r"data\.max_pixels: -5 is too small"),
+        ({"data.min_pixels": 9000, "data.max_pixels": 5000}, r"data\.min_pixels: 9000 is above"),
         ({"rollout.temperature": 0.0}, r"rollout\.temperature"),
         ({"rollout.top_p": 0.0}, r"rollout\.top_p: 0\.0 is not"),
         ({"mesh.fsdp": 0}, r"mesh\.fsdp: 0 is not a size"),
@@ -26,4 +39,12 @@ def test_settings_that_cannot_be_meant(changes, message):
         group, name = key.split(".")
         config[group][name] = value
     with pytest.raises(UserError, match=message):
+        settle(config.to_dict())
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_seeds_that_no_generator_takes(seed):
+    config = grpo.get_config()
+    config.seed = seed
+    with pytest.raises(UserError, match=r"seed: .* is not within 0"):
         settle(config.to_dict())

@@ -100,6 +100,8 @@ def _check(s: Settings) -> None:
     weight_by_source(s.data.source_weights, "data.source_weights")
     if s.data.records == "embedded" and (s.data.heldout or s.data.image_root):
         raise UserError("data.heldout and data.image_root: embedded records bring their own")
+    if s.data.max_pixels and s.data.min_pixels > s.data.max_pixels:
+        raise UserError(f"data.min_pixels: {s.data.min_pixels} is above data.max_pixels")
     for name in ("data", "fsdp", "tensor"):
         size = getattr(s.mesh, name)
         if size < 1 and not (name == "data" and size == -1):
@@ -284,6 +286,12 @@ _LEAST: dict[str, float] = {
     "model.unroll": 0,
     "data.workers": 0,
     "data.processes": 0,
+    "data.min_pixels": 0,
+    "data.max_pixels": 0,
+    "data.vision_rows_per_bin": 0,
+    "data.vision_bins_per_shard": 0,
+    "data.embedded_train": 1,
+    "data.embedded_heldout": 1,
     "data.max_prompt_tokens": 1,
     "data.min_prompt_bucket": 1,
 }
