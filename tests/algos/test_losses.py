@@ -179,6 +179,23 @@ def test_diagnostics_by_hand():
         np.testing.assert_allclose(summary[key], value, rtol=1e-4, err_msg=key)
 
 
+def test_clip_frac_of_cispo_and_of_the_dual_clip_by_hand():
+    # Ratios 8, 8, 0.5, 0.5 with advantages 1, -1, 1, -1.
+    old = jnp.full((4, 1), -1.0)
+    logprobs = old + jnp.log(jnp.asarray([[8.0], [8.0], [0.5], [0.5]]))
+    advantages, mask = jnp.asarray([1.0, -1.0, 1.0, -1.0]), jnp.ones((4, 1), bool)
+
+    def fracs(**options):
+        got = losses.ratio_diagnostics(logprobs, old, advantages, mask, **options)
+        summary = losses.summarise_diagnostics(got)
+        return [float(summary[f"clip_frac{end}"]) for end in ("", "_low", "_high")]
+
+    assert fracs() == [0.5, 0.25, 0.25]
+    assert fracs(dual_clip=3.0) == [0.75, 0.25, 0.5]
+    assert fracs(clips_weights=True) == [1.0, 0.5, 0.5]
+    assert fracs(clips_weights=True, clip_low=1.0, clip_high=4.0) == [0.5, 0.0, 0.5]
+
+
 def test_sequence_diagnostics_by_hand():
     # Sequence ratios exp(0.1) with A > 0 (clipped) and exp(0) (not); a third without tokens.
     old = jnp.zeros((3, 2))

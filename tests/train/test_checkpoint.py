@@ -34,7 +34,7 @@ def steps_in(directory):
 
 def test_the_newest_and_the_best_stay(tmp_path, place):
     checkpoints = Checkpoints(tmp_path, 2)
-    for step, score in [(1, 0.2), (2, 0.6), (3, None), (4, 0.5), (5, None), (6, 0.4)]:
+    for step, score in [(1, 0.2), (2, 0.6), (3, float("nan")), (4, 0.5), (5, None), (6, 0.4)]:
         save(checkpoints, place, step, score)
     checkpoints.close()
     assert steps_in(tmp_path) == [2, 5, 6]

@@ -255,14 +255,25 @@ def ratio_diagnostics(
     *,
     clip_low: ArrayLike = 0.2,
     clip_high: ArrayLike = 0.2,
+    dual_clip: float | None = None,
+    clips_weights: bool = False,
 ) -> Diagnostics:
     """Per token: ratio (and its maximum), clip_frac = clip_frac_low + clip_frac_high, approx_kl.
 
-    clip_frac counts tokens whose gradient the clip removes: ratio too high with A > 0, or too low
-    with A < 0. approx_kl is k3 of the old policy against the new.
+    clip_frac counts tokens whose gradient the clip removes: ratio too high with A > 0, too low with
+    A < 0, or above ``dual_clip`` with A < 0. With ``clips_weights`` (CISPO, which bounds the weight
+    of a gradient and removes none) it counts ratios outside of the bounds, whatever A is.
+    approx_kl is k3 of the old policy against the new.
     """
     log_ratio = _log_ratio(logprobs, old_logprobs, mask)
-    return _ratio_figures(log_ratio, _per_token(advantages, mask), mask, clip_low, clip_high)
+    signs = _per_token(advantages, mask)
+    ratio = jnp.exp(log_ratio)
+    low, high = ratio < 1.0 - clip_low, ratio > 1.0 + clip_high
+    if not clips_weights:
+        low, high = low & (signs < 0), high & (signs > 0)
+    if dual_clip is not None:
+        high |= (ratio > dual_clip) & (signs < 0)
+    return _ratio_figures(log_ratio, low, high, mask)
 
 
 def sequence_ratio_diagnostics(
@@ -276,15 +287,14 @@ def sequence_ratio_diagnostics(
 ) -> Diagnostics:
     """The figures of ``ratio_diagnostics`` for GSPO's ratio: per sequence, not per token."""
     log_ratio = sequence_log_ratio(logprobs, old_logprobs, mask)
-    return _ratio_figures(log_ratio, advantages, jnp.any(mask, axis=-1), clip_low, clip_high)
-
-
-def _ratio_figures(
-    log_ratio: Array, advantages: Array, mask: Array, clip_low: ArrayLike, clip_high: ArrayLike
-) -> Diagnostics:
     ratio = jnp.exp(log_ratio)
     low = (ratio < 1.0 - clip_low) & (advantages < 0)
     high = (ratio > 1.0 + clip_high) & (advantages > 0)
+    return _ratio_figures(log_ratio, low, high, jnp.any(mask, axis=-1))
+
+
+def _ratio_figures(log_ratio: Array, low: Array, high: Array, mask: Array) -> Diagnostics:
+    ratio = jnp.exp(log_ratio)
     figures = {
         "ratio": ratio,
         "clip_frac": low | high,

@@ -5,6 +5,7 @@ are functions of (seed, step, prompt), so an interrupted run goes on as if nothi
 step that was under way is done again.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -115,6 +116,8 @@ class Checkpoints:
             OPTIMIZER: ocp.args.StandardSave(_optimizer_tree(state)),
             PROGRESS: ocp.args.JsonSave(progress._asdict()),
         }
+        if score is not None and not math.isfinite(score):
+            score = None  # every held-out score failed; sorted in, it could displace the best
         metrics = None if score is None else {SCORE: score}
         self.best_score = max(self.best_score, float("-inf") if score is None else score)
         self._manager.save(progress.step, args=ocp.args.Composite(**items), metrics=metrics)

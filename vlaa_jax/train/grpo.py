@@ -158,14 +158,15 @@ def apply_updates(
         run.state, norm = run.steps.apply(run.state, grads)
         norms.append(float(norm))
         reports.append(reduce(losses.merge_diagnostics, own_reports))
-        _steer_kl(run, reports[-1], own.shape[0] * own.shape[1])
+        _steer_kl(run, reports[-1], int(own.any(-1).sum()))
     _stop_when_skipping(run)
     summary = losses.summarise_diagnostics(reduce(losses.merge_diagnostics, reports))
     return _update_metrics(run, summary, loss / algo.updates_per_rollout, norms)
 
 
 def _steer_kl(run: Run, report: losses.Diagnostics, sequences: int) -> None:
-    if run.settings.algo.kl_coef and run.settings.algo.kl_target:
+    # An update without a single token has measured nothing; its 0 is no small divergence.
+    if sequences and run.settings.algo.kl_coef and run.settings.algo.kl_target:
         mean = losses.summarise_diagnostics(report)["kl"]
         run.kl = kl.adaptive_kl(run.kl, mean, sequences)
 

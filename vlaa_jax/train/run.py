@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -345,11 +346,10 @@ class Run:
             self.console.print(f"best checkpoint  checkpoints/{self.checkpoints.best}")
 
     def close(self) -> None:
-        """Ends writers, workers and threads."""
-        self.checkpoints.close()
-        self.writer.close()
-        self.loader.close()
-        self.reward.close()
+        """Ends writers, workers and threads, all of them even where one fails."""
+        with ExitStack() as ends:
+            for part in (self.reward, self.loader, self.writer, self.checkpoints):
+                ends.callback(part.close)
 
     def __enter__(self) -> "Run":
         return self

@@ -229,16 +229,13 @@ def _diagnose(
         {"entropy": tokens, "kl": tokens},
         {},
     )
-    by_sequence = algo.loss == "gspo"
-    figures = losses.sequence_ratio_diagnostics if by_sequence else losses.ratio_diagnostics
-    ratio = figures(
-        logprobs,
-        old,
-        batch.advantages_PG,
-        mask,
-        clip_low=algo.clip_low,
-        clip_high=algo.clip_high,
-    )
+    arguments = (logprobs, old, batch.advantages_PG, mask)
+    clip = {"clip_low": algo.clip_low, "clip_high": algo.clip_high}
+    if algo.loss == "gspo":
+        ratio = losses.sequence_ratio_diagnostics(*arguments, **clip)
+    else:
+        dual, weights = algo.dual_clip or None, algo.loss == "cispo"
+        ratio = losses.ratio_diagnostics(*arguments, **clip, dual_clip=dual, clips_weights=weights)
     # The gap is between two computations with the *same* weights.
     gap = losses.logprob_gap(old, batch.sampler_logprobs_PGT, mask)
     merged = [
