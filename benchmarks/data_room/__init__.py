@@ -1,0 +1,1 @@
+"""The measurements of `benchmarks/data.py`, one module for each of its verbs."""

@@ -1,0 +1,65 @@
+"""Memory, threads and processes of a long pass over a data set."""
+
+import argparse
+import os
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+from data_room.samples import checkpoint
+from vlaa_jax.data.build import BuildSettings, build
+from vlaa_jax.data.built import BuiltRecords
+from vlaa_jax.data.chat import Chat
+from vlaa_jax.data.images import ImageProcessor
+from vlaa_jax.data.row_loader import row_budget, row_loader
+from vlaa_jax.data.synthetic.dataset import write_dataset
+
+
+def soak(args: argparse.Namespace, root: Path) -> dict:
+    hf_dir = checkpoint(root / "hf", 36 * 28 * 28)
+    paths = write_dataset(root / "d", n_train=5, n_heldout=5, n_sft=1000)
+    build(paths.sft, paths.images, root / "b", hf_dir, BuildSettings("sft"))
+    records = BuiltRecords(root / "b")
+    options = {"chat": Chat.from_dir(hf_dir), "processor": ImageProcessor.from_dir(hf_dir)}
+    budget = row_budget(records, records.images, **options, tokens_per_row=512, rows_per_shard=4)
+    before = {t.name for t in threading.enumerate()}
+    seen, marks, start = 0, [], time.perf_counter()
+    with row_loader(records, records.images, **options, budget=budget, threads=2) as loader:
+        for batch in loader:
+            seen += int(batch.segment_ids_BT.max(-1).sum())
+            if seen >= (len(marks) + 1) * args.samples // 10:
+                marks.append(rss())
+            if seen >= args.samples:
+                break
+    seconds = time.perf_counter() - start
+    left = sorted({t.name for t in threading.enumerate()} - before)
+    processes = child_processes()
+    growth = marks[-1] / marks[0] - 1
+    print(
+        f"{seen:,} samples in {seconds:.0f} s; RSS at each tenth (MiB): "
+        f"{', '.join(f'{m / 2**20:.0f}' for m in marks)}; growth {growth:+.1%} from the first "
+        f"tenth; threads left: {left or 'none'}; processes left: {processes or 'none'}"
+    )
+    return {
+        "samples": seen,
+        "seconds": seconds,
+        "rss": marks,
+        "growth": growth,
+        "threads_left": left,
+        "processes_left": processes,
+    }
+
+
+def rss() -> int:
+    """Resident bytes of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def child_processes() -> list[str]:
+    """A line of ps for each child of this process, ps itself left out."""
+    children = subprocess.run(
+        ["ps", "--no-headers", "--ppid", str(os.getpid())], capture_output=True, text=True
+    )
+    return [line for line in children.stdout.splitlines() if "ps" not in line.split()]
