@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from vlaa_jax.rewards.exact import curves, floats
 from vlaa_jax.rewards.exact.normal import Algebra, Quotient, positive_content, variables
-from vlaa_jax.rewards.exact.syntax import Shape, Tree, Unsupported, read
+from vlaa_jax.rewards.exact.syntax import read
+from vlaa_jax.rewards.exact.trees import Shape, Tree, Unsupported
 
 _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "="}
 CACHED = 4_096

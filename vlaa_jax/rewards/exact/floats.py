@@ -4,7 +4,7 @@ import cmath
 import math
 from typing import Any
 
-from vlaa_jax.rewards.exact.syntax import Tree
+from vlaa_jax.rewards.exact.trees import Tree
 
 POINTS = 3
 _ROUNDING = 3e-6

@@ -13,7 +13,7 @@ from fractions import Fraction
 from math import gcd
 from typing import NamedTuple
 
-from vlaa_jax.rewards.exact.syntax import Tree, Unsupported
+from vlaa_jax.rewards.exact.trees import Tree, Unsupported
 
 Monomial = tuple[tuple[str, int], ...]
 Poly = dict[Monomial, Fraction]

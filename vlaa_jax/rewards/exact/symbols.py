@@ -9,7 +9,7 @@ from typing import Any
 import sympy
 from latex2sympy2_extended.sets import FiniteSet
 
-from vlaa_jax.rewards.exact.syntax import Shape, Tree, Unsupported
+from vlaa_jax.rewards.exact.trees import Shape, Tree, Unsupported
 
 _RELATIONS = {
     "=": sympy.Eq,

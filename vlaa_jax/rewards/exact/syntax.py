@@ -5,49 +5,17 @@ reader raises ``Unsupported`` and Math-Verify decides. Its conventions that diff
 intuition: implicit products bind tighter than a slash (``1/2x`` is 1/(2x)), ``x^10`` has the
 exponent ten, a whole number before a fraction of whole numbers is a mixed number, ``\log`` has the
 base ten, letters have no case.
-
-A tree is a nested tuple: ("num", Fraction), ("var", name), ("pi",), ("e",), ("inf",),
-("add", a, b), ("mul", a, b), ("div", a, b), ("neg", a), ("pow", a, b), ("root", n, a),
-("fn", name, a), ("log", base, a).
 """
 
 import re
-from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
-Tree = tuple[Any, ...]
+from vlaa_jax.rewards.exact.trees import Shape, Tree, Unsupported
 
 MAX_TEXT = 300
 MAX_NESTING = 10
 MAX_NUMBER = 18
 """Characters of one number."""
-
-
-class Unsupported(Exception):
-    """The text is outside of what is decided here; that says nothing about its worth."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What a whole answer is.
-
-    ======== ======================================================================
-    kind     parts
-    ======== ======================================================================
-    expr     one tree
-    relation trees; ``signs`` between them, each one of = < > <= >=
-    tuple    trees; ``signs`` are the two brackets
-    set      shapes, of a bare list or of braces
-    union    tuple shapes
-    matrix   rows, each a tuple of trees
-    ======== ======================================================================
-    """
-
-    kind: str
-    parts: tuple[Any, ...]
-    signs: tuple[str, ...] = ()
-
 
 _FUNCTION_NAMES = "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh exp ln log"
 FUNCTIONS = frozenset(_FUNCTION_NAMES.split())
