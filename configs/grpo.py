@@ -59,7 +59,7 @@ def get_config(variant: str = "") -> ConfigDict:
             raise ValueError(f"configs/grpo.py has no variant {name!r}; known: {known}")
     for group in EXCLUSIVE:
         if len(both := sorted(group & set(names))) > 1:
-            raise ValueError(f"configs/grpo.py: choose one of {', '.join(both)}")
+            raise ValueError(f"configs/grpo.py: choose one of {' and '.join(both)}, not both")
     config = _paper()
     for name, change in VARIANTS.items():  # in their order, not in that of the command line
         if name in names:

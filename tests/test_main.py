@@ -238,6 +238,12 @@ def test_an_unknown_variant_gets_one_line(tmp_path):
     assert_refused(run(args), "huge", "tiny")
 
 
+def test_a_missing_config_file_gets_one_line():
+    for words in (["--config=configs/nope.py:tiny"], ["--config", "configs/nope.py"]):
+        done = run([sys.executable, "-m", "vlaa_jax.main", *words])
+        assert_refused(done, "--config: configs/nope.py does not exist")
+
+
 def test_a_refused_command_does_not_claim_the_directory(tmp_path):
     bad = command(tmp_path / "run", tmp_path / "cache", "--config.model.checkpoint=/no/such/model")
     assert run(bad).returncode != 0

@@ -91,6 +91,11 @@ def _check_versions() -> None:
 
 def parse(argv: Sequence[str]) -> Sequence[str]:
     """Parses the command line and loads the config; whatever is wrong becomes one line."""
+    for word, following in zip(argv, (*argv[1:], ""), strict=True):
+        name, equals, value = word.lstrip("-").partition("=")
+        file = (value if equals else following).partition(":")[0]
+        if word.startswith("-") and name == "config" and file and not Path(file).is_file():
+            sys.exit(f"vlaa_jax: --config: {file} does not exist")
     try:
         rest = flags.FLAGS(argv)
         if CONFIG.value is not None:
@@ -118,6 +123,7 @@ def _last_words(error: BaseException) -> str:
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
     if "Traceback" in text:
         text = [line for line in text.splitlines() if line.strip()][-1]
+        text = text.removeprefix("ValueError: ")
     return " ".join(text.replace("\\n", " ").replace("\\'", "").split())
 
 

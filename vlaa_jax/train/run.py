@@ -26,7 +26,7 @@ from vlaa_jax.rewards.mixed import MixedReward
 from vlaa_jax.rewards.settings import RewardSettings
 from vlaa_jax.rollout.engine import Engine
 from vlaa_jax.rollout.sampling import Sampling
-from vlaa_jax.schema import UserError
+from vlaa_jax.schema import VERIFIER_TYPES, UserError
 from vlaa_jax.settings import DataSettings, Settings
 from vlaa_jax.train.checkpoint import Checkpoints, Progress
 from vlaa_jax.train.gallery import write_gallery
@@ -409,11 +409,14 @@ def _table(kept: Mapping[str, Mapping[str, float]]) -> Table:
         table.add_column(column, justify="left" if column == "verifier" else "right")
     before, after = kept.get("before", {}), kept.get("after", {})
     constant = kept.get("constant", {})
-    for key in sorted(after, key=lambda k: (k == "heldout/mean", k)):
-        name = key.removeprefix("heldout/")
-        old, new = before.get(key, float("nan")), after[key]
-        bar = f"{constant[name]:.3f}" if name in constant else ""
-        table.add_row(name, bar, f"{old:.3f}", f"{new:.3f}", f"{new - old:+.3f}")
+    names = {key.removeprefix("heldout/") for key in after}
+    kinds = sorted(names & set(VERIFIER_TYPES))
+    for part in (kinds, ["mean"], sorted(names - {*kinds, "mean"})):
+        for name in part:
+            old, new = before.get(f"heldout/{name}", float("nan")), after[f"heldout/{name}"]
+            bar = f"{constant[name]:.3f}" if name in constant else ""
+            table.add_row(name, bar, f"{old:.3f}", f"{new:.3f}", f"{new - old:+.3f}")
+        table.add_section()
     return table
 
 
