@@ -39,14 +39,16 @@ class ModelSettings:
     checkpoint: str = ""
     """HF directory, one of our checkpoints, a hub id, or "embedded" (the tiny default)."""
     dtype: str = "bfloat16"
-    """Activation dtype."""
+    """Activation dtype: float32 or bfloat16."""
     param_dtype: str = "float32"
-    """Dtype of the trained weights; the optimizer's moments follow it."""
+    """Dtype of the trained weights, float32 or bfloat16; the optimizer's moments follow it."""
     remat: str = "full"
+    """What is computed again in the backward pass: "full" all of a layer, "dots" all but its
+    products with weights, "none" nothing."""
     unroll: int = 1
     """Unroll factor of the layer scans; 0 unrolls fully."""
     freeze: tuple[str, ...] = ()
-    """Parts that do not train, of FREEZABLE."""
+    """Parts that do not train: any of vision, merger, language, embeddings; not beside LoRA."""
     lora: LoraSettings = field(default_factory=LoraSettings)
     """With adapters, the base is kept in `dtype` and never trains."""
 
@@ -58,24 +60,28 @@ class DataSettings:
     records: str = ""
     """Records file in the released form, folder of a build, or "embedded" (drawn by code)."""
     image_root: str = ""
+    """Folder that image paths are relative to."""
     heldout: str = ""
     """Held-out records; empty turns evaluation off."""
     system_prompt: str = ""
+    """Empty leaves the system turn to the chat template."""
     max_prompt_tokens: int = 2048
+    """Longest prompt, image tokens included; a longer one is a bad record, nothing is cut."""
     min_prompt_bucket: int = 64
     """Smallest padded prompt length; larger ones come from the ladder."""
     vision_rows_per_bin: int = 0
-    """Rows of 64 patches per vision bin; 0 lets the planner choose."""
+    """Rows of 64 patches per vision bin, at least those of the largest image; 0 lets the planner
+    choose for each batch."""
     vision_bins_per_shard: int = 0
-    """Vision bins per data shard; 0 lets the planner choose."""
+    """Vision bins per data shard; 0 takes as many as a batch needs, rounded up on the ladder."""
     min_pixels: int = 0
-    """0 takes the checkpoint's own preprocessor_config.json."""
+    """Area smaller images are enlarged to; 0 takes the checkpoint's preprocessor_config.json."""
     max_pixels: int = 0
-    """0 takes the checkpoint's own preprocessor_config.json."""
+    """Area larger images are shrunk to; 0 takes the checkpoint's preprocessor_config.json."""
     bad_records: str = "stop"
     """"stop" at the first bad record, or "skip" and count them."""
     verifier_types: tuple[str, ...] = ()
-    """Only records of these verifier types are used; empty takes all."""
+    """Only records of these are used: any of digit, mcq, math, iou, open_ended; empty takes all."""
     box_space: str = ""
     """Space of iou boxes that do not name their own: one of BOX_SPACES, or one per source, as in
     "vg=normalized_square,coco=normalized". Empty: "normalized", or what a build was told."""
@@ -83,7 +89,9 @@ class DataSettings:
     """How often records of each source come, as in "vg=2,synthesis=1"; sources not named do not
     come at all. Empty: every record once an epoch."""
     embedded_train: int = 2000
+    """Training records drawn where records is "embedded"."""
     embedded_heldout: int = 200
+    """Held-out records drawn where records is "embedded"."""
     workers: int = 2
     """Threads that decode and encode images."""
     processes: int = 0
@@ -99,10 +107,15 @@ class RolloutSettings:
     completions: int = 4
     """Completions per prompt (the group size)."""
     max_new_tokens: int = 1024
+    """Longest completion in tokens; one that has not ended by then is truncated."""
     temperature: float = 0.8
+    """Divides the logits, of sampler and trainer alike; above 0."""
     top_p: float = 1.0
+    """Mass of the likeliest tokens that are drawn from, above 0; 1 keeps all."""
     top_k: int = 0
+    """Number of likeliest tokens that are drawn from; 0 keeps all."""
     min_p: float = 0.0
+    """Tokens below this share of the likeliest one's probability are not drawn; 0 keeps all."""
     batch_prompts: int = 0
     """Prompts decoded at once; 0 decodes all together."""
     prefill_prompts: int = 0
@@ -117,20 +130,29 @@ class AlgoSettings:
     """GRPO and its relatives."""
 
     advantage: str = "grpo"
+    """grpo, mean_only (Dr. GRPO), leave_one_out (RLOO) or batch_std; see docs/losses.md."""
     loss: str = "clip"
+    """clip (PPO's ratio per token), gspo (ratio per sequence) or cispo (clipped weight)."""
     clip_low: float = 0.2
+    """The ratio is clipped at 1 - clip_low; above 0 (cispo: or 0), for gspo at most 0.01."""
     clip_high: float = 0.2
+    """The ratio is clipped at 1 + clip_high; as clip_low."""
     dual_clip: float = 0.0
-    """Bound of the ratio for negative advantages; 0 turns it off."""
+    """Bound of the ratio for negative advantages, above 1 and for clip alone; 0 turns it off."""
     aggregation: str = "sequence_mean"
+    """sequence_mean (the only one of gspo), token_mean or constant_length."""
     kl_estimator: str = "k3"
+    """k2 or k3, or with kl_in_reward k1 as well."""
     kl_coef: float = 1e-3
     """Initial KL coefficient; 0 drops the reference model."""
     kl_target: float = 5e-4
     """Target of the adaptive controller; 0 keeps the coefficient fixed."""
     kl_horizon: float = 10_000.0
+    """Sequences over which the controller acts; fewer make it quicker. At least 1."""
     kl_in_reward: bool = False
+    """Subtract the KL from the reward instead of adding it to the loss."""
     entropy_coef: float = 0.0
+    """Weight of an entropy bonus; 0 leaves it out, a negative one punishes entropy."""
     importance_cap: float = 0.0
     """Cap of truncated sampler/trainer importance weights; 0 turns them off."""
     dynamic_sampling: int = 0
@@ -138,10 +160,12 @@ class AlgoSettings:
     mask_truncated: bool = False
     """Leave completions that hit the token limit out of the loss."""
     updates_per_rollout: int = 8
+    """Optimizer updates per step, each on an equal share of the prompts; 1 is on-policy."""
     micro_prompts: int = 0
     """Prompts per gradient-accumulation step; 0 takes a whole update at once."""
     logprob_chunk: int = 1024
-    """Tokens whose vocabulary-size logits exist at the same time."""
+    """Tokens whose logits over the vocabulary exist at the same time, over all devices; 0 takes as
+    many as make 2^26 logits on a data shard."""
 
 
 @dataclass(frozen=True)
@@ -149,24 +173,35 @@ class OptimizerSettings:
     """AdamW with linear warm-up and cosine decay to a floor."""
 
     lr: float = 1e-6
+    """Peak learning rate."""
     min_lr: float = 5e-7
+    """Rate at the end of the cosine; at most lr."""
     warmup_frac: float = 0.03
+    """Share of all updates over which the rate rises from 0 to lr, 0 to 1."""
     b1: float = 0.9
+    """Decay of the mean of gradients, from 0 to below 1."""
     b2: float = 0.95
+    """Decay of the mean of squared gradients, from 0 to below 1."""
     eps: float = 1e-8
+    """Added to the root of the second moment."""
     weight_decay: float = 0.0
+    """Decoupled weight decay, times the rate; of every trained parameter."""
     grad_clip: float = 1.0
+    """Bound of the global gradient norm; 0 turns it off."""
     max_skipped: int = 10
     """Updates with non-finite gradients before the run stops."""
 
 
 @dataclass(frozen=True)
 class MeshSettings:
-    """Sizes of the mesh axes; -1 takes what is left."""
+    """Sizes of the mesh axes; their product is the number of devices."""
 
     data: int = -1
+    """Copies of the parameters, each with its share of the prompts; -1 takes what is left."""
     fsdp: int = 1
+    """Parts that parameters and optimizer state are cut into; prompts are dealt to them too."""
     tensor: int = 1
+    """Parts that heads and feed-forward columns are cut into."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +211,9 @@ class RunSettings:
     steps: int = 49
     """Rollouts (a step is one rollout with all its updates)."""
     save_every: int = 10
+    """Steps between checkpoints; the last step and a new best by held-out reward are saved too."""
     keep_checkpoints: int = 2
+    """How many of the newest checkpoints stay; the best stays beside them."""
     eval_every: int = 0
     """Steps between evaluations on held-out records; 0 evaluates before and after only."""
     eval_completions: int = 1
@@ -192,7 +229,9 @@ class Settings:
     """Everything a run needs, checked."""
 
     task: str
+    """grpo, the only one so far."""
     seed: int = 0
+    """Of sampling, the order of records and new adapters; 0 to 2^32 - 1."""
     model: ModelSettings = field(default_factory=ModelSettings)
     data: DataSettings = field(default_factory=DataSettings)
     rollout: RolloutSettings = field(default_factory=RolloutSettings)
