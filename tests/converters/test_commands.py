@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -56,6 +57,7 @@ def test_there_and_back(source, tmp_path, capsys):
     assert captured.out.split() == [str(tmp_path / "jax"), str(out)]
     assert "jax-to-hf" in captured.err  # the progress bar
     assert "kB" in captured.err
+    assert re.search(r"\d:\d\d:\d\d", captured.err)  # the time left
     index = json.loads((out / "model.safetensors.index.json").read_text())
     assert index["metadata"]["total_size"] == sum(
         4 * int(np.prod(shape)) for shape in hf_shapes(CONFIG).values()

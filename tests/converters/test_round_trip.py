@@ -173,6 +173,22 @@ def test_transformers_reads_what_we_write(tmp_path):
             assert torch.equal(a, b), name
 
 
+def test_a_tied_model_never_gets_a_head_of_its_own(tmp_path):
+    source = hf_directory(tmp_path / "hf", "qwen2_vl", tied=True, layout="old")
+    index = source / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    file = source / content["weight_map"]["model.embed_tokens.weight"]
+    tensors = safetensors.torch.load_file(file)
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    safetensors.torch.save_file(tensors, file, metadata={"format": "pt"})
+    content["weight_map"]["lm_head.weight"] = file.name
+    index.write_text(json.dumps(content))
+    back = jax_to_hf.export(hf_to_jax.convert(source, tmp_path / "jax"), tmp_path / "back")
+    assert set(SafetensorsReader(source).tensors) - set(SafetensorsReader(back).tensors) == {
+        "lm_head.weight"
+    }
+
+
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory):
     root = tmp_path_factory.mktemp("converted")
