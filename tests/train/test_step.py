@@ -1,9 +1,6 @@
 """The update as settings put it together, beside loops over tokens; what is frozen stays."""
 
 import dataclasses
-import importlib.util
-import pathlib
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -11,19 +8,12 @@ import numpy as np
 import optax
 import pytest
 
+import update_case as case
 from vlaa_jax.models.qwen_vl.model import init_params, split_model
 from vlaa_jax.parallel.mesh import make_mesh, replicated
 from vlaa_jax.settings import FREEZABLE, AlgoSettings
 from vlaa_jax.train.state import merge, new_state, part_of, partition
 from vlaa_jax.train.step import Policy, Steps, Totals
-
-if "accumulation_case" not in sys.modules:
-    _spec = importlib.util.spec_from_file_location(
-        "accumulation_case", pathlib.Path(__file__).with_name("test_accumulation.py")
-    )
-    sys.modules["accumulation_case"] = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(sys.modules["accumulation_case"])
-case = sys.modules["accumulation_case"]
 
 COEF, LIMIT = 0.1, 9
 ALLOWED = jnp.ones(case.VOCAB, bool)
