@@ -1,11 +1,8 @@
 """`peft` loads an exported adapter and computes what ours computes, gradients included."""
 
-import importlib.util
 import json
 import re
-import sys
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,19 +12,13 @@ import pytest
 import torch
 from flax import nnx
 
+import hf_oracle
 from converters.cli import main
 from vlaa_jax.models.qwen_vl import lora
 from vlaa_jax.models.qwen_vl.model import split_model
 from vlaa_jax.settings import LoraSettings
 from vlaa_jax.train.state import merge
 
-if "hf_oracle" not in sys.modules:
-    _spec = importlib.util.spec_from_file_location(
-        "hf_oracle", Path(__file__).parents[1] / "models" / "hf_oracle.py"
-    )
-    sys.modules["hf_oracle"] = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(sys.modules["hf_oracle"])
-hf_oracle = sys.modules["hf_oracle"]
 peft = pytest.importorskip("peft")
 
 VISION = {

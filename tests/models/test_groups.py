@@ -1,8 +1,5 @@
 """The shared-prefix layout and cached decoding equal the naive repeated rows."""
 
-import importlib.util
-import pathlib
-import sys
 from functools import partial
 
 import jax
@@ -11,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import hf_oracle
 from vlaa_jax.algos.logprobs import token_logprobs
 from vlaa_jax.models.qwen_vl.axes import PARAM_AXES
 from vlaa_jax.models.qwen_vl.cache import append, empty_burst, empty_suffix
@@ -22,14 +20,6 @@ from vlaa_jax.models.qwen_vl.model import (
 )
 from vlaa_jax.parallel.mesh import batch_sharding, make_mesh
 from vlaa_jax.parallel.sharding import tree_shardings
-
-if "hf_oracle" not in sys.modules:
-    _spec = importlib.util.spec_from_file_location(
-        "hf_oracle", pathlib.Path(__file__).with_name("hf_oracle.py")
-    )
-    sys.modules["hf_oracle"] = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(sys.modules["hf_oracle"])
-hf_oracle = sys.modules["hf_oracle"]
 
 PIECES = [
     [3, (1, 6, 10), 4, (1, 8, 8), 5],

@@ -1,9 +1,6 @@
 """Low-rank adapters: fresh ones change nothing, only they train, without them it is the base."""
 
 import dataclasses
-import importlib.util
-import pathlib
-import sys
 from functools import partial
 
 import jax
@@ -13,6 +10,7 @@ import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec
 
+import hf_oracle
 from vlaa_jax.models.qwen_vl import lora
 from vlaa_jax.models.qwen_vl.axes import PARAM_AXES
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
@@ -23,14 +21,6 @@ from vlaa_jax.parallel.sharding import tree_shardings
 from vlaa_jax.schema import UserError
 from vlaa_jax.settings import LoraSettings
 from vlaa_jax.train.state import merge, partition
-
-if "hf_oracle" not in sys.modules:
-    _spec = importlib.util.spec_from_file_location(
-        "hf_oracle", pathlib.Path(__file__).with_name("hf_oracle.py")
-    )
-    sys.modules["hf_oracle"] = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(sys.modules["hf_oracle"])
-hf_oracle = sys.modules["hf_oracle"]
 
 LORA = LoraSettings(
     rank=3, alpha=12.0, modules=("q_proj", "down_proj"), vision_modules=("qkv", "mlp_0")

@@ -1,8 +1,5 @@
 """Equality with transformers in float32: logits and gradients, both families."""
 
-import importlib.util
-import pathlib
-import sys
 from functools import partial
 
 import jax
@@ -12,15 +9,9 @@ import pytest
 import torch
 from flax import nnx
 
+import hf_oracle
 from vlaa_jax.models.qwen_vl.hf_keys import param_shapes
 from vlaa_jax.models.qwen_vl.model import Compute, split_model
-
-_spec = importlib.util.spec_from_file_location(
-    "hf_oracle", pathlib.Path(__file__).with_name("hf_oracle.py")
-)
-hf_oracle = importlib.util.module_from_spec(_spec)
-sys.modules["hf_oracle"] = hf_oracle
-_spec.loader.exec_module(hf_oracle)
 
 FAMILIES = ["qwen2_5_vl", "qwen2_vl"]
 # Images of odd sizes: partial windows on both edges, strips, exact windows.

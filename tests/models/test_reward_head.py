@@ -1,27 +1,15 @@
 """The scalar head against transformers: hidden state of the last real token times the weight."""
 
-import importlib.util
-import pathlib
-import sys
-
 import jax
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import save_file
 
+import hf_oracle
 from vlaa_jax.models.reward_head.head import load_scalar_head, read_head
 from vlaa_jax.parallel.mesh import make_mesh
 from vlaa_jax.schema import UserError
-
-if "hf_oracle" not in sys.modules:
-    _spec = importlib.util.spec_from_file_location(
-        "hf_oracle", pathlib.Path(__file__).with_name("hf_oracle.py")
-    )
-    _module = importlib.util.module_from_spec(_spec)
-    sys.modules["hf_oracle"] = _module
-    _spec.loader.exec_module(_module)
-hf_oracle = sys.modules["hf_oracle"]
 
 WIDTH = 48
 BIAS = 0.25
