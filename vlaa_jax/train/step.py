@@ -229,13 +229,21 @@ def _diagnose(
         {"entropy": tokens, "kl": tokens},
         {},
     )
-    arguments = (logprobs, old, batch.advantages_PG, mask)
-    clip = {"clip_low": algo.clip_low, "clip_high": algo.clip_high}
-    if algo.loss == "gspo":
-        ratio = losses.sequence_ratio_diagnostics(*arguments, **clip)
-    else:
-        dual, weights = algo.dual_clip or None, algo.loss == "cispo"
-        ratio = losses.ratio_diagnostics(*arguments, **clip, dual_clip=dual, clips_weights=weights)
+    figures = losses.sequence_ratio_diagnostics
+    if algo.loss != "gspo":
+        figures = partial(
+            losses.ratio_diagnostics,
+            dual_clip=algo.dual_clip or None,
+            clips_weights=algo.loss == "cispo",
+        )
+    ratio = figures(
+        logprobs,
+        old,
+        batch.advantages_PG,
+        mask,
+        clip_low=algo.clip_low,
+        clip_high=algo.clip_high,
+    )
     # The gap is between two computations with the *same* weights.
     gap = losses.logprob_gap(old, batch.sampler_logprobs_PGT, mask)
     merged = [
