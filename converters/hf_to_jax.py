@@ -59,7 +59,10 @@ def convert(
     """
     if dtype is not None and dtype not in DTYPES:
         raise UserError(f"unknown dtype {dtype!r}; known are {', '.join(DTYPES)}")
-    weights = HFSource(resolve(source))
+    directory = resolve(source)
+    if (directory / MARKER_NAME).exists():
+        raise UserError(f"{directory} is a converted checkpoint already")
+    weights = HFSource(directory)
     table = key_table(weights.config)
     dtypes = {key: DTYPES[dtype] if dtype else weights.dtype(key) for key in table}
     total = sum(key.size * dtypes[key].itemsize for key in table)

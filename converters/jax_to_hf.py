@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from converters.output import (
+    SUFFIX,
     Buffers,
     copy_sidecars,
     finished_directory,
@@ -63,6 +64,8 @@ def export(
     Raises:
       UserError: the checkpoint is unfinished or broken, or the target cannot be made.
     """
+    if Path(checkpoint).name.endswith(SUFFIX):
+        raise UserError(f"{checkpoint} is what an unfinished conversion left; run that again")
     source = open_params(checkpoint)
     if not isinstance(source, OrbaxSource):
         raise UserError(f"{checkpoint} is a Hugging Face directory already")

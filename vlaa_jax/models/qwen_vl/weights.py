@@ -78,7 +78,7 @@ def resolve(path: str | FilePath, revision: str | None = None) -> FilePath:
       UserError: it is neither, or the download fails.
     """
     local = FilePath(path)
-    if local.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
+    if local.exists() or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(path)):
         return local
     try:
         return FilePath(
