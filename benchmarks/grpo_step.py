@@ -22,9 +22,10 @@ import json
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -329,8 +330,8 @@ def check(ours: Ours, naive: Ours, hf: Torch) -> dict[str, float]:
     return gaps
 
 
-def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """All figures."""
+def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """All figures after each round, so that an interrupted measurement keeps those it has."""
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
     config = QwenVLConfig.from_hf(MINI)
@@ -351,6 +352,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     times: dict[str, dict[str, list[float]]] = {
         name: {"rollout": [], "score": [], "update": []} for name in runs
     }
+    peak = peak_flops()
     for round_ in range(args.rounds + 1):
         for name, run in runs.items():
             rollout_s, tokens = seconds(run.rollout)
@@ -365,10 +367,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             if round_:
                 for phase, value in zip(times[name], (rollout_s, score_s, update_s), strict=True):
                     times[name][phase].append(value)
-    return summary(args, config, times, gaps, memory, peak_flops())
+        if round_:
+            yield summary(round_, args, config, times, gaps, memory, peak)
 
 
 def summary(
+    rounds: int,
     args: argparse.Namespace,
     config: QwenVLConfig,
     times: dict[str, dict[str, list[float]]],
@@ -399,7 +403,7 @@ def summary(
     return {
         "prompts": args.prompts,
         "completions": args.completions,
-        "rounds": args.rounds,
+        "rounds": rounds,
         "parameters": sum(a.size for a in jax.tree.leaves(init_params(config, 0))),
         "median_s": medians,
         "update_speedup_vs_naive": ratio("naive", "ours", "update"),
@@ -454,11 +458,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", help="write the figures to this file")
     args = parser.parse_args()
-    found = measure(args)
-    report(found)
-    if args.json:
-        with open(args.json, "w", encoding="utf-8") as file:
-            json.dump(found, file, indent=1)
+    found: dict[str, Any] = {}
+    for found in measure(args):
+        if args.json:
+            Path(args.json).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if found:
+        report(found)
 
 
 if __name__ == "__main__":
