@@ -220,7 +220,13 @@ class Torch:
     def rollout(self) -> np.ndarray:
         """Samples; gives tokens [P * G, T]."""
         settings = transformers.GenerationConfig(
-            do_sample=True, top_k=0, top_p=1.0, temperature=1.0, max_new_tokens=NEW, pad_token_id=0
+            do_sample=True,
+            top_k=0,
+            top_p=1.0,
+            temperature=1.0,
+            max_new_tokens=NEW,
+            pad_token_id=0,
+            suppress_tokens=[IMAGE],  # it would then be scored as an image without features
         )
         with torch.no_grad():
             out = self.model.generate(**self._inputs(self.ids), generation_config=settings)
