@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from update_case import CONFIG, VOCAB
 from vlaa_jax.algos.logprobs import token_logprobs
-from vlaa_jax.models.qwen_vl.config import QwenVLConfig, TextConfig, VisionConfig
 from vlaa_jax.models.qwen_vl.model import (
     Compute,
     PromptInputs,
@@ -18,19 +18,7 @@ from vlaa_jax.parallel.mesh import batch_sharding, make_mesh, replicated
 from vlaa_jax.rollout.engine import Engine
 from vlaa_jax.rollout.sampling import Sampling
 
-VOCAB, EOS, TEMPERATURE, LIMIT = 40, 7, 1.3, 20
-CONFIG = QwenVLConfig(
-    family="qwen2_5_vl",
-    text=TextConfig(VOCAB, 16, 24, 2, 2, 1, 8, 1e-6, 1e6, (2, 1, 1)),
-    vision=VisionConfig(2, 16, 2, 24, 16, full_blocks=(1,)),
-    tie_word_embeddings=True,
-    image_token_id=30,
-    video_token_id=31,
-    vision_start_token_id=32,
-    vision_end_token_id=33,
-    eos_token_id=EOS,
-    pad_token_id=0,
-)
+EOS, TEMPERATURE, LIMIT = 7, 1.3, 20
 ALLOWED = np.arange(VOCAB) < 30
 
 
