@@ -10,6 +10,7 @@ may come in any order and in pieces; the library of that name does neither.
 import json
 import os
 import threading
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any, Self
 import ml_dtypes
 import numpy as np
 
+from vlaa_jax.foreign import read_object, refuse_dangling
 from vlaa_jax.schema import UserError
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -56,13 +58,14 @@ class SafetensorsReader:
 
     Raises:
       UserError: no weight file, a shard is missing or cut off, a header is broken, a tensor has a
-        dtype that is no plain float, or the index disagrees with the shards.
+        dtype that is no plain float, the index disagrees with the shards, or there are shards and a
+        single file.
     """
 
     def __init__(self, directory: str | Path):
         self.directory = Path(directory)
         self.tensors: dict[str, TensorInfo] = {}
-        weight_map = _read_index(self.directory)
+        weight_map = _choose_weight_map(self.directory)
         for file in sorted(set(weight_map.values())) if weight_map else [SINGLE_NAME]:
             for name, info in read_header(self.directory / file).items():
                 if weight_map and weight_map.get(name) != file:
@@ -138,21 +141,42 @@ def _tensor_info(
     return info
 
 
-def _read_index(directory: Path) -> dict[str, str]:
-    file = directory / INDEX_NAME
-    if not file.exists():
-        if not (directory / SINGLE_NAME).exists():
+def _choose_weight_map(directory: Path) -> dict[str, str]:
+    """Tensor name to shard, or nothing where ``model.safetensors`` is to be read.
+
+    An index left over from an earlier save must not bring the earlier weights back. transformers
+    reads the single file; so do we where no shard is left, and otherwise nobody can tell which of
+    the two is meant.
+    """
+    single, index = directory / SINGLE_NAME, directory / INDEX_NAME
+    if not index.exists():
+        refuse_dangling(index)
+        if not single.exists():
+            refuse_dangling(single)
             raise UserError(f"{directory} holds neither {SINGLE_NAME} nor {INDEX_NAME}")
         return {}
-    try:
-        weight_map = json.loads(file.read_text(encoding="utf-8"))["weight_map"]
-        names = {str(name): str(shard) for name, shard in weight_map.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file} cannot be read: {error!r}") from None
-    for shard in names.values():
-        if shard != Path(shard).name or not shard.endswith(".safetensors"):
-            raise UserError(f"{file}: {shard!r} is not the name of a file beside it")
-    return names
+    if not single.exists():
+        return _read_index(index)
+    shards = set(_read_index(index).values()) - {SINGLE_NAME}
+    if left := sorted(shard for shard in shards if (directory / shard).exists()):
+        raise UserError(
+            f"{directory} holds two sets of weights: {SINGLE_NAME}, and {INDEX_NAME} with "
+            f"{left[0]}; move away the one that is not meant (transformers reads {SINGLE_NAME})"
+        )
+    if shards:
+        warnings.warn(f"{index} is ignored: of its shards none is there", stacklevel=3)
+    return {}
+
+
+def _read_index(file: Path) -> dict[str, str]:
+    weight_map = read_object(file).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise UserError(f"{file} cannot be read: it has no weight_map, or an empty one")
+    for shard in weight_map.values():
+        plain = isinstance(shard, str) and shard == Path(shard).name
+        if not plain or not shard.endswith(".safetensors"):
+            raise UserError(f"{file}: {str(shard)[:80]!r} is not the name of a file beside it")
+    return weight_map
 
 
 class SafetensorsWriter:
