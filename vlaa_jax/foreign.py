@@ -17,25 +17,25 @@ MAX_DEPTH = 64
 """Levels of arrays and objects; a ``config.json`` has three or four."""
 MAX_INT_DIGITS = 19
 """Whole numbers have to fit into 64 bits."""
-MAX_CONFIG_BYTES = 16 << 20
-"""Of a configuration, an index of weights or a template; the largest released ones have 0.3 MB."""
+MAX_CONFIG_BYTES = 4 << 20
+"""Of a configuration, an index of weights or a header; the largest released ones have 0.3 MB. JSON
+may take thirty times its length when it is parsed."""
 MAX_IMAGE_BYTES = 256 << 20
 """Of one encoded image."""
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-_TOO_DEEP = f"nested too deeply, more than {MAX_DEPTH} levels"
 
 
-def parse_json(text: str | bytes, *, finite: bool = True) -> Any:
+def parse_json(text: str | bytes, *, finite: bool = True, max_depth: int = MAX_DEPTH) -> Any:
     """The value of a JSON text.
 
     Args:
       text: bytes are UTF-8, with or without a byte order mark.
       finite: refuse NaN and Infinity, which are no JSON, and numbers like 1e999 that become one.
+      max_depth: levels of arrays and objects.
 
     Raises:
-      ValueError: a short reason: not UTF-8, not JSON, nested more than MAX_DEPTH levels deep, an
-        integer of more than MAX_INT_DIGITS digits, a number that is not finite, or a key that
-        comes twice in one object.
+      ValueError: a short reason: not UTF-8, not JSON, nested too deeply, an integer of more than
+        MAX_INT_DIGITS digits, a number that is not finite, or a key that comes twice in one object.
     """
     if isinstance(text, bytes):
         try:
@@ -49,8 +49,8 @@ def parse_json(text: str | bytes, *, finite: bool = True) -> Any:
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON ({error.msg} at character {error.pos:,})") from None
     except RecursionError:
-        raise ValueError(_TOO_DEEP) from None
-    _check_depth(value)
+        raise _too_deep(max_depth) from None
+    _check_depth(value, max_depth)
     return value
 
 
@@ -114,19 +114,29 @@ def read_object(file: Path, max_bytes: int = MAX_CONFIG_BYTES) -> dict[str, Any]
     try:
         value = parse_json(data)
     except ValueError as error:
-        raise UserError(f"{file} cannot be read: {error}") from None
+        raise UserError(f"{file} cannot be read as JSON: {error}") from None
     if not isinstance(value, dict):
         raise UserError(f"{file} is not a JSON object")
     return value
 
 
-def _check_depth(value: Any) -> None:
+def shown(value: Any) -> str:
+    """A value of a JSON file as a message quotes it: short."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _check_depth(value: Any, max_depth: int) -> None:
     level = [value]
-    for _ in range(MAX_DEPTH + 1):
+    for _ in range(max_depth + 1):
         level = [inner for item in level for inner in _items(item)]
         if not level:
             return
-    raise ValueError(_TOO_DEEP)
+    raise _too_deep(max_depth)
+
+
+def _too_deep(levels: int) -> ValueError:
+    return ValueError(f"nested too deeply: more than {levels} levels deep")
 
 
 def _items(value: Any) -> Any:

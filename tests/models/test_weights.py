@@ -296,7 +296,7 @@ def test_an_index_of_an_earlier_save_never_brings_its_weights_back(tmp_path):
     with pytest.raises(UserError, match=both):
         weights.open_params(tmp_path)
     (tmp_path / "model-00001-of-00002.safetensors").unlink()
-    with pytest.raises(UserError, match="index.json with model-00002-of-00002"):
+    with pytest.raises(UserError, match=r"index\.json with model-00002-of-00002"):
         weights.open_params(tmp_path)
     (tmp_path / "model-00002-of-00002.safetensors").unlink()
     with pytest.warns(UserWarning, match=r"index\.json is ignored: of its shards none is there"):
