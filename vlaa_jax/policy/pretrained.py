@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from vlaa_jax.data.chat import Chat
 from vlaa_jax.data.images import ImageProcessor
 from vlaa_jax.models.qwen_vl import lora, weights
-from vlaa_jax.models.qwen_vl.axes import PARAM_AXES
+from vlaa_jax.models.qwen_vl.axes import PARAM_AXES, layout
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.model import Compute, split_model
 from vlaa_jax.models.qwen_vl.trees import merge
@@ -77,6 +77,7 @@ def open_pretrained(model: ModelSettings, data: DataSettings, mesh: Mesh) -> Pre
         remat=model.remat,
         unroll=model.unroll or True,
         data_shards=data_shards(mesh),
+        layout=layout(config, mesh),
     )
     base_graphdef, _ = split_model(config, compute)
     graphdef, shapes = split_model(config, compute, model.lora)

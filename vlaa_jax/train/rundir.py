@@ -64,8 +64,10 @@ class RunDir:
             self._ends.callback(_lock(path))
             check_settings(path, settings)
             self.checkpoints = self.closes(
-                Checkpoints(path / "checkpoints", self._run.keep_checkpoints)
+                Checkpoints(path / "checkpoints", self._run.keep_checkpoints, self._run.damaged)
             )
+            for step, problem in self.checkpoints.put_aside:
+                console.print(f"checkpoint {step} is damaged ({problem}): kept as {step}.damaged")
         except BaseException:
             self._ends.close()
             raise
