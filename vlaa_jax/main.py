@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
         sys.exit(130)
 
 
-TASKS = {"grpo": "vlaa_jax.train.grpo"}
+TASKS = {"grpo": "vlaa_jax.train.grpo", "sft": "vlaa_jax.train.sft"}
 """Module of each task; its ``run(settings, workdir, console)`` does the work."""
 
 

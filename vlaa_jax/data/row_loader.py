@@ -207,6 +207,35 @@ def row_budget(
     )
 
 
+def count_batches(
+    records: Sequence[Record],
+    images: str | os.PathLike[str] | ImageOpener,
+    *,
+    chat: Chat,
+    processor: ImageProcessor,
+    budget: PackBudget,
+    order: Order,
+    system_prompt: str = "",
+) -> int:
+    """Batches that ``row_loader`` will give in finite epochs; packs sizes, decodes nothing.
+
+    Args:
+      records: as for ``row_loader``.
+      images: as for ``row_loader``.
+      chat: tokenizer and template of the checkpoint.
+      processor: image processor of the checkpoint.
+      budget: shape of a batch.
+      order: with a number of epochs.
+      system_prompt: empty for the template's own.
+    """
+    encoder = Encoder(opener(images), chat, processor, system_prompt)
+    packer: Packer[int] = Packer(budget)
+    stream = ordered(records, order)
+    sized = (encoder.size(stream[i]) for i in range(len(stream)))
+    full = sum(packer.add(0, s.n_tokens, s.grids) is not None for s in sized)
+    return full + sum(1 for _ in packer.flush())
+
+
 def _distinct_sizes(
     records: Sequence[Record], encoder: Encoder, order: Order, tokens_per_row: int
 ) -> dict[tuple[Grid, ...], str]:
