@@ -6,6 +6,7 @@ mesh when told the shardings: a leaf is then read shard by shard, and no host ho
 ``open_params`` gives the source itself, which the converters stream from.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path as FilePath
@@ -75,12 +76,13 @@ def _open_step(step: FilePath) -> OrbaxSource:
 def resolve(path: str | FilePath, revision: str | None = None) -> FilePath:
     """A local directory for a path or a hub id such as ``Qwen/Qwen2.5-VL-3B-Instruct``.
 
-    A path that exists is returned as it is; else a hub id is downloaded (or found in the cache).
+    A path that exists is returned, with a leading ``~`` as the home folder; else a hub id is
+    downloaded (or found in the cache).
 
     Raises:
       UserError: it is neither, or the download fails.
     """
-    local = FilePath(path)
+    local = FilePath(os.path.expanduser(path))
     if local.exists() or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(path)):
         return local
     try:
