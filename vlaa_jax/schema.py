@@ -12,6 +12,7 @@ Nothing here imports an array library other than numpy, so every room can import
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 VERIFIER_TYPES = ("digit", "mcq", "math", "iou", "open_ended")
@@ -111,3 +112,13 @@ class Score:
     def failed(self) -> bool:
         """True when the scorer failed, as opposed to the answer being wrong."""
         return math.isnan(self.reward)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a task says when it has ended."""
+
+    workdir: Path
+    """Directory of what it wrote."""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """Its closing figures, by name."""
