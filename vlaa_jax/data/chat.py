@@ -24,7 +24,7 @@ from vlaa_jax.data.template import (
     template_file,
     try_out,
 )
-from vlaa_jax.foreign import read_bytes, read_object
+from vlaa_jax.foreign import local_path, read_bytes, read_object
 from vlaa_jax.schema import UserError
 
 IMAGE_TOKEN = "<|image_pad|>"
@@ -92,7 +92,7 @@ class Chat:
         """
         from transformers import AutoTokenizer  # a second of import that planning does not need
 
-        path = Path(tokenizer_dir)
+        path = local_path(tokenizer_dir)
         if not path.is_dir():
             raise UserError(f"{path}: no such tokenizer directory")
         _check_files(path)

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from typing import NamedTuple
 
 from vlaa_jax.data.golds import GoldProblems, bad_golds
 from vlaa_jax.data.images import MAX_ASPECT, decode_image, resolve_inside
 from vlaa_jax.data.progress import progress
 from vlaa_jax.data.records import RecordFile, Reject, iter_indexed
+from vlaa_jax.foreign import local_path
 from vlaa_jax.schema import Record, UserError
 
 PUBLISHED = {
@@ -186,7 +186,7 @@ def check_file(
     Raises:
       UserError: the file or the image root cannot be read at all.
     """
-    if not Path(image_root).is_dir():
+    if not local_path(image_root).is_dir():
         raise UserError(f"{image_root}: no such image folder")
     report = CheckReport(str(path), kind)
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
 from vlaa_jax.data.processor_config import field_problem, read_processor_config
+from vlaa_jax.foreign import is_lfs_pointer, local_path
 from vlaa_jax.schema import UserError
 
 MAX_IMAGE_PIXELS = 89_478_485
@@ -114,7 +115,7 @@ class ImageProcessor:
         Raises:
             UserError: no such file, or one that we cannot follow exactly.
         """
-        found, path = read_processor_config(Path(hf_dir))
+        found, path = read_processor_config(local_path(hf_dir))
         found |= {"min_pixels": min_pixels} if min_pixels else {}
         found |= {"max_pixels": max_pixels} if max_pixels else {}
         try:
@@ -216,7 +217,7 @@ def resolve_inside(root: str | os.PathLike[str], relative_path: str) -> Path:
         raise UserError(f"image path {relative_path!r} is empty or has a null character")
     if pure.is_absolute() or ".." in pure.parts:
         raise UserError(f"image path {relative_path!r} leads outside the image root")
-    base = os.path.realpath(root)
+    base = os.path.realpath(local_path(root))
     try:
         path = os.path.realpath(os.path.join(base, relative_path))
         if os.path.commonpath([base, path]) != base:
@@ -252,6 +253,8 @@ def decode_image(
     """Decode an encoded image, upright; the same refusals as ``open_image``, naming ``name``."""
     if not data:
         raise UserError(f"image {name!r} is an empty file")
+    if is_lfs_pointer(data):
+        raise UserError(f"image {name!r} is a git-lfs pointer, not an image; run `git lfs pull`")
     with _refusals(name):
         image = _open(BytesIO(data), name, max_image_pixels)
         image.load()

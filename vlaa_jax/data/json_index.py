@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from vlaa_jax.foreign import refuse_dangling, refuse_pointer
 from vlaa_jax.schema import UserError
 
 _CHUNK = 1 << 20
@@ -46,7 +47,10 @@ def index_json(path: Path) -> JsonIndex:
         after the closing bracket of its array.
     """
     try:
+        refuse_dangling(path)
         with path.open("rb") as file:
+            refuse_pointer(path, file.read(64))
+            file.seek(0)
             first, start = _first_byte(file)
             file.seek(start)
             if first == b"[":

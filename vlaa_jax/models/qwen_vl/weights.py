@@ -6,7 +6,6 @@ mesh when told the shardings: a leaf is then read shard by shard, and no host ho
 ``open_params`` gives the source itself, which the converters stream from.
 """
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path as FilePath
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import huggingface_hub
 
 from vlaa_jax import digests
+from vlaa_jax.foreign import local_path
 from vlaa_jax.models.qwen_vl import hf_keys
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.hf_keys import Key, Path
@@ -96,7 +96,7 @@ def resolve(path: str | FilePath, revision: str | None = None) -> FilePath:
     Raises:
       UserError: it is neither, or the download fails.
     """
-    local = FilePath(os.path.expanduser(path))
+    local = local_path(path)
     if local.exists() or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(path)):
         return local
     try:
