@@ -21,7 +21,7 @@ MAX_CONFIG_BYTES = 4 << 20
 """Of a configuration, an index of weights or a header; the largest released ones have 0.3 MB. JSON
 may take thirty times its length when it is parsed."""
 MAX_IMAGE_BYTES = 256 << 20
-"""Of one encoded image."""
+"""Of one encoded image; the largest one that is decoded has as much without compression."""
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 

@@ -140,7 +140,7 @@ def _check(args: argparse.Namespace, gold_problems: GoldProblems | None) -> int:
                 max_rejects=_EXAMPLES_SHOWN,
                 show_progress=not args.quiet,
             )
-            print(report.table())
+            print("\n".join([report.table(), *report.mode_lines()]))
             for reject in report.rejects:
                 print(f"  {reject}")
             if (more := report.problems - len(report.rejects)) > 0:
