@@ -67,9 +67,7 @@ def test_numbers_that_are_not_finite_are_refused_by_the_image():
             decode_image(saved(values), "a.tif")
 
 
-@pytest.mark.parametrize(
-    "mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"]
-)
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"])
 def test_eight_bits_are_left_alone(mode):
     image = Image.new(mode, (3, 3))
     assert to_8_bits(image) is image
