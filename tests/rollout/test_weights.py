@@ -38,8 +38,10 @@ def test_matrices_are_rounded_once_and_the_rest_stays():
         "bias",
         "scale",
     }
+    compiled = weights.compile_count
     assert weights(got) is got
-    assert weights.compile_count == 1
+    weights(init_params(CONFIG, 1))
+    assert weights.compile_count == compiled
 
 
 @pytest.mark.parametrize(("shape", "tensor"), [((1, 4, 1), 0), ((1, 4, 1), 4), ((2, 1, 2), 0)])

@@ -7,12 +7,12 @@ over heads and columns. Biases and norms stay float32: a rounded bias changes re
 """
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from vlaa_jax.models.qwen_vl.axes import PARAM_AXES, layout
 from vlaa_jax.models.qwen_vl.model import QwenVL
@@ -88,11 +88,17 @@ class SamplingWeights:
         places = places_for(params, model.compute.layout)
         if _ready(params, model.dtype, places):
             return params
-        key = jax.tree.structure(params)
+        dtypes = rollout_dtypes(params, model.dtype)
+        if places is None:
+            return jax.tree.map(self._move, params, dtypes)
+        return jax.tree.map(self._move, params, dtypes, places)
+
+    def _move(self, leaf: jax.Array, dtype: Any, place: NamedSharding | None = None) -> jax.Array:
+        """One array at a time: all in one program would need twice the memory for a while."""
+        key = (dtype, place)
         if key not in self._programs:
-            cast = partial(cast_matrices, dtype=model.dtype)
-            self._programs[key] = jax.jit(cast, out_shardings=places)
-        return self._programs[key](params)
+            self._programs[key] = jax.jit(lambda a: a.astype(dtype), out_shardings=place)
+        return self._programs[key](leaf)
 
 
 def places_for(params: Params, where: Layout | None) -> Any:
@@ -100,21 +106,23 @@ def places_for(params: Params, where: Layout | None) -> Any:
     return None if where is None else tree_shardings(params, PARAM_AXES, where)
 
 
-def cast_matrices(params: Params, dtype: Any) -> Params:
-    """Matrices in `dtype`, as their products cast them; biases and norms as they are."""
+def rollout_dtypes(params: Params, dtype: Any) -> Any:
+    """Types of the weights of a rollout, like `params`.
 
-    def cast(path: tuple, leaf: jax.Array) -> jax.Array:
-        return leaf.astype(dtype) if is_matrix(dotted(path)) else leaf
-
-    return jax.tree_util.tree_map_with_path(cast, params)
+    Matrices get `dtype`, as their products cast them; biases and norms stay as they are.
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jnp.dtype(dtype) if is_matrix(dotted(path)) else leaf.dtype, params
+    )
 
 
 def _ready(params: Params, dtype: Any, places: Any) -> bool:
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    cast = all(leaf.dtype == dtype for path, leaf in leaves if is_matrix(dotted(path)))
+    leaves = jax.tree.leaves(params)
+    wanted = jax.tree.leaves(rollout_dtypes(params, dtype))
+    cast = all(leaf.dtype == want for leaf, want in zip(leaves, wanted, strict=True))
     if places is None or not cast:
         return cast
     return all(
         isinstance(leaf, jax.Array) and leaf.sharding.is_equivalent_to(place, leaf.ndim)
-        for (_, leaf), place in zip(leaves, jax.tree.leaves(places), strict=True)
+        for leaf, place in zip(leaves, jax.tree.leaves(places), strict=True)
     )
