@@ -28,7 +28,7 @@ from vlaa_jax.models.qwen_vl.lora import add_branches
 from vlaa_jax.models.qwen_vl.text import Embedding, SelfAttention, TextModel
 from vlaa_jax.models.qwen_vl.vision import PatchEmbed, VisionInputs, VisionTower
 from vlaa_jax.parallel.sharding import Layout
-from vlaa_jax.settings import LoraSettings
+from vlaa_jax.settings.shared import LoraSettings
 
 Array = jax.Array
 Params = Mapping[str, Any]
