@@ -21,7 +21,7 @@ from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.model import Compute, split_model
 from vlaa_jax.models.qwen_vl.trees import merge
 from vlaa_jax.parallel.mesh import data_shards
-from vlaa_jax.parallel.sharding import dotted, tree_shardings
+from vlaa_jax.parallel.sharding import Layout, dotted, tree_shardings
 from vlaa_jax.rollout.sampling import allowed_tokens
 from vlaa_jax.schema import UserError
 from vlaa_jax.settings.shared import DataSettings, ModelSettings
@@ -88,7 +88,7 @@ def open_pretrained(model: ModelSettings, data: DataSettings, mesh: Mesh) -> Pre
         config=config,
         graphdef=graphdef,
         base_graphdef=base_graphdef,
-        abstract=_place(shapes, model, mesh),
+        abstract=place_params(shapes, model, layout(config, mesh)),
         chat=chat,
         processor=ImageProcessor.from_dir(
             sidecars, data.min_pixels or None, data.max_pixels or None
@@ -111,8 +111,9 @@ def _locate(checkpoint: str) -> Path:
     return path
 
 
-def _place(shapes: Mapping[str, Any], model: ModelSettings, mesh: Mesh) -> Any:
-    shardings = tree_shardings(shapes, PARAM_AXES, mesh)
+def place_params(shapes: Mapping[str, Any], model: ModelSettings, where: Layout) -> Any:
+    """Shapes, dtypes and places of the parameters that training holds, like `shapes`."""
+    shardings = tree_shardings(shapes, PARAM_AXES, where)
 
     def place(path: tuple, leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
         # A base that never trains gains nothing from more digits than it is computed with.
