@@ -43,7 +43,7 @@ from vlaa_jax.models.qwen_vl.hf_keys import key_table
 from vlaa_jax.models.qwen_vl.model import Compute, PromptInputs, init_params, split_model
 from vlaa_jax.rollout.engine import Engine
 from vlaa_jax.rollout.sampling import Sampling
-from vlaa_jax.settings import AlgoSettings
+from vlaa_jax.settings.grpo import AlgoSettings
 from vlaa_jax.train.prompts import prompt_inputs
 from vlaa_jax.train.state import new_state
 from vlaa_jax.train.step import GroupBatch, Policy, Steps, Totals

@@ -26,7 +26,7 @@ from vlaa_jax.parallel.mesh import make_mesh, replicated
 from vlaa_jax.rollout.engine import Engine
 from vlaa_jax.rollout.sampling import Sampling
 from vlaa_jax.schema import Record
-from vlaa_jax.settings import Settings
+from vlaa_jax.settings.grpo import GrpoSettings
 from vlaa_jax.settle import settle
 from vlaa_jax.train.optimizer import make_optimizer
 from vlaa_jax.train.policy import Checkpoint, open_checkpoint
@@ -38,7 +38,7 @@ PROMPTS, COMPLETIONS, NEW = 4, 4, 32
 WORDS = ["How", "many", "red", "blue", "green", "circles", "squares", "are", "left", "of", "the"]
 
 
-def settings_for(dtype: str) -> Settings:
+def settings_for(dtype: str) -> GrpoSettings:
     """The tiny recipe without limits on the shapes it draws."""
     config = recipe.get_config("tiny")
     config.model.dtype = dtype
@@ -61,7 +61,7 @@ def draw(rng: np.random.Generator, checkpoint: Checkpoint) -> Prompt:
 class Loop:
     """Sampling, scoring and updating, as a run has them."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: GrpoSettings) -> None:
         self.mesh = make_mesh(devices=jax.devices()[:1])
         self.checkpoint = open_checkpoint(settings.model, settings.data, self.mesh)
         self.collate = Collator(self.checkpoint, settings.data, self.mesh)

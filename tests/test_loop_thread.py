@@ -9,8 +9,8 @@ import pytest
 
 from vlaa_jax.endpoint import LoopThread
 from vlaa_jax.rewards.mixed import MixedReward
-from vlaa_jax.rewards.settings import RewardSettings
 from vlaa_jax.schema import ScoreRequest
+from vlaa_jax.settings.rewards import RewardSettings
 
 
 def test_work_after_the_end_is_refused():

@@ -13,8 +13,8 @@ from ml_collections import config_flags
 
 from vlaa_jax import __version__
 from vlaa_jax.schema import UserError
-from vlaa_jax.settings import Settings
-from vlaa_jax.settle import build, settle
+from vlaa_jax.settings.grpo import GrpoSettings
+from vlaa_jax.settle import settle
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with a variant after ':'.")
 WORKDIR = flags.DEFINE_string("workdir", "runs/default", "Directory of the run.")
@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
         sys.exit(130)
 
 
-def _run(settings: Settings, workdir: Path) -> None:
+def _run(settings: GrpoSettings, workdir: Path) -> None:
     began = time.monotonic()
     _check_versions()
     import jax
@@ -54,7 +54,6 @@ def _run(settings: Settings, workdir: Path) -> None:
         cache = os.path.expanduser(settings.run.compilation_cache)
         jax.config.update("jax_compilation_cache_dir", cache)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    from vlaa_jax.rewards.settings import RewardSettings
     from vlaa_jax.train import grpo
     from vlaa_jax.train.run import Run
 
@@ -64,8 +63,7 @@ def _run(settings: Settings, workdir: Path) -> None:
         reason = " ".join(str(error).split())
         raise UserError(f"jax finds no device to run on: {reason}") from error
     print(f"vlaa_jax {__version__}  jax {jax.__version__}  {len(devices)} x {devices[0]}")
-    rewards = build(RewardSettings, settings.rewards, "config.rewards")
-    with Run(settings, rewards, workdir) as run:
+    with Run(settings, settings.rewards, workdir) as run:
         print("sampling the held-out records (the first batch compiles)", flush=True)
         run.measure("before")
         print(f"ready after {time.monotonic() - began:.0f} s", flush=True)

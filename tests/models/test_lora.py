@@ -19,7 +19,7 @@ from vlaa_jax.models.qwen_vl.model import Compute, split_model
 from vlaa_jax.parallel.mesh import make_mesh
 from vlaa_jax.parallel.sharding import tree_shardings
 from vlaa_jax.schema import UserError
-from vlaa_jax.settings import LoraSettings
+from vlaa_jax.settings.shared import LoraSettings
 from vlaa_jax.train.state import merge, partition
 
 LORA = LoraSettings(

@@ -13,7 +13,7 @@ from vlaa_jax.models.qwen_vl.axes import PARAM_AXES
 from vlaa_jax.models.qwen_vl.model import Compute, PromptInputs, split_model
 from vlaa_jax.parallel.mesh import batch_sharding, data_shards, make_mesh, replicated
 from vlaa_jax.parallel.sharding import tree_shardings
-from vlaa_jax.settings import AlgoSettings
+from vlaa_jax.settings.grpo import AlgoSettings
 from vlaa_jax.train.state import new_state
 from vlaa_jax.train.step import GroupBatch, Policy, Steps, Totals
 

@@ -8,7 +8,7 @@ import pytest
 
 from update_case import CONFIG, VOCAB, T, batch
 from vlaa_jax.models.qwen_vl.model import init_params, split_model
-from vlaa_jax.settings import AlgoSettings
+from vlaa_jax.settings.grpo import AlgoSettings
 from vlaa_jax.train.state import merge, part_of, partition
 from vlaa_jax.train.step import GroupBatch, Policy, Steps, Totals
 

@@ -13,13 +13,13 @@ from vlaa_jax.data.synthetic.dataset import write_dataset
 from vlaa_jax.parallel.mesh import make_mesh
 from vlaa_jax.rollout.engine import Engine
 from vlaa_jax.rollout.sampling import Sampling
-from vlaa_jax.settings import DataSettings, ModelSettings
+from vlaa_jax.settings.shared import ModelSettings, PromptSettings
 from vlaa_jax.train.policy import open_checkpoint
 from vlaa_jax.train.prompts import Collator, Encoder, heldout_prompts, load_checked
 from vlaa_jax.train.step import Policy
 
 TINY = Path(str(resources.files("vlaa_jax") / "assets" / "tiny"))
-DATA = DataSettings(max_prompt_tokens=200, vision_rows_per_bin=2, vision_bins_per_shard=4)
+DATA = PromptSettings(max_prompt_tokens=200, vision_rows_per_bin=2, vision_bins_per_shard=4)
 PROMPTS, GROUPS, LIMIT, TEMPERATURE = 4, 3, 24, 0.9
 
 

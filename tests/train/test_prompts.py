@@ -16,11 +16,11 @@ from vlaa_jax.data.synthetic.dataset import write_dataset
 from vlaa_jax.parallel.mesh import make_mesh
 from vlaa_jax.rewards.mixed import MixedReward
 from vlaa_jax.schema import UserError
-from vlaa_jax.settings import DataSettings, ModelSettings
+from vlaa_jax.settings.shared import ModelSettings, PromptSettings
 from vlaa_jax.train.policy import open_checkpoint
 from vlaa_jax.train.prompts import Encoder, heldout_prompts, load_checked, training_loader
 
-DATA = DataSettings(bad_records="skip", max_prompt_tokens=200)
+DATA = PromptSettings(bad_records="skip", max_prompt_tokens=200)
 
 
 @pytest.fixture(scope="module")

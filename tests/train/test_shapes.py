@@ -8,11 +8,11 @@ from vlaa_jax.data.encode import encode_prompt
 from vlaa_jax.data.planner import ladder
 from vlaa_jax.parallel.mesh import make_mesh
 from vlaa_jax.schema import Record
-from vlaa_jax.settings import DataSettings, ModelSettings
+from vlaa_jax.settings.shared import ModelSettings, PromptSettings
 from vlaa_jax.train.policy import open_checkpoint
 from vlaa_jax.train.prompts import Collator, Prompt
 
-DATA = DataSettings(max_prompt_tokens=256, min_prompt_bucket=64, vision_rows_per_bin=4)
+DATA = PromptSettings(max_prompt_tokens=256, min_prompt_bucket=64, vision_rows_per_bin=4)
 PROMPTS = 4
 
 

@@ -11,7 +11,8 @@ import pytest
 import update_case as case
 from vlaa_jax.models.qwen_vl.model import init_params, split_model
 from vlaa_jax.parallel.mesh import make_mesh, replicated
-from vlaa_jax.settings import FREEZABLE, AlgoSettings
+from vlaa_jax.settings.grpo import AlgoSettings
+from vlaa_jax.settings.shared import FREEZABLE
 from vlaa_jax.train.state import merge, new_state, part_of, partition
 from vlaa_jax.train.step import Policy, Steps, Totals
 

@@ -23,7 +23,7 @@ from vlaa_jax.parallel.mesh import data_shards
 from vlaa_jax.parallel.sharding import dotted, tree_shardings
 from vlaa_jax.rollout.sampling import allowed_tokens
 from vlaa_jax.schema import UserError
-from vlaa_jax.settings import DataSettings, ModelSettings
+from vlaa_jax.settings.shared import ModelSettings, PromptSettings
 from vlaa_jax.train.state import merge
 
 EMBEDDED = "embedded"
@@ -63,7 +63,7 @@ class Checkpoint:
         return merge(params, lora.init_branches(branches, seed)) if branches else params
 
 
-def open_checkpoint(model: ModelSettings, data: DataSettings, mesh: Mesh) -> Checkpoint:
+def open_checkpoint(model: ModelSettings, data: PromptSettings, mesh: Mesh) -> Checkpoint:
     """Opens an HF directory, one of our checkpoints, a hub id, or the embedded default.
 
     Raises:

@@ -39,8 +39,8 @@ from vlaa_jax.models.qwen_vl.vision import VisionInputs
 from vlaa_jax.parallel.mesh import batch_sharding, data_shards
 from vlaa_jax.rewards.mixed import MixedReward
 from vlaa_jax.schema import Record, UserError
-from vlaa_jax.settings import DataSettings
-from vlaa_jax.settle import box_space_by_source, weight_by_source
+from vlaa_jax.settings import by_source
+from vlaa_jax.settings.shared import PromptSettings
 from vlaa_jax.train.policy import Checkpoint
 
 _AT_ONCE = 256
@@ -67,7 +67,7 @@ class Encoder:
     """Encodes one record; called in the loader's threads."""
 
     checkpoint: Checkpoint
-    data: DataSettings
+    data: PromptSettings
 
     def __call__(self, record: Record, images: tuple[Image.Image, ...]) -> Prompt:
         """Tokens and patches of a record and its decoded images."""
@@ -111,7 +111,7 @@ class _Encode:
 
     chat: Chat
     processor: ImageProcessor
-    data: DataSettings
+    data: PromptSettings
 
     def __call__(self, record: Record, images: tuple[Image.Image, ...]) -> Prompt:
         encoded = encode_prompt(
@@ -211,19 +211,19 @@ def load_checked(
 
 
 def _open_file(
-    path: Path, image_root: Path, data: DataSettings, refuse: Callable[[Reject], None]
+    path: Path, image_root: Path, data: PromptSettings, refuse: Callable[[Reject], None]
 ) -> _Source:
-    spaces = box_space_by_source(data.box_space, "data.box_space")
+    spaces = by_source.box_spaces(data.box_space)
     file = RecordFile(path, kind="grpo", box_space=spaces)
     return _Source(iter_indexed(file, refuse), len(file), opener(image_root), file.reject, False)
 
 
-def _open_build(path: Path, data: DataSettings) -> _Source:
+def _open_build(path: Path, data: PromptSettings) -> _Source:
     built = BuiltRecords(path)
     settings = built.manifest["settings"]
     if settings["kind"] != "grpo":
         raise UserError(f"{path}: is a build of kind {settings['kind']!r}, GRPO needs 'grpo'")
-    spaces = box_space_by_source(data.box_space, "data.box_space")
+    spaces = by_source.box_spaces(data.box_space)
     if data.box_space and spaces != settings["box_space"]:
         raise UserError(
             f"data.box_space: {path} was built with {settings['box_space']!r}; leave it empty, or "
@@ -297,7 +297,7 @@ def training_loader(
         batch_size=batch // hosts,
         order=Order(
             seed=seed,
-            source_weights=weight_by_source(encoder.data.source_weights, "data.source_weights"),
+            source_weights=by_source.source_weights(encoder.data.source_weights),
             host_index=jax.process_index(),
             host_count=hosts,
         ),
@@ -339,7 +339,7 @@ def prompt_inputs(batch: PromptBatch) -> PromptInputs:
 class Collator:
     """Pads prompts to shapes of the ladder and puts them on the mesh."""
 
-    def __init__(self, checkpoint: Checkpoint, data: DataSettings, mesh: Mesh) -> None:
+    def __init__(self, checkpoint: Checkpoint, data: PromptSettings, mesh: Mesh) -> None:
         self._checkpoint = checkpoint
         self._data = data
         self._shards = data_shards(mesh)

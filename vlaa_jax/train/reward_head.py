@@ -20,8 +20,8 @@ from vlaa_jax.models.reward_head.head import ScalarHead, load_scalar_head
 from vlaa_jax.parallel.mesh import data_shards
 from vlaa_jax.rewards.open_ended import AnswerItem, Judged, ReferenceScorer
 from vlaa_jax.rewards.reward_head import RewardHeadScorer
-from vlaa_jax.rewards.settings import RewardSettings
 from vlaa_jax.schema import Record, UserError
+from vlaa_jax.settings.rewards import RewardSettings
 
 
 class InProcessRewardHead:

@@ -23,11 +23,12 @@ from vlaa_jax.models.qwen_vl.lora import without_adapters
 from vlaa_jax.models.qwen_vl.model import PromptInputs
 from vlaa_jax.parallel.mesh import data_shards, make_mesh, replicated
 from vlaa_jax.rewards.mixed import MixedReward
-from vlaa_jax.rewards.settings import RewardSettings
 from vlaa_jax.rollout.engine import Engine
 from vlaa_jax.rollout.sampling import Sampling
 from vlaa_jax.schema import VERIFIER_TYPES, UserError
-from vlaa_jax.settings import DataSettings, Settings
+from vlaa_jax.settings.grpo import GrpoSettings
+from vlaa_jax.settings.rewards import RewardSettings
+from vlaa_jax.settings.shared import PromptSettings
 from vlaa_jax.train.checkpoint import Checkpoints, Progress
 from vlaa_jax.train.gallery import write_gallery
 from vlaa_jax.train.heldout import Heldout, save_json
@@ -63,7 +64,7 @@ class Run:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: GrpoSettings,
         rewards: RewardSettings,
         workdir: Path,
         console: Console | None = None,
@@ -77,7 +78,6 @@ class Run:
         self.mesh: Mesh = make_mesh(**dataclasses.asdict(settings.mesh))
         self.reward = _mixed_reward(rewards, self.mesh, settings.model.dtype)
         _check_shards(settings, data_shards(self.mesh))
-        _check_overlong(settings, rewards)
         self.checkpoint: Checkpoint = open_checkpoint(settings.model, settings.data, self.mesh)
         self.reward.start()
         self.collate_on_mesh = Collator(self.checkpoint, settings.data, self.mesh)
@@ -189,7 +189,7 @@ class Run:
                 seed=self.settings.seed,
             )
 
-    def _files(self, data: DataSettings) -> tuple[Path, Path, Path | None]:
+    def _files(self, data: PromptSettings) -> tuple[Path, Path, Path | None]:
         if data.records != "embedded":
             heldout = Path(data.heldout) if data.heldout else None
             return Path(data.records), Path(data.image_root), heldout
@@ -378,7 +378,7 @@ def _mixed_reward(rewards: RewardSettings, mesh: Mesh, dtype: str) -> MixedRewar
     return MixedReward(rewards)
 
 
-def _check_shards(settings: Settings, shards: int) -> None:
+def _check_shards(settings: GrpoSettings, shards: int) -> None:
     algo, rollout = settings.algo, settings.rollout
     parts = {
         "rollout.prefill_prompts": rollout.prefill_prompts
@@ -392,15 +392,6 @@ def _check_shards(settings: Settings, shards: int) -> None:
                 f"{name}: {size} prompts at once cannot be dealt to {shards} data shards "
                 "(mesh.data x mesh.fsdp); choose a multiple"
             )
-
-
-def _check_overlong(settings: Settings, rewards: RewardSettings) -> None:
-    limit = settings.rollout.max_new_tokens
-    if rewards.overlong_weight and rewards.overlong_buffer > limit:
-        raise UserError(
-            f"rewards.overlong_buffer: {rewards.overlong_buffer} tokens do not fit into "
-            f"rollout.max_new_tokens={limit}"
-        )
 
 
 def _table(kept: Mapping[str, Mapping[str, float]]) -> Table:

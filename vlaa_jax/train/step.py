@@ -18,7 +18,7 @@ from vlaa_jax.algos import advantages, kl, losses
 from vlaa_jax.algos.logprobs import token_logprobs
 from vlaa_jax.models.qwen_vl.lora import has_adapters
 from vlaa_jax.models.qwen_vl.model import PromptInputs, QwenVL, completion_inputs
-from vlaa_jax.settings import AlgoSettings
+from vlaa_jax.settings.grpo import AlgoSettings
 from vlaa_jax.train.state import TrainState, merge
 
 Array = jax.Array

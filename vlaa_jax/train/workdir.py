@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from vlaa_jax.schema import UserError
-from vlaa_jax.settings import DataSettings, Settings
+from vlaa_jax.settings.fields import harmless_names
+from vlaa_jax.settings.grpo import GrpoSettings
+from vlaa_jax.settings.shared import PromptSettings
 
 OPERATIONAL = (
     "data.workers",
@@ -19,10 +21,10 @@ OPERATIONAL = (
     "run.log_rollouts_every",
     "run.compilation_cache",
 )
-"""Settings that may differ when a run is resumed: they change no number."""
+"""GrpoSettings that may differ when a run is resumed: they change no number."""
 
 
-def check_workdir(workdir: Path, settings: Settings) -> None:
+def check_workdir(workdir: Path, settings: GrpoSettings) -> None:
     """Makes the run directory, or checks that it holds a run with these settings.
 
     Raises:
@@ -39,10 +41,11 @@ def check_workdir(workdir: Path, settings: Settings) -> None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"--workdir={workdir}: cannot be used ({reason})") from error
+    harmless = harmless_names(type(settings))
     changed = sorted(
         f"{name}: {old!r} -> {new!r}"
         for name, (old, new) in _differences(recorded, plain(settings)).items()
-        if name not in OPERATIONAL
+        if name not in harmless
     )
     if changed:
         raise UserError(
@@ -51,7 +54,7 @@ def check_workdir(workdir: Path, settings: Settings) -> None:
         )
 
 
-def check_files(data: DataSettings) -> None:
+def check_files(data: PromptSettings) -> None:
     """Looks whether the data is there at all, before anything large is loaded.
 
     Raises:
@@ -67,8 +70,8 @@ def check_files(data: DataSettings) -> None:
             raise UserError(f"data.{name}: {path} does not exist")
 
 
-def plain(settings: Settings) -> dict[str, Any]:
-    """Settings as JSON holds them."""
+def plain(settings: GrpoSettings) -> dict[str, Any]:
+    """GrpoSettings as JSON holds them."""
     return json.loads(json.dumps(dataclasses.asdict(settings)))
 
 

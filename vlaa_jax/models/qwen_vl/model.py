@@ -26,7 +26,7 @@ from vlaa_jax.models.qwen_vl.layers import Linear, unstack
 from vlaa_jax.models.qwen_vl.lora import add_branches
 from vlaa_jax.models.qwen_vl.text import TextModel
 from vlaa_jax.models.qwen_vl.vision import VisionInputs, VisionTower
-from vlaa_jax.settings import LoraSettings
+from vlaa_jax.settings.shared import LoraSettings
 
 Array = jax.Array
 Params = Mapping[str, Any]
