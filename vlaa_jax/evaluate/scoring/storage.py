@@ -17,7 +17,17 @@ MAX_UNITS = 32_767
 MAX_ADDRESS = 2_079
 """A text that begins like an address and is longer is dropped."""
 
-_MISSING = frozenset(
+MISSING = frozenset(
+    (
+        *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND"),
+        *("1.#QNAN", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
+    )
+)
+"""What pandas reads as a missing value."""
+_ADDRESS = 2_079
+"""A text that begins like an address and is longer is dropped."""
+
+MISSING = frozenset(
     "|#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan"
     "|null".split("|")
 )
@@ -36,8 +46,13 @@ def stored(text: str | None, profile: Profile) -> Cell:
         return None
     if address and address[1]:
         text = text[address.end() :]
-    if text in _MISSING:
+    if text in MISSING:
         return None
+    return spreadsheet_safe(text)
+
+
+def spreadsheet_safe(text: str) -> str:
+    """A text as a cell can hold it: cut, and control characters spelled out."""
     return _CONTROL.sub(lambda match: f"_x{ord(match[0]):04X}_", _cut(text))
 
 
