@@ -22,10 +22,11 @@ from vlaa_jax.data.loader import Order, prompt_loader, usable_records
 from vlaa_jax.data.records import load_records
 from vlaa_jax.data.row_loader import row_budget, row_loader
 from vlaa_jax.data.synthetic.tokenizer import tiny_config, write_sidecars
+from vlaa_jax.policy.prompts import Encoder
+from vlaa_jax.policy.usable import load_checked
 from vlaa_jax.rewards.mixed import MixedReward
 from vlaa_jax.schema import UserError
 from vlaa_jax.settings.shared import PromptSettings
-from vlaa_jax.train.prompts import Encoder, load_checked
 
 SECRET = b"outside-the-root-" * 8
 GOOD = {"question": "How many?", "gt": "3", "verifier_type": "digit", "image": "clevr_math/a.png"}

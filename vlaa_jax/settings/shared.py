@@ -158,6 +158,11 @@ class RolloutSettings(Group, name="rollout"):
     burst: int = setting(0, at_least(0))
     """Tokens decoded between two looks for finished completions; 0 decodes to the end in one go."""
 
+    @property
+    def at_once(self) -> int:
+        """Prompts whose prefixes are computed at once."""
+        return self.prefill_prompts or self.batch_prompts or self.prompts
+
 
 @dataclass(frozen=True)
 class OptimizerSettings(Group, name="optimizer"):
@@ -225,3 +230,12 @@ class RunSettings(Group, name="run"):
     """Steps between rollout files; 0 writes none."""
     compilation_cache: str = setting("~/.cache/vlaa_jax/xla", harmless=True)
     """Folder of the persistent compilation cache; empty turns it off."""
+
+    def evaluates(self, step: int) -> bool:
+        """Whether held-out records are looked at after this step."""
+        last = step + 1 == self.steps
+        return last or bool(self.eval_every and (step + 1) % self.eval_every == 0)
+
+    def logs_rollouts(self, step: int) -> bool:
+        """Whether this step's completions are written."""
+        return bool(self.log_rollouts_every) and step % self.log_rollouts_every == 0

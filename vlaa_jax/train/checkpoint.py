@@ -15,8 +15,9 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from vlaa_jax.data.loader import records_digest
+from vlaa_jax.models.qwen_vl.trees import merge
 from vlaa_jax.schema import Record, UserError
-from vlaa_jax.train.state import TrainState, merge
+from vlaa_jax.train.state import TrainState
 
 PARAMS, OPTIMIZER, PROGRESS = "params", "optimizer", "progress"
 SCORE = "heldout_mean"
@@ -30,14 +31,14 @@ class Progress(NamedTuple):
     Attributes:
         step: number of the next step.
         loader: state of the data loader.
-        kl_coef: current KL coefficient.
+        task: numbers that the task itself brings back.
         records: number of records that the loader's position is in.
         records_sha256: their `records_digest`; empty where a checkpoint does not know it.
     """
 
     step: int
     loader: Mapping[str, Any]
-    kl_coef: float
+    task: Mapping[str, float] = {}
     records: int = 0
     records_sha256: str = ""
 

@@ -64,8 +64,11 @@ def _open_step(step: FilePath) -> OrbaxSource:
     run = step.parent.parent
     alpha = None
     if (run / "config.json").exists():
-        model = read_json(run / "config.json").get("model") or {}
-        alpha = (model.get("lora") or {}).get("alpha")
+        try:
+            model = read_json(run / "config.json").get("model") or {}
+            alpha = (model.get("lora") or {}).get("alpha")
+        except AttributeError:
+            raise UserError(f"{run / 'config.json'}: model.lora is no group of settings") from None
     return OrbaxSource(step / "params", run / "hf", lora_alpha=alpha)
 
 

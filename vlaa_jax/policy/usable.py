@@ -1,4 +1,4 @@
-"""From records to prompts on the device: loading, encoding, collating, placing on the mesh."""
+"""Which records can be used, and the loaders over them."""
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -7,20 +7,11 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import jax
-import numpy as np
-from jax.sharding import Mesh
-from PIL import Image
 
-from vlaa_jax.data.batches import PromptBatch, collate_prompts
-from vlaa_jax.data.bins import rows_needed
 from vlaa_jax.data.built import BuiltRecords
-from vlaa_jax.data.chat import Chat
-from vlaa_jax.data.encode import Encoded, encode_prompt
 from vlaa_jax.data.golds import GoldProblems, bad_golds
-from vlaa_jax.data.images import ImageProcessor
 from vlaa_jax.data.loader import (
     ImageOpener,
     Loader,
@@ -29,100 +20,18 @@ from vlaa_jax.data.loader import (
     opener,
     prompt_loader,
 )
-from vlaa_jax.data.measure import Unfit, measure, over_limit
-from vlaa_jax.data.planner import ladder
-from vlaa_jax.data.positions import Grid
+from vlaa_jax.data.measure import Unfit
 from vlaa_jax.data.progress import progress
 from vlaa_jax.data.records import RecordFile, Reject, iter_indexed
-from vlaa_jax.models.qwen_vl.model import PromptInputs
-from vlaa_jax.models.qwen_vl.vision import VisionInputs
-from vlaa_jax.parallel.mesh import batch_sharding, data_shards
+from vlaa_jax.policy.prompts import Encoder, Prompt
 from vlaa_jax.rewards.mixed import MixedReward
 from vlaa_jax.schema import Record, UserError
 from vlaa_jax.settings import by_source
 from vlaa_jax.settings.shared import PromptSettings
-from vlaa_jax.train.policy import Checkpoint
 
 _AT_ONCE = 256
 _MANY = 2000
 """Records whose check takes long enough to say how far it has come."""
-
-
-class Prompt(NamedTuple):
-    """A record ready to be answered.
-
-    Attributes:
-        record: where it came from.
-        encoded: ids, positions and patches.
-        image_size: (width, height) of its first image in pixels, or None for text alone.
-    """
-
-    record: Record
-    encoded: Encoded
-    image_size: tuple[int, int] | None
-
-
-@dataclass(frozen=True)
-class Encoder:
-    """Encodes one record; called in the loader's threads."""
-
-    checkpoint: Checkpoint
-    data: PromptSettings
-
-    def __call__(self, record: Record, images: tuple[Image.Image, ...]) -> Prompt:
-        """Tokens and patches of a record and its decoded images."""
-        return self.alone(record, images)
-
-    @property
-    def alone(self) -> "_Encode":
-        """The same without the model, for other processes."""
-        return _Encode(self.checkpoint.chat, self.checkpoint.processor, self.data)
-
-    def check(self, record: Record, sizes: Sequence[tuple[int, int]]) -> None:
-        """Refuses, without touching pixels, what encoding would refuse.
-
-        Raises:
-            Unfit: special tokens in the text, a shape the processor refuses, too long, or an image
-                that no vision bin holds.
-        """
-        found = measure(
-            record,
-            sizes,
-            self.checkpoint.chat,
-            self.checkpoint.processor,
-            system_prompt=self.data.system_prompt,
-        )
-        if problem := over_limit(found, self.data.max_prompt_tokens):
-            field, reason = problem
-            raise Unfit(field, f"{reason} (data.max_prompt_tokens)", record.id)
-        self._check_rows(record, found.grids)
-
-    def _check_rows(self, record: Record, grids: Sequence[Grid]) -> None:
-        rows, windows = self.data.vision_rows_per_bin, self.checkpoint.window_units
-        needed = max((rows_needed(grid, windows) for grid in grids), default=0)
-        if rows and needed > rows:
-            reason = f"an image needs {needed} vision rows, over data.vision_rows_per_bin={rows}"
-            raise Unfit("image", f"{reason}; raise it or lower data.max_pixels", record.id)
-
-
-@dataclass(frozen=True)
-class _Encode:
-    """Record and images to a prompt."""
-
-    chat: Chat
-    processor: ImageProcessor
-    data: PromptSettings
-
-    def __call__(self, record: Record, images: tuple[Image.Image, ...]) -> Prompt:
-        encoded = encode_prompt(
-            record,
-            images,
-            self.chat,
-            self.processor,
-            system_prompt=self.data.system_prompt,
-            max_tokens=self.data.max_prompt_tokens,
-        )
-        return Prompt(record, encoded, images[0].size if images else None)
 
 
 class Usable(list[Record]):
@@ -189,7 +98,7 @@ def load_checked(
         golds = partial(
             bad_golds,
             gold_problems=gold_problems,
-            resized=encoder.checkpoint.processor.resized,
+            resized=encoder.pretrained.processor.resized,
             only_resized=source.golds_checked,
         )
         pool = stack.enter_context(ThreadPoolExecutor(max(data.workers, 1)))
@@ -322,48 +231,3 @@ def heldout_prompts(records: Sequence[Record], image_root: Path, encoder: Encode
         process=encoder,
     ) as loader:
         return [prompt for batch in loader for prompt in batch]
-
-
-def prompt_inputs(batch: PromptBatch) -> PromptInputs:
-    """The model's view of a host batch."""
-    host: Any = batch  # numpy arrays stand in for the device's
-    return PromptInputs(
-        host.ids_PT,
-        host.positions_PT3,
-        host.length_P,
-        host.unit_src_PT,
-        VisionInputs(*host.vision),
-    )
-
-
-class Collator:
-    """Pads prompts to shapes of the ladder and puts them on the mesh."""
-
-    def __init__(self, checkpoint: Checkpoint, data: PromptSettings, mesh: Mesh) -> None:
-        self._checkpoint = checkpoint
-        self._data = data
-        self._shards = data_shards(mesh)
-        self.sharding = batch_sharding(mesh)
-
-    def __call__(self, prompts: Sequence[Prompt]) -> tuple[PromptInputs, PromptBatch]:
-        """The prompts on the device, and the host batch they came from."""
-        batch = collate_prompts(
-            [p.encoded for p in prompts],
-            self._shards,
-            pad_id=self._checkpoint.chat.pad_id,
-            min_tokens=self._data.min_prompt_bucket,
-            min_prompts=len(prompts),
-            window_units=self._checkpoint.window_units,
-            rows_per_bin=self._data.vision_rows_per_bin or None,
-            bins_per_shard=self._data.vision_bins_per_shard or None,
-        )
-        return jax.device_put(prompt_inputs(batch), self.sharding), batch
-
-    def prompt_bucket(self, prompts: Sequence[Prompt]) -> int:
-        """Positions that the longest of some prompts gets after padding."""
-        longest = max(prompt.encoded.length for prompt in prompts)
-        return ladder(longest, self._data.min_prompt_bucket)
-
-    def put(self, array: np.ndarray) -> jax.Array:
-        """An array with P first, split over the data shards."""
-        return jax.device_put(array, self.sharding)

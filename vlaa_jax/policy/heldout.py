@@ -1,23 +1,19 @@
 """Validation during training: rewards on held-out records, and what constant answers would get."""
 
-import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from vlaa_jax.data.synthetic.baseline import constant_baseline
-from vlaa_jax.models.qwen_vl.model import PromptInputs
+from vlaa_jax.policy.groups import Groups
+from vlaa_jax.policy.prompts import Prompt
+from vlaa_jax.policy.sampler import Sampler
+from vlaa_jax.policy.scoring import CompletionScorer
 from vlaa_jax.rewards.mixed import MixedReward, check_failed
-from vlaa_jax.rollout.engine import Engine
 from vlaa_jax.schema import Record, ScoreRequest
-from vlaa_jax.train.groups import Groups
-from vlaa_jax.train.policy import Checkpoint
-from vlaa_jax.train.prompts import Collator, Prompt
-from vlaa_jax.train.scoring import requests_for, score_completions, texts_of
 
 HELDOUT_STREAM = 0x7E57
 """Folded into the seed, so that validation draws other randomness than training."""
@@ -28,35 +24,17 @@ class Heldout:
 
     Args:
         prompts: the held-out prompts.
-        engine: draws the completions.
-        collator: puts prompts on the device.
-        reward: scores them.
-        checkpoint: tokenizer and processor.
-        image_root: folder of the images.
-        batch: prompts prefilled at once; the last batch is filled up with repeats, which do not
-            count.
+        sampler: draws the completions.
+        scorer: scores them.
         seed: of the run.
     """
 
     def __init__(
-        self,
-        prompts: Sequence[Prompt],
-        engine: Engine,
-        collator: Collator,
-        reward: MixedReward,
-        checkpoint: Checkpoint,
-        image_root: Path,
-        *,
-        batch: int,
-        seed: int,
+        self, prompts: Sequence[Prompt], sampler: Sampler, scorer: CompletionScorer, *, seed: int
     ) -> None:
         self._prompts = list(prompts)
-        self._engine = engine
-        self._collator = collator
-        self._reward = reward
-        self._checkpoint = checkpoint
-        self._image_root = image_root
-        self._batch = batch
+        self._sampler = sampler
+        self._scorer = scorer
         self._key = jax.random.fold_in(jax.random.key(seed), HELDOUT_STREAM)
 
     def __call__(self, params: Mapping[str, Any]) -> tuple[dict[str, float], Groups]:
@@ -69,17 +47,12 @@ class Heldout:
             UserError: more scores failed than rewards.max_failed_frac allows.
         """
         fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
-        rollout = self._engine.generate(
-            params,
-            self._parts(),
-            fold(self._key, np.arange(len(self._prompts))),
-            prefix_length=self._collator.prompt_bucket(self._prompts),
-        )
-        texts = texts_of(self._checkpoint.chat, rollout)
-        requests = requests_for(self._prompts, texts, self._checkpoint.processor, self._image_root)
-        limit = self._engine.max_new_tokens
-        scores = score_completions(self._reward, requests, rollout, limit)
-        check_failed(scores, self._reward.settings.max_failed_frac, where="held-out records")
+        keys_P = fold(self._key, np.arange(len(self._prompts)))
+        rollout = self._sampler(params, self._prompts, keys_P)
+        texts = self._scorer.texts(rollout)
+        scores = self._scorer.score(self._prompts, texts, rollout)
+        most = self._scorer.reward.settings.max_failed_frac
+        check_failed(scores, most, where="held-out records")
         groups = Groups(self._prompts, rollout, texts, scores)
         return summarise(groups), groups
 
@@ -88,15 +61,10 @@ class Heldout:
         prompts = {prompt.record.id: prompt for prompt in self._prompts}
 
         def request(record: Record, response: str) -> ScoreRequest:
-            prompt, processor = prompts[record.id], self._checkpoint.processor
-            return requests_for([prompt], [[response]], processor, self._image_root)[0]
+            return self._scorer.request(prompts[record.id], response)
 
-        return constant_scores([prompt.record for prompt in self._prompts], self._reward, request)
-
-    def _parts(self) -> Iterator[PromptInputs]:
-        for start in range(0, len(self._prompts), self._batch):
-            real = self._prompts[start : start + self._batch]
-            yield self._collator((real * self._batch)[: self._batch])[0]
+        records = [prompt.record for prompt in self._prompts]
+        return constant_scores(records, self._scorer.reward, request)
 
 
 def summarise(groups: Groups) -> dict[str, float]:
@@ -149,10 +117,3 @@ def constant_scores(
     total = sum(baseline.records for baseline in found.values())
     mean = sum(baseline.score * baseline.records for baseline in found.values()) / total
     return {"mean": mean, **{name: baseline.score for name, baseline in found.items()}}
-
-
-def save_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Writes a small JSON file in one piece."""
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)

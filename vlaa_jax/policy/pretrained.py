@@ -19,20 +19,20 @@ from vlaa_jax.models.qwen_vl import lora, weights
 from vlaa_jax.models.qwen_vl.axes import PARAM_AXES
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.model import Compute, split_model
+from vlaa_jax.models.qwen_vl.trees import merge
 from vlaa_jax.parallel.mesh import data_shards
 from vlaa_jax.parallel.sharding import dotted, tree_shardings
 from vlaa_jax.rollout.sampling import allowed_tokens
 from vlaa_jax.schema import UserError
-from vlaa_jax.settings.shared import ModelSettings, PromptSettings
-from vlaa_jax.train.state import merge
+from vlaa_jax.settings.shared import DataSettings, ModelSettings
 
 EMBEDDED = "embedded"
 WEIGHT_SUFFIXES = (".safetensors", ".safetensors.index.json", ".bin", ".pt", ".pth")
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint opened for a run; its weights are read by `load_params`."""
+class Pretrained:
+    """What a checkpoint brings; its weights are read by `load_params`."""
 
     path: Path
     sidecars: Path
@@ -63,7 +63,7 @@ class Checkpoint:
         return merge(params, lora.init_branches(branches, seed)) if branches else params
 
 
-def open_checkpoint(model: ModelSettings, data: PromptSettings, mesh: Mesh) -> Checkpoint:
+def open_pretrained(model: ModelSettings, data: DataSettings, mesh: Mesh) -> Pretrained:
     """Opens an HF directory, one of our checkpoints, a hub id, or the embedded default.
 
     Raises:
@@ -81,7 +81,7 @@ def open_checkpoint(model: ModelSettings, data: PromptSettings, mesh: Mesh) -> C
     base_graphdef, _ = split_model(config, compute)
     graphdef, shapes = split_model(config, compute, model.lora)
     chat = Chat.from_dir(sidecars)
-    return Checkpoint(
+    return Pretrained(
         path=path,
         sidecars=sidecars,
         config=config,

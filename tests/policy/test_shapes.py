@@ -7,10 +7,10 @@ from PIL import Image
 from vlaa_jax.data.encode import encode_prompt
 from vlaa_jax.data.planner import ladder
 from vlaa_jax.parallel.mesh import make_mesh
+from vlaa_jax.policy.pretrained import open_pretrained
+from vlaa_jax.policy.prompts import Collator, Prompt
 from vlaa_jax.schema import Record
 from vlaa_jax.settings.shared import ModelSettings, PromptSettings
-from vlaa_jax.train.policy import open_checkpoint
-from vlaa_jax.train.prompts import Collator, Prompt
 
 DATA = PromptSettings(max_prompt_tokens=256, min_prompt_bucket=64, vision_rows_per_bin=4)
 PROMPTS = 4
@@ -23,7 +23,7 @@ def rungs(least, most):
 def test_varied_prompts_compile_no_more_programs_than_the_ladder_has_entries():
     rng = np.random.default_rng(0)
     mesh = make_mesh(devices=jax.devices()[:1])
-    checkpoint = open_checkpoint(ModelSettings(checkpoint="embedded"), DATA, mesh)
+    checkpoint = open_pretrained(ModelSettings(checkpoint="embedded"), DATA, mesh)
     collate = Collator(checkpoint, DATA, mesh)
     count = jax.jit(lambda inputs: sum(leaf.size for leaf in jax.tree.leaves(inputs)))
 

@@ -18,6 +18,7 @@ from vlaa_jax.models.qwen_vl.model import RowInputs
 from vlaa_jax.models.qwen_vl.vision import VisionInputs
 from vlaa_jax.models.reward_head.head import ScalarHead, load_scalar_head
 from vlaa_jax.parallel.mesh import data_shards
+from vlaa_jax.rewards.mixed import MixedReward
 from vlaa_jax.rewards.open_ended import AnswerItem, Judged, ReferenceScorer
 from vlaa_jax.rewards.reward_head import RewardHeadScorer
 from vlaa_jax.schema import Record, UserError
@@ -138,3 +139,10 @@ def head_scorer(settings: RewardSettings, mesh: Mesh, dtype: str) -> ReferenceSc
         max_tokens=settings.head_max_tokens,
     )
     return ReferenceScorer(RewardHeadScorer(head), settings.cache_entries)
+
+
+def mixed_reward(settings: RewardSettings, mesh: Mesh, dtype: str) -> MixedReward:
+    """The mixed reward, with the in-process head where the settings choose it."""
+    if settings.open_ended == "reward_head":
+        return MixedReward(settings, head_scorer(settings, mesh, dtype))
+    return MixedReward(settings)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vlaa_jax.policy.gallery import write_gallery
+from vlaa_jax.policy.groups import Groups
 from vlaa_jax.rollout.engine import Rollout
 from vlaa_jax.schema import Record, Score, UserError
-from vlaa_jax.train.gallery import write_gallery
-from vlaa_jax.train.groups import Groups
 
 
 def groups(records, texts, rewards):

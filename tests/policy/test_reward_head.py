@@ -9,12 +9,12 @@ from safetensors.numpy import save_file
 
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.parallel.mesh import make_mesh
+from vlaa_jax.policy.reward_head import InProcessRewardHead, head_scorer
 from vlaa_jax.rewards.mixed import MixedReward
 from vlaa_jax.rewards.open_ended import AnswerItem, OpenItem, ReferenceScorer
 from vlaa_jax.rewards.reward_head import RewardHeadScorer
 from vlaa_jax.schema import ScoreRequest, UserError
 from vlaa_jax.settings.rewards import RewardSettings
-from vlaa_jax.train.reward_head import InProcessRewardHead, head_scorer
 
 TINY = resources.files("vlaa_jax") / "assets" / "tiny"
 

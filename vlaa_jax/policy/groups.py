@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vlaa_jax.policy.prompts import Prompt
 from vlaa_jax.rollout.engine import Rollout
 from vlaa_jax.schema import Score
-from vlaa_jax.train.prompts import Prompt
 
 
 class Groups(NamedTuple):

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
+from vlaa_jax.policy.heldout import constant_scores
 from vlaa_jax.rewards.mixed import MixedReward, RewardSettings
 from vlaa_jax.schema import Record, ScoreRequest
-from vlaa_jax.train.heldout import constant_scores
 
 COUNTS = [
     Record(str(i), "How many?", (), gt=gold, verifier_type="digit") for i, gold in enumerate("3345")

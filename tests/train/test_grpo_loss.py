@@ -1,6 +1,7 @@
 """The update as settings put it together, beside loops over tokens; what is frozen stays."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +11,14 @@ import pytest
 
 import update_case as case
 from vlaa_jax.models.qwen_vl.model import init_params, split_model
+from vlaa_jax.models.qwen_vl.trees import merge, part_of, partition
 from vlaa_jax.parallel.mesh import make_mesh, replicated
+from vlaa_jax.policy.distribution import Distribution
 from vlaa_jax.settings.grpo import AlgoSettings
 from vlaa_jax.settings.shared import FREEZABLE
-from vlaa_jax.train.state import merge, new_state, part_of, partition
-from vlaa_jax.train.step import Policy, Steps, Totals
+from vlaa_jax.train.grpo_loss import Context, grpo_loss
+from vlaa_jax.train.state import new_state
+from vlaa_jax.train.update import Update
 
 COEF, LIMIT = 0.1, 9
 ALLOWED = jnp.ones(case.VOCAB, bool)
@@ -23,7 +27,7 @@ ALLOWED = jnp.ones(case.VOCAB, bool)
 @pytest.fixture(scope="module")
 def policy():
     graphdef, _ = split_model(case.CONFIG)
-    return Policy(graphdef, 1.0, 0, 1), init_params(case.CONFIG, 0)
+    return Distribution(graphdef, 1.0, 0, 1), init_params(case.CONFIG, 0)
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +35,22 @@ def batch(policy):
     """A batch whose old, reference and sampler log-probabilities lie near the policy's."""
     rng = np.random.default_rng(1)
     whole = case.batch()
-    own, _ = policy[0].logprobs(policy[1], whole.prompt, whole.tokens_PGT, ALLOWED)
+    own, _ = own_logprobs(policy, whole)
     near = [np.asarray(own + rng.normal(0, 0.4, own.shape), np.float32) for _ in range(3)]
     return whole._replace(
         old_logprobs_PGT=near[0], ref_logprobs_PGT=near[1], sampler_logprobs_PGT=near[2]
     )
+
+
+def own_logprobs(policy, batch):
+    distribution, params = policy
+    return distribution.completion_logprobs(params, batch.prompt, batch.tokens_PGT, ALLOWED)
+
+
+def context(batch):
+    mask = batch.mask_PGT
+    totals = jnp.float32(mask.sum()), jnp.float32(mask.any(-1).sum())
+    return Context(*totals, jnp.float32(COEF), ALLOWED)
 
 
 def loop_loss(algo, batch, logprobs, entropy):
@@ -75,10 +90,10 @@ CASES = [
     {},
     {"clip_low": 0.1, "clip_high": 0.3, "aggregation": "token_mean"},
     {"dual_clip": 1.2, "kl_coef": 0.0},
-    {"kl_estimator": "k1", "aggregation": "constant_length"},
+    {"kl_estimator": "k1", "kl_in_reward": True, "aggregation": "constant_length"},
     {"kl_estimator": "k2", "entropy_coef": 0.3},
     {"kl_in_reward": True, "importance_cap": 1.1},
-    {"loss": "gspo", "clip_low": 0.02, "clip_high": 0.05, "kl_coef": 0.0},
+    {"loss": "gspo", "clip_low": 0.005, "clip_high": 0.01, "kl_coef": 0.0},
     {"loss": "cispo", "clip_low": 0.9, "clip_high": 0.2, "aggregation": "token_mean"},
 ]
 
@@ -87,18 +102,20 @@ CASES = [
 def test_the_loss_that_settings_ask_for(policy, batch, changes):
     options = {"updates_per_rollout": 2, "kl_coef": COEF, "aggregation": "sequence_mean", **changes}
     algo = dataclasses.replace(AlgoSettings(), **options)
-    steps = Steps(policy[0], algo, optax.sgd(1.0), max_new_tokens=LIMIT)
-    mask = batch.mask_PGT
-    totals = Totals(jnp.float32(mask.sum()), jnp.float32(mask.any(-1).sum()))
-    grads, (loss, _) = steps.gradients(policy[1], {}, batch, totals, jnp.float32(COEF), ALLOWED)
-    logprobs, entropy = policy[0].logprobs(policy[1], batch.prompt, batch.tokens_PGT, ALLOWED)
+    update = Update(partial(grpo_loss, policy[0], algo, LIMIT), optax.sgd(1.0))
+    grads, (loss, _) = update.gradients(policy[1], {}, batch, context(batch))
+    logprobs, entropy = policy[0].completion_logprobs(
+        policy[1], batch.prompt, batch.tokens_PGT, ALLOWED
+    )
     want = loop_loss(algo, batch, np.asarray(logprobs), np.asarray(entropy))
     assert float(loss) == pytest.approx(want, rel=2e-4, abs=1e-6)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
 
 
 def test_every_case_is_a_loss_of_its_own(policy, batch):
-    logprobs, entropy = policy[0].logprobs(policy[1], batch.prompt, batch.tokens_PGT, ALLOWED)
+    logprobs, entropy = policy[0].completion_logprobs(
+        policy[1], batch.prompt, batch.tokens_PGT, ALLOWED
+    )
     found = set()
     for changes in CASES:
         options = {"kl_coef": COEF, "aggregation": "sequence_mean", **changes}
@@ -112,12 +129,11 @@ def test_a_frozen_part_keeps_its_bits_and_the_others_move(policy, batch, part):
     trainable, frozen = partition(policy[1], (part,), adapters_only=False)
     optimizer = optax.adamw(1e-2)
     place = replicated(make_mesh(devices=jax.devices()[:1]))
-    steps = Steps(policy[0], AlgoSettings(), optimizer, max_new_tokens=LIMIT)
-    totals = Totals(jnp.float32(batch.mask_PGT.sum()), jnp.float32(case.P * case.G))
-    grads, _ = steps.gradients(trainable, frozen, batch, totals, jnp.float32(COEF), ALLOWED)
+    update = Update(partial(grpo_loss, policy[0], AlgoSettings(), LIMIT), optimizer)
+    grads, _ = update.gradients(trainable, frozen, batch, context(batch))
     before = jax.tree.map(np.array, policy[1])
     state = new_state(jax.tree.map(jnp.copy, trainable), optimizer, place)
-    state, _ = steps.apply(state, grads)
+    state, _ = update.apply(state, grads)
     moved = {}
     for path, new in jax.tree_util.tree_leaves_with_path(merge(state.trainable, frozen)):
         name = ".".join(str(key.key) for key in path)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vlaa_jax.data.images import resolve_inside
-from vlaa_jax.train.groups import Groups
+from vlaa_jax.policy.groups import Groups
 
 LARGEST_IMAGE = 2_000_000
 """Bytes; larger files are named, not shown, so that a page stays a page."""

@@ -2,13 +2,14 @@
 
 import numpy as np
 
+from vlaa_jax.policy.prompts import Prompt
+from vlaa_jax.policy.scoring import CompletionScorer
 from vlaa_jax.rewards.mixed import MixedReward, RewardSettings
 from vlaa_jax.rollout.engine import Rollout
-from vlaa_jax.schema import ScoreRequest
-from vlaa_jax.train.scoring import score_completions
+from vlaa_jax.schema import Record
 
 
-def test_penalties_count_the_tokens_of_each_completion():
+def test_penalties_count_the_tokens_of_each_completion(tmp_path):
     tokens_PGT = np.array([[[7, 7, 7, 7, 0, 0], [1, 2, 3, 4, 5, 6]]], np.int32)
     length_PG = np.array([[4, 6]])
     rollout = Rollout(
@@ -18,12 +19,15 @@ def test_penalties_count_the_tokens_of_each_completion():
         length_PG,
         np.zeros(length_PG.shape, bool),
     )
-    requests = [ScoreRequest("digit", "4", "<answer>4</answer>")] * 2
+    record = Record("r", "How many?", (), gt="4", verifier_type="digit")
+    prompt = Prompt(record, None, None)
+    texts = [["<answer>4</answer>"] * 2]
     settings = RewardSettings(
         repetition_weight=1.0, repetition_ngram=2, overlong_weight=1.0, overlong_buffer=4
     )
     with MixedReward(settings) as reward:
-        scores = score_completions(reward, requests, rollout, 8)
+        scorer = CompletionScorer(reward, None, None, tmp_path, 8)
+        scores = scorer.score([prompt], texts, rollout)
     # "7 7" three times: two of three repeat. The text is one word and repeats nothing.
     assert [score.parts["repetition"] for score in scores] == [1 / 3 - 1, 0.0]
     assert [score.parts["overlong"] for score in scores] == [0.0, -0.5]

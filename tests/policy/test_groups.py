@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 
+from vlaa_jax.policy.groups import Groups, concatenate, varied
 from vlaa_jax.rollout.engine import Rollout
 from vlaa_jax.schema import Score
-from vlaa_jax.train.groups import Groups, concatenate, varied
 
 
 def groups(raw_PG, length):

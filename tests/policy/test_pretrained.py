@@ -11,12 +11,13 @@ import pytest
 
 from vlaa_jax.data.synthetic.dataset import write_dataset
 from vlaa_jax.parallel.mesh import make_mesh
+from vlaa_jax.policy.distribution import Distribution
+from vlaa_jax.policy.pretrained import open_pretrained
+from vlaa_jax.policy.prompts import Collator, Encoder
+from vlaa_jax.policy.usable import heldout_prompts, load_checked
 from vlaa_jax.rollout.engine import Engine
 from vlaa_jax.rollout.sampling import Sampling
 from vlaa_jax.settings.shared import ModelSettings, PromptSettings
-from vlaa_jax.train.policy import open_checkpoint
-from vlaa_jax.train.prompts import Collator, Encoder, heldout_prompts, load_checked
-from vlaa_jax.train.step import Policy
 
 TINY = Path(str(resources.files("vlaa_jax") / "assets" / "tiny"))
 DATA = PromptSettings(max_prompt_tokens=200, vision_rows_per_bin=2, vision_bins_per_shard=4)
@@ -35,7 +36,7 @@ def records(tmp_path_factory):
 
 def sample(directory, place, paths):
     """Completions of the first prompts by a checkpoint, and what made them."""
-    checkpoint = open_checkpoint(
+    checkpoint = open_pretrained(
         ModelSettings(checkpoint=str(directory), dtype="float32", unroll=0), DATA, place
     )
     encoder = Encoder(checkpoint, DATA)
@@ -67,9 +68,11 @@ def sampled(place, records):
 
 def test_with_images_the_sampler_says_what_the_trainer_computes(sampled):
     checkpoint, params, inputs, rollout = sampled
-    policy = Policy(checkpoint.graphdef, TEMPERATURE, 0, 1)
+    policy = Distribution(checkpoint.graphdef, TEMPERATURE, 0, 1)
     tokens = jnp.asarray(rollout.tokens_PGT)
-    want, _ = jax.jit(policy.logprobs)(params, inputs, tokens, jnp.asarray(checkpoint.allowed_V))
+    want, _ = jax.jit(policy.completion_logprobs)(
+        params, inputs, tokens, jnp.asarray(checkpoint.allowed_V)
+    )
     gap = np.where(rollout.mask_PGT, rollout.logprobs_PGT - np.asarray(want), 0)
     # As parity with transformers is measured: against the largest value.
     assert np.abs(gap).max() <= 1e-5 * np.abs(rollout.logprobs_PGT).max()

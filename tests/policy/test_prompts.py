@@ -14,11 +14,12 @@ from vlaa_jax.data.build import BuildSettings, build
 from vlaa_jax.data.loader import Loader
 from vlaa_jax.data.synthetic.dataset import write_dataset
 from vlaa_jax.parallel.mesh import make_mesh
+from vlaa_jax.policy.pretrained import open_pretrained
+from vlaa_jax.policy.prompts import Encoder
+from vlaa_jax.policy.usable import heldout_prompts, load_checked, training_loader
 from vlaa_jax.rewards.mixed import MixedReward
 from vlaa_jax.schema import UserError
 from vlaa_jax.settings.shared import ModelSettings, PromptSettings
-from vlaa_jax.train.policy import open_checkpoint
-from vlaa_jax.train.prompts import Encoder, heldout_prompts, load_checked, training_loader
 
 DATA = PromptSettings(bad_records="skip", max_prompt_tokens=200)
 
@@ -31,7 +32,7 @@ def paths(tmp_path_factory):
 @pytest.fixture(scope="module")
 def checkpoint():
     mesh = make_mesh(devices=jax.devices()[:1])
-    return open_checkpoint(ModelSettings(checkpoint="embedded"), DATA, mesh)
+    return open_pretrained(ModelSettings(checkpoint="embedded"), DATA, mesh)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +82,7 @@ def test_rejects_name_their_place_in_the_file(paths, encoder, tmp_path):
             ]
         ]
         assert all(r.file == str(path) for r in rejects)
-    stop = Encoder(encoder.checkpoint, replace(DATA, bad_records="stop"))
+    stop = Encoder(encoder.pretrained, replace(DATA, bad_records="stop"))
     with pytest.raises(UserError) as refused:
         load_checked(write(path, [raw[0], bad[1]]), paths.images, stop)
     assert str(refused.value).count(str(path)) == 1
@@ -120,7 +121,7 @@ def test_boxes_in_resized_pixels_are_held_against_the_resized_image(paths, encod
     with MixedReward() as reward:
         checks = {"gold_problems": reward.gold_problems}
         manifest = build(
-            path, images, tmp_path / "b", encoder.checkpoint.sidecars, settings, **checks
+            path, images, tmp_path / "b", encoder.pretrained.sidecars, settings, **checks
         )
         assert (manifest["kept"], manifest["rejected"], manifest["golds_checked"]) == (2, 1, True)
         for given in (checks, {}):
@@ -170,7 +171,7 @@ def test_a_build_gives_the_prompts_of_its_file(paths, built, encoder):
 def test_processes_give_the_same_prompts(paths, built, encoder):
     data = replace(DATA, processes=1)
     from_threads = draw(paths.grpo, paths, encoder, 2)
-    from_process = draw(built, paths, Encoder(encoder.checkpoint, data), 2)
+    from_process = draw(built, paths, Encoder(encoder.pretrained, data), 2)
     for a, b in zip(from_threads, from_process, strict=True):
         assert all(map(same, a, b))
     assert not multiprocessing.active_children()
