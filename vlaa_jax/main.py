@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
         sys.exit(130)
 
 
-TASKS = {"grpo": "vlaa_jax.train.grpo"}
+TASKS = {"grpo": "vlaa_jax.train.grpo", "evaluate": "vlaa_jax.evaluate.run"}
 """Module of each task; its ``run(settings, workdir, console)`` does the work."""
 
 

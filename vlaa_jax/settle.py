@@ -8,9 +8,10 @@ from typing import Any
 
 from vlaa_jax.schema import UserError
 from vlaa_jax.settings.build import build
+from vlaa_jax.settings.evaluate import EvaluateSettings
 from vlaa_jax.settings.grpo import GrpoSettings
 
-SETTINGS: dict[str, type] = {"grpo": GrpoSettings}
+SETTINGS: dict[str, type] = {"grpo": GrpoSettings, "evaluate": EvaluateSettings}
 """The settings of each task, by the config's ``task``."""
 
 

@@ -7,11 +7,11 @@ import pytest
 
 from golden_cases import ScriptedJudge, cases
 from vlaa_jax.evaluate.benchmarks import benchmark_named
-from vlaa_jax.evaluate.scoring.profiles import profile_named
 from vlaa_jax.evaluate.score import score_output
+from vlaa_jax.evaluate.scoring.profiles import profile_named
 
-# The original runs these as Python code, and a name, call, comparison, index or boolean gives a number.
-# Nothing of the kind is run here, so the answer is only the text it is.
+# The original runs these as Python code, and a name, call, comparison, index or boolean gives a
+# number. Nothing of the kind is run here, so the answer is only the text it is.
 RUN_AS_CODE = {
     "mathvision-108": "reads a local variable of the evaluator",
     "mathvision-111": "the boolean operator 'and' gives its last value",

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vlaa_jax.evaluate.benchmarks import BENCHMARKS, benchmark_named
-from vlaa_jax.evaluate.judge import JudgeSettings, RecordedJudge, refuse_without_judge
+from vlaa_jax.evaluate.judge import RecordedJudge, refuse_without_judge
 from vlaa_jax.evaluate.predictions import read_predictions
 from vlaa_jax.evaluate.questions import open_questions
 from vlaa_jax.evaluate.report.write import summary_of, text_table, write_verdicts
 from vlaa_jax.evaluate.scoring.profiles import PROFILES, profile_named
 from vlaa_jax.evaluate.scoring_run import Scoring, rows_of_file, score_benchmark
 from vlaa_jax.schema import UserError
+from vlaa_jax.settings.evaluate import JudgeSettings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -15,8 +15,8 @@ from vlaa_jax.evaluate.ledger import Ledger
 from vlaa_jax.evaluate.nouns import Benchmark
 from vlaa_jax.evaluate.predictions import Prediction
 from vlaa_jax.evaluate.questions import Questions
-from vlaa_jax.evaluate.scoring.profiles import PROFILES
 from vlaa_jax.evaluate.score import stored_row
+from vlaa_jax.evaluate.scoring.profiles import PROFILES
 from vlaa_jax.schema import UserError
 
 _AS_IS = PROFILES["2026-08-lossless"]

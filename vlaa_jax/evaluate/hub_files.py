@@ -1,4 +1,4 @@
-"""Reading the originals from the Hugging Face hub out of a local folder: parquet, JSON or JSON Lines.
+"""The originals from the Hugging Face hub, from a local folder: parquet, JSON or JSON Lines.
 
 Files are taken in natural order of their names, so that ``sample_variant10`` follows
 ``sample_variant9``. Images are bytes in the records, or paths inside the folder.

@@ -1,4 +1,4 @@
-"""The judge: a chat model behind an endpoint whose replies are recorded, so that a run can be replayed.
+"""The judge: a chat model behind an endpoint, whose replies are recorded and can be replayed.
 
 A call that failed is counted and gives no reply; it is never recorded, so a later run asks again.
 """
@@ -8,58 +8,16 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from vlaa_jax.endpoint import Endpoint, EndpointError, EndpointSettings
 from vlaa_jax.evaluate.ledger import Ledger
 from vlaa_jax.evaluate.nouns import Benchmark, Question
 from vlaa_jax.schema import UserError
-from vlaa_jax.settings.fields import Group, above, at_least, setting, within
+from vlaa_jax.settings.evaluate import JudgeSettings
 
 _HOPELESS = 5
 """Failures without any success after which the run stops."""
-
-
-@dataclass(frozen=True)
-class JudgeSettings(Group, name="judge"):
-    """Who reads the answers that rules cannot read."""
-
-    url: str = ""
-    """Base URL of an OpenAI-compatible endpoint, e.g. http://localhost:8000/v1; empty: recorded
-    replies only, if there are any."""
-    model: str = "gpt-4o-mini-2024-07-18"
-    """Model asked for, and part of the key of every recorded reply. The default is the
-    leaderboard's."""
-    key_env: str = "OPENAI_API_KEY"
-    """Environment variable with the bearer token."""
-    temperature: float = setting(0.0, within(0, 2))
-    """Where a benchmark does not say."""
-    repeat: int = setting(0, at_least(0))
-    """Another number asks for replies of their own, to see how far the judge agrees with itself."""
-    replies: str = ""
-    """File of recorded replies to read and add to; empty: judge.jsonl in the working directory."""
-    rules_only: bool = False
-    """Score without a judge what rules can decide; gives a sub-score, never a headline."""
-    max_failed: float = setting(0.02, within(0, 1))
-    """Share of outputs whose judge may fail before there is no headline."""
-    concurrency: int = setting(8, at_least(1), harmless=True)
-    """Requests in flight at once."""
-    timeout_s: float = setting(60.0, above(0), harmless=True)
-    """Deadline of a request in seconds, retries included."""
-    retries: int = setting(3, at_least(0), harmless=True)
-    """Further tries of a request after a failure that may pass."""
-
-    def endpoint(self) -> EndpointSettings:
-        """Settings of the client."""
-        return EndpointSettings(
-            url=self.url,
-            model=self.model,
-            key_env=self.key_env,
-            concurrency=self.concurrency,
-            timeout_s=self.timeout_s,
-            retries=self.retries,
-        )
 
 
 def refuse_without_judge(
@@ -153,7 +111,7 @@ class RecordedJudge:
 
     async def _call(self, question: Question, key: str) -> str | None:
         if self._endpoint is None:
-            self._endpoint = Endpoint(self._settings.endpoint())
+            self._endpoint = Endpoint(_client(self._settings))
         self.asked += 1
         try:
             reply = await self._endpoint.chat(
@@ -187,3 +145,14 @@ class RecordedJudge:
         if self._endpoint is not None:
             await self._endpoint.aclose()
         self._ledger.close()
+
+
+def _client(settings: JudgeSettings) -> EndpointSettings:
+    return EndpointSettings(
+        url=settings.url,
+        model=settings.model,
+        key_env=settings.key_env,
+        concurrency=settings.concurrency,
+        timeout_s=settings.timeout_s,
+        retries=settings.retries,
+    )

@@ -1,7 +1,7 @@
 """Append-only files of JSON lines that survive a kill at any moment.
 
-A record counts once its line is complete. A line that a kill tore is cut off when the file is opened
-again; damage anywhere else is an error, because nothing here writes it.
+A record counts once its line is complete. A line that a kill tore is cut off when the file is
+opened again; damage anywhere else is an error, because nothing here writes it.
 """
 
 import fcntl

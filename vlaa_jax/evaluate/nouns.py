@@ -57,11 +57,13 @@ class Verdict:
     reason: str = ""
     asked: int = 0
     """Replies asked of the judge."""
+    unread: bool = False
+    """The judge replied, and no answer could be read from that; wrong, as in the original."""
 
     @property
     def known(self) -> bool:
-        """Whether the output was judged at all."""
-        return self.path in ("rule", "judge")
+        """Whether it is known that the output is right or wrong."""
+        return self.unread or self.path in ("rule", "judge", "error")
 
 
 @dataclass(frozen=True)

@@ -136,9 +136,7 @@ def _turned(columns: dict[str, Any]) -> list[dict[str, Any]]:
     }
     if not all(isinstance(cells, list) for cells in lists.values()):
         return [columns]
-    return [
-        dict(zip(lists, cells, strict=True)) for cells in zip(*lists.values(), strict=False)
-    ]
+    return [dict(zip(lists, cells, strict=True)) for cells in zip(*lists.values(), strict=False)]
 
 
 def _read_jsonl(path: Path) -> Iterator[Mapping[str, Any]]:

@@ -1,4 +1,4 @@
-"""The questions of a benchmark: their columns in memory, their images read when they are asked for."""
+"""The questions of a benchmark: columns in memory, images read when they are asked for."""
 
 import hashlib
 from collections.abc import Callable, Sequence

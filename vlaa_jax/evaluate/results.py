@@ -92,10 +92,13 @@ def summarise(
     predictions = [one for sample in samples for one in sample.predictions]
     per_sample = [benchmark.units(sample.scored) for sample in samples]
     units = averaged(per_sample)
-    paths = Counter(one.verdict.path for one in scored)
+    paths = Counter("unread" if one.verdict.unread else one.verdict.path for one in scored)
     missing = questions - min(len(sample.scored) for sample in samples)
     right = [one.verdict.hit for one in scored if one.verdict.path == "rule"]
     hits = _hits(samples)
+    lengths = [len(one.text) for one in predictions]
+    tokens = [one.tokens for one in predictions if one.tokens is not None]
+    cut = [pair for pair in zip(predictions, scored, strict=True) if pair[0].truncated]
     others = {
         name: statistics.estimate(averaged([score(sample.scored) for sample in samples]))
         for name, score in benchmark.other_scores.items()
@@ -114,11 +117,16 @@ def summarise(
         missing=missing,
         not_extracted=sum(one.verdict.extracted is None for one in scored if one.verdict.known),
         changed_by_storage=sum(_changed(one.text, profile) for one in predictions),
-        **_lengths(predictions, scored),
+        truncated=len(cut),
+        truncated_right=sum(one.verdict.hit for _, one in cut),
+        characters={"mean": fmean(lengths), "median": float(median(lengths))},
+        tokens=fmean(tokens) if tokens else None,
         spread=_spread(per_sample),
         pass_at={k: statistics.pass_at_k(hits, k) for k in _powers(len(samples))},
         agreement=statistics.agreement(hits) if len(samples) > 1 else None,
-        without_think=statistics.estimate(benchmark.units(without_think)) if without_think else None,
+        without_think=statistics.estimate(benchmark.units(without_think))
+        if without_think
+        else None,
         difference=statistics.paired_difference(units, baseline) if baseline else None,
     )
 
@@ -150,18 +158,6 @@ def _withheld(
     if failed > max_failed * outputs:
         return f"no verdict on {failed:,} of {outputs:,} outputs (judge.max_failed={max_failed:g})"
     return ""
-
-
-def _lengths(predictions: Sequence[Prediction], scored: Sequence[Scored]) -> dict[str, object]:
-    lengths = [len(one.text) for one in predictions] or [0]
-    tokens = [one.tokens for one in predictions if one.tokens is not None]
-    cut = [pair for pair in zip(predictions, scored, strict=True) if pair[0].truncated]
-    return {
-        "truncated": len(cut),
-        "truncated_right": sum(one.verdict.hit for _, one in cut),
-        "characters": {"mean": fmean(lengths), "median": float(median(lengths))},
-        "tokens": fmean(tokens) if tokens else None,
-    }
 
 
 def _changed(text: str, profile: Profile) -> bool:

@@ -81,7 +81,9 @@ def _of_sample(
         if one.sample != number:
             continue
         if one.index not in places:
-            raise UserError(f"prediction for index {one.index!r}: {benchmark.title} has no such row")
+            raise UserError(
+                f"prediction for index {one.index!r}: {benchmark.title} has no such row"
+            )
         if one.index in found:
             raise UserError(f"index {one.index!r} has two predictions of sample {number}")
         found[one.index] = one

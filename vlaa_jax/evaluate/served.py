@@ -7,8 +7,8 @@ from typing import Any
 
 from vlaa_jax.endpoint import Endpoint, EndpointError, EndpointSettings
 from vlaa_jax.evaluate.generate import Done, Generated, Job, seed_of
-from vlaa_jax.evaluate.settings import GenerationSettings
 from vlaa_jax.schema import UserError
+from vlaa_jax.settings.evaluate import GenerationSettings
 
 _MAGIC = {b"\xff\xd8\xff": "jpeg", b"\x89PNG": "png", b"RIFF": "webp", b"GIF8": "gif"}
 

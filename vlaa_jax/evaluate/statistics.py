@@ -1,8 +1,9 @@
 """Intervals, paired differences and spread of scores whose parts are not all independent.
 
-Units of a cluster (variants of one question, questions of one problem) move together; the variance of
-a mean is that of the clusters' sums. Sources: Miller, "Adding Error Bars to Evals" (arXiv 2411.00640)
-for clustered and paired errors; Wilson (1927) for shares; Chen et al. (arXiv 2107.03374) for pass@k.
+Units of a cluster (variants of one question, questions of one problem) move together; the variance
+of a mean is that of the clusters' sums. Sources: Miller, "Adding Error Bars to Evals" (arXiv
+2411.00640) for clustered and paired errors; Wilson (1927) for shares; Chen et al. (arXiv
+2107.03374) for pass@k.
 """
 
 import math

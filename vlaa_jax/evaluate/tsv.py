@@ -1,7 +1,7 @@
 """Reading the public tables (TSV) with their images in base64.
 
-Only the text columns are kept; where a row stands in the file is remembered, and its images are read
-from there when they are wanted.
+Only the text columns are kept; where a row stands in the file is remembered, and its images are
+read from there when they are wanted.
 """
 
 import base64

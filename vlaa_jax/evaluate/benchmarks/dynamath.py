@@ -1,8 +1,8 @@
 """DynaMath (arXiv 2411.00836): 501 questions in ten variants each, 5,010 rows.
 
-The leaderboard's number is the worst case: a question counts when all its variants are right. Outputs
-are asked for as JSON with a short answer; what cannot be read goes to the judge once. Answers that are
-words pass as a fragment of the gold, even an empty one, as in the original.
+The leaderboard's number is the worst case: a question counts when all its variants are right.
+Outputs are asked for as JSON with a short answer; what cannot be read goes to the judge once.
+Answers that are words pass as a fragment of the gold, even an empty one, as in the original.
 """
 
 import json
@@ -64,7 +64,7 @@ async def score(row: Row, output: Cell, judge: Judge | None, profile: Profile) -
         return Verdict(_right(row, kind, said), "judge", _shown(said), asked=asked)
     reason = "no reply" if reply is None else f"the reply {reply[:40]!r} holds no answer"
     begins = kind == "multiple choice" and as_text(row["answer"]) in text[:3].upper()
-    return Verdict(begins, "failed", None, reason=reason, asked=asked)
+    return Verdict(begins, "failed", None, reason=reason, asked=asked, unread=reply is not None)
 
 
 def _braced(text: str) -> str:

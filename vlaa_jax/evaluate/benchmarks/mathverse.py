@@ -1,7 +1,7 @@
-"""MathVerse testmini, vision only (arXiv 2403.14624): accuracy of 788 questions read off the image.
+"""MathVerse testmini, vision only (arXiv 2403.14624): 788 questions read off the image.
 
-The judge extracts from every output; an extraction that is the gold is right, any other is compared by
-the judge.
+The judge extracts from every output; an extraction that is the gold is right, any other is compared
+by the judge.
 """
 
 import json
@@ -10,7 +10,7 @@ from typing import Any
 
 from vlaa_jax.evaluate.asking import first_usable, judge_prompt
 from vlaa_jax.evaluate.hub import as_column
-from vlaa_jax.evaluate.nouns import Benchmark, Judge, Line, Row, RowError, Scored, Verdict
+from vlaa_jax.evaluate.nouns import Benchmark, Judge, Line, Path, Row, RowError, Scored, Verdict
 from vlaa_jax.evaluate.scoring.profiles import Profile
 from vlaa_jax.evaluate.scoring.storage import Cell, as_text, stored
 from vlaa_jax.evaluate.tables import row_units
@@ -23,7 +23,7 @@ async def score(row: Row, output: Cell, judge: Judge | None, profile: Profile) -
     prompt = judge_prompt("mathverse_extract", response=as_text(output))
     reply, asked = await first_usable(judge, "extract", prompt)
     extracted = stored(reply or "", profile)
-    extract_path = "failed" if reply is None else "judge"
+    extract_path: Path = "failed" if reply is None else "judge"
     said = None if extracted is None else str(extracted)
     gold = as_text(row["answer"])
     if as_text(extracted).strip() == gold.strip():
@@ -37,7 +37,7 @@ async def score(row: Row, output: Cell, judge: Judge | None, profile: Profile) -
     judgement, more = await first_usable(
         judge, "score", prompt, usable=lambda reply: reply.strip() in ("0", "1")
     )
-    path = "failed" if judgement is None else "judge"
+    path: Path = "failed" if judgement is None else "judge"
     hit = judgement is not None and judgement.strip() == "1"
     return Verdict(hit, path, said, extract_path, asked=asked + more)
 

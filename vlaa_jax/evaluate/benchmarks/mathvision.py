@@ -1,8 +1,8 @@
 """MathVision (arXiv 2402.14804), full test and its mini set: plain accuracy.
 
-A choice is matched by rule, a free-form answer by ``answers_equal``; the judge extracts from the rest.
-In ``2025-04`` no free-form answer is right without the judge: the original's time limit fails in
-worker threads there.
+A choice is matched by rule, a free-form answer by ``answers_equal``; the judge extracts from the
+rest. In ``2025-04`` no free-form answer is right without the judge: the original's time limit fails
+in worker threads there.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from typing import Any
 
 from vlaa_jax.evaluate.asking import first_usable, judge_prompt
 from vlaa_jax.evaluate.hub import as_column, with_choices
-from vlaa_jax.evaluate.nouns import Benchmark, Judge, Line, Row, RowError, Scored, Verdict
+from vlaa_jax.evaluate.nouns import Benchmark, Judge, Line, Path, Row, RowError, Scored, Verdict
 from vlaa_jax.evaluate.scoring.equality import answers_equal
 from vlaa_jax.evaluate.scoring.options import chosen_option, lettered
 from vlaa_jax.evaluate.scoring.profiles import Profile
@@ -31,7 +31,7 @@ async def score(row: Row, output: Cell, judge: Judge | None, profile: Profile) -
     )
     reply, asked = await first_usable(judge, "extract", prompt)
     cell = stored(reply or "", profile)
-    path = "failed" if reply is None else "judge"
+    path: Path = "failed" if reply is None else "judge"
     said = None if cell is None else str(cell)
     return Verdict(_right(row, options, cell, profile), path, said, asked=asked)
 

@@ -1,8 +1,8 @@
 """MathVista testmini (arXiv 2310.02255): 1,000 questions on images, plain accuracy.
 
 A choice is matched by rule, a number must parse as a whole; the judge extracts from the rest. Two
-quirks of the original are kept: answers that are text or lists are always wrong, and a correct 0 goes
-to the judge, because it is taken for nothing.
+quirks of the original are kept: answers that are text or lists are always wrong, and a correct 0
+goes to the judge, because it is taken for nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from typing import Any
 
 from vlaa_jax.evaluate.asking import first_usable, judge_prompt
 from vlaa_jax.evaluate.hub import as_column, choice_letter
-from vlaa_jax.evaluate.nouns import Benchmark, Judge, Line, Row, RowError, Scored, Verdict
+from vlaa_jax.evaluate.nouns import Benchmark, Judge, Line, Path, Row, RowError, Scored, Verdict
 from vlaa_jax.evaluate.scoring.options import chosen_option, lettered
 from vlaa_jax.evaluate.scoring.profiles import Profile
 from vlaa_jax.evaluate.scoring.storage import Cell, as_text, stored
@@ -30,7 +30,7 @@ async def score(row: Row, output: Cell, judge: Judge | None, profile: Profile) -
     )
     reply, asked = await first_usable(judge, "extract", prompt)
     cell = stored(reply or "", profile)
-    path = "failed" if reply is None else "judge"
+    path: Path = "failed" if reply is None else "judge"
     said = None if cell is None else str(cell)
     return Verdict(_right(row, cell, profile), path, said, asked=asked)
 

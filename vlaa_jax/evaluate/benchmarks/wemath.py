@@ -1,9 +1,9 @@
 """WeMath testmini (arXiv 2407.01284): 525 problems in steps, 1,740 rows, the strict score.
 
 Every problem asks its steps one by one and then all at once. With S all steps right and M the whole
-right: S and M is mastery, S without M inadequate generalisation, M without S rote memorisation, neither
-insufficient knowledge. Strict pays mastery 1 and inadequate generalisation 1/2; loose calls it rote only
-where no step is right.
+right: S and M is mastery, S without M inadequate generalisation, M without S rote memorisation,
+neither insufficient knowledge. Strict pays mastery 1 and inadequate generalisation 1/2; loose calls
+it rote only where no step is right.
 """
 
 import functools

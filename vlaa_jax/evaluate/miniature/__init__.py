@@ -1,1 +1,1 @@
-"""A miniature of the six benchmarks, drawn by code, and a scripted judge, for runs without downloads."""
+"""A miniature of the six benchmarks, drawn by code, and a scripted judge: nothing to download."""

@@ -1,7 +1,7 @@
 """A judge that goes by a script, behind a real HTTP server with the OpenAI chat interface.
 
-It reads what the templates of ``prompts/`` put in front of it and copies out the last letter, number or
-word that fits, so the same prompt always gets the same reply.
+It reads what the templates of ``prompts/`` put in front of it and copies out the last letter,
+number or word that fits, so the same prompt always gets the same reply.
 """
 
 import json
@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 MAX_BODY = 8 * 2**20
+_LETTERS = re.compile(r"\b[A-D]\b")
 _WORDS = re.compile(r"-?\d+(?:[./]\d+)?|\b[A-Z]\b")
 
 
@@ -25,7 +26,8 @@ def scripted_reply(prompt: str) -> str:
         return _last(_after(prompt, "Model:", "\nAnswer:"), "null")
     said = _after(prompt, "Reply:", "\nFinal answer:", "\nLetter")
     if prompt.startswith(("Which option", "A question has")):
-        return _last(re.sub(r"[^A-Z ]", " ", said), "Z")
+        letters = _LETTERS.findall(said)
+        return letters[-1] if letters else "Z"
     return _last(said, "None")
 
 

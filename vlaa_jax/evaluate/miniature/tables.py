@@ -22,9 +22,7 @@ def write_tables(root: Path, seed: int = 0) -> None:
     root.mkdir(parents=True, exist_ok=True)
     for benchmark in LEADERBOARD:
         rng = random.Random(f"{seed} {benchmark.name}")
-        rows = [
-            {"index": index, **row} for index, row in enumerate(_ROWS[benchmark.name](rng))
-        ]
+        rows = [{"index": index, **row} for index, row in enumerate(_ROWS[benchmark.name](rng))]
         header = list(dict.fromkeys(key for row in rows for key in row))
         path = root / f"{benchmark.dataset}.tsv"
         with path.open("w", encoding="utf-8", newline="") as file:

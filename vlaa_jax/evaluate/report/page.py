@@ -1,9 +1,10 @@
-"""One offline page: the leaderboard's table, each benchmark, and wrong answers with their images."""
+"""One offline page: the leaderboard's table, the benchmarks, wrong answers with their images."""
 
 import base64
 import html
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from PIL import Image
@@ -18,7 +19,7 @@ from vlaa_jax.schema import UserError
 _SHOWN_CHARS = 4_000
 _THUMB = 360
 _STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 68rem; padding: 0 1rem }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 68rem }
 table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .2rem .6rem; text-align: right }
 td:first-child, th:first-child { text-align: left } tr { border-bottom: 1px solid #8883 }
 tr.ours { font-weight: 600 } .wrong { border: 1px solid #8885; padding: .8rem; margin: .8rem 0 }
@@ -64,7 +65,10 @@ def _benchmark(result: Result) -> str:
         ["Cut at the limit of tokens", f"{result.truncated:,}, right {result.truncated_right:,}"],
         ["No answer found", f"{result.not_extracted:,}"],
         ["Changed by the original's storage", f"{result.changed_by_storage:,}"],
-        ["Characters, mean and median", " / ".join(f"{n:,.0f}" for n in result.characters.values())],
+        [
+            "Characters, mean and median",
+            " / ".join(f"{n:,.0f}" for n in result.characters.values()),
+        ],
         ["New tokens, mean", _number(result.tokens)],
     ]
     facts += [[label, interval(value)] for label, value in result.others.items()]
@@ -91,22 +95,18 @@ def _breakdown(result: Result) -> str:
 
 def _wrong(scoring: Scoring, questions: Questions, most: int) -> list[str]:
     wrong = (line for line in verdict_lines(scoring) if not line["hit"] and not line["sample"])
-    shown = []
-    for line in wrong:
-        if len(shown) == most:
-            break
-        place = scoring.places[line["index"]]
-        question = str(questions.rows[place].get("question"))
-        shown.append(_one_wrong(line, question, lambda place=place: questions.images(place)))
-    return shown
+    return [
+        _one_wrong(line, questions, scoring.places[line["index"]]) for line in islice(wrong, most)
+    ]
 
 
-def _one_wrong(line: Mapping[str, Any], question: str, images: Callable[[], list[bytes]]) -> str:
+def _one_wrong(line: Mapping[str, Any], questions: Questions, place: int) -> str:
+    question = str(questions.rows[place].get("question"))
     facts = f"gold <b>{_escaped(line['gold'])}</b>, extracted <b>{_escaped(line['extracted'])}</b>"
     facts += f", {line['path']}" + (f": {_escaped(line['reason'])}" if line["reason"] else "")
     text = _marked(line["scored_text"], line["span"])
     return (
-        f"<div class=wrong>{_thumbnails(images)}<b>{_escaped(line['index'])}</b> {facts}"
+        f"<div class=wrong>{_thumbnails(questions, place)}<b>{_escaped(line['index'])}</b> {facts}"
         f"<pre class=quiet>{_escaped(question[:_SHOWN_CHARS])}</pre><pre>{text}</pre></div>"
     )
 
@@ -121,9 +121,9 @@ def _marked(text: str, span: Sequence[int] | None) -> str:
     return _escaped(text[first:start]) + inside + _escaped(text[end:last])
 
 
-def _thumbnails(images: Callable[[], list[bytes]]) -> str:
+def _thumbnails(questions: Questions, place: int) -> str:
     try:
-        decoded = [decode_image(data) for data in images()]
+        decoded = [decode_image(data) for data in questions.images(place)]
     except UserError as error:
         return f"<span class=quiet>{_escaped(error)}</span>"
     return "".join(f'<img alt="" src="{_thumbnail(image)}">' for image in decoded)

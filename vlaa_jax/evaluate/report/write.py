@@ -45,7 +45,7 @@ def summary_of(result: Result) -> dict[str, Any]:
     return values | {name: getattr(result, name) for name in names}
 
 
-_PATHS = ("rule", "judge", "failed", "unjudged", "error")
+_PATHS = ("rule", "judge", "unread", "failed", "unjudged", "error")
 
 
 def _plain(value: Any) -> Any:

@@ -1,1 +1,1 @@
-"""How a text becomes a verdict: the rules of VLMEvalKit by date, with nothing that runs the text."""
+"""How a text becomes a verdict: the rules of VLMEvalKit by date, and nothing runs the text."""

@@ -55,17 +55,16 @@ def power(base: Number, exponent: Number) -> Number:
         OverflowError: the result would have more than MAX_BITS bits.
         ZeroDivisionError: a power of zero that is not defined.
     """
-    if isinstance(base, int) and isinstance(exponent, int):
-        if base.bit_length() * abs(exponent) > MAX_BITS and abs(base) > 1:
-            raise OverflowError
+    whole = isinstance(base, int) and isinstance(exponent, int)
+    if whole and abs(base) > 1 and base.bit_length() * abs(exponent) > MAX_BITS:  # type: ignore[union-attr]
+        raise OverflowError
     result: Number = base**exponent
     return result
 
 
 def _value(node: ast.AST) -> Number:
-    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
-        number: int | float = node.value
-        return number
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
+        return node.value  # True is a name in lower case
     if isinstance(node, ast.UnaryOp):
         return _OPERATORS[type(node.op)](_value(node.operand)) if _known(node.op) else _none()
     if not isinstance(node, ast.BinOp):

@@ -1,8 +1,8 @@
 r"""The value of a text in LaTeX, as VLMEvalKit comes to one at two dates, by a grammar of our own.
 
-The original turns an answer into an expression and evaluates what that expression prints as. So only
-what prints as plain arithmetic has a value: a square root, a power of one half held as a fraction, pi
-or any letter has none. The two dates use two readers, which disagree on a good deal:
+The original turns an answer into an expression and evaluates what that expression prints as. So
+only what prints as plain arithmetic has a value: a square root, a power of one half held as a
+fraction, pi or any letter has none. The two dates use two readers, which disagree on a good deal:
 
     ``2025-04``  latex2sympy2 1.9.1            2 1/2 is a product, ``x=5`` is 5
     ``2026-08``  latex2sympy2-extended 1.11.0  whole numbers side by side are a mixed number; boxes,
@@ -241,9 +241,8 @@ class _Reader:
         if token in _OPENING:
             return self._group()
         self._take()
-        number = _TEXT.fullmatch(token) if self._new else None
-        if number:
-            return _Term(float(number[1]) if "." in number[1] else int(number[1]))
+        if self._new and (text := _TEXT.fullmatch(token)):
+            return _Term(float(text[1]) if "." in text[1] else int(text[1]))
         if token in _FRACTIONS:
             return self._fraction()
         if token == "\\sqrt":
@@ -305,7 +304,7 @@ class _Reader:
 
 
 def _is_number(token: str) -> bool:
-    return token[:1].isdigit() or token[1:2].isdigit() and token[0] == "."
+    return token[:1].isdigit() or (token[:1] == "." and token[1:2].isdigit())
 
 
 def _is_whole(term: _Term) -> bool:

@@ -61,8 +61,8 @@ def _by_letter(text: str, options: Mapping[str, str], profile: Profile) -> str |
 
 def _by_text(text: str, options: Mapping[str, str], profile: Profile) -> str | None:
     text = text.lower()
-    if profile.text_factor is not None:
-        if len(text) > profile.text_factor * sum(len(option) for option in options.values()):
-            return None
+    letters = sum(len(option) for option in options.values())
+    if profile.text_factor is not None and len(text) > profile.text_factor * letters:
+        return None
     found = [letter for letter, option in options.items() if option.lower() in text]
     return found[0] if len(found) == 1 else None

@@ -24,13 +24,6 @@ MISSING = frozenset(
     )
 )
 """What pandas reads as a missing value."""
-_ADDRESS = 2_079
-"""A text that begins like an address and is longer is dropped."""
-
-MISSING = frozenset(
-    "|#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan"
-    "|null".split("|")
-)
 _ADDRESS = re.compile(r"(?:ftp|http)s?://|(mailto:|internal:|external:)")
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\ufffe\uffff]")
 

@@ -2,22 +2,15 @@
 
 from dataclasses import dataclass, field
 
-from vlaa_jax.evaluate.benchmarks import BENCHMARKS
-from vlaa_jax.evaluate.judge import JudgeSettings
-from vlaa_jax.evaluate.scoring.profiles import PROFILES
 from vlaa_jax.schema import UserError
-from vlaa_jax.settings.fields import (
-    Group,
-    above,
-    at_least,
-    at_most,
-    one_of,
-    setting,
-    within,
-)
+from vlaa_jax.settings.fields import Group, above, at_least, at_most, one_of, setting, within
 from vlaa_jax.settings.shared import MeshSettings, ModelSettings
 
 EMBEDDED = "embedded"
+LEADERBOARD = ("mathvista", "mathvision", "mathverse", "dynamath", "wemath", "logicvista")
+BENCHMARKS = (*LEADERBOARD, "mathvision_mini")
+"""A benchmark is a file and a row in ``vlaa_jax.evaluate.benchmarks``, and its name here."""
+PROFILES = ("2025-04", "2025-04-lossless", "2026-08", "2026-08-lossless")
 
 
 @dataclass(frozen=True)
@@ -27,10 +20,7 @@ class QuestionSettings(Group, name="data"):
     root: str = ""
     """Directory with the public tables (DATASET.tsv) or folders of the originals (DATASET/), or
     "embedded" (a miniature of each, drawn by code)."""
-    benchmarks: tuple[str, ...] = setting(
-        ("mathvista", "mathvision", "mathverse", "dynamath", "wemath", "logicvista"),
-        one_of(*BENCHMARKS),
-    )
+    benchmarks: tuple[str, ...] = setting(LEADERBOARD, one_of(*BENCHMARKS))
     """Names of benchmarks."""
     limit: int = setting(0, at_least(0))
     """Only so many questions of each; 0 takes all. Such a score is of a part, and says so."""
@@ -96,6 +86,36 @@ class GenerationSettings(Group, name="generation"):
             raise UserError("generation.samples: greedy samples are all alike; set a temperature")
         if self.max_pixels and self.min_pixels > self.max_pixels:
             raise UserError("generation.min_pixels: is above generation.max_pixels")
+
+
+@dataclass(frozen=True)
+class JudgeSettings(Group, name="judge"):
+    """Who reads the answers that rules cannot read."""
+
+    url: str = ""
+    """Base URL of an OpenAI-compatible endpoint, e.g. http://localhost:8000/v1; empty: recorded
+    replies only, if there are any."""
+    model: str = "gpt-4o-mini-2024-07-18"
+    """Model asked for, and part of the key of every recorded reply. The default is the
+    leaderboard's."""
+    key_env: str = "OPENAI_API_KEY"
+    """Environment variable with the bearer token."""
+    temperature: float = setting(0.0, within(0, 2))
+    """Where a benchmark does not say."""
+    repeat: int = setting(0, at_least(0))
+    """Another number asks for replies of their own, to see how far the judge agrees with itself."""
+    replies: str = ""
+    """File of recorded replies to read and add to; empty: judge.jsonl in the working directory."""
+    rules_only: bool = False
+    """Score without a judge what rules can decide; gives a sub-score, never a headline."""
+    max_failed: float = setting(0.02, within(0, 1))
+    """Share of outputs whose judge may fail before there is no headline."""
+    concurrency: int = setting(8, at_least(1), harmless=True)
+    """Requests in flight at once."""
+    timeout_s: float = setting(60.0, above(0), harmless=True)
+    """Deadline of a request in seconds, retries included."""
+    retries: int = setting(3, at_least(0), harmless=True)
+    """Further tries of a request after a failure that may pass."""
 
 
 @dataclass(frozen=True)
