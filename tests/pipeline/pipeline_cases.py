@@ -1,0 +1,32 @@
+"""What the tests of the pipeline share: settings, and readers of what a run left."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from vlaa_jax.pipeline.scripted_models import MODELS
+from vlaa_jax.pipeline.settings import CollectSettings, PipelineSettings, ServedModel
+
+
+def settings_for(url, **model):
+    """Settings of a run on 40 drawings whose models are all served at one place."""
+    settings = PipelineSettings(collect=CollectSettings(sources="embedded", embedded=40))
+    for group, step in (*((s, s) for s in MODELS if s != "difficulty"), ("split", "difficulty")):
+        asked = ServedModel(**{"url": url, "model": MODELS[step], "backoff_s": 0.01, **model})
+        settings = replace(settings, **{group: replace(getattr(settings, group), model=asked)})
+    return settings
+
+
+def changed(settings, group, **values):
+    """Settings with other values in one group."""
+    return replace(settings, **{group: replace(getattr(settings, group), **values)})
+
+
+def lines(path: Path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def outputs(workdir: Path):
+    """The bytes of every file that training or people read."""
+    names = ("sft.jsonl", "aha_sft.jsonl", "grpo.jsonl", "rejects.jsonl", "failed.jsonl")
+    return {name: (workdir / name).read_bytes() for name in names}
