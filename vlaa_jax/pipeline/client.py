@@ -10,6 +10,7 @@ from typing import Any
 
 from vlaa_jax.endpoint import Endpoint, EndpointError, EndpointSettings
 from vlaa_jax.pipeline.batch_api import BatchTransport
+from vlaa_jax.pipeline.connections import fast_transport
 from vlaa_jax.pipeline.contract import CallFailed
 from vlaa_jax.pipeline.ledger import Entry, Ledger, Reply
 from vlaa_jax.pipeline.pacing import Pace, Pacer
@@ -170,7 +171,8 @@ class _Line:
                 key_env=model.key_env,
                 concurrency=model.concurrency,
                 timeout_s=model.timeout_s,
-            )
+            ),
+            fast_transport(),
         )
         self._batches = BatchTransport(model, ledger) if model.transport == "batch" else None
 

@@ -95,8 +95,7 @@ class Request:
             text = ""  # cut off while it thought, or kept back: an answer, though of no use
         if not isinstance(text, str) or not isinstance(reasoning or "", str):
             raise ValueError("the reply has no text")
-        if _lone_surrogates(text) or _lone_surrogates(reasoning or ""):
-            raise ValueError("the reply is not Unicode text")
+        (text + (reasoning or "")).encode()  # lone surrogates raise a ValueError
         return Reply(text, reasoning or "", reason, *counts)
 
 
@@ -114,7 +113,3 @@ def _mean_nll(logprobs: Mapping[str, Any], prefix_chars: int) -> float:
     if not scored:
         raise ValueError("no token of the text was scored")
     return -sum(scored) / len(scored)
-
-
-def _lone_surrogates(text: str) -> bool:
-    return any("\ud800" <= c <= "\udfff" for c in text)
