@@ -27,6 +27,8 @@ def run(args) -> dict:
             "cap_of_the_client": args.concurrency,
             "mean_in_flight_second_half": round(mean, 2),
             "off_by": round(mean / args.allowed - 1, 3),
-            "share_of_429": round(stats["statuses"].get("429", 0) / sum(stats["statuses"].values()), 3),
+            "share_of_429": round(
+                stats["statuses"].get("429", 0) / sum(stats["statuses"].values()), 3
+            ),
             "stub": stats,
         }

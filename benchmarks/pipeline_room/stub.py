@@ -92,7 +92,8 @@ def reply(digest: bytes, request: dict) -> dict:
         said = f"Picture {number} with some shapes in it. " + "It shows more. " * 20
     elif text.startswith("Below are"):
         cue = "Wait, let me check." if number % 2 else "So it is."
-        said = f"<think>\nThe picture {number} shows it. {'It follows. ' * 60}{cue}\n</think>\n\nB, as {number} shows"
+        thought = f"The picture {number} shows it. {'It follows. ' * 60}{cue}"
+        said = f"<think>\n{thought}\n</think>\n\nB, as {number} shows"
     elif text.startswith("The text below"):
         said = text[text.index("<think>") :]
     else:

@@ -42,9 +42,14 @@ def write_source(folder: Path, count: int) -> None:
 
 def _png(number: int) -> bytes:
     """8 x 8 grey pixels."""
-    rows = b"".join(b"\0" + sha256(bytes([y]) + number.to_bytes(4, "big")).digest()[:8] for y in range(8))
+    rows = b"".join(
+        b"\0" + sha256(bytes([y]) + number.to_bytes(4, "big")).digest()[:8] for y in range(8)
+    )
     parts = (b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 0)), (b"IDAT", zlib.compress(rows))
-    chunks = (struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in (*parts, (b"IEND", b"")))
+    chunks = (
+        struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d))
+        for n, d in (*parts, (b"IEND", b""))
+    )
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 

@@ -28,24 +28,32 @@ class Budget:
 
     def __init__(self, cap: float, spent: float) -> None:
         self.cap, self.spent, self.promised = cap, spent, 0.0
+        self._open = 0
+        self._settled = asyncio.Event()
 
-    def promise(self, most: float) -> None:
-        """Set aside what a call may cost.
+    async def promise(self, most: float) -> None:
+        """Set aside what a call may cost, once calls in flight have left enough of the cap.
 
         Raises:
-            CapReached: that is more than is left.
+            CapReached: nothing is in flight, and what is left is less.
         """
-        if self.cap and self.spent + self.promised + most > self.cap:
-            raise CapReached(
-                f"run.max_cost = {self.cap:g} dollars: {self.spent:.4f} are spent and the next"
-                " call might exceed the cap; raise it to go on"
-            )
+        while self.cap and self.spent + self.promised + most > self.cap:
+            if not self._open:
+                raise CapReached(
+                    f"run.max_cost = {self.cap:g} dollars: {self.spent:.4f} are spent and the next"
+                    f" call may cost {most:.4f}; raise it to go on"
+                )
+            await self._settled.wait()
+        self._open += 1
         self.promised += most
 
     def settle(self, most: float, cost: float) -> None:
         """Turn a promise into what it really cost."""
+        self._open -= 1
         self.promised -= most
         self.spent += cost
+        self._settled.set()
+        self._settled = asyncio.Event()
 
 
 class Client:
@@ -88,6 +96,11 @@ class Client:
     async def __aexit__(self, *exc: object) -> None:
         await self._exit.aclose()
 
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """The steps that ask a model."""
+        return tuple(self._models)
+
     def windows(self) -> dict[str, tuple[int, float, int]]:
         """Calls in flight, the window's size and its cap, per model."""
         found = {}
@@ -125,7 +138,7 @@ class Client:
     async def _call(self, request: Request, model: ServedModel, key: bytes) -> Reply:
         prompt = request.prompt_tokens(model)
         most = _cost(model, prompt, model.max_tokens)
-        self.budget.promise(most)
+        await self.budget.promise(most)
         began = time.monotonic()
         reply, cost, error = None, 0.0, ""
         try:

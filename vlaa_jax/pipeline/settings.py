@@ -222,3 +222,9 @@ class PipelineSettings:
             "verify": self.verify.model,
         }
         return asked if self.split.rule == "aha" else {**asked, "difficulty": self.split.model}
+
+    @property
+    def in_flight(self) -> int:
+        """Samples on their way at once: enough that no model waits for another."""
+        places = {(model.url, model.model): model.concurrency for model in self.models().values()}
+        return self.run.in_flight or 2 * sum(places.values())
