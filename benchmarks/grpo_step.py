@@ -41,12 +41,14 @@ from vlaa_jax.data.positions import mrope_positions
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.hf_keys import key_table
 from vlaa_jax.models.qwen_vl.model import Compute, PromptInputs, init_params, split_model
+from vlaa_jax.policy.distribution import Distribution
+from vlaa_jax.policy.prompts import prompt_inputs
 from vlaa_jax.rollout.engine import Engine
 from vlaa_jax.rollout.sampling import Sampling
-from vlaa_jax.settings import AlgoSettings
-from vlaa_jax.train.prompts import prompt_inputs
+from vlaa_jax.settings.grpo import AlgoSettings
+from vlaa_jax.train.grpo_loss import Context, GroupBatch, grpo_loss
 from vlaa_jax.train.state import new_state
-from vlaa_jax.train.step import GroupBatch, Policy, Steps, Totals
+from vlaa_jax.train.update import Update
 
 IMAGE, VIDEO, START, END = 4000, 4001, 4002, 4003
 MINI: dict[str, Any] = {
@@ -131,9 +133,10 @@ class Ours:
         graphdef, _ = split_model(config, Compute(unroll=True))
         algo = AlgoSettings(kl_coef=KL, kl_target=0.0, updates_per_rollout=1)
         optimizer = optax.adamw(LR, b2=0.95, weight_decay=0.0)
-        policy = Policy(graphdef, temperature=1.0, chunk=0, row_shards=1)
+        policy = Distribution(graphdef, temperature=1.0, chunk=0, row_shards=1)
         self.allowed = jnp.ones(config.text.vocab_size, bool)
-        self.steps = Steps(policy, algo, optimizer, max_new_tokens=NEW)
+        self.steps = Update(partial(grpo_loss, policy, algo, NEW), optimizer)
+        self.score_ = jax.jit(lambda *a: policy.completion_logprobs(*a)[0])
         everywhere = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         # Put there on purpose: arrays that jax may move, then arrays that it may not, would be two
         # programs.
@@ -159,7 +162,7 @@ class Ours:
     def score(self, tokens_NT: np.ndarray) -> np.ndarray:
         """Log-probabilities under the starting parameters, [P * G, T]."""
         tokens = tokens_NT.reshape(self.shape.prompts, self.shape.completions, NEW)
-        out = self.steps.score(self.params, self.prompt, jnp.asarray(tokens), self.allowed)
+        out = self.score_(self.params, self.prompt, jnp.asarray(tokens), self.allowed)
         return np.asarray(out).reshape(-1, NEW)
 
     def gradient_arguments(
@@ -170,8 +173,8 @@ class Ours:
         mask = jnp.ones((*lead, NEW), bool)
         advantages = jnp.asarray(advantages_N.reshape(lead), jnp.float32)
         batch = GroupBatch(self.prompt, tokens, mask, advantages, ref, ref, ref)
-        totals = Totals(jnp.float32(tokens_NT.size), jnp.float32(len(tokens_NT)))
-        return self.state.trainable, {}, batch, totals, jnp.float32(KL), self.allowed
+        totals = jnp.float32(tokens_NT.size), jnp.float32(len(tokens_NT))
+        return self.state.trainable, {}, batch, Context(*totals, jnp.float32(KL), self.allowed)
 
     def update(self, tokens_NT: np.ndarray, advantages_N: np.ndarray, ref_NT: np.ndarray) -> float:
         """Forward, loss, backward, AdamW."""

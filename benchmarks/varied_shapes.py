@@ -12,6 +12,7 @@ trainer, in float32 and in bfloat16 (float32 parameters).
 import argparse
 import dataclasses
 import json
+from functools import partial
 from typing import Any
 
 import jax
@@ -23,22 +24,24 @@ from configs import grpo as recipe
 from vlaa_jax.algos import losses
 from vlaa_jax.data.encode import encode_prompt
 from vlaa_jax.parallel.mesh import make_mesh, replicated
+from vlaa_jax.policy.distribution import Distribution
+from vlaa_jax.policy.pretrained import Pretrained, open_pretrained
+from vlaa_jax.policy.prompts import Collator, Prompt
 from vlaa_jax.rollout.engine import Engine
 from vlaa_jax.rollout.sampling import Sampling
 from vlaa_jax.schema import Record
-from vlaa_jax.settings import Settings
+from vlaa_jax.settings.grpo import GrpoSettings
 from vlaa_jax.settle import settle
+from vlaa_jax.train.grpo_loss import Context, GroupBatch, grpo_loss
 from vlaa_jax.train.optimizer import make_optimizer
-from vlaa_jax.train.policy import Checkpoint, open_checkpoint
-from vlaa_jax.train.prompts import Collator, Prompt
 from vlaa_jax.train.state import new_state
-from vlaa_jax.train.step import GroupBatch, Policy, Steps, Totals
+from vlaa_jax.train.update import Update
 
 PROMPTS, COMPLETIONS, NEW = 4, 4, 32
 WORDS = ["How", "many", "red", "blue", "green", "circles", "squares", "are", "left", "of", "the"]
 
 
-def settings_for(dtype: str) -> Settings:
+def settings_for(dtype: str) -> GrpoSettings:
     """The tiny recipe without limits on the shapes it draws."""
     config = recipe.get_config("tiny")
     config.model.dtype = dtype
@@ -48,7 +51,7 @@ def settings_for(dtype: str) -> Settings:
     return settle(config.to_dict())
 
 
-def draw(rng: np.random.Generator, checkpoint: Checkpoint) -> Prompt:
+def draw(rng: np.random.Generator, checkpoint: Pretrained) -> Prompt:
     """A prompt with one image of random size and a random number of words."""
     width, height = (int(28 * rng.integers(2, 11)) for _ in range(2))
     image = Image.fromarray(rng.integers(0, 255, (height, width, 3), np.uint8))
@@ -61,14 +64,15 @@ def draw(rng: np.random.Generator, checkpoint: Checkpoint) -> Prompt:
 class Loop:
     """Sampling, scoring and updating, as a run has them."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: GrpoSettings) -> None:
         self.mesh = make_mesh(devices=jax.devices()[:1])
-        self.checkpoint = open_checkpoint(settings.model, settings.data, self.mesh)
+        self.checkpoint = open_pretrained(settings.model, settings.data, self.mesh)
         self.collate = Collator(self.checkpoint, settings.data, self.mesh)
         optimizer, _ = make_optimizer(settings.optimizer, 100)
-        policy = Policy(self.checkpoint.graphdef, temperature=1.0, chunk=0, row_shards=1)
+        policy = Distribution(self.checkpoint.graphdef, temperature=1.0, chunk=0, row_shards=1)
         algo = dataclasses.replace(settings.algo, kl_coef=1e-3)
-        self.steps = Steps(policy, algo, optimizer, max_new_tokens=NEW)
+        self.steps = Update(partial(grpo_loss, policy, algo, NEW), optimizer)
+        self.score = jax.jit(lambda *a: policy.completion_logprobs(*a)[0])
         self.state = new_state(self.checkpoint.load_params(), optimizer, replicated(self.mesh))
         self.engine = Engine(
             self.checkpoint.graphdef,
@@ -88,15 +92,14 @@ class Loop:
         rollout = self.engine.generate(self.state.trainable, [inputs], keys, prefix_length=length)
         allowed = jnp.asarray(self.checkpoint.allowed_V)
         tokens, mask = jnp.asarray(rollout.tokens_PGT), jnp.asarray(rollout.mask_PGT)
-        ref = self.steps.score(self.state.trainable, inputs, tokens, allowed)
+        ref = self.score(self.state.trainable, inputs, tokens, allowed)
         noise = np.random.default_rng(number).normal(size=mask.shape[:2])
         advantages = jnp.asarray(noise, jnp.float32)
         sampled = jnp.asarray(rollout.logprobs_PGT)
         group = GroupBatch(inputs, tokens, mask, advantages, sampled, ref, sampled)
-        totals = Totals(jnp.float32(mask.sum()), jnp.float32(mask.shape[0] * mask.shape[1]))
-        grads, (_, report) = self.steps.gradients(
-            self.state.trainable, {}, group, totals, jnp.float32(1e-3), allowed
-        )
+        totals = jnp.float32(mask.sum()), jnp.float32(mask.shape[0] * mask.shape[1])
+        context = Context(*totals, jnp.float32(1e-3), allowed)
+        grads, (_, report) = self.steps.gradients(self.state.trainable, {}, group, context)
         self.state, _ = self.steps.apply(self.state, grads)
         shapes = (batch.ids_PT.shape[1], batch.vision.patches_SR64C.shape[:2], tokens.shape[2])
         found = losses.summarise_diagnostics(report)
@@ -108,7 +111,7 @@ class Loop:
     @property
     def programs(self) -> int:
         """Compiled programs of the model."""
-        return self.engine.compile_count + self.steps.compile_count
+        return self.engine.compile_count + self.steps.compile_count + self.score._cache_size()
 
 
 def measure(dtype: str, steps: int) -> dict[str, Any]:

@@ -158,6 +158,7 @@ def _paper() -> ConfigDict:
                 "steps": 49,
                 "save_every": 5,
                 "keep_checkpoints": 2,
+                "damaged": "stop",  # "older": go on from the newest checkpoint that is sound
                 "eval_every": 0,
                 "eval_completions": 1,
                 "log_rollouts_every": 1,

@@ -38,8 +38,8 @@ from vlaa_jax.data.synthetic.tokenizer import tiny_config, write_sidecars
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.hf_keys import key_table
 from vlaa_jax.models.qwen_vl.model import Compute, PromptInputs, init_params, split_model
-from vlaa_jax.train.prompts import prompt_inputs
-from vlaa_jax.train.step import Policy
+from vlaa_jax.policy.distribution import Distribution
+from vlaa_jax.policy.prompts import prompt_inputs
 
 PROMPT_TOKENS = 80
 ANSWER_TOKENS = 48
@@ -188,7 +188,7 @@ def train(
     """Trains the base model for one stage; returns its float32 parameters."""
     console = console or Console()
     graphdef, _ = split_model(config, Compute(unroll=True))
-    policy = Policy(graphdef, temperature=1.0, chunk=0, row_shards=1)
+    policy = Distribution(graphdef, temperature=1.0, chunk=0, row_shards=1)
     allowed = jnp.ones(config.text.vocab_size, bool)
     schedule = optax.schedules.warmup_cosine_decay_schedule(
         0, stage.lr, 100, stage.decay_steps, 0.02 * stage.lr
@@ -201,7 +201,7 @@ def train(
     @partial(jax.jit, donate_argnums=(0, 1))
     def step(params: Any, opt_state: Any, prompt: PromptInputs, tokens: Any, mask: Any) -> Any:
         def loss_fn(params: Any) -> Any:
-            logprobs, _ = policy.logprobs(params, prompt, tokens, allowed)
+            logprobs, _ = policy.completion_logprobs(params, prompt, tokens, allowed)
             return masked_cross_entropy(logprobs, mask, mask.sum())
 
         loss, grads = jax.value_and_grad(loss_fn)(params)

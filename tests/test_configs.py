@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 
 from configs import grpo
-from vlaa_jax.rewards.settings import RewardSettings
 from vlaa_jax.schema import UserError
-from vlaa_jax.settings import Settings
-from vlaa_jax.settle import box_space_by_source, build, settle, weight_by_source
+from vlaa_jax.settings import by_source
+from vlaa_jax.settings.grpo import GrpoSettings
+from vlaa_jax.settle import settle
 
 VARIANTS = ["", *grpo.VARIANTS, "tiny,dapo", "7b,rule-only,lora"]
 
@@ -16,8 +16,7 @@ VARIANTS = ["", *grpo.VARIANTS, "tiny,dapo", "7b,rule-only,lora"]
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_configs_settle(variant):
     config = grpo.get_config(variant).to_dict()
-    settings = settle(config)
-    build(RewardSettings, settings.rewards, "config.rewards")
+    settle(config)
 
 
 def test_variants_are_applied_in_one_order():
@@ -51,8 +50,7 @@ def flat(mapping, prefix=""):
 
 def test_every_setting_is_in_the_config():
     config = flat(grpo.get_config().to_dict())
-    rewards = {f"rewards.{field.name}" for field in dataclasses.fields(RewardSettings)}
-    assert config == (keys(Settings) - {"rewards"}) | rewards
+    assert config == keys(GrpoSettings)
 
 
 @pytest.mark.parametrize(
@@ -100,12 +98,12 @@ def test_data_settings_are_checked_at_the_door(name, value, message):
 
 
 def test_box_spaces_and_weights_are_read_by_source():
-    assert box_space_by_source("", "x") == "normalized"
-    assert box_space_by_source(" original_pixels", "x") == "original_pixels"
-    spaces = box_space_by_source("VG=normalized_square, coco = normalized", "x")
+    assert by_source.box_spaces("") == "normalized"
+    assert by_source.box_spaces(" original_pixels") == "original_pixels"
+    spaces = by_source.box_spaces("VG=normalized_square, coco = normalized")
     assert spaces == {"vg": "normalized_square", "coco": "normalized"}
-    assert weight_by_source(" ", "x") is None
-    assert weight_by_source("VG=2,synthesis=0.5", "x") == {"vg": 2.0, "synthesis": 0.5}
+    assert by_source.source_weights(" ") is None
+    assert by_source.source_weights("VG=2,synthesis=0.5") == {"vg": 2.0, "synthesis": 0.5}
 
 
 def test_gspo_with_a_ppo_clip_is_refused():

@@ -7,10 +7,10 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 import pytest
 
-from vlaa_jax.endpoint import LoopThread
+from vlaa_jax.loop_thread import LoopThread
 from vlaa_jax.rewards.mixed import MixedReward
-from vlaa_jax.rewards.settings import RewardSettings
 from vlaa_jax.schema import ScoreRequest
+from vlaa_jax.settings.rewards import RewardSettings
 
 
 def test_work_after_the_end_is_refused():

@@ -2,7 +2,8 @@
 
 Every call has a deadline that includes its retries, retries depend on the class of the failure, the
 number of calls in flight is bounded, and a failure is an exception with a kind, never a value. The
-bearer token is read from the environment when the client is made and appears in no message.
+bearer token is read from the environment when the client is made and is taken out of whatever the
+server says, before anyone reads it. Replies are read uncompressed and up to a limit.
 """
 
 import asyncio
@@ -10,11 +11,11 @@ import base64
 import contextlib
 import hashlib
 import json
+import math
 import os
 import random
-import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import CancelledError, Future
+import re
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -22,6 +23,8 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from vlaa_jax.foreign import MAX_IMAGE_BYTES, parse_json, read_bytes
+from vlaa_jax.redact import Redactor
 from vlaa_jax.schema import UserError
 
 T = TypeVar("T")
@@ -38,6 +41,9 @@ _RETRIES_OF_KIND: Mapping[Kind, int | None] = {
 }
 _OVERLOAD = frozenset((408, 409, 425, 429, 503))
 _MAX_BACKOFF_S = 20.0
+_MAX_ERROR_BYTES = 1 << 16
+_MAX_SAID_CHARS = 160
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # What reading a JSON value of another form than expected may raise.
 _UNEXPECTED = (
     *(ValueError, KeyError, TypeError, IndexError, AttributeError),
@@ -54,7 +60,8 @@ class EndpointSettings:
     """
 
     url: str
-    """Base URL, e.g. ``http://localhost:8000/v1``; must not carry credentials."""
+    """Base URL, e.g. ``http://localhost:8000/v1``. Without credentials, query or fragment: it is
+    shown in messages and recorded with runs."""
     model: str = ""
     key_env: str = ""
     """Environment variable that holds the bearer token; empty or unset sends none."""
@@ -67,20 +74,57 @@ class EndpointSettings:
     """Further tries after a failure that may pass."""
     backoff_s: float = 0.5
     """First pause before a retry; doubles each time, with jitter."""
-    max_reply_bytes: int = 16 * 2**20
+    max_reply_bytes: int = 4 * 2**20
+    """Longer replies are refused while they are read; parsing takes up to thirty times as much."""
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UserError(f"endpoint url {self.url!r}: use http://host:port/path or https://")
-        if parts.username or parts.password:
-            raise UserError("endpoint url: put the credentials into the environment, not the url")
-        if self.concurrency < 1 or self.retries < 0 or not self.timeout_s > 0:
-            raise UserError("endpoint: concurrency >= 1, retries >= 0 and timeout_s > 0 are needed")
+        _check_url(self.url)
+        if self.key_env and not _VARIABLE.fullmatch(self.key_env):
+            raise UserError("endpoint key_env: give the name of a variable, not the key itself")
+        if min(self.concurrency, self.max_reply_bytes) < 1 or min(self.retries, self.backoff_s) < 0:
+            raise UserError(
+                "endpoint: concurrency and max_reply_bytes >= 1, retries and backoff_s >= 0 are "
+                "needed"
+            )
+        if not 0 < self.timeout_s < math.inf:
+            raise UserError("endpoint: timeout_s must be a positive number of seconds")
+
+
+def _check_url(url: str) -> None:
+    """Refuses an address without repeating it: what is wrong with it may be a key within."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        httpx.URL(url)
+    except (ValueError, httpx.InvalidURL):
+        usable = False
+    if not usable:
+        raise UserError("endpoint url: use http://host:port/path or https://host/path")
+    if parts.username or parts.password or "@" in parts.netloc:
+        raise UserError("endpoint url: put the credentials into the environment, not the url")
+    if "?" in url or "#" in url:
+        raise UserError(
+            "endpoint url: a query or fragment cannot be used; if it holds a key, put the key into "
+            "the environment"
+        )
+
+
+def _token(settings: EndpointSettings) -> str:
+    """The bearer token; empty where no variable is named, or it is not set.
+
+    Raises:
+        UserError: it cannot be sent in a header, or stands in the address.
+    """
+    token = os.environ.get(settings.key_env, "").strip() if settings.key_env else ""
+    if not all("!" <= c <= "~" for c in token):
+        raise UserError(f"${settings.key_env} holds characters that no key has (blanks, non-ASCII)")
+    if token and token in settings.url:
+        raise UserError(f"endpoint url: it holds the key of ${settings.key_env}; take it out")
+    return token
 
 
 class EndpointError(Exception):
-    """A call that gave no usable reply. The message is one line without secrets.
+    """A call that gave no usable reply. The message is one printable line without secrets.
 
     Attributes:
         kind: class of the failure; decides whether it is worth another try.
@@ -112,10 +156,12 @@ class Endpoint:
     ) -> None:
         self.settings = settings
         self._gate = asyncio.Semaphore(settings.concurrency)
-        headers = {"accept": "application/json"}
-        token = os.environ.get(settings.key_env, "") if settings.key_env else ""
-        if token:
+        # Encodings are not ours to undo: a few bytes could unfold to any number.
+        headers = {"accept": "application/json", "accept-encoding": "identity"}
+        if token := _token(settings):
             headers["authorization"] = f"Bearer {token}"
+        self._redactor = Redactor(token)
+        self._redactor.watch()
         self._client = httpx.AsyncClient(
             headers=headers,
             timeout=None,  # deadlines are ours: httpx would count each phase anew
@@ -126,6 +172,11 @@ class Endpoint:
     async def aclose(self) -> None:
         """Close all connections."""
         await self._client.aclose()
+        self._redactor.unwatch()
+
+    def quote(self, text: str, max_chars: int = _MAX_SAID_CHARS) -> str:
+        """What a server said, as one printable line without the key, for a message."""
+        return self._redactor.line(text, max_chars)
 
     async def __aenter__(self) -> "Endpoint":
         return self
@@ -173,9 +224,9 @@ class Endpoint:
         Args:
             path: below the base URL; empty posts to the base URL itself.
             payload: request body.
-            read: turns the parsed reply into a value; raises ValueError, KeyError, TypeError,
-                IndexError, AttributeError or ArithmeticError when the reply is not what was
-                agreed, which counts as malformed.
+            read: turns the parsed reply, from which the key has been taken, into a value; raises
+                ValueError, KeyError, TypeError, IndexError, AttributeError or ArithmeticError when
+                the reply is not what was agreed, which counts as malformed.
             deadline: from ``turn``, by a caller who holds one; None takes a turn for this call.
             retries: further tries; None takes the settings'.
 
@@ -237,100 +288,54 @@ class Endpoint:
     async def _once(
         self, url: str, body: bytes, headers: Mapping[str, str], read: Callable[[Any], T]
     ) -> T:
+        failure: EndpointError | None = None
         try:
             async with self._client.stream("POST", url, content=body, headers=headers) as reply:
-                status, retry_after = reply.status_code, reply.headers.get("retry-after")
                 data = await self._read_body(reply)
         except httpx.TransportError as error:
-            reason = f"no connection to {_place(url)} ({type(error).__name__})"
-            raise EndpointError("connection", reason) from None
+            reason = f"no connection to {url} ({type(error).__name__})"
+            failure = EndpointError("connection", self.quote(reason, 300))
         except httpx.HTTPError as error:
-            raise EndpointError("malformed", type(error).__name__) from None
-        if status in _OVERLOAD:
-            raise EndpointError("overload", f"HTTP {status}", _seconds(retry_after))
-        if status >= 500:
-            raise EndpointError("server", f"HTTP {status}", _seconds(retry_after))
-        if status != 200:
-            said = f": {words}" if (words := _excerpt(data)) else ""
-            raise EndpointError("refused", f"HTTP {status} from {_place(url)}{said}")
+            failure = EndpointError("malformed", type(error).__name__)
+        # Raised out here, so that no traceback leads to an exception that repeats the server.
+        if failure or (failure := self._failure_of(reply, data)):
+            raise failure
         try:
-            return read(json.loads(data))
+            return read(self._redactor.tree(parse_json(data)))
         except _UNEXPECTED as error:
-            detail = f"{type(error).__name__}: {error}"
-            raise EndpointError("malformed", detail[:200]) from None
+            failure = EndpointError("malformed", self.quote(f"{type(error).__name__}: {error}"))
+        raise failure
+
+    def _failure_of(self, reply: httpx.Response, data: bytes) -> EndpointError | None:
+        """The failure that a status stands for."""
+        status, wait_s = reply.status_code, _seconds(reply.headers.get("retry-after"))
+        if status in _OVERLOAD:
+            return EndpointError("overload", f"HTTP {status}", wait_s)
+        if status >= 500:
+            return EndpointError("server", f"HTTP {status}", wait_s)
+        if status == 200:
+            return None
+        said = f": {words}" if (words := self.quote(_as_text(data))) else ""
+        place = self.quote(str(reply.url), 300)
+        return EndpointError("refused", f"HTTP {status} from {place}{said}")
 
     async def _read_body(self, reply: httpx.Response) -> bytes:
+        """The bytes of a reply; of a failure only if they are few."""
+        encoding = reply.headers.get("content-encoding", "").strip()
+        if encoding.lower() not in ("", "identity"):
+            if reply.status_code != 200:
+                return b""
+            said = f"the reply is encoded as {self.quote(encoding, 30)}, identity was asked for"
+            raise EndpointError("malformed", said)
         data = bytearray()
-        async for piece in reply.aiter_bytes():
+        async for piece in reply.aiter_raw():
             data += piece
+            if reply.status_code != 200 and len(data) > _MAX_ERROR_BYTES:
+                return b"(a long text)"  # a cut could leave half of a key that nobody knows
             if len(data) > self.settings.max_reply_bytes:
                 limit = f"reply is larger than {self.settings.max_reply_bytes} bytes"
                 raise EndpointError("malformed", limit)
         return bytes(data)
-
-
-def _place(url: str) -> str:
-    """The address for messages: without a query, which may hold a secret."""
-    return url.partition("?")[0]
-
-
-class LoopThread:
-    """An event loop in a thread of its own, for callers that are not asynchronous.
-
-    Work may be handed in from any thread. Close it to end the thread; whoever still waits for
-    something then gets a CancelledError.
-    """
-
-    def __init__(self, name: str = "endpoint") -> None:
-        self._loop = asyncio.new_event_loop()
-        self._lock = threading.Lock()
-        self._open: set[Future[Any]] | None = set()  # None once closing
-        self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
-        self._thread.start()
-
-    def submit(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
-        """Start a coroutine on the loop.
-
-        Raises:
-            CancelledError: the loop is closed, or about to be.
-        """
-        with self._lock:
-            if self._open is None:
-                work.close()
-                raise CancelledError("the event loop is closed")
-            future = asyncio.run_coroutine_threadsafe(work, self._loop)
-            self._open.add(future)
-        future.add_done_callback(self._forget)
-        return future
-
-    def _forget(self, future: "Future[Any]") -> None:
-        with self._lock:
-            if self._open is not None:
-                self._open.discard(future)
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine to its end; interrupting the caller cancels it."""
-        future = self.submit(work)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
-
-    def close(self) -> None:
-        """Cancel what still runs and end the thread."""
-        with self._lock:
-            left, self._open = self._open, None  # what comes from here on is refused
-        if left is None:
-            return
-        with contextlib.suppress(Exception):
-            asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result(timeout=5.0)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(timeout=5.0)
-        for future in left:
-            future.cancel()  # handed in, but never begun
-        if not self._thread.is_alive():
-            self._loop.close()
 
 
 def image_data_url(path: str | Path) -> str:
@@ -340,9 +345,9 @@ def image_data_url(path: str | Path) -> str:
         UserError: the file cannot be read or is no JPEG, PNG, WebP or GIF.
     """
     try:
-        data = Path(path).read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a path with a null character
-        raise UserError(f"image {path}: {getattr(error, 'strerror', None) or error}") from None
+        data = read_bytes(Path(path), MAX_IMAGE_BYTES)
+    except FileNotFoundError:
+        raise UserError(f"image {path} does not exist") from None
     for magic, mime in (
         (b"\xff\xd8\xff", "jpeg"),
         (b"\x89PNG", "png"),
@@ -357,13 +362,6 @@ def image_data_url(path: str | Path) -> str:
 def image_part(path: str | Path) -> dict[str, Any]:
     """The message part that shows a local image to an OpenAI-compatible endpoint."""
     return {"type": "image_url", "image_url": {"url": image_data_url(path)}}
-
-
-async def _cancel_others() -> None:
-    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
 
 
 def _read_chat(reply: Any) -> ChatReply:
@@ -390,5 +388,9 @@ def _seconds(header: str | None) -> float | None:
     return value if value is not None and 0 <= value < 3600 else None
 
 
-def _excerpt(data: bytes) -> str:
-    return " ".join(data[:300].decode(errors="replace").split())[:120]
+def _as_text(data: bytes) -> str:
+    """A reply to quote from: JSON with its escapes undone, anything else as it is."""
+    try:
+        return json.dumps(parse_json(data), ensure_ascii=False)
+    except ValueError:
+        return data.decode(errors="replace")

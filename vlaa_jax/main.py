@@ -1,20 +1,21 @@
 """Entry point: ``python -m vlaa_jax.main --config=configs/grpo.py:tiny --workdir=runs/tiny``."""
 
+import importlib
 import os
 import re
 import signal
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import config_flags
+from rich.console import Console
 
 from vlaa_jax import __version__
 from vlaa_jax.schema import UserError
-from vlaa_jax.settings import Settings
-from vlaa_jax.settle import build, settle
+from vlaa_jax.settle import settle
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with a variant after ':'.")
 WORKDIR = flags.DEFINE_string("workdir", "runs/default", "Directory of the run.")
@@ -45,33 +46,29 @@ def main(argv: Sequence[str]) -> None:
         sys.exit(130)
 
 
-def _run(settings: Settings, workdir: Path) -> None:
-    began = time.monotonic()
+TASKS = {"grpo": "vlaa_jax.train.grpo"}
+"""Module of each task; its ``run(settings, workdir, console)`` does the work."""
+
+
+def _run(settings: Any, workdir: Path) -> None:
     _check_versions()
+    task = importlib.import_module(TASKS[settings.task])
+    _start_jax(settings.run.compilation_cache)
+    task.run(settings, workdir, Console())
+
+
+def _start_jax(cache: str) -> None:
     import jax
 
-    if settings.run.compilation_cache:
-        cache = os.path.expanduser(settings.run.compilation_cache)
-        jax.config.update("jax_compilation_cache_dir", cache)
+    if cache:
+        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    from vlaa_jax.rewards.settings import RewardSettings
-    from vlaa_jax.train import grpo
-    from vlaa_jax.train.run import Run
-
     try:
         devices = jax.devices()
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise UserError(f"jax finds no device to run on: {reason}") from error
     print(f"vlaa_jax {__version__}  jax {jax.__version__}  {len(devices)} x {devices[0]}")
-    rewards = build(RewardSettings, settings.rewards, "config.rewards")
-    with Run(settings, rewards, workdir) as run:
-        print("sampling the held-out records (the first batch compiles)", flush=True)
-        run.measure("before")
-        print(f"ready after {time.monotonic() - began:.0f} s", flush=True)
-        grpo.train(run)
-        run.measure("after")
-        run.summary()
 
 
 def _check_versions() -> None:

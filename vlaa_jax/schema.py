@@ -12,6 +12,7 @@ Nothing here imports an array library other than numpy, so every room can import
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 VERIFIER_TYPES = ("digit", "mcq", "math", "iou", "open_ended")
@@ -27,11 +28,29 @@ BOX_SPACES = ("normalized", "normalized_square", "resized_pixels", "original_pix
 """
 
 
+def printable(text: str) -> str:
+    """The text with what a terminal would obey or cannot show written as an escape.
+
+    Control characters, marks that turn the writing direction and lone surrogates come out as
+    ``\\x1b`` or ``\\u202e``; line ends and letters of any script stay.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii")
+        for c in text
+    )
+
+
 class UserError(Exception):
     """Something the user can mend. The message is one line that says what and where.
 
-    The command line prints the message without a traceback and exits with a non-zero status.
+    The command line prints the message without a traceback and exits with a non-zero status. What
+    the message repeats of a file cannot steer the terminal: see ``printable``.
     """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(printable(str(message)))
 
 
 @dataclass(frozen=True)
@@ -93,3 +112,13 @@ class Score:
     def failed(self) -> bool:
         """True when the scorer failed, as opposed to the answer being wrong."""
         return math.isnan(self.reward)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a task says when it has ended."""
+
+    workdir: Path
+    """Directory of what it wrote."""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """Its closing figures, by name."""

@@ -16,8 +16,8 @@ import hf_oracle
 from converters.cli import main
 from vlaa_jax.models.qwen_vl import lora
 from vlaa_jax.models.qwen_vl.model import split_model
-from vlaa_jax.settings import LoraSettings
-from vlaa_jax.train.state import merge
+from vlaa_jax.models.qwen_vl.trees import merge
+from vlaa_jax.settings.shared import LoraSettings
 
 peft = pytest.importorskip("peft")
 

@@ -22,10 +22,11 @@ from vlaa_jax.data.loader import Order, prompt_loader, usable_records
 from vlaa_jax.data.records import load_records
 from vlaa_jax.data.row_loader import row_budget, row_loader
 from vlaa_jax.data.synthetic.tokenizer import tiny_config, write_sidecars
+from vlaa_jax.policy.prompts import Encoder
+from vlaa_jax.policy.usable import load_checked
 from vlaa_jax.rewards.mixed import MixedReward
 from vlaa_jax.schema import UserError
-from vlaa_jax.settings import DataSettings
-from vlaa_jax.train.prompts import Encoder, load_checked
+from vlaa_jax.settings.shared import PromptSettings
 
 SECRET = b"outside-the-root-" * 8
 GOOD = {"question": "How many?", "gt": "3", "verifier_type": "digit", "image": "clevr_math/a.png"}
@@ -153,7 +154,7 @@ def test_build_keeps_the_good_ones_and_reads_nothing_outside(place, reward, tmp_
 
 def test_training_sorts_out_every_item_before_the_first_step(place, reward):
     """Headers only: damage behind one is met when the image comes up, and stops in one line."""
-    data = DataSettings(bad_records="skip")
+    data = PromptSettings(bad_records="skip")
     chat, processor = Chat.from_dir(place / "hf"), ImageProcessor.from_dir(place / "hf")
     checkpoint = SimpleNamespace(chat=chat, processor=processor, window_units=4)
     encoder = Encoder(checkpoint, data)

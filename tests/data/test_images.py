@@ -228,7 +228,7 @@ def test_nested_config_of_transformers_5_comes_first(hf_class, tmp_path):
     [
         (None, "no preprocessor_config.json"),
         ("{", "cannot be read as JSON"),
-        ("[]", "expected a JSON object"),
+        ("[]", "is not a JSON object"),
         ('{"do_resize": false}', "do_resize=false is not supported"),
         ('{"min_pixels": 100, "max_pixels": 10}', "in this order"),
     ],

@@ -16,11 +16,11 @@ from vlaa_jax.models.qwen_vl.axes import PARAM_AXES
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.hf_keys import flatten
 from vlaa_jax.models.qwen_vl.model import Compute, split_model
+from vlaa_jax.models.qwen_vl.trees import merge, partition
 from vlaa_jax.parallel.mesh import make_mesh
 from vlaa_jax.parallel.sharding import tree_shardings
 from vlaa_jax.schema import UserError
-from vlaa_jax.settings import LoraSettings
-from vlaa_jax.train.state import merge, partition
+from vlaa_jax.settings.shared import LoraSettings
 
 LORA = LoraSettings(
     rank=3, alpha=12.0, modules=("q_proj", "down_proj"), vision_modules=("qkv", "mlp_0")

@@ -1,6 +1,6 @@
 """One update of the policy is the same however the mesh cuts parameters and batch."""
 
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +13,11 @@ from vlaa_jax.models.qwen_vl.axes import PARAM_AXES
 from vlaa_jax.models.qwen_vl.model import Compute, PromptInputs, split_model
 from vlaa_jax.parallel.mesh import batch_sharding, data_shards, make_mesh, replicated
 from vlaa_jax.parallel.sharding import tree_shardings
-from vlaa_jax.settings import AlgoSettings
+from vlaa_jax.policy.distribution import Distribution
+from vlaa_jax.settings.grpo import AlgoSettings
+from vlaa_jax.train.grpo_loss import Context, GroupBatch, grpo_loss
 from vlaa_jax.train.state import new_state
-from vlaa_jax.train.step import GroupBatch, Policy, Steps, Totals
+from vlaa_jax.train.update import Update
 
 PIECES = [[3, (1, 6, 10), 4], [2, (1, 2, 18), 9], [11], [6, (1, 10, 4), 2]]
 GROUPS, NEW = 2, 4
@@ -44,18 +46,15 @@ def update(oracle, mesh):
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(1.0))
     # The same loss as a second update of a rollout: ratios differ from one.
     algo = AlgoSettings(updates_per_rollout=2, kl_coef=0.1, clip_low=0.9, clip_high=9.0)
-    steps = Steps(Policy(graphdef, 1.0, 0, shards), algo, optimizer, max_new_tokens=NEW)
+    loss_fn = partial(grpo_loss, Distribution(graphdef, 1.0, 0, shards), algo, NEW)
     whole = draw(oracle.config, shards)
-    totals = Totals(jnp.float32(whole.mask_PGT.sum()), jnp.float32(len(PIECES) * GROUPS))
+    totals = jnp.float32(whole.mask_PGT.sum()), jnp.float32(len(PIECES) * GROUPS)
+    allowed = jnp.ones(hf_oracle.VOCAB, bool)
+    context = Context(*totals, jnp.float32(algo.kl_coef), allowed)
     state = new_state(jax.device_put(oracle.params, places), optimizer, replicated(mesh))
-    grads, (loss, _) = steps.gradients(
-        state.trainable,
-        {},
-        jax.device_put(whole, batch_sharding(mesh)),
-        totals,
-        jnp.float32(algo.kl_coef),
-        jnp.ones(hf_oracle.VOCAB, bool),
-    )
+    steps = Update(loss_fn, optimizer, state)
+    batch = jax.device_put(whole, batch_sharding(mesh))
+    grads, (loss, _) = steps.gradients(state.trainable, {}, batch, context)
     cut = {
         name
         for leaf in jax.tree.leaves(state.trainable)

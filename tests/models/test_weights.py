@@ -287,6 +287,40 @@ def test_damaged_weight_files(tmp_path, damage, message):
         weights.open_params(tmp_path)
 
 
+def test_an_index_of_an_earlier_save_never_brings_its_weights_back(tmp_path):
+    """Two sets are refused by both names; without old shards the single file is read, as by HF."""
+    config = CONFIGS["2, tied"]
+    write_hf(tmp_path, config, shards=2, seed=1)
+    newer = write_hf(tmp_path, config, seed=2)
+    both = r"model\.safetensors, and model\.safetensors\.index\.json with model-00001-of-00002"
+    with pytest.raises(UserError, match=both):
+        weights.open_params(tmp_path)
+    (tmp_path / "model-00001-of-00002.safetensors").unlink()
+    with pytest.raises(UserError, match=r"index\.json with model-00002-of-00002"):
+        weights.open_params(tmp_path)
+    (tmp_path / "model-00002-of-00002.safetensors").unlink()
+    with pytest.warns(UserWarning, match=r"index\.json is ignored: of its shards none is there"):
+        reader = SafetensorsReader(tmp_path)
+    name = "model.norm.weight"
+    np.testing.assert_array_equal(reader.view(name), newer[name])
+
+
+def test_an_index_of_the_single_file_itself_is_no_second_set(tmp_path, recwarn):
+    tensors = write_hf(tmp_path, CONFIGS["2, tied"])
+    content = {"weight_map": dict.fromkeys(tensors, "model.safetensors")}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(content))
+    assert set(SafetensorsReader(tmp_path).tensors) == set(tensors) and not recwarn
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.safetensors.index.json"])
+def test_a_link_to_weights_that_are_gone_is_said_to_be_one(tmp_path, name):
+    write_hf(tmp_path, CONFIGS["2, tied"])
+    (tmp_path / "model.safetensors").rename(tmp_path / "elsewhere")
+    (tmp_path / name).symlink_to(tmp_path / "gone")
+    with pytest.raises(UserError, match=r"is a link to .*gone, which does not exist"):
+        weights.open_params(tmp_path)
+
+
 def test_quantised_weights_are_refused(tmp_path):
     tensors = write_hf(tmp_path, CONFIGS["2, tied"])
     tensors["model.norm.weight"] = np.zeros(32, np.int8)

@@ -110,6 +110,30 @@ def test_the_judge_may_be_given_more_tokens():
         assert {body["max_tokens"] for _, _, body in server.requests} == {900}
 
 
+@pytest.mark.parametrize("backend", ["chat_judge", "score_endpoint"])
+@pytest.mark.parametrize("status", [200, 401])
+def test_no_score_carries_the_key_that_a_server_sends_back(monkeypatch, backend, status):
+    key = "sk-SECRET-123456"
+    monkeypatch.setenv("A_TEST_KEY", key)
+
+    def behave(handler, request):
+        said = f"{handler.headers['authorization']}\x1b[2J {' '.join(key)}"
+        items = [{"id": item["id"], "error": said} for item in request.get("items", [])]
+        grade = {"choices": [{"message": {"content": said}}]}
+        handler.send(status, {"error": said, **({"results": items} if items else grade)})
+
+    with MisbehavingServer(judge_reply, [behave] * 50) as server:
+        chosen = settings(
+            server, open_ended=backend, endpoint_model="m", endpoint_key_env="A_TEST_KEY"
+        )
+        with MixedReward(chosen) as mixed:
+            scores = mixed.score(requests_for(2))
+    assert all(score.failed for score in scores)
+    for score in scores:
+        assert "SECRET" not in repr(score) and "S E C" not in repr(score)
+        assert "[key]" in score.error and score.error.isprintable()
+
+
 class LengthHead:
     identity = "length"
 

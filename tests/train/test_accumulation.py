@@ -1,5 +1,7 @@
 """An update does not depend on how its prompts are cut into micro-batches."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,9 +10,13 @@ import pytest
 
 from update_case import CONFIG, VOCAB, T, batch
 from vlaa_jax.models.qwen_vl.model import init_params, split_model
-from vlaa_jax.settings import AlgoSettings
-from vlaa_jax.train.state import merge, part_of, partition
-from vlaa_jax.train.step import GroupBatch, Policy, Steps, Totals
+from vlaa_jax.models.qwen_vl.trees import merge, part_of, partition
+from vlaa_jax.parallel.mesh import make_mesh, replicated
+from vlaa_jax.policy.distribution import Distribution
+from vlaa_jax.settings.grpo import AlgoSettings
+from vlaa_jax.train.grpo_loss import Context, GroupBatch, grpo_loss
+from vlaa_jax.train.state import new_state
+from vlaa_jax.train.update import Update
 
 
 def rows(tree, part):
@@ -21,17 +27,17 @@ def rows(tree, part):
 def test_micro_batches_add_up_to_the_whole(aggregation):
     algo = AlgoSettings(aggregation=aggregation, updates_per_rollout=2, kl_coef=0.1)
     graphdef, _ = split_model(CONFIG)
-    steps = Steps(Policy(graphdef, 1.0, 0, 1), algo, optax.sgd(1.0), max_new_tokens=T)
+    loss_fn = partial(grpo_loss, Distribution(graphdef, 1.0, 0, 1), algo, T)
+    update = Update(loss_fn, optax.sgd(1.0))
     params = init_params(CONFIG, 0)
     whole = batch()
-    totals = Totals(jnp.float32(whole.mask_PGT.sum()), jnp.float32(whole.mask_PGT.any(-1).sum()))
-    allowed, coef = jnp.ones(VOCAB, bool), jnp.float32(0.1)
-    want, (loss, _) = steps.gradients(params, {}, whole, totals, coef, allowed)
-    got, total = None, 0.0
+    totals = jnp.float32(whole.mask_PGT.sum()), jnp.float32(whole.mask_PGT.any(-1).sum())
+    context = Context(*totals, jnp.float32(0.1), jnp.ones(VOCAB, bool))
+    want, (loss, _) = update.gradients(params, {}, whole, context)
+    got, total = update.zeros(params), 0.0
     for part in (slice(0, 1), slice(1, 4)):
         piece = GroupBatch(*(rows(field, part) for field in whole))
-        more, (piece_loss, _) = steps.gradients(params, {}, piece, totals, coef, allowed)
-        got = more if got is None else steps.add(got, more)
+        got, (piece_loss, _) = update.accumulate(got, params, {}, piece, context)
         total += float(piece_loss)
     assert total == pytest.approx(float(loss), rel=1e-5)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
@@ -40,17 +46,13 @@ def test_micro_batches_add_up_to_the_whole(aggregation):
 
 
 def test_a_non_finite_gradient_is_skipped_and_counted():
-    from vlaa_jax.parallel.mesh import make_mesh, replicated
-    from vlaa_jax.train.state import new_state
-
-    graphdef, _ = split_model(CONFIG)
-    steps = Steps(Policy(graphdef, 1.0, 0, 1), AlgoSettings(), optax.adam(0.1), max_new_tokens=T)
+    update = Update(lambda *_: (jnp.float32(0), None), optax.adam(0.1))
     params = {"w": jnp.ones(3)}
     state = new_state(params, optax.adam(0.1), replicated(make_mesh(devices=jax.devices()[:1])))
-    state, _ = steps.apply(state, {"w": jnp.array([1.0, jnp.nan, 0.0])})
+    state, _ = update.apply(state, {"w": jnp.array([1.0, jnp.nan, 0.0])})
     np.testing.assert_array_equal(state.trainable["w"], np.ones(3))
     assert (int(state.updates), int(state.skipped)) == (1, 1)
-    state, norm = steps.apply(state, {"w": jnp.array([1.0, 0.0, 0.0])})
+    state, norm = update.apply(state, {"w": jnp.array([1.0, 0.0, 0.0])})
     assert float(state.trainable["w"][0]) == pytest.approx(0.9)
     assert (int(state.updates), int(state.skipped), float(norm)) == (2, 1, 1.0)
 

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +11,7 @@ import pytest
 from vlaa_jax.rollout.engine import Rollout
 from vlaa_jax.schema import Score, UserError
 from vlaa_jax.train import gather
-from vlaa_jax.train.gather import Pending, Share, refill, scoring_threads
+from vlaa_jax.train.gather import Gatherer, Pending, Share, scoring_threads
 from vlaa_jax.train.metrics import StepClock
 
 G, T = 2, 3
@@ -44,46 +44,49 @@ def pending(round_, raw_PG):
     return Pending(names, rollout, shares)
 
 
-def run_with(cap, max_failed_frac=0.5):
-    settings = SimpleNamespace(algo=SimpleNamespace(dynamic_sampling=cap))
-    reward = SimpleNamespace(settings=SimpleNamespace(max_failed_frac=max_failed_frac))
-    return SimpleNamespace(settings=settings, reward=reward)
+class Scripted(Gatherer):
+    """Draws scripted rounds."""
+
+    def sample(self, params, step, round_, clock):
+        self.threads.append(round_)
+        return pending(round_, self.loader[round_])
 
 
-def refilled(monkeypatch, cap, rounds):
+def gatherer(cap, rounds, drawn, max_failed_frac=0.5):
+    settings = SimpleNamespace(
+        algo=SimpleNamespace(dynamic_sampling=cap),
+        rewards=SimpleNamespace(max_failed_frac=max_failed_frac),
+    )
+    return Scripted(settings, rounds, None, None, None, drawn)
+
+
+def refilled(cap, rounds):
     """What comes of scripted rounds, and which rounds were drawn."""
     drawn = []
-
-    def scripted(run, step, round_, scorer, clock):
-        drawn.append(round_)
-        return pending(round_, rounds[round_])
-
-    monkeypatch.setattr(gather, "sample", scripted)
-    run = run_with(cap)
-    with ThreadPoolExecutor(1) as scorer:
-        first = pending(0, rounds[0]).wait(run, 7)
-        return refill(run, 7, first, scorer, StepClock()), drawn
+    own = gatherer(cap, rounds, drawn)
+    first = own.wait(pending(0, rounds[0]), 7)
+    return own.refill({}, 7, first, StepClock()), drawn
 
 
 DEAD, LIVE = [1, 1], [0, 1]
 
 
 def test_scores_come_back_in_the_order_of_the_prompts():
-    groups = pending(0, [[0, 1], [2, 3], [4, 5]]).wait(run_with(0), 1)
+    groups = pending(0, [[0, 1], [2, 3], [4, 5]]).wait(0.5, 1)
     assert groups.raw_PG.tolist() == [[0, 1], [2, 3], [4, 5]]
     assert [texts[0] for texts in groups.texts] == groups.prompts == ["0.0", "0.1", "0.2"]
 
 
-def test_without_it_every_group_stays(monkeypatch):
-    gathered, drawn = refilled(monkeypatch, 0, [[DEAD, LIVE]])
+def test_without_it_every_group_stays():
+    gathered, drawn = refilled(0, [[DEAD, LIVE]])
     assert drawn == []
     assert gathered.groups.prompts == ["0.0", "0.1"]
     assert (gathered.constant_frac, gathered.rounds) == (0.5, 1)
 
 
-def test_useful_groups_come_first_and_drawing_stops_when_there_are_enough(monkeypatch):
+def test_useful_groups_come_first_and_drawing_stops_when_there_are_enough():
     rounds = [[DEAD, LIVE, DEAD], [LIVE, DEAD, DEAD], [DEAD, LIVE, LIVE], [LIVE] * 3]
-    gathered, drawn = refilled(monkeypatch, 5, rounds)
+    gathered, drawn = refilled(5, rounds)
     assert drawn == [1, 2]
     assert gathered.groups.prompts == ["0.1", "1.0", "2.1"]
     assert gathered.groups.raw_PG.tolist() == [LIVE] * 3
@@ -93,18 +96,18 @@ def test_useful_groups_come_first_and_drawing_stops_when_there_are_enough(monkey
     assert gathered.constant_frac == pytest.approx(5 / 9)
 
 
-def test_at_the_cap_the_rest_is_filled_with_what_there_is(monkeypatch):
-    gathered, drawn = refilled(monkeypatch, 2, [[DEAD, DEAD], [DEAD, LIVE], [DEAD, DEAD]])
+def test_at_the_cap_the_rest_is_filled_with_what_there_is():
+    gathered, drawn = refilled(2, [[DEAD, DEAD], [DEAD, LIVE], [DEAD, DEAD]])
     assert drawn == [1, 2]
     assert gathered.groups.prompts == ["1.1", "0.0"]
 
 
-def test_failed_scores_make_no_group_useful_and_too_many_stop_the_run(monkeypatch):
+def test_failed_scores_make_no_group_useful_and_too_many_stop_the_run():
     nan = float("nan")
-    gathered, _ = refilled(monkeypatch, 1, [[[nan, 1], LIVE, LIVE], [LIVE, LIVE, LIVE]])
+    gathered, _ = refilled(1, [[[nan, 1], LIVE, LIVE], [LIVE, LIVE, LIVE]])
     assert gathered.groups.prompts == ["0.1", "0.2", "1.0"]
     with pytest.raises(UserError, match="step 7"):
-        pending(0, [[nan, nan], [nan, 1]]).wait(run_with(0), 7)
+        pending(0, [[nan, nan], [nan, 1]]).wait(0.5, 7)
 
 
 def test_an_interrupt_does_not_wait_for_what_is_queued():

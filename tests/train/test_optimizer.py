@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vlaa_jax.settings import OptimizerSettings
+from vlaa_jax.settings.shared import OptimizerSettings
 from vlaa_jax.train.optimizer import learning_rate
 
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig, TextConfig, VisionConfig
 from vlaa_jax.models.qwen_vl.model import PromptInputs
-from vlaa_jax.train.step import GroupBatch
+from vlaa_jax.train.grpo_loss import GroupBatch
 
 VOCAB, P, G, T, S = 40, 4, 3, 6, 5
 CONFIG = QwenVLConfig(

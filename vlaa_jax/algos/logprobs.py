@@ -17,6 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
+from vlaa_jax.parallel.sharding import Layout, gather
+
+HEAD_AXES = ("embed", "vocab")
+"""Logical axes of the output head."""
+
 FORBIDDEN_LOGIT = -1e9
 """Logit of a forbidden id: its probability is exactly 0, yet sums over padding rows stay finite."""
 
@@ -56,6 +61,7 @@ def token_logprobs(
     chunk: int | None = None,
     row_shards: int = 1,
     entropy_gradient: bool = False,
+    layout: Layout | None = None,
 ) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
     """log softmax(hidden @ kernel / temperature)[target] and the entropy in nats, both float32.
 
@@ -73,6 +79,8 @@ def token_logprobs(
         kept apart per block until the end, so that they cross the mesh once and not once per chunk.
       entropy_gradient: let gradients through the entropy (for an entropy bonus); otherwise it is
         a figure for reports.
+      layout: where rows and head lie on a mesh. The head is gathered once, before the loop over
+        chunks, but for what is cut by vocabulary; its gradient is reduced once, behind it.
 
     Returns:
       (logprob_N, entropy_N); gradients flow to hidden_ND and kernel_DV.
@@ -94,11 +102,13 @@ def token_logprobs(
     rows = -(-n_rows // (n_chunks * row_shards)) * row_shards  # per chunk, evenly filled
     padding = rows * n_chunks - n_rows
     targets_N = jnp.clip(targets_N, 0, vocab_size - 1)
+    if layout is not None:
+        kernel_DV = gather(kernel_DV, layout, HEAD_AXES)
     # Chunks lie on axis 1: row-major order puts neighbouring rows into different chunks.
     hidden_CnD = jnp.pad(hidden_ND, ((0, padding), (0, 0))).reshape(rows, n_chunks, width)
     targets_Cn = jnp.pad(targets_N, (0, padding)).reshape(rows, n_chunks)
     logprob_nC, entropy_nC = _chunked(
-        (row_shards, entropy_gradient),
+        (row_shards, entropy_gradient, layout),
         hidden_CnD.swapaxes(0, 1),
         kernel_DV,
         targets_Cn.T,
@@ -108,6 +118,10 @@ def token_logprobs(
     logprob_N = logprob_nC.T.reshape(-1)[:n_rows]
     entropy_N = entropy_nC.T.reshape(-1)[:n_rows]
     return logprob_N, entropy_N if entropy_gradient else jax.lax.stop_gradient(entropy_N)
+
+
+def _pin(layout: Layout | None, array: Array, *names: str | None) -> Array:
+    return array if layout is None else layout.pin(array, *names)
 
 
 def _product(spec: str, a: Array, b: Array) -> Array:
@@ -122,9 +136,14 @@ def _product(spec: str, a: Array, b: Array) -> Array:
 
 
 def _logits(
-    hidden_CD: Array, kernel_DV: Array, temperature: Array, allowed_V: Array | None
+    hidden_CD: Array,
+    kernel_DV: Array,
+    temperature: Array,
+    allowed_V: Array | None,
+    layout: Layout | None,
 ) -> Array:
-    product_CV = _product("cd,dv->cv", hidden_CD, kernel_DV)
+    product_CV = _product("cd,dv->cv", _pin(layout, hidden_CD, "batch", None), kernel_DV)
+    product_CV = _pin(layout, product_CV, "batch", "vocab")
     return masked_logits(product_CV, temperature=temperature, allowed_V=allowed_V)
 
 
@@ -134,9 +153,10 @@ def _forward_chunk(
     kernel_DV: Array,
     temperature: Array,
     allowed_V: Array | None,
+    layout: Layout | None,
 ) -> tuple[Array, Array, Array]:
     """(logprob, entropy, log-normaliser) per row of one chunk."""
-    logits_CV = _logits(hidden_CD, kernel_DV, temperature, allowed_V)
+    logits_CV = _logits(hidden_CD, kernel_DV, temperature, allowed_V, layout)
     top_C1 = jnp.max(logits_CV, axis=1, keepdims=True)
     shifted_CV = logits_CV - top_C1
     exp_CV = jnp.exp(shifted_CV)
@@ -150,7 +170,7 @@ def _forward_chunk(
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _chunked(
-    static: tuple[int, bool],
+    static: tuple[int, bool, Layout | None],
     hidden_nCD: Array,
     kernel_DV: Array,
     targets_nC: Array,
@@ -163,7 +183,7 @@ def _chunked(
 
 def _chunked_forward(static, hidden_nCD, kernel_DV, targets_nC, temperature, allowed_V):  # type: ignore[no-untyped-def]
     def one(chunk: tuple[Array, Array]) -> tuple[Array, Array, Array]:
-        return _forward_chunk(*chunk, kernel_DV, temperature, allowed_V)
+        return _forward_chunk(*chunk, kernel_DV, temperature, allowed_V, static[2])
 
     logprob_nC, entropy_nC, log_z_nC = jax.lax.map(one, (hidden_nCD, targets_nC))
     saved = (hidden_nCD, kernel_DV, targets_nC, temperature, allowed_V, log_z_nC, entropy_nC)
@@ -171,13 +191,13 @@ def _chunked_forward(static, hidden_nCD, kernel_DV, targets_nC, temperature, all
 
 
 def _chunked_backward(static, saved, cotangents):  # type: ignore[no-untyped-def]
-    row_shards, entropy_gradient = static
+    row_shards, entropy_gradient, layout = static
     hidden_nCD, kernel_DV, targets_nC, temperature, allowed_V, log_z_nC, entropy_nC = saved
     vocab_V = jnp.arange(kernel_DV.shape[1])
 
     def one(kernel_grad_sDV, chunk):  # type: ignore[no-untyped-def]
         hidden_CD, targets_C, log_z_C, entropy_C, g_logprob_C, g_entropy_C = chunk
-        logits_CV = _logits(hidden_CD, kernel_DV, temperature, allowed_V)
+        logits_CV = _logits(hidden_CD, kernel_DV, temperature, allowed_V, layout)
         logprobs_CV = logits_CV - log_z_C[:, None]
         probs_CV = jnp.exp(logprobs_CV)
         # d logprob / d logit = [v = target] - p;   d entropy / d logit = -p (log p + H)
@@ -194,12 +214,15 @@ def _chunked_backward(static, saved, cotangents):  # type: ignore[no-untyped-def
             hidden_CD.reshape(*blocks, hidden_CD.shape[1]),
             grad_CV.reshape(*blocks, grad_CV.shape[1]),
         )
+        kernel_grad_sDV = _pin(layout, kernel_grad_sDV, "batch", None, "vocab")
         return kernel_grad_sDV, hidden_grad_CD.astype(hidden_CD.dtype)
 
     start_sDV = jnp.zeros((row_shards, *kernel_DV.shape), jnp.float32)
+    start_sDV = _pin(layout, start_sDV, "batch", None, "vocab")
     chunks = (hidden_nCD, targets_nC, log_z_nC, entropy_nC, *cotangents)
     kernel_grad_sDV, hidden_grad_nCD = jax.lax.scan(one, start_sDV, chunks)
-    kernel_grad_DV = jnp.sum(kernel_grad_sDV, axis=0).astype(kernel_DV.dtype)
+    kernel_grad_DV = _pin(layout, jnp.sum(kernel_grad_sDV, axis=0), *HEAD_AXES)
+    kernel_grad_DV = kernel_grad_DV.astype(kernel_DV.dtype)
     no_grad = np.zeros(targets_nC.shape, jax.dtypes.float0)
     no_allowed = None if allowed_V is None else np.zeros(allowed_V.shape, jax.dtypes.float0)
     return hidden_grad_nCD, kernel_grad_DV, no_grad, jnp.zeros_like(temperature), no_allowed

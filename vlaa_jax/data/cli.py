@@ -14,7 +14,7 @@ from vlaa_jax.data.images import ImageProcessor
 from vlaa_jax.data.records import KINDS, RecordFile, Reject
 from vlaa_jax.data.show import describe, find_record
 from vlaa_jax.schema import BOX_SPACES, Record, UserError
-from vlaa_jax.settle import box_space_by_source
+from vlaa_jax.settings import by_source
 
 _EXAMPLES_SHOWN = 10
 
@@ -246,7 +246,10 @@ def _first_size(record: Record, image_root: str | None) -> tuple[int, int] | Non
 
 
 def _box_space(args: argparse.Namespace) -> str | dict[str, str]:
-    return box_space_by_source(",".join(args.box_space), "--box-space")
+    try:
+        return by_source.box_spaces(",".join(args.box_space))
+    except ValueError as error:
+        raise UserError(f"--box-space: {error}") from error
 
 
 def _prompt(value: str) -> str:

@@ -6,10 +6,9 @@ as if hostile: nothing outside the image root, no decompression bomb, no plugin 
 program, and every refusal is one line naming the file.
 """
 
-import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
+from vlaa_jax.data.processor_config import field_problem, read_processor_config
 from vlaa_jax.schema import UserError
 
 MAX_IMAGE_PIXELS = 89_478_485
@@ -94,13 +94,8 @@ class ImageProcessor:
     resample: int = int(Image.Resampling.BICUBIC)
 
     def __post_init__(self) -> None:
-        if not 0 < self.min_pixels <= self.max_pixels:
-            raise UserError(
-                f"image processor: min_pixels {self.min_pixels} and max_pixels {self.max_pixels} "
-                "must be positive and in this order"
-            )
-        if len(self.image_mean) != 3 or len(self.image_std) != 3 or not all(self.image_std):
-            raise UserError("image processor: image_mean and image_std need three numbers, std > 0")
+        if problem := field_problem(vars(self)):
+            raise UserError(f"image processor: {problem}")
 
     @classmethod
     def from_dir(
@@ -119,21 +114,13 @@ class ImageProcessor:
         Raises:
             UserError: no such file, or one that we cannot follow exactly.
         """
-        config, path = _read_config(Path(hf_dir))
-        size = config.get("size") or {}
-        found: dict[str, Any] = {
-            "min_pixels": min_pixels or config.get("min_pixels") or size.get("shortest_edge"),
-            "max_pixels": max_pixels or config.get("max_pixels") or size.get("longest_edge"),
-        }
-        for flag in ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb"):
-            if config.get(flag) is False:
-                raise UserError(f"{path}: {flag}=false is not supported")
-        for name in ("patch_size", "temporal_patch_size", "merge_size", "resample"):
-            found[name] = config.get(name)
-        for name in ("image_mean", "image_std"):
-            found[name] = tuple(config[name]) if config.get(name) is not None else None
-        found["rescale_factor"] = config.get("rescale_factor")
-        return cls(**{name: value for name, value in found.items() if value is not None})
+        found, path = read_processor_config(Path(hf_dir))
+        found |= {"min_pixels": min_pixels} if min_pixels else {}
+        found |= {"max_pixels": max_pixels} if max_pixels else {}
+        try:
+            return cls(**found)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
 
     @cached_property
     def _constants(self) -> tuple[NDArray[np.float32], bool, NDArray[Any], NDArray[Any]]:
@@ -216,26 +203,6 @@ class ImageProcessor:
         """
         pixels, grid = self.pixels(image)
         return self.normalize(pixels), grid
-
-
-def _read_config(hf_dir: Path) -> tuple[Mapping[str, Any], Path]:
-    # transformers prefers the nested dictionary that its version 5 writes.
-    for name in ("processor_config.json", "preprocessor_config.json"):
-        path = hf_dir / name
-        if not path.is_file():
-            continue
-        try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: cannot be read as JSON ({error})") from error
-        if name == "processor_config.json":
-            config = config.get("image_processor") if isinstance(config, dict) else None
-            if config is None:
-                continue
-        if not isinstance(config, dict):
-            raise UserError(f"{path}: expected a JSON object")
-        return config, path
-    raise UserError(f"{hf_dir}: no preprocessor_config.json; is this a Qwen2-VL checkpoint?")
 
 
 def resolve_inside(root: str | os.PathLike[str], relative_path: str) -> Path:

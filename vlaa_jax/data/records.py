@@ -18,12 +18,14 @@ from typing import Any, overload
 
 from vlaa_jax.data.json_index import JsonIndex, index_json
 from vlaa_jax.data.literals import as_json, parse_literal
+from vlaa_jax.foreign import parse_json
 from vlaa_jax.schema import BOX_SPACES, VERIFIER_TYPES, Record, UserError
 
 KINDS = ("grpo", "sft")
 """What a file is read for: grpo needs ``verifier_type`` and ``gt``, sft needs ``answer``."""
 
 MAX_RECORD_BYTES = 8 << 20
+MAX_RECORD_DEPTH = 900
 MAX_FIELD_CHARS = 1 << 20
 MAX_PATH_CHARS = 1024
 MAX_IMAGES = 64
@@ -160,16 +162,12 @@ class RecordFile(Sequence[Record]):
     def _raw(self, index: int) -> Any:
         data = self.encoded(index)
         try:
-            return json.loads(data.decode("utf-8"))
-        except UnicodeDecodeError as error:
-            raise Refusal("", f"not UTF-8 at byte {error.start} of the record") from error
-        except RecursionError as error:
-            raise Refusal("", "nested too deeply") from error
+            # NaN is told by its field; how deep a record may be is for its fields to say, too.
+            return parse_json(data, finite=False, max_depth=MAX_RECORD_DEPTH)
         except ValueError as error:
             cut = self.spans.truncated and index == len(self) - 1
             hint = "; the file ends inside it, was the download cut short?" if cut else ""
-            message = getattr(error, "msg", str(error))
-            raise Refusal("", f"not JSON ({message}){hint}") from error
+            raise Refusal("", f"{error}{hint}") from error
 
     def reject(self, index: int, field: str, reason: str, record_id: str = "") -> Reject:
         """A Reject that names the place of record ``index``."""

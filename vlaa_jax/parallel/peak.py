@@ -5,6 +5,7 @@ data sheets, without sparsity). A device that is not in the table has no utilisa
 """
 
 import jax
+from jax.sharding import Mesh
 
 PEAK_BF16: dict[str, float] = {
     "TPU v4": 275e12,
@@ -25,3 +26,11 @@ def peak_flops(device: jax.Device) -> float | None:
     """Peak FLOP/s of a device, or None where it is not known."""
     fitting = [name for name in PEAK_BF16 if device.device_kind.startswith(name)]
     return PEAK_BF16[max(fitting, key=len)] if fitting else None
+
+
+def flop_metrics(flop_per_s: float, mesh: Mesh) -> dict[str, float]:
+    """``train/tflop_per_s``, and ``train/mfu``: its share of the peak, where that is known."""
+    devices = mesh.devices.reshape(-1).tolist()
+    peak = peak_flops(devices[0])
+    share = {"train/mfu": flop_per_s / (peak * len(devices))} if peak else {}
+    return {"train/tflop_per_s": flop_per_s / 1e12, **share}

@@ -1,53 +1,153 @@
-"""From logical axes of parameters to places on the mesh: one table of rules."""
+"""From logical axes to places on the mesh: one table of rules for parameters and activations.
+
+What a dimension *is* stands beside the model (models/qwen_vl/axes.py); where it goes stands here.
+A mesh axis cuts one dimension of an array, the first that asks for it. So "embed" of a parameter is
+cut over fsdp, while an activation ``("batch", "embed")`` has given fsdp to its batch and keeps its
+width whole: tokens stay cut over the batch axes all the way, and parameters are gathered to them.
+"""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from math import prod
 from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-RULES: dict[str, str | None] = {
-    "layers": None,
-    "vocab": "tensor",
-    "embed": "fsdp",
-    "heads": "tensor",
-    "kv_heads": "tensor",
-    "mlp": "tensor",
+from vlaa_jax.parallel.mesh import BATCH_AXES
+
+Rules = Mapping[str, tuple[str, ...]]
+Names = tuple[str | None, ...]
+"""Logical axis of each dimension; None is never cut."""
+
+TRAIN: Rules = {
+    "layers": (),
+    "batch": BATCH_AXES,
+    "copies": ("data",),
+    "vocab": ("tensor",),
+    "embed": ("fsdp",),
+    "heads": ("tensor",),
+    "kv_heads": ("tensor",),
+    "mlp": ("tensor",),
     # The vision tower is small and its widths (3420, 16 heads) divide badly: fsdp only.
-    "vision_embed": "fsdp",
-    "vision_qkv": None,
-    "vision_mlp": None,
+    "vision_embed": ("fsdp",),
+    "vision_qkv": (),
+    "vision_mlp": (),
 }
-"""Logical axis -> mesh axis (None: replicated)."""
+"""Logical axis -> mesh axes. "copies" are rows dealt to copies of the parameters alone."""
+
+SAMPLE: Rules = {**TRAIN, "embed": (), "vision_embed": ()}
+"""Decoding reads every weight for every token: nothing is cut that would have to be gathered."""
+
+TABLES: Mapping[str, Rules] = {"train": TRAIN, "sample": SAMPLE}
 
 
-def param_sharding(path: str, shape: tuple[int, ...], axes: Mapping, mesh: Mesh) -> NamedSharding:
-    """Where one parameter lives.
+@dataclass(frozen=True)
+class Layout:
+    """A mesh and a table of rules. Static under jit.
 
-    A dimension that its mesh axis does not divide is replicated: correct, only less thrifty.
+    Attributes:
+        mesh: the devices.
+        table: a key of TABLES.
+        units: per logical axis, into how many pieces it can be cut at most (a head stays whole);
+            an axis that is absent can be cut anywhere.
+    """
+
+    mesh: Mesh
+    table: str = "train"
+    units: Mapping[str, int] = field(default_factory=dict, hash=False)
+
+    def spec(self, shape: tuple[int, ...], names: Names, taken: tuple[str, ...] = ()) -> Any:
+        """Which mesh axes cut each dimension.
+
+        A dimension that its mesh axes do not divide stays whole: correct, only less thrifty.
+
+        Args:
+            shape: sizes of the dimensions.
+            names: their logical axes.
+            taken: mesh axes that may cut nothing.
+        """
+        used, places = set(taken), []
+        for size, name in zip(shape, names, strict=True):
+            axes = TABLES[self.table][name] if name is not None else ()
+            axes = tuple(axis for axis in axes if axis not in used)
+            parts = prod(self.mesh.shape[axis] for axis in axes)
+            pieces = self.units.get(name or "", size)
+            if not axes or size % parts or pieces % parts:
+                places.append(None)
+                continue
+            used.update(axes)
+            places.append(axes if len(axes) > 1 else axes[0])
+        return PartitionSpec(*places)
+
+    def sharding(self, shape: tuple[int, ...], names: Names) -> NamedSharding:
+        """Where an array lies."""
+        return NamedSharding(self.mesh, self.spec(shape, names))
+
+    def pin(self, array: jax.Array, *names: str | None) -> jax.Array:
+        """The same array, with its place said to the compiler; on one device nothing at all."""
+        if self.mesh.size == 1:
+            return array
+        return jax.lax.with_sharding_constraint(array, self.sharding(array.shape, names))
+
+    def pin_gathered(self, array: jax.Array, *names: str | None) -> jax.Array:
+        """A parameter as it is used beside activations: not cut over the batch axes."""
+        if self.mesh.size == 1:
+            return array
+        spec = self.spec(array.shape, names, taken=BATCH_AXES)
+        return jax.lax.with_sharding_constraint(array, NamedSharding(self.mesh, spec))
+
+    def copies_of(self, name: str, count: int) -> int:
+        """How often `count` units of an axis must be repeated so that the mesh divides them."""
+        parts = prod(self.mesh.shape[axis] for axis in TABLES[self.table][name])
+        return parts // count if parts > count and parts % count == 0 else 1
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def gather(kernel: jax.Array, layout: Layout, names: Names) -> jax.Array:
+    """A parameter gathered over the batch axes; its gradient is reduced to where it lies.
+
+    A plain constraint would hold for the gradient too, and have it summed whole on every device.
+    """
+    return layout.pin_gathered(kernel, *names)
+
+
+def _gather_fwd(kernel: jax.Array, layout: Layout, names: Names) -> tuple[jax.Array, None]:
+    return gather(kernel, layout, names), None
+
+
+def _gather_bwd(layout: Layout, names: Names, _: None, grad: jax.Array) -> tuple[jax.Array]:
+    return (layout.pin(grad, *names),)
+
+
+gather.defvjp(_gather_fwd, _gather_bwd)
+
+
+def param_sharding(path: str, shape: tuple[int, ...], axes: Mapping, layout: Layout) -> Any:
+    """Where one parameter lives; a path that `axes` does not name is on every device."""
+    return layout.sharding(shape, axes.get(path, (None,) * len(shape)))
+
+
+def tree_shardings(tree: Any, axes: Mapping, layout: Layout | Mesh) -> Any:
+    """Shardings of a nested dict of arrays (or of their shapes), like `tree`.
 
     Args:
-        path: dotted path of the parameter.
-        shape: its shape.
-        axes: dotted path -> logical axes; a path that is absent is replicated.
-        mesh: the device mesh.
+        tree: parameters.
+        axes: dotted path -> logical axes of each dimension.
+        layout: where axes go; a mesh alone stands for its training layout.
     """
-    names = axes.get(path, (None,) * len(shape))
-    spec = []
-    for size, name in zip(shape, names, strict=True):
-        mesh_axis = RULES[name] if name is not None else None
-        fits = mesh_axis is not None and size % mesh.shape[mesh_axis] == 0
-        spec.append(mesh_axis if fits else None)
-    return NamedSharding(mesh, PartitionSpec(*spec))
-
-
-def tree_shardings(tree: Any, axes: Mapping, mesh: Mesh) -> Any:
-    """Shardings of a nested dict of arrays (or of their shapes), like `tree`."""
+    where = Layout(layout) if isinstance(layout, Mesh) else layout
 
     def place(path: tuple, leaf: Any) -> NamedSharding:
-        return param_sharding(dotted(path), leaf.shape, axes, mesh)
+        return param_sharding(dotted(path), leaf.shape, axes, where)
 
     return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def places_of(tree: Any) -> Any:
+    """The shardings that arrays (or shapes with a place) have, for out_shardings."""
+    return jax.tree.map(lambda leaf: leaf.sharding, tree)
 
 
 def dotted(path: tuple) -> str:

@@ -16,9 +16,10 @@ from vlaa_jax.endpoint import (
     Endpoint,
     EndpointError,
     EndpointSettings,
-    LoopThread,
     image_part,
 )
+from vlaa_jax.foreign import parse_json
+from vlaa_jax.loop_thread import LoopThread
 from vlaa_jax.rewards.open_ended import AnswerItem, Judged
 from vlaa_jax.schema import UserError
 
@@ -95,7 +96,7 @@ def read_grade(text: Any) -> float:
     match = _OBJECT.fullmatch(text.strip()) if isinstance(text, str) else None
     if not match:
         raise ValueError(f"not a grade: {str(text)[:60]!r}")
-    grade = json.loads(match[1]).get("score")
+    grade = parse_json(match[1]).get("score")
     if isinstance(grade, bool) or not isinstance(grade, int) or not 0 <= grade <= MAX_GRADE:
         raise ValueError(f"grade {grade!r} is not a whole number from 0 to {MAX_GRADE}")
     return float(grade)

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from vlaa_jax.rewards.mixed import MixedReward
-from vlaa_jax.rewards.settings import OPEN_ENDED_BACKENDS, RewardSettings
 from vlaa_jax.schema import BOX_SPACES, VERIFIER_TYPES, Score, ScoreRequest, UserError
+from vlaa_jax.settings.rewards import OPEN_ENDED_BACKENDS, RewardSettings
 
 FIELDS = {field.name for field in dataclasses.fields(ScoreRequest)}
 """Of an input object; others are left alone, and named at the end."""

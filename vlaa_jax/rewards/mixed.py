@@ -12,6 +12,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
+from vlaa_jax.rewards.backends import make_open_ended
 from vlaa_jax.rewards.digit import digit_gold_problem, score_digit
 from vlaa_jax.rewards.extract import extract_answer, has_strict_structure
 from vlaa_jax.rewards.gold_check import parser_problems
@@ -27,9 +28,9 @@ from vlaa_jax.rewards.open_ended import (
     reference_reward,
 )
 from vlaa_jax.rewards.pool import KillablePool, Outcome
-from vlaa_jax.rewards.settings import RewardSettings
 from vlaa_jax.rewards.shaping import overlong_penalty, repetition_penalty
 from vlaa_jax.schema import Score, ScoreRequest, UserError
+from vlaa_jax.settings.rewards import RewardSettings
 
 __all__ = [
     "MixedReward",
@@ -116,7 +117,7 @@ class MixedReward:
         self, settings: RewardSettings | None = None, open_ended: OpenEndedScorer | None = None
     ) -> None:
         self.settings = settings or RewardSettings()
-        self._open_ended = open_ended or self.settings.make_open_ended()  # None: not chosen
+        self._open_ended = open_ended or make_open_ended(self.settings)  # None: not chosen
         self._open_lock = threading.Lock()
         self._pool = KillablePool(
             MATH_TASK,

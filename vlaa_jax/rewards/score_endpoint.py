@@ -16,7 +16,7 @@ requests in flight, one request at a time, and one deadline that starts with tha
 import asyncio
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,11 +24,11 @@ from vlaa_jax.endpoint import (
     Endpoint,
     EndpointError,
     EndpointSettings,
-    LoopThread,
     image_data_url,
 )
+from vlaa_jax.loop_thread import LoopThread
 from vlaa_jax.rewards.open_ended import AnswerItem, Judged
-from vlaa_jax.schema import UserError
+from vlaa_jax.schema import UserError, printable
 
 _SPLITTABLE = ("refused", "malformed", "server")
 
@@ -113,7 +113,7 @@ class ScoreEndpoint:
         return await self._endpoint.post(
             "score",
             {"model": self._model, "items": items},
-            lambda reply: read_results(reply, [item["id"] for item in items]),
+            lambda reply: read_results(reply, [item["id"] for item in items], self._endpoint.quote),
             deadline=deadline,
             retries=retries,
         )
@@ -134,8 +134,15 @@ def _halves(
     ]
 
 
-def read_results(reply: Any, ids: Sequence[str]) -> list[Judged]:
+def read_results(
+    reply: Any, ids: Sequence[str], quote: Callable[[str], str] = printable
+) -> list[Judged]:
     """Results in the order of ``ids``.
+
+    Args:
+        reply: what the server said.
+        ids: of the items that were sent.
+        quote: makes text of the server fit for a message.
 
     Raises:
         ValueError: not exactly one result per id, or a score that is not a finite number.
@@ -148,12 +155,12 @@ def read_results(reply: Any, ids: Sequence[str]) -> list[Judged]:
     by_id = {str(result["id"]): result for result in results}
     if set(by_id) != set(ids):
         raise ValueError("the results are not for the items that were sent")
-    return [_judged(by_id[name]) for name in ids]
+    return [_judged(by_id[name], quote) for name in ids]
 
 
-def _judged(result: Any) -> Judged:
+def _judged(result: Any, quote: Callable[[str], str]) -> Judged:
     if result.get("error"):
-        return Judged(error=" ".join(str(result["error"]).split())[:200])
+        return Judged(error=quote(str(result["error"])))
     score = result["score"]
     if isinstance(score, bool) or not isinstance(score, (int, float)):
         raise ValueError(f"score {str(score)[:40]!r} is not a number")

@@ -5,22 +5,24 @@ advantage and teaches nothing. Such groups are replaced by groups of further pro
 batch is full or a cap on extra rollouts is met. Usefulness is judged by the unshaped reward.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from vlaa_jax.models.qwen_vl.model import PromptInputs
+from vlaa_jax.data.loader import Loader
+from vlaa_jax.policy.groups import Groups, concatenate, varied
+from vlaa_jax.policy.prompts import Placed, Prompt
+from vlaa_jax.policy.sampler import Sampler
+from vlaa_jax.policy.scoring import CompletionScorer
 from vlaa_jax.rewards.mixed import check_failed
 from vlaa_jax.rollout.engine import Rollout
 from vlaa_jax.schema import Score
-from vlaa_jax.train.groups import Groups, concatenate, varied
+from vlaa_jax.settings.grpo import GrpoSettings
 from vlaa_jax.train.metrics import StepClock
-from vlaa_jax.train.prompts import Prompt
-from vlaa_jax.train.run import Run
-from vlaa_jax.train.scoring import requests_for, score_completions, texts_of
 
 SCORING_THREADS = 4
 
@@ -58,7 +60,7 @@ class Pending(NamedTuple):
     rollout: Rollout
     shares: list[Share]
 
-    def wait(self, run: Run, step: int) -> Groups:
+    def wait(self, max_failed_frac: float, step: int) -> Groups:
         """The groups with their scores.
 
         Raises:
@@ -73,7 +75,7 @@ class Pending(NamedTuple):
                 texts[place] = share.texts[number]
                 by_prompt[place] = scores[number * completions :][:completions]
         flat = [score for group in by_prompt for score in group]
-        check_failed(flat, run.reward.settings.max_failed_frac, where=f"step {step}")
+        check_failed(flat, max_failed_frac, where=f"step {step}")
         return Groups(self.prompts, self.rollout, texts, flat)
 
 
@@ -93,61 +95,82 @@ def scoring_threads() -> Iterator[Executor]:
     pool.shutdown()
 
 
-def sample(run: Run, step: int, round_: int, scorer: Executor, clock: StepClock) -> Pending:
-    """Draws a batch of prompts and its completions, and has these scored while others still grow.
+@dataclass(frozen=True)
+class Gatherer:
+    """Draws batches of prompts, their completions, and what these are paid.
 
-    A reward head computes on the same devices: it waits, and works when they are free.
+    Attributes:
+        settings: of the run.
+        loader: gives the prompts.
+        sampler: draws the completions.
+        scorer: reads and scores them.
+        placed: the step's prompts on the devices.
+        threads: score while the device goes on.
     """
-    prompts = next(run.loader)
-    clock.lap("data")
-    limit = run.settings.rollout.max_new_tokens
-    shares: list[Share] = []
 
-    def score(places: list[int], part: Rollout) -> None:
-        texts = texts_of(run.checkpoint.chat, part)
-        requests = requests_for(
-            [prompts[i] for i in places], texts, run.checkpoint.processor, run.image_root
+    settings: GrpoSettings
+    loader: Loader[list[Prompt]]
+    sampler: Sampler
+    scorer: CompletionScorer
+    placed: Placed
+    threads: Executor
+
+    def sample(
+        self, params: Mapping[str, Any], step: int, round_: int, clock: StepClock
+    ) -> Pending:
+        """Draws a batch and its completions, and has these scored while others still grow.
+
+        A reward head computes on the same devices: it waits, and works when they are free.
+        """
+        prompts = next(self.loader)
+        clock.lap("data")
+        shares: list[Share] = []
+
+        def score(places: list[int], part: Rollout) -> None:
+            texts = self.scorer.texts(part)
+            job = self.threads.submit(self.scorer.score, [prompts[i] for i in places], texts, part)
+            shares.append(Share(places, texts, job))
+
+        alone = self.scorer.reward.uses_devices
+        rollout = self.sampler(
+            params,
+            prompts,
+            self.sampler.keys(step, round_ * len(prompts), len(prompts)),
+            place=self.placed if self._shares_parts else None,
+            on_finished=None if alone else score,
         )
-        job = scorer.submit(score_completions, run.reward, requests, part, limit)
-        shares.append(Share(places, texts, job))
+        clock.lap("rollout")
+        if alone:
+            score(list(range(len(prompts))), rollout)
+        return Pending(prompts, rollout, shares)
 
-    alone = run.reward.uses_devices
-    rollout = run.engine.generate(
-        run.params,
-        _parts(run, prompts),
-        run.keys(step, round_ * len(prompts), len(prompts)),
-        prefix_length=run.collate_on_mesh.prompt_bucket(prompts),
-        on_finished=None if alone else score,
-    )
-    clock.lap("rollout")
-    if alone:
-        score(list(range(len(prompts))), rollout)
-    return Pending(prompts, rollout, shares)
+    @property
+    def _shares_parts(self) -> bool:
+        """Whether the update will want the same arrays: where it takes as many prompts at once."""
+        settings = self.settings
+        same = self.sampler.at_once == settings.micro_prompts
+        return same and not settings.algo.dynamic_sampling
 
+    def wait(self, pending: Pending, step: int) -> Groups:
+        """The groups with their scores."""
+        return pending.wait(self.settings.rewards.max_failed_frac, step)
 
-def _parts(run: Run, prompts: Sequence[Prompt]) -> Iterator[PromptInputs]:
-    size = run.prefill_prompts
-    # The trainer will want the same arrays where it takes as many prompts at once.
-    shared = size == run.micro_prompts and not run.settings.algo.dynamic_sampling
-    for start in range(0, len(prompts), size):
-        part = prompts[start : start + size]
-        yield run.place(part) if shared else run.collate(part)[0]
-
-
-def refill(run: Run, step: int, first: Groups, scorer: Executor, clock: StepClock) -> Gathered:
-    """Replaces groups that teach nothing, as far as algo.dynamic_sampling allows."""
-    clock.lap("reward")
-    wanted, groups, rounds = len(first.prompts), first, 1
-    useful = varied(groups.raw_PG)
-    while useful.sum() < wanted and rounds <= run.settings.algo.dynamic_sampling:
-        more = sample(run, step, rounds, scorer, clock).wait(run, step)
+    def refill(
+        self, params: Mapping[str, Any], step: int, first: Groups, clock: StepClock
+    ) -> Gathered:
+        """Replaces groups that teach nothing, as far as algo.dynamic_sampling allows."""
         clock.lap("reward")
-        groups = concatenate(groups, more)
+        wanted, groups, rounds = len(first.prompts), first, 1
         useful = varied(groups.raw_PG)
-        rounds += 1
-    scores, share = groups.scores, float(np.mean(~useful))
-    tokens = int(groups.rollout.length_PG.sum())
-    if rounds > 1:
-        # The useful ones first, as they were drawn; the rest fills what the cap left open.
-        groups = groups.take(np.argsort(~useful, kind="stable")[:wanted].tolist())
-    return Gathered(groups, scores, share, rounds, tokens)
+        while useful.sum() < wanted and rounds <= self.settings.algo.dynamic_sampling:
+            more = self.wait(self.sample(params, step, rounds, clock), step)
+            clock.lap("reward")
+            groups = concatenate(groups, more)
+            useful = varied(groups.raw_PG)
+            rounds += 1
+        scores, share = groups.scores, float(np.mean(~useful))
+        tokens = int(groups.rollout.length_PG.sum())
+        if rounds > 1:
+            # The useful ones first, as they were drawn; the rest fills what the cap left open.
+            groups = groups.take(np.argsort(~useful, kind="stable")[:wanted].tolist())
+        return Gathered(groups, scores, share, rounds, tokens)

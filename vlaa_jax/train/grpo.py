@@ -1,204 +1,170 @@
-"""The GRPO loop: batch, rollout, reward, advantage, update, log, save (arXiv 2402.03300)."""
+"""GRPO: batch, rollout, reward, advantage, update, log, save (arXiv 2402.03300)."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import reduce
-from typing import Any
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
 
-import jax.numpy as jnp
+import jax
 import numpy as np
+from jax.sharding import Mesh
+from rich.console import Console
 
-from vlaa_jax.algos import kl, losses
+from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.flops import group_flops
-from vlaa_jax.parallel.peak import peak_flops
+from vlaa_jax.parallel.mesh import data_shards, make_mesh, replicated
+from vlaa_jax.parallel.peak import flop_metrics
+from vlaa_jax.policy.distribution import Distribution
+from vlaa_jax.policy.groups import Groups
+from vlaa_jax.policy.heldout import Heldout
+from vlaa_jax.policy.logprobs import GroupLogprobs
+from vlaa_jax.policy.pretrained import Pretrained, open_pretrained
+from vlaa_jax.policy.prompts import Collator, Encoder, Placed, Prompt
+from vlaa_jax.policy.reward_head import mixed_reward
+from vlaa_jax.policy.sampler import Sampler
+from vlaa_jax.policy.scoring import CompletionScorer
 from vlaa_jax.rewards.mixed import reward_metrics
 from vlaa_jax.rollout.engine import Rollout
-from vlaa_jax.schema import UserError
-from vlaa_jax.train.gather import Gathered, Groups, refill, sample, scoring_threads
+from vlaa_jax.schema import Summary, UserError
+from vlaa_jax.settings.grpo import GrpoSettings
+from vlaa_jax.train.gather import Gathered, Gatherer, scoring_threads
+from vlaa_jax.train.grpo_data import PromptData, open_data
+from vlaa_jax.train.grpo_loss import grpo_loss
+from vlaa_jax.train.grpo_update import Metrics, PolicyUpdate
+from vlaa_jax.train.learner import Learner
 from vlaa_jax.train.metrics import StepClock
-from vlaa_jax.train.prompts import Prompt
 from vlaa_jax.train.rollout_log import write_rollouts
-from vlaa_jax.train.run import Run
-from vlaa_jax.train.scoring import rewards_array
-from vlaa_jax.train.step import KL_ESTIMATORS, GroupBatch, Totals
-
-Metrics = dict[str, float]
+from vlaa_jax.train.rundir import RunDir, check_files
+from vlaa_jax.train.validation import Validation
 
 
-def train(run: Run) -> None:
-    """Runs GRPO from wherever the run stands to its last step."""
-    settings = run.settings
-    with scoring_threads() as scorer:
-        for step in range(run.progress.step, settings.run.steps):
-            clock = StepClock()
-            run.new_step()
-            pending = sample(run, step, 0, scorer, clock)
-            early = None
-            # Where every group stays, work while they are scored; a reward head needs the devices.
-            if not (settings.algo.dynamic_sampling or run.reward.uses_devices):
-                early = score_logprobs(run, pending.prompts, pending.rollout)
-                clock.lap("score")
-            gathered = refill(run, step, pending.wait(run, step), scorer, clock)
-            clock.lap("reward")
-            groups = gathered.groups
-            old_PGT, ref_PGT = early or score_logprobs(run, groups.prompts, groups.rollout)
+def run(settings: GrpoSettings, workdir: Path, console: Console) -> Summary:
+    """Trains a policy in a run directory, from wherever that stands to the last step.
+
+    Raises:
+        UserError: the run directory, the checkpoint or the data cannot be used.
+    """
+    began = time.monotonic()
+    check_files(settings.data)
+    with RunDir(workdir, settings, console) as rundir:
+        mesh = make_mesh(**dataclasses.asdict(settings.mesh))
+        _check_shards(settings, data_shards(mesh))
+        reward = rundir.closes(mixed_reward(settings.rewards, mesh, settings.model.dtype))
+        pretrained = open_pretrained(settings.model, settings.data, mesh)
+        reward.start()
+        data = open_data(settings, Encoder(pretrained, settings.data), reward, rundir)
+        distribution = _distribution(settings, pretrained, mesh)
+        learner = _learner(settings, pretrained, distribution, mesh)
+        progress = learner.load(rundir.checkpoints) or rundir.progress
+        progress = data.resume(progress)
+        rundir.begin(progress, pretrained.sidecars)
+
+        collator = Collator(pretrained, settings.data, mesh)
+        placed = Placed(collator)
+        limit = settings.rollout.max_new_tokens
+        scorer = CompletionScorer(reward, pretrained.chat, pretrained.processor, data.images, limit)
+        sampler = partial(Sampler, pretrained, collator, settings.rollout, mesh, seed=settings.seed)
+        validation = _validation(settings, data, sampler, scorer, rundir)
+        allowed_V = jax.device_put(pretrained.allowed_V, replicated(mesh))
+        logprobs = GroupLogprobs(distribution, placed, allowed_V, settings.micro_prompts)
+        coef = progress.task.get("kl_coef")
+        update = PolicyUpdate(settings, learner, placed, allowed_V, coef)
+
+        console.print("sampling the held-out records (the first batch compiles)")
+        validation.measure(learner.params, "before")
+        console.print(f"ready after {time.monotonic() - began:.0f} s")
+        with (
+            scoring_threads() as threads,
+            rundir.saving(learner, settings.algo.updates_per_rollout),
+        ):
+            gatherer = Gatherer(settings, data.loader, sampler(), scorer, placed, threads)
+            parts = Parts(learner, gatherer, logprobs, update, pretrained.config, mesh)
+            train(settings, rundir, parts, validation)
+        after = validation.measure(learner.params, "after")
+        validation.summary()
+        return rundir.summary(after)
+
+
+class Parts(NamedTuple):
+    """What a step is made of."""
+
+    learner: Learner
+    gatherer: Gatherer
+    logprobs: GroupLogprobs
+    update: PolicyUpdate
+    config: QwenVLConfig
+    mesh: Mesh
+
+
+def train(settings: GrpoSettings, rundir: RunDir, parts: Parts, validation: Validation) -> None:
+    """The loop, from wherever the run stands to its last step."""
+    learner, gatherer, update = parts.learner, parts.gatherer, parts.update
+    for step in range(rundir.progress.step, settings.run.steps):
+        clock = StepClock()
+        gatherer.placed.forget()
+        pending = gatherer.sample(learner.params, step, 0, clock)
+        early = None
+        # Where every group stays, work while they are scored; a reward head needs the devices.
+        if not (settings.algo.dynamic_sampling or gatherer.scorer.reward.uses_devices):
+            early = old_and_reference(settings, parts, pending.prompts, pending.rollout)
             clock.lap("score")
+        first = gatherer.wait(pending, step)
+        gathered = gatherer.refill(learner.params, step, first, clock)
+        clock.lap("reward")
+        groups = gathered.groups
+        old_PGT, ref_PGT = early or old_and_reference(
+            settings, parts, groups.prompts, groups.rollout
+        )
+        clock.lap("score")
 
-            advantages_PG = advantages(run, groups, old_PGT, ref_PGT)
-            update = apply_updates(run, groups, advantages_PG, old_PGT, ref_PGT)
-            clock.lap("update")
+        advantages_PG = update.advantages(groups, old_PGT, ref_PGT)
+        metrics = update(groups, advantages_PG, old_PGT, ref_PGT)
+        clock.lap("update")
 
-            metrics = {**reward_metrics(gathered.scores), **group_metrics(gathered), **update}
-            metrics |= rollout_metrics(gathered, clock) | run.batch_metrics()
-            metrics |= speed_metrics(run, groups, clock)
-            if run.evaluates(step):
-                metrics |= run.evaluate(step + 1)
-            if run.logs_rollouts(step):
-                write_rollouts(run.workdir, step, groups, advantages_PG)
-            run.report(step, metrics, clock)
-            # Only now is the step done: whatever interrupts it before makes it be done again.
-            run.progress = run.progress._replace(
-                step=step + 1, loader=run.loader.get_state(), kl_coef=float(run.kl.coef)
-            )
-            if run.saves(step):
-                run.save()
+        metrics |= reward_metrics(gathered.scores) | rollout_metrics(gathered, clock)
+        metrics |= gatherer.placed.padding() | speed_metrics(parts, groups, clock)
+        if settings.run.evaluates(step):
+            metrics |= validation(learner.params, step + 1)
+        if settings.run.logs_rollouts(step):
+            write_rollouts(rundir.path, step, groups, advantages_PG)
+        rundir.report(step, metrics, clock, words(metrics))
+        # Only now is the step done: whatever interrupts it before makes it be done again.
+        position = rundir.progress._replace(
+            step=step + 1, loader=gatherer.loader.get_state(), task={"kl_coef": update.kl_coef}
+        )
+        rundir.finish_step(position, learner)
 
 
-def chunks(run: Run, count: int, size: int) -> Iterator[slice]:
-    """Slices of `size` prompts; 0 takes all of `count` at once."""
-    size = size or count
-    yield from (slice(start, start + size) for start in range(0, count, size))
-
-
-def score_logprobs(
-    run: Run, prompts: Sequence[Prompt], rollout: Rollout
+def old_and_reference(
+    settings: GrpoSettings, parts: Parts, prompts: Sequence[Prompt], rollout: Rollout
 ) -> tuple[np.ndarray, np.ndarray]:
     """Log-probabilities under the sampling policy and under the reference, [P, G, T] each.
 
     With one update per rollout the trainer's own first pass is the old policy; the sampler's
     numbers stand in for it here and are only used for the KL in the reward.
     """
-    algo = run.settings.algo
-    old = [rollout.logprobs_PGT]
-    ref = [np.zeros_like(rollout.logprobs_PGT)]
+    learner, algo = parts.learner, settings.algo
+    old, ref = rollout.logprobs_PGT, np.zeros_like(rollout.logprobs_PGT)
     if algo.updates_per_rollout > 1:
-        old = list(_logprobs(run, run.params, prompts, rollout))
+        old = parts.logprobs(learner.params, prompts, rollout)
     if algo.kl_coef:
-        ref = list(_logprobs(run, run.reference, prompts, rollout))
-    return np.concatenate(old), np.concatenate(ref)
+        ref = parts.logprobs(learner.reference, prompts, rollout)
+    return old, ref
 
 
-def _logprobs(
-    run: Run, params: Mapping[str, Any], prompts: Sequence[Prompt], rollout: Rollout
-) -> Iterator[np.ndarray]:
-    for part in chunks(run, len(prompts), run.micro_prompts):
-        inputs = run.place(prompts[part])
-        tokens = run.put(rollout.tokens_PGT[part])
-        yield np.asarray(run.steps.score(params, inputs, tokens, run.allowed_V))
+def words(metrics: Metrics) -> list[str]:
+    """What the terminal says of a step."""
+    reward = metrics.get("reward/mean", float("nan"))
+    said = [f"reward {reward:.3f}", f"format {metrics['reward/extracted_frac']:.2f}"]
+    if "policy/kl" in metrics:
+        said.append(f"kl {metrics['policy/kl']:.4f}")
+    said.append(f"length {metrics['rollout/length_mean']:.1f}")
+    return [*said, f"{metrics['rollout/tokens_per_s']:.0f} tok/s"]
 
 
-def advantages(run: Run, groups: Groups, old_PGT: np.ndarray, ref_PGT: np.ndarray) -> np.ndarray:
-    """Group advantages [P, G]; computed on the device."""
-    algo, mask_PGT = run.settings.algo, groups.rollout.mask_PGT
-    rewards_PG = rewards_array(groups.scores, groups.rollout.length_PG.shape)
-    valid_PG = ~np.isnan(rewards_PG)
-    if algo.kl_coef and algo.kl_in_reward:
-        penalty = KL_ESTIMATORS[algo.kl_estimator](old_PGT, ref_PGT, jnp.asarray(mask_PGT))
-        paid_PG = jnp.asarray(rewards_PG)
-        rewards_PG = np.asarray(
-            kl.kl_penalised_rewards(paid_PG, penalty, jnp.asarray(mask_PGT), coef=run.kl.coef)
-        )
-    return np.asarray(run.steps.advantages(run.put(rewards_PG), run.put(valid_PG)))
-
-
-def group_metrics(gathered: Gathered) -> Metrics:
-    """What the sampled groups looked like and how many rollouts they took."""
-    return {
-        "group/zero_variance_frac": gathered.constant_frac,
-        "group/rollouts": float(gathered.rounds),
-    }
-
-
-def apply_updates(
-    run: Run,
-    groups: Groups,
-    advantages_PG: np.ndarray,
-    old_PGT: np.ndarray,
-    ref_PGT: np.ndarray,
-) -> Metrics:
-    """All optimizer updates of a step, each over its share of the prompts."""
-    algo, prompts, rollout = run.settings.algo, groups.prompts, groups.rollout
-    mask_PGT = rollout.mask_PGT
-    if algo.mask_truncated:
-        mask_PGT = mask_PGT & ~rollout.truncated_PG[..., None]
-    reports: list[losses.Diagnostics] = []
-    norms, loss = [], 0.0
-    per_update = len(prompts) // algo.updates_per_rollout
-    for start in range(0, len(prompts), per_update):
-        share = slice(start, start + per_update)
-        own = mask_PGT[share]
-        totals = Totals(jnp.float32(own.sum()), jnp.float32(own.any(-1).sum()))
-        grads, own_reports = None, []
-        for part in chunks(run, per_update, run.micro_prompts):
-            rows = slice(start + part.start, start + part.stop)
-            arrays = (
-                rollout.tokens_PGT,
-                mask_PGT,
-                advantages_PG,
-                old_PGT,
-                ref_PGT,
-                rollout.logprobs_PGT,
-            )
-            batch = GroupBatch(run.place(prompts[rows]), *(run.put(a[rows]) for a in arrays))
-            more, (part_loss, report) = run.steps.gradients(
-                run.state.trainable, run.frozen, batch, totals, run.kl.coef, run.allowed_V
-            )
-            grads = more if grads is None else run.steps.add(grads, more)
-            own_reports.append(report)
-            loss += float(part_loss)
-        run.state, norm = run.steps.apply(run.state, grads)
-        norms.append(float(norm))
-        reports.append(reduce(losses.merge_diagnostics, own_reports))
-        _steer_kl(run, reports[-1], int(own.any(-1).sum()))
-    _stop_when_skipping(run)
-    summary = losses.summarise_diagnostics(reduce(losses.merge_diagnostics, reports))
-    return _update_metrics(run, summary, loss / algo.updates_per_rollout, norms)
-
-
-def _steer_kl(run: Run, report: losses.Diagnostics, sequences: int) -> None:
-    # An update without a single token has measured nothing; its 0 is no small divergence.
-    if sequences and run.settings.algo.kl_coef and run.settings.algo.kl_target:
-        mean = losses.summarise_diagnostics(report)["kl"]
-        run.kl = kl.adaptive_kl(run.kl, mean, sequences)
-
-
-def _stop_when_skipping(run: Run) -> None:
-    skipped, most = int(run.state.skipped), run.settings.optimizer.max_skipped
-    if skipped > most:
-        raise UserError(
-            f"{skipped} updates had non-finite gradients (optimizer.max_skipped={most}); "
-            "lower optimizer.lr or look at the last rollouts"
-        )
-
-
-def _update_metrics(
-    run: Run, summary: Mapping[str, Any], loss: float, norms: Sequence[float]
-) -> Metrics:
-    applied = int(run.state.updates) - int(run.state.skipped)
-    divergence = {"policy/kl": float(summary["kl"]), "policy/kl_coef": float(run.kl.coef)}
-    return {
-        **(divergence if run.settings.algo.kl_coef else {}),
-        "train/loss": loss,
-        "train/grad_norm": float(np.mean(norms)),
-        "train/lr": float(run.schedule(max(applied - 1, 0))),
-        "train/skipped": float(run.state.skipped),
-        "policy/entropy": float(summary["entropy"]),
-        "policy/ratio_clip_frac": float(summary["clip_frac"]),
-        "policy/logprob_gap_mean": float(summary["logprob_gap"]),
-        "policy/logprob_gap_max": float(summary["logprob_gap_max"]),
-    }
-
-
-def speed_metrics(run: Run, groups: Groups, clock: StepClock) -> Metrics:
+def speed_metrics(parts: Parts, groups: Groups, clock: StepClock) -> Metrics:
     """FLOP/s of the update, of real tokens and patches alone, and their share of the peak (MFU).
 
     Counted as three forward passes, a backward pass being two: with frozen parts or LoRA some of
@@ -206,16 +172,12 @@ def speed_metrics(run: Run, groups: Groups, clock: StepClock) -> Metrics:
     """
     encoded = [prompt.encoded for prompt in groups.prompts]
     forward = group_flops(
-        run.checkpoint.config,
+        parts.config,
         [sample.length for sample in encoded],
         groups.rollout.length_PG.tolist(),
         [grid for sample in encoded for grid in sample.grids],
     )
-    speed = 3 * forward / clock.seconds["update"]
-    devices = run.mesh.devices.reshape(-1).tolist()
-    peak = peak_flops(devices[0])
-    share = {"train/mfu": speed / (peak * len(devices))} if peak else {}
-    return {"train/tflop_per_s": speed / 1e12, **share}
+    return flop_metrics(3 * forward / clock.seconds["update"], parts.mesh)
 
 
 def rollout_metrics(gathered: Gathered, clock: StepClock) -> Metrics:
@@ -223,9 +185,65 @@ def rollout_metrics(gathered: Gathered, clock: StepClock) -> Metrics:
     rollout = gathered.groups.rollout
     tokens = float(rollout.length_PG.sum())
     return {
+        "group/zero_variance_frac": gathered.constant_frac,
+        "group/rollouts": float(gathered.rounds),
         "rollout/length_mean": float(rollout.length_PG.mean()),
         "rollout/truncated_frac": float(rollout.truncated_PG.mean()),
         "rollout/tokens_per_s": gathered.sampled_tokens / clock.seconds["rollout"],
         "train/tokens_per_s": tokens / clock.seconds["update"],
         "padding/completion_frac": 1.0 - tokens / rollout.tokens_PGT.size,
     }
+
+
+def _distribution(settings: GrpoSettings, pretrained: Pretrained, mesh: Mesh) -> Distribution:
+    return Distribution(
+        pretrained.graphdef,
+        temperature=settings.rollout.temperature,
+        chunk=settings.algo.logprob_chunk,
+        row_shards=data_shards(mesh),
+        base_graphdef=pretrained.base_graphdef if settings.model.lora.rank else None,
+    )
+
+
+def _learner(
+    settings: GrpoSettings, pretrained: Pretrained, distribution: Distribution, mesh: Mesh
+) -> Learner:
+    limit = settings.rollout.max_new_tokens
+    return Learner(
+        pretrained,
+        settings.model,
+        settings.optimizer,
+        partial(grpo_loss, distribution, settings.algo, limit),
+        updates=settings.run.steps * settings.algo.updates_per_rollout,
+        seed=settings.seed,
+        mesh=mesh,
+        keeps_reference=bool(settings.algo.kl_coef),
+    )
+
+
+def _validation(
+    settings: GrpoSettings,
+    data: PromptData,
+    sampler: Callable[..., Sampler],
+    scorer: CompletionScorer,
+    rundir: RunDir,
+) -> Validation:
+    heldout = None
+    if data.heldout:
+        own = sampler(completions=settings.run.eval_completions)
+        heldout = Heldout(data.heldout, own, scorer, seed=settings.seed)
+    drawn = settings.data.records == "embedded"
+    return Validation(heldout, rundir, data.images, drawn=drawn)
+
+
+def _check_shards(settings: GrpoSettings, shards: int) -> None:
+    sizes = {
+        "rollout.prefill_prompts": settings.rollout.at_once,
+        "algo.micro_prompts": settings.micro_prompts,
+    }
+    for name, size in sizes.items():
+        if size % shards:
+            raise UserError(
+                f"{name}: {size} prompts at once cannot be dealt to {shards} data shards "
+                "(mesh.data x mesh.fsdp); choose a multiple"
+            )

@@ -2,7 +2,7 @@
 
 import optax
 
-from vlaa_jax.settings import OptimizerSettings
+from vlaa_jax.settings.shared import OptimizerSettings
 
 
 def learning_rate(settings: OptimizerSettings, updates: int) -> optax.Schedule:

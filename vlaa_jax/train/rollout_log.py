@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from vlaa_jax.train.groups import Groups
+from vlaa_jax.policy.groups import Groups
 
 
 def write_rollouts(workdir: Path, step: int, groups: Groups, advantages_PG: np.ndarray) -> None:

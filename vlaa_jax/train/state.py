@@ -1,4 +1,4 @@
-"""The state of a training run on the device, and which parameters train."""
+"""The state of a training run on the device: what an optimizer update changes."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -7,8 +7,6 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding
-
-from vlaa_jax.models.qwen_vl.lora import is_adapter
 
 Array = jax.Array
 Tree = Mapping[str, Any]
@@ -79,53 +77,3 @@ def _optimizer_places(
         return next((by_path[suffix] for suffix in suffixes if suffix in by_path), everywhere)
 
     return jax.tree_util.tree_map_with_path(place, jax.eval_shape(optimizer.init, trainable))
-
-
-def part_of(path: str) -> str:
-    """Which part of the model a parameter belongs to: one of settings.FREEZABLE."""
-    if path.startswith("vision.merger."):
-        return "merger"
-    if path.startswith("vision."):
-        return "vision"
-    if path.startswith(("text.embed_tokens.", "lm_head.")):
-        return "embeddings"
-    return "language"
-
-
-def partition(params: Tree, freeze: tuple[str, ...], *, adapters_only: bool) -> tuple[Tree, Tree]:
-    """Splits a nested dict into what trains and what does not.
-
-    Args:
-        params: all parameters.
-        freeze: parts that do not train.
-        adapters_only: train LoRA parameters alone.
-
-    Returns:
-        (trainable, frozen); `merge` puts them together again.
-    """
-
-    def trains(path: str) -> bool:
-        return part_of(path) not in freeze and is_adapter(path) == adapters_only
-
-    return _select(params, trains, True), _select(params, trains, False)
-
-
-def _select(tree: Tree, trains: Any, wanted: bool, prefix: str = "") -> dict[str, Any]:
-    chosen: dict[str, Any] = {}
-    for name, node in tree.items():
-        path = prefix + name
-        if isinstance(node, Mapping):
-            below = _select(node, trains, wanted, path + ".")
-            if below:
-                chosen[name] = below
-        elif trains(path) == wanted:
-            chosen[name] = node
-    return chosen
-
-
-def merge(a: Tree, b: Tree) -> dict[str, Any]:
-    """Union of two nested dicts that share no leaf."""
-    out = dict(a)
-    for name, node in b.items():
-        out[name] = merge(out[name], node) if name in out else node
-    return out

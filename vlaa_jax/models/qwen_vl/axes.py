@@ -1,4 +1,14 @@
-"""Logical axes of every parameter: what each dimension *is*; parallel/ decides where it goes."""
+"""Logical axes of every parameter: what each dimension *is*; parallel/ decides where it goes.
+
+Activations use the same names, with "batch" for tokens: ("batch", "embed") is the residual stream,
+("batch", "heads") what attention mixes, ("batch", "mlp") a feed-forward hidden, ("batch", "vocab")
+logits.
+"""
+
+from jax.sharding import Mesh
+
+from vlaa_jax.models.qwen_vl.config import QwenVLConfig
+from vlaa_jax.parallel.sharding import Layout
 
 _BASE_AXES: dict[str, tuple[str | None, ...]] = {
     "text.embed_tokens.embedding": ("vocab", "embed"),
@@ -54,3 +64,9 @@ _BRANCH_AXES = {
 
 PARAM_AXES: dict[str, tuple[str | None, ...]] = _BASE_AXES | _BRANCH_AXES
 """Dotted parameter path -> logical axis of each dimension (None: never sharded)."""
+
+
+def layout(config: QwenVLConfig, mesh: Mesh, table: str = "train") -> Layout:
+    """Where this model's parameters and activations lie; heads are never cut inside."""
+    units = {"heads": config.text.heads, "kv_heads": config.text.kv_heads}
+    return Layout(mesh, table, units)

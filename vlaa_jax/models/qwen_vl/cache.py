@@ -105,16 +105,23 @@ def append(past: SuffixCache, burst: BurstCache) -> SuffixCache:
     k_new, v_new = (
         jnp.stack(a) if isinstance(a, list) else a for a in (burst.k_LPKGCH, burst.v_LPKGCH)
     )
-    steps = k_new.shape[4]
-    if past.k_LPKGUH.shape[4] == 0:
+    steps, room = k_new.shape[4], past.k_LPKGUH.shape[4]
+    if room == 0:
         return past._replace(step_P=past.step_P + steps)
+    first_P1 = jnp.minimum(past.step_P, room - steps)[:, None]
+    since_PU = jnp.arange(room) - first_P1
+    inside = ((since_PU >= 0) & (since_PU < steps))[None, :, None, None, :, None]
+    turn_PC = (jnp.arange(steps) - first_P1) % steps
 
-    def put(cache_LKGUH: Array, new_LKGCH: Array, step: Array) -> Array:
-        return jax.lax.dynamic_update_slice_in_dim(cache_LKGUH, new_LKGCH, step, axis=3)
+    def write(cache_LPKGUH: Array, new_LPKGCH: Array) -> Array:
+        # Turned so that new token i lies at (first + i) % C, repeated over all positions, and taken
+        # where the burst is. A slice update at each prompt's own step would be a scatter, which
+        # XLA cannot cut over GPUs and runs element by element on a CPU.
+        turned = jax.vmap(lambda a, i: jnp.take(a, i, axis=3, mode="clip"), (1, 0), 1)
+        repeats = -(-room // steps)
+        tiled = jnp.tile(turned(new_LPKGCH, turn_PC), (1, 1, 1, 1, repeats, 1))
+        return jnp.where(inside, tiled[..., :room, :], cache_LPKGUH)
 
-    write = jax.vmap(put, in_axes=(1, 1, 0), out_axes=1)
     return SuffixCache(
-        write(past.k_LPKGUH, k_new, past.step_P),
-        write(past.v_LPKGUH, v_new, past.step_P),
-        past.step_P + steps,
+        write(past.k_LPKGUH, k_new), write(past.v_LPKGUH, v_new), past.step_P + steps
     )

@@ -9,13 +9,12 @@ released 32B file leaves out its vision depth, heads and full-attention blocks.
 No jax here: the configuration is read by host-side code too.
 """
 
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
+from vlaa_jax.foreign import read_object, shown
 from vlaa_jax.schema import UserError
 
 Family = Literal["qwen2_vl", "qwen2_5_vl"]
@@ -26,11 +25,62 @@ ARCHITECTURES: dict[str, str] = {
 }
 """Model type of ``config.json`` to the class name transformers writes in ``architectures``."""
 
+_OTHERS = {
+    "qwen2": "a text-only Qwen2 or Qwen2.5; take one of Qwen2.5-VL",
+    "qwen3": "a text-only Qwen3; take one of Qwen2.5-VL",
+    "qwen2_moe": "a text-only mixture of experts",
+    "qwen3_moe": "a text-only mixture of experts",
+    "qwen3_vl": "Qwen3-VL, which is not supported yet; take one of Qwen2.5-VL",
+    "qwen3_vl_moe": "a Qwen3-VL mixture of experts",
+    "qwen3_5": "Qwen3.5, which is not supported",
+    "qwen2_5_omni": "Qwen2.5-Omni; take one of Qwen2.5-VL",
+    "qwen2_audio": "Qwen2-Audio, which sees no images",
+    "qwen2_vl_text": "the text part of Qwen2-VL alone",
+    "qwen2_5_vl_text": "the text part of Qwen2.5-VL alone",
+    "llama": "a text-only Llama",
+    "llava": "LLaVA",
+    "llava_onevision": "LLaVA-OneVision",
+    "internvl": "InternVL",
+    "internvl_chat": "InternVL",
+    "idefics3": "Idefics3",
+    "paligemma": "PaliGemma",
+    "gemma3": "Gemma 3",
+    "mllama": "Llama 3.2 Vision",
+}
+"""What else people point to, by model type."""
 _VISION_ACTIVATION = {"qwen2_vl": "quick_gelu", "qwen2_5_vl": "silu"}
 _FULL_BLOCKS = (7, 15, 23, 31)
 _VISION_TOKENS = (
     "image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"
 )  # fmt: skip
+
+
+_MAX_TOKEN_ID = 1 << 22
+_MOST = {
+    "num_hidden_layers": 512,
+    "hidden_size": 1 << 16,
+    "intermediate_size": 1 << 19,
+    "num_attention_heads": 1024,
+    "num_key_value_heads": 1024,
+    "vocab_size": _MAX_TOKEN_ID,
+    "depth": 512,
+    "num_heads": 1024,
+    "embed_dim": 1 << 16,
+    "out_hidden_size": 1 << 16,
+    "patch_size": 128,
+    "temporal_patch_size": 16,
+    "spatial_merge_size": 16,
+    "in_channels": 16,
+    "in_chans": 16,
+    "window_size": 1 << 14,
+}
+"""Several times the largest released value of each key: nothing is built of an absurd one."""
+_RANGES = {
+    "rms_norm_eps": (1e-12, 0.1),
+    "rope_theta": (1.0, 1e12),
+    "mlp_ratio": (0.01, 64.0),
+    "tokens_per_second": (1e-3, 1e4),
+}
 
 
 @dataclass(frozen=True)
@@ -113,9 +163,11 @@ class QwenVLConfig:
           UserError: a size is missing or impossible, or a setting is not supported.
         """
         family = hf.get("model_type")
-        if family not in ARCHITECTURES:
+        if not isinstance(family, str) or family not in ARCHITECTURES:
+            known = _OTHERS.get(str(family), "")
             raise UserError(
-                f"{where}: model_type is {family!r}; supported are {', '.join(ARCHITECTURES)}"
+                f"{where}: model_type is {shown(family)}; supported are {', '.join(ARCHITECTURES)}"
+                + (f" (this is {known})" if known else "")
             )
         _refuse_unsupported(_Section(hf, where))
         text = _text_config(_Section(hf, where, "text_config"))
@@ -127,7 +179,7 @@ class QwenVLConfig:
             vision=vision,
             tie_word_embeddings=_tied(hf),
             eos_token_id=_end_token(tokens, cls.eos_token_id),
-            pad_token_id=tokens.get("pad_token_id", None),
+            pad_token_id=_pad_token(tokens),
             **{name: tokens.integer(name, getattr(cls, name)) for name in _VISION_TOKENS},
         )
         _check_sizes(config, where)
@@ -173,14 +225,9 @@ def read_hf_config(path: str | Path) -> dict[str, Any]:
     """The parsed ``config.json`` of an HF directory; raises UserError where it cannot be read."""
     file = Path(path) / "config.json"
     try:
-        hf = json.loads(file.read_text(encoding="utf-8"))
+        return read_object(file)
     except FileNotFoundError:
         raise UserError(f"{file} does not exist; is {path} a Hugging Face directory?") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read: {error}") from None
-    if not isinstance(hf, dict):
-        raise UserError(f"{file} is not a JSON object")
-    return hf
 
 
 class _Section:
@@ -205,22 +252,27 @@ class _Section:
         return default
 
     def integer(self, key: str, default: int | None = None) -> int:
-        """A whole number of at least 0; required where no default is given."""
+        """A whole number from 0 to the key's bound; required where no default is given."""
         value = self.get(key, default)
         if value is None:
             raise UserError(f"{self.label(key)} is missing")
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or value != int(value):
-            raise UserError(f"{self.label(key)} must be a whole number, not {value!r}")
+        whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+        if isinstance(value, bool) or not whole:
+            raise UserError(f"{self.label(key)} must be a whole number, not {shown(value)}")
         if value < 0:
             raise UserError(f"{self.label(key)} must not be negative, but is {value}")
+        if value > (most := _MOST.get(key, _MAX_TOKEN_ID)):
+            raise UserError(f"{self.label(key)} is {value}, more than any model has ({most})")
         return int(value)
 
     def number(self, key: str, default: float) -> float:
-        """A positive number."""
+        """A positive number up to the key's bound."""
         value = self.get(key, default)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-            raise UserError(f"{self.label(key)} must be a positive number, not {value!r}")
+            raise UserError(f"{self.label(key)} must be a positive number, not {shown(value)}")
+        least, most = _RANGES[key]
+        if not least <= value <= most:
+            raise UserError(f"{self.label(key)} is {value}: it must lie in {least:g}..{most:g}")
         return float(value)
 
     def label(self, key: str) -> str:
@@ -234,8 +286,15 @@ def _end_token(tokens: _Section, default: int) -> int:
     first = value[0] if isinstance(value, list) and value else value
     if isinstance(first, bool) or not isinstance(first, int):
         label = tokens.label("eos_token_id")
-        raise UserError(f"{label} must be a whole number or a list of them, not {value!r}")
+        raise UserError(f"{label} must be a whole number or a list of them, not {shown(value)}")
     return first
+
+
+def _pad_token(tokens: _Section) -> int | None:
+    value = tokens.get("pad_token_id", None)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        raise UserError(f"{tokens.label('pad_token_id')} must be a whole number")
+    return value
 
 
 def _refuse_unsupported(top: _Section) -> None:
@@ -248,19 +307,23 @@ def _refuse_unsupported(top: _Section) -> None:
 
 def _tied(hf: Mapping[str, Any]) -> bool:
     # transformers 4.57 writes the flag into text_config only, 5.x at the top; true anywhere ties.
-    text = hf.get("text_config") or {}
+    text = hf.get("text_config")
+    text = text if isinstance(text, Mapping) else {}
     return bool(hf.get("tie_word_embeddings") or text.get("tie_word_embeddings"))
 
 
 def _text_config(text: _Section) -> TextConfig:
-    if text.get("use_sliding_window", False) or "sliding_attention" in text.get("layer_types", ()):
+    kinds = text.get("layer_types", ())
+    if not isinstance(kinds, (list, tuple)):
+        raise UserError(f"{text.label('layer_types')} must be a list, not {shown(kinds)}")
+    if text.get("use_sliding_window", False) or "sliding_attention" in kinds:
         raise UserError(
             f"{text.label('use_sliding_window')} is on; sliding windows are unsupported"
         )
     if text.get("attention_dropout", 0.0):
         raise UserError(f"{text.label('attention_dropout')} is not 0; dropout is unsupported")
     if (act := text.get("hidden_act", "silu")) != "silu":
-        raise UserError(f"{text.label('hidden_act')} is {act!r}; supported is silu")
+        raise UserError(f"{text.label('hidden_act')} is {shown(act)}; supported is silu")
     heads = text.integer("num_attention_heads")
     width = text.integer("hidden_size")
     if not heads or width % heads:
@@ -289,7 +352,7 @@ def _rope(text: _Section) -> _Section:
     rope = _Section({key: text.get(key, {})}, text.where, key, fall_back=False)
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in ("default", "mrope"):
-        raise UserError(f"{rope.label('type')} is {kind!r}; supported are mrope and default")
+        raise UserError(f"{rope.label('type')} is {shown(kind)}; supported: mrope and default")
     return rope
 
 
@@ -298,10 +361,10 @@ def _mrope_section(rope: _Section) -> tuple[int, int, int]:
     if (
         not isinstance(section, (list, tuple))
         or len(section) != 3
-        or not all(isinstance(n, int) and n >= 0 for n in section)
+        or not all(type(n) is int and n >= 0 for n in section)
     ):
         raise UserError(
-            f"{rope.label('mrope_section')} must be three whole numbers, not {section!r}"
+            f"{rope.label('mrope_section')} must be three whole numbers, not {shown(section)}"
         )
     return (section[0], section[1], section[2])
 
@@ -309,7 +372,8 @@ def _mrope_section(rope: _Section) -> tuple[int, int, int]:
 def _vision_config(vision: _Section, family: Family, text: TextConfig) -> VisionConfig:
     if (act := vision.get("hidden_act", _VISION_ACTIVATION[family])) != _VISION_ACTIVATION[family]:
         raise UserError(
-            f"{vision.label('hidden_act')} is {act!r}; supported is {_VISION_ACTIVATION[family]}"
+            f"{vision.label('hidden_act')} is {shown(act)}; supported is "
+            f"{_VISION_ACTIVATION[family]}"
         )
     depth = vision.integer("depth", 32)
     shared = {
@@ -345,10 +409,9 @@ def _vision_config(vision: _Section, family: Family, text: TextConfig) -> Vision
 
 def _full_blocks(vision: _Section, depth: int) -> tuple[int, ...]:
     blocks = vision.get("fullatt_block_indexes", list(_FULL_BLOCKS))
-    if not isinstance(blocks, (list, tuple)) or not all(isinstance(i, int) for i in blocks):
-        raise UserError(
-            f"{vision.label('fullatt_block_indexes')} must be a list of whole numbers: {blocks!r}"
-        )
+    if not isinstance(blocks, (list, tuple)) or not all(type(i) is int for i in blocks):
+        label = vision.label("fullatt_block_indexes")
+        raise UserError(f"{label} must be a list of whole numbers: {shown(blocks)}")
     # Tiny test models keep the default list, which reaches past their depth; transformers
     # ignores those entries and so do we.
     return tuple(sorted({i for i in blocks if 0 <= i < depth}))

@@ -6,12 +6,15 @@ does not grow with depth.
 """
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
+
+from vlaa_jax.parallel.sharding import Layout, Names
 
 Array = jax.Array
 DType = Any
@@ -19,17 +22,37 @@ DType = Any
 HIGHEST = lax.Precision.HIGHEST
 
 
-@jax.custom_vjp
-def matmul(x_ND: Array, kernel_DF: Array) -> Array:
+class KernelPlace(NamedTuple):
+    """Where a kernel [D, F] and what comes out of it lie.
+
+    Attributes:
+        layout: mesh and rules.
+        axes: logical axes of D and F.
+    """
+
+    layout: Layout
+    axes: Names
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def matmul(x_ND: Array, kernel_DF: Array, place: KernelPlace | None = None) -> Array:
     """``x @ kernel`` with operands in x's dtype and float32 accumulation and result.
 
     The gradient keeps its operands in x's dtype too. Plain `jnp.dot` with
     ``preferred_element_type`` would multiply a float32 cotangent with bfloat16 weights, which
     runs at float32 speed on every backend.
 
+    With a place, the kernel is cast first and gathered then, for the backward pass once more, and
+    its gradient is reduced to where the kernel lies.
+
     Shapes: x [N, D], kernel [D, F] of any float dtype; returns float32 [N, F].
     """
-    return _dot(x_ND, kernel_DF.astype(x_ND.dtype), ((1,), (0,)))
+    return _dot(x_ND, _ready(kernel_DF, x_ND.dtype, place), ((1,), (0,)))
+
+
+def _ready(kernel_DF: Array, dtype: DType, place: KernelPlace | None) -> Array:
+    kernel_DF = kernel_DF.astype(dtype)
+    return kernel_DF if place is None else place.layout.pin_gathered(kernel_DF, *place.axes)
 
 
 def _dot(a: Array, b: Array, contract: tuple[tuple[int], tuple[int]]) -> Array:
@@ -39,15 +62,22 @@ def _dot(a: Array, b: Array, contract: tuple[tuple[int], tuple[int]]) -> Array:
     )
 
 
-def _matmul_fwd(x_ND: Array, kernel_DF: Array) -> tuple[Array, tuple[Array, Array]]:
-    return matmul(x_ND, kernel_DF), (x_ND, kernel_DF)
+def _matmul_fwd(
+    x_ND: Array, kernel_DF: Array, place: KernelPlace | None
+) -> tuple[Array, tuple[Array, Array]]:
+    return matmul(x_ND, kernel_DF, place), (x_ND, kernel_DF)
 
 
-def _matmul_bwd(saved: tuple[Array, Array], ct_NF: Array) -> tuple[Array, Array]:
+def _matmul_bwd(
+    place: KernelPlace | None, saved: tuple[Array, Array], ct_NF: Array
+) -> tuple[Array, Array]:
     x_ND, kernel_DF = saved
     ct_NF = ct_NF.astype(x_ND.dtype)
-    grad_x = _dot(ct_NF, kernel_DF.astype(x_ND.dtype), ((1,), (1,)))
+    grad_x = _dot(ct_NF, _ready(kernel_DF, x_ND.dtype, place), ((1,), (1,)))
     grad_kernel = _dot(x_ND, ct_NF, ((0,), (0,)))
+    if place is not None:
+        grad_x = place.layout.pin(grad_x, "batch", place.axes[0])
+        grad_kernel = place.layout.pin(grad_kernel, *place.axes)
     return grad_x.astype(x_ND.dtype), grad_kernel.astype(kernel_DF.dtype)
 
 
@@ -86,17 +116,27 @@ class Linear(nnx.Module):
         self.kernel = nnx.Param(init_std * jax.random.normal(rngs.params(), shape, jnp.float32))
         self.bias = nnx.Param(jnp.zeros((*stack, out_features))) if bias else None
         self.lora: LoraBranch | None = nnx.data(None)
+        self.place: KernelPlace | None = nnx.static(None)
         self.out_first = False
 
     def __call__(self, x_ND: Array) -> Array:
         """Maps [N, in] to [N, out] in x's dtype; accumulation and bias are in float32."""
-        product = matmul_out_first if self.out_first else matmul
-        y_NF = product(x_ND, self.kernel[...])
+        x_ND = self._pin(x_ND, 0)
+        if self.out_first:
+            y_NF = matmul_out_first(x_ND, self.kernel[...])
+        else:
+            y_NF = matmul(x_ND, self.kernel[...], self.place)
         if self.lora is not None:
-            y_NF = y_NF + self.lora(x_ND)
+            y_NF = y_NF + self.lora(x_ND, self.place)
         if self.bias is not None:
             y_NF = y_NF + self.bias[...].astype(jnp.float32)
-        return y_NF.astype(x_ND.dtype)
+        return self._pin(y_NF.astype(x_ND.dtype), 1)
+
+    def _pin(self, x: Array, side: int) -> Array:
+        """What goes in (0) or comes out (1), cut over the batch and as the kernel is there."""
+        if self.place is None:
+            return x
+        return self.place.layout.pin(x, "batch", self.place.axes[side])
 
 
 class LoraBranch(nnx.Module):
@@ -118,10 +158,15 @@ class LoraBranch(nnx.Module):
         self.b = LoraParam(jnp.zeros((*stack, rank, out_features)))
         self.scale = scale
 
-    def __call__(self, x_ND: Array) -> Array:
-        """Maps [N, in] to float32 [N, out]."""
-        low_NR = matmul(x_ND, self.a[...]).astype(x_ND.dtype)
-        return self.scale * matmul(low_NR, self.b[...])
+    def __call__(self, x_ND: Array, place: KernelPlace | None = None) -> Array:
+        """Maps [N, in] to float32 [N, out]; `place` is that of the adapted kernel."""
+        down = up = None
+        if place is not None:  # the rank is never cut
+            inputs, outputs = place.axes
+            down = KernelPlace(place.layout, (inputs, None))
+            up = KernelPlace(place.layout, (None, outputs))
+        low_NR = matmul(x_ND, self.a[...], down).astype(x_ND.dtype)
+        return self.scale * matmul(low_NR, self.b[...], up)
 
 
 class LoraParam(nnx.Param):

@@ -21,7 +21,7 @@ from flax import nnx
 
 from vlaa_jax.models.qwen_vl.layers import Linear, LoraBranch
 from vlaa_jax.schema import UserError
-from vlaa_jax.settings import LoraSettings
+from vlaa_jax.settings.shared import LoraSettings
 
 Array = jax.Array
 Tree = Mapping[str, Any]

@@ -10,7 +10,7 @@ Parameters are float32 or bfloat16 and are cast to the activation dtype where th
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -20,13 +20,15 @@ from flax import nnx
 
 from vlaa_jax.models.qwen_vl import attention
 from vlaa_jax.models.qwen_vl.attention import OwnKeys
+from vlaa_jax.models.qwen_vl.axes import PARAM_AXES
 from vlaa_jax.models.qwen_vl.cache import BurstCache, PrefixCache, SuffixCache
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
-from vlaa_jax.models.qwen_vl.layers import Linear, unstack
+from vlaa_jax.models.qwen_vl.layers import KernelPlace, Linear, unstack
 from vlaa_jax.models.qwen_vl.lora import add_branches
-from vlaa_jax.models.qwen_vl.text import TextModel
-from vlaa_jax.models.qwen_vl.vision import VisionInputs, VisionTower
-from vlaa_jax.settings import LoraSettings
+from vlaa_jax.models.qwen_vl.text import Embedding, SelfAttention, TextModel
+from vlaa_jax.models.qwen_vl.vision import PatchEmbed, VisionInputs, VisionTower
+from vlaa_jax.parallel.sharding import Layout
+from vlaa_jax.settings.shared import LoraSettings
 
 Array = jax.Array
 Params = Mapping[str, Any]
@@ -42,12 +44,14 @@ class Compute:
         unroll: unroll factor of the layer scans; True unrolls fully (faster on CPU).
         data_shards: number of data shards; rows and vision bins are dealt to them in order, and a
             row's `unit_src` counts from its own shard's first unit.
+        layout: where parameters and activations lie (axes.layout); None leaves it to the compiler.
     """
 
     dtype: str = "float32"
     remat: str = "none"
     unroll: int | bool = 1
     data_shards: int = 1
+    layout: Layout | None = None
 
 
 class PromptInputs(NamedTuple):
@@ -100,6 +104,22 @@ class QwenVL(nnx.Module):
         width, vocab = config.text.width, config.text.vocab_size
         tied = config.tie_word_embeddings
         self.lm_head = None if tied else Linear(width, vocab, bias=False, rngs=rngs)
+        self.lay_out(self.compute.layout)
+
+    def lay_out(self, layout: Layout | None) -> "QwenVL":
+        """Gives every part its place on a mesh; a model may be laid out anew.
+
+        Returns:
+            The model itself.
+        """
+        self.compute = replace(self.compute, layout=layout)
+        for path, module in nnx.iter_modules(self):
+            if isinstance(module, Linear | PatchEmbed):
+                *_, inputs, outputs = PARAM_AXES[".".join(map(str, (*path, "kernel")))]
+                module.place = None if layout is None else KernelPlace(layout, (inputs, outputs))
+            elif isinstance(module, Embedding | SelfAttention):
+                module.layout = layout
+        return self
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -123,13 +143,17 @@ class QwenVL(nnx.Module):
         x_BTD = self.text.embed_tokens(ids_BT, self.dtype)
         if units_UD is None:
             return x_BTD
-        shards = self.compute.data_shards
+        compute = self.compute
+        shards = compute.data_shards
         width = units_UD.shape[-1]
         src = unit_src_BT.reshape(shards, -1, 1)
         units = units_UD.reshape(shards, -1, width)
         # A gather batched over shards: no row ever reads another shard's images.
         images = jnp.take_along_axis(units, jnp.maximum(src, 0), axis=1)
-        return jnp.where(unit_src_BT[..., None] >= 0, images.reshape(x_BTD.shape), x_BTD)
+        x_BTD = jnp.where(unit_src_BT[..., None] >= 0, images.reshape(x_BTD.shape), x_BTD)
+        return (
+            x_BTD if compute.layout is None else compute.layout.pin(x_BTD, "batch", None, "embed")
+        )
 
     def hidden_rows(self, rows: RowInputs) -> Array:
         """Hidden states after the final norm of packed or padded rows, [B, T, D]."""

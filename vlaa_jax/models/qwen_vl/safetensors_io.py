@@ -8,8 +8,11 @@ may come in any order and in pieces; the library of that name does neither.
 """
 
 import json
+import math
 import os
+import stat
 import threading
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +21,15 @@ from typing import Any, Self
 import ml_dtypes
 import numpy as np
 
+from vlaa_jax.foreign import parse_json, read_object, refuse_dangling, refuse_pointer
 from vlaa_jax.schema import UserError
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 DEFAULT_SHARD_BYTES = 5_000_000_000
-_MAX_HEADER_BYTES = 100_000_000
+_MAX_HEADER_BYTES = 4 << 20
+"""The format allows 100 MB; a shard of the largest model here has a header of 0.1 MB."""
+_MAX_DIMS = 8
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype(np.float64),
@@ -48,7 +54,7 @@ class TensorInfo:
     @property
     def nbytes(self) -> int:
         """Bytes of the tensor."""
-        return self.dtype.itemsize * int(np.prod(self.shape, dtype=np.int64))
+        return self.dtype.itemsize * math.prod(self.shape)
 
 
 class SafetensorsReader:
@@ -56,13 +62,14 @@ class SafetensorsReader:
 
     Raises:
       UserError: no weight file, a shard is missing or cut off, a header is broken, a tensor has a
-        dtype that is no plain float, or the index disagrees with the shards.
+        dtype that is no plain float, the index disagrees with the shards, or there are shards and a
+        single file.
     """
 
     def __init__(self, directory: str | Path):
         self.directory = Path(directory)
         self.tensors: dict[str, TensorInfo] = {}
-        weight_map = _read_index(self.directory)
+        weight_map = _choose_weight_map(self.directory)
         for file in sorted(set(weight_map.values())) if weight_map else [SINGLE_NAME]:
             for name, info in read_header(self.directory / file).items():
                 if weight_map and weight_map.get(name) != file:
@@ -95,64 +102,124 @@ class SafetensorsReader:
 def read_header(file: Path) -> dict[str, TensorInfo]:
     """The tensors one safetensors file says it holds, checked against its size.
 
+    As the format asks, tensors lie one behind the other, without gaps, from the header to the end
+    of the file.
+
     Raises:
       UserError: naming the file, and the tensor where one is at fault.
     """
+    text, size = _header_text(file)
     try:
-        size = file.stat().st_size
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            if size < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
-                raise UserError(f"{file} is no safetensors file or is cut off in its header")
-            header = json.loads(stream.read(length))
-    except FileNotFoundError:
-        raise UserError(f"{file} does not exist; the weights must be safetensors files") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read: {error}") from None
+        header = parse_json(text)
+    except ValueError as error:
+        raise UserError(f"{file} cannot be read: its header is {error}") from None
     if not isinstance(header, dict):
         raise UserError(f"{file} is no safetensors file: its header is no JSON object")
     header.pop("__metadata__", None)
-    return {
-        name: _tensor_info(file, name, entry, 8 + length, size) for name, entry in header.items()
-    }
+    start = 8 + len(text)
+    tensors = {name: _tensor_info(file, name, entry, start) for name, entry in header.items()}
+    _check_layout(file, tensors, start, size)
+    return tensors
 
 
-def _tensor_info(
-    file: Path, name: str, entry: Mapping[str, Any], start: int, size: int
-) -> TensorInfo:
+def _header_text(file: Path) -> tuple[bytes, int]:
+    """The bytes of a header, and the size of the file in bytes."""
     try:
-        code, shape = entry["dtype"], tuple(int(n) for n in entry["shape"])
-        begin, end = (int(n) for n in entry["data_offsets"])
-    except (KeyError, TypeError, ValueError):
-        raise UserError(f"{file}: {name} has a broken header entry: {entry!r}") from None
+        refuse_dangling(file)
+        if not stat.S_ISREG(os.stat(file).st_mode):  # a pipe would hold us in open()
+            raise UserError(f"{file} is not a regular file")
+        with file.open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            first = stream.read(64)
+            refuse_pointer(file, first)
+            length = int.from_bytes(first[:8], "little")
+            if size < 8 or length > size - 8:
+                raise UserError(f"{file} is no safetensors file or is cut off in its header")
+            if length > _MAX_HEADER_BYTES:
+                raise UserError(f"{file}: a header of {length:,} bytes is over our limit of 4 MiB")
+            stream.seek(8)
+            return stream.read(length), size
+    except FileNotFoundError:
+        raise UserError(f"{file} does not exist; the weights must be safetensors files") from None
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}") from None
+
+
+def _tensor_info(file: Path, name: str, entry: Any, start: int) -> TensorInfo:
+    """One entry of a header."""
+    if not (isinstance(entry, dict) and isinstance(code := entry.get("dtype"), str)):
+        raise UserError(f"{file}: {name} has a broken header entry: its dtype is no text")
+    shape, span = _sizes(entry.get("shape")), _sizes(entry.get("data_offsets"))
+    if shape is None or span is None or len(span) != 2 or len(shape) > _MAX_DIMS:
+        raise UserError(f"{file}: {name} has a broken header entry: its shape or data_offsets")
     if code not in DTYPES:
         raise UserError(
-            f"{file}: {name} has dtype {code}; supported are {', '.join(DTYPES)} "
+            f"{file}: {name} has dtype {code[:20]}; supported are {', '.join(DTYPES)} "
             "(quantised checkpoints are not)"
         )
-    info = TensorInfo(file, DTYPES[code], shape, start + begin)
-    if min(shape, default=0) < 0 or begin < 0 or end - begin != info.nbytes:
-        raise UserError(f"{file}: {name} spans {end - begin} bytes, its shape needs {info.nbytes}")
-    if start + end > size:
-        raise UserError(f"{file} is cut off: {name} ends at byte {start + end} of {size}")
+    info = TensorInfo(file, DTYPES[code], shape, start + span[0])
+    if span[1] - span[0] != info.nbytes:
+        spans = f"spans {span[1] - span[0]} bytes, its shape needs {info.nbytes}"
+        raise UserError(f"{file}: {name} {spans}")
     return info
 
 
-def _read_index(directory: Path) -> dict[str, str]:
-    file = directory / INDEX_NAME
-    if not file.exists():
-        if not (directory / SINGLE_NAME).exists():
+def _sizes(value: Any) -> tuple[int, ...] | None:
+    """A list of sizes or positions, or None where the value is none."""
+    good = isinstance(value, list) and all(type(n) is int and n >= 0 for n in value)
+    return tuple(value) if good else None
+
+
+def _check_layout(file: Path, tensors: Mapping[str, TensorInfo], start: int, size: int) -> None:
+    end = start
+    for name, info in sorted(tensors.items(), key=lambda item: (item[1].offset, item[1].nbytes)):
+        if info.offset + info.nbytes > size:
+            stop = info.offset + info.nbytes
+            raise UserError(f"{file} is cut off: {name} ends at byte {stop} of {size}")
+        if info.offset != end:
+            how = "overlaps" if info.offset < end else "leaves a gap behind"
+            raise UserError(f"{file}: {name} {how} the tensor before it")
+        end += info.nbytes
+    if end != size:
+        raise UserError(f"{file}: {size - end} bytes follow the last tensor; is the file whole?")
+
+
+def _choose_weight_map(directory: Path) -> dict[str, str]:
+    """Tensor name to shard, or nothing where ``model.safetensors`` is to be read.
+
+    An index left over from an earlier save must not bring the earlier weights back. transformers
+    reads the single file; so do we where no shard is left, and otherwise nobody can tell which of
+    the two is meant.
+    """
+    single, index = directory / SINGLE_NAME, directory / INDEX_NAME
+    if not index.exists():
+        refuse_dangling(index)
+        if not single.exists():
+            refuse_dangling(single)
             raise UserError(f"{directory} holds neither {SINGLE_NAME} nor {INDEX_NAME}")
         return {}
-    try:
-        weight_map = json.loads(file.read_text(encoding="utf-8"))["weight_map"]
-        names = {str(name): str(shard) for name, shard in weight_map.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file} cannot be read: {error!r}") from None
-    for shard in names.values():
-        if shard != Path(shard).name or not shard.endswith(".safetensors"):
-            raise UserError(f"{file}: {shard!r} is not the name of a file beside it")
-    return names
+    if not single.exists():
+        return _read_index(index)
+    shards = set(_read_index(index).values()) - {SINGLE_NAME}
+    if left := sorted(shard for shard in shards if (directory / shard).exists()):
+        raise UserError(
+            f"{directory} holds two sets of weights: {SINGLE_NAME}, and {INDEX_NAME} with "
+            f"{left[0]}; move away the one that is not meant (transformers reads {SINGLE_NAME})"
+        )
+    if shards:
+        warnings.warn(f"{index} is ignored: of its shards none is there", stacklevel=3)
+    return {}
+
+
+def _read_index(file: Path) -> dict[str, str]:
+    weight_map = read_object(file).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise UserError(f"{file} cannot be read: it has no weight_map, or an empty one")
+    for shard in weight_map.values():
+        plain = isinstance(shard, str) and shard == Path(shard).name
+        if not plain or not shard.endswith(".safetensors"):
+            raise UserError(f"{file}: {str(shard)[:80]!r} is not the name of a file beside it")
+    return weight_map
 
 
 class SafetensorsWriter:

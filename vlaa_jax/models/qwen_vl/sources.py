@@ -5,7 +5,6 @@
 kernels on the way.
 """
 
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ import ml_dtypes
 import numpy as np
 import tensorstore
 
+from vlaa_jax.foreign import read_object
 from vlaa_jax.models.qwen_vl import hf_keys
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.hf_keys import Index, Key, Layout, Path
@@ -163,10 +163,7 @@ class OrbaxSource:
         metadata = read_json(self._directory / "_METADATA")
         self._ocdbt = bool(metadata.get("use_ocdbt"))
         self._driver = "zarr3" if metadata.get("use_zarr3") else "zarr"
-        stored = {
-            ".".join(part["key"] for part in entry["key_metadata"])
-            for entry in metadata["tree_metadata"].values()
-        }
+        stored = _stored_names(metadata, self._directory / "_METADATA")
         table = hf_keys.key_table(self.config)
         problems = _name_problems(table, stored)
         shapes = {key.path: key.shape for key in table if key.name in stored}
@@ -255,6 +252,17 @@ class OrbaxSource:
         return max(0, needed - found)
 
 
+def _stored_names(metadata: Mapping[str, Any], file: FilePath) -> set[str]:
+    """Dotted names of the arrays that a ``_METADATA`` lists."""
+    try:
+        return {
+            ".".join(part["key"] for part in entry["key_metadata"])
+            for entry in metadata["tree_metadata"].values()
+        }
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{file} is no list of arrays as Orbax writes it") from None
+
+
 def _name_problems(table: tuple[Key, ...], stored: set[str]) -> list[str]:
     """What is missing or unexpected among the names of stored arrays, LoRA branches allowed."""
     names = {key.name for key in table}
@@ -339,11 +347,6 @@ def slice_bounds(shape: tuple[int, ...], index: Index | None) -> list[tuple[int,
 def read_json(file: FilePath) -> dict[str, Any]:
     """A JSON object; UserError where the file is absent or holds anything else."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        return read_object(file)
     except FileNotFoundError:
         raise UserError(f"{file} does not exist; the checkpoint is incomplete") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read: {error}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{file} is not a JSON object")
-    return content

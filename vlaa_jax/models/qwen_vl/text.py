@@ -14,6 +14,7 @@ from flax import nnx
 from vlaa_jax.models.qwen_vl import rope
 from vlaa_jax.models.qwen_vl.config import TextConfig
 from vlaa_jax.models.qwen_vl.layers import GatedMlp, Linear, RMSNorm, scan_layers
+from vlaa_jax.parallel.sharding import Layout
 
 Array = jax.Array
 
@@ -27,10 +28,21 @@ class Embedding(nnx.Module):
     def __init__(self, vocab: int, width: int, *, rngs: nnx.Rngs) -> None:
         shape = (vocab, width)
         self.embedding = nnx.Param(0.02 * jax.random.normal(rngs.params(), shape, jnp.float32))
+        self.layout: Layout | None = nnx.static(None)
 
     def __call__(self, ids: Array, dtype: jnp.dtype) -> Array:
-        """Looks up integer ids of any shape; returns [..., D] in `dtype`."""
-        return jnp.take(self.embedding[...], ids, axis=0).astype(dtype)
+        """Looks up integer ids of any shape; returns [..., D] in `dtype`.
+
+        Every device looks its slice of the width up for all tokens, and the slices change places:
+        the table is never gathered, and neither is its gradient.
+        """
+        layout, kernel = self.layout, self.embedding[...]
+        if layout is None:
+            return jnp.take(kernel, ids, axis=0).astype(dtype)
+        flat = layout.pin(ids.reshape(-1), "copies")
+        slices_ND = jnp.take(kernel, flat, axis=0).astype(dtype)
+        x_ND = layout.pin(layout.pin(slices_ND, "copies", "embed"), "batch", "embed")
+        return x_ND.reshape(*ids.shape, -1)
 
 
 class SelfAttention(nnx.Module):
@@ -44,14 +56,27 @@ class SelfAttention(nnx.Module):
         self.v_proj = Linear(width, kv_inner, bias=True, stack=stack, rngs=rngs)
         self.o_proj = Linear(inner, width, bias=False, stack=stack, rngs=rngs)
         self.head_dim = head_dim
+        self.layout: Layout | None = nnx.static(None)
 
     def project(self, x_ND: Array, cos_NH: Array, sin_NH: Array) -> tuple[Array, Array, Array]:
-        """Rotated queries [N, heads, H], rotated keys and values [N, K, H]."""
+        """Rotated queries [N, heads, H], rotated keys and values [N, K, H].
+
+        Where the mesh cuts heads into more parts than there are key heads, these are repeated: K
+        is then larger, and every part attends to its own.
+        """
         count = x_ND.shape[0]
         q = self.q_proj(x_ND).reshape(count, -1, self.head_dim)
         k = self.k_proj(x_ND).reshape(count, -1, self.head_dim)
         v = self.v_proj(x_ND).reshape(count, -1, self.head_dim)
-        return rope.rotate(q, cos_NH, sin_NH), rope.rotate(k, cos_NH, sin_NH), v
+        q, k = rope.rotate(q, cos_NH, sin_NH), rope.rotate(k, cos_NH, sin_NH)
+        if self.layout is None:
+            return q, k, v
+        copies = self.layout.copies_of("kv_heads", k.shape[1])
+        if copies > 1 and q.shape[1] % (copies * k.shape[1]) == 0:
+            k, v = jnp.repeat(k, copies, axis=1), jnp.repeat(v, copies, axis=1)
+        # "heads" for keys too: repeated ones are as many as the mesh has parts.
+        q, k, v = (self.layout.pin(a, "batch", "heads", None) for a in (q, k, v))
+        return q, k, v
 
 
 class DecoderLayer(nnx.Module):

@@ -18,6 +18,7 @@ from vlaa_jax.models.qwen_vl.attention import masked_attention
 from vlaa_jax.models.qwen_vl.config import VisionConfig
 from vlaa_jax.models.qwen_vl.layers import (
     GatedMlp,
+    KernelPlace,
     LayerNorm,
     Linear,
     QuickGeluMlp,
@@ -107,10 +108,11 @@ class PatchEmbed(nnx.Module):
         features = config.in_channels * config.temporal_patch_size * config.patch_size**2
         shape = (features, config.width)
         self.kernel = nnx.Param(0.02 * jax.random.normal(rngs.params(), shape, jnp.float32))
+        self.place: KernelPlace | None = nnx.static(None)
 
     def __call__(self, patches_NC: Array) -> Array:
         """Maps [N, C] to [N, W]."""
-        return matmul(patches_NC, self.kernel[...]).astype(patches_NC.dtype)
+        return matmul(patches_NC, self.kernel[...], self.place).astype(patches_NC.dtype)
 
 
 class VisionTower(nnx.Module):

@@ -1,0 +1,67 @@
+"""Digests of the files of a directory: written with it, checked before it is read.
+
+A disk that loses a block, a copy that stops half-way and a file that somebody edited look the same
+to a reader of arrays: numbers. Here they are told from what was written.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+NAME = "digests.json"
+_LARGEST = 64 * 2**20
+"""Bytes of a list of digests; no directory of ours has as many files."""
+
+
+def write(directory: Path) -> None:
+    """Writes size and SHA-256 of every file below a directory into it."""
+    found = {name: [size, _sha256(directory / name)] for name, size in _files(directory)}
+    temporary = directory / f"{NAME}.tmp"
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump(found, file, indent=0, sort_keys=True)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(directory / NAME)
+
+
+def problem(directory: Path) -> str | None:
+    """What is wrong with the first file that is not as it was written; None where all are.
+
+    Sizes come first: they cost nothing, and tell of most damage.
+    """
+    listing = directory / NAME
+    if not listing.exists():
+        return f"{NAME} is missing, so its files cannot be checked"
+    try:
+        if listing.stat().st_size > _LARGEST:
+            raise ValueError("too large")
+        told = json.loads(listing.read_text(encoding="utf-8"))
+        expected = {str(name): (int(size), str(digest)) for name, (size, digest) in told.items()}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return f"{NAME} is damaged"
+    present = dict(_files(directory))
+    for name, (size, _) in expected.items():
+        if name not in present:
+            return f"{name} is missing"
+        if present[name] != size:
+            return f"{name} has {present[name]} bytes, {size} were written"
+    for name, (_, digest) in expected.items():
+        try:
+            if _sha256(directory / name) != digest:
+                return f"{name} is not as it was written"
+        except OSError as error:
+            return f"{name} cannot be read ({error.strerror})"
+    return None
+
+
+def _files(directory: Path) -> Iterator[tuple[str, int]]:
+    for path in sorted(directory.rglob("*")):
+        if path.is_file() and path.name not in (NAME, f"{NAME}.tmp"):
+            yield path.relative_to(directory).as_posix(), path.stat().st_size
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""The policy: pretrained weights, its distribution, prompts, sampling, scoring. No trainer."""

@@ -1,0 +1,131 @@
+"""Everything that comes from a checkpoint: weights on the mesh, tokenizer, image processor."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from vlaa_jax.data.chat import Chat
+from vlaa_jax.data.images import ImageProcessor
+from vlaa_jax.models.qwen_vl import lora, weights
+from vlaa_jax.models.qwen_vl.axes import PARAM_AXES, layout
+from vlaa_jax.models.qwen_vl.config import QwenVLConfig
+from vlaa_jax.models.qwen_vl.model import Compute, split_model
+from vlaa_jax.models.qwen_vl.trees import merge
+from vlaa_jax.parallel.mesh import data_shards
+from vlaa_jax.parallel.sharding import dotted, tree_shardings
+from vlaa_jax.rollout.sampling import allowed_tokens
+from vlaa_jax.schema import UserError
+from vlaa_jax.settings.shared import DataSettings, ModelSettings
+
+EMBEDDED = "embedded"
+WEIGHT_SUFFIXES = (".safetensors", ".safetensors.index.json", ".bin", ".pt", ".pth")
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """What a checkpoint brings; its weights are read by `load_params`."""
+
+    path: Path
+    sidecars: Path
+    config: QwenVLConfig
+    graphdef: nnx.GraphDef
+    base_graphdef: nnx.GraphDef
+    """Structure without LoRA branches; the same as `graphdef` where there are none."""
+    abstract: Mapping[str, Any]
+    """Shapes, dtypes and shardings of the parameters, LoRA branches included."""
+    chat: Chat
+    processor: ImageProcessor
+    allowed_V: np.ndarray
+
+    @property
+    def window_units(self) -> int:
+        """Merge units along a window's side; 0 for a tower without windows."""
+        vision = self.config.vision
+        return vision.window_size // (vision.patch_size * vision.merge_size)
+
+    def load_params(self, seed: int = 0, dtype: str | None = None) -> dict[str, Any]:
+        """Reads the weights straight onto the mesh, each device its own slices.
+
+        LoRA branches are new, drawn from `seed`: those of a trained run are read merged.
+        """
+        base = lora.without_adapters(self.abstract)
+        params = weights.load_params(self.path, base, dtype=dtype)
+        branches = lora.adapters_of(self.abstract)
+        return merge(params, lora.init_branches(branches, seed)) if branches else params
+
+
+def open_pretrained(model: ModelSettings, data: DataSettings, mesh: Mesh) -> Pretrained:
+    """Opens an HF directory, one of our checkpoints, a hub id, or the embedded default.
+
+    Raises:
+        UserError: there is nothing there, or it does not fit together.
+    """
+    path = _locate(model.checkpoint)
+    sidecars = weights.sidecar_dir(path)
+    config = QwenVLConfig.from_hf_dir(sidecars)
+    compute = Compute(
+        dtype=model.dtype,
+        remat=model.remat,
+        unroll=model.unroll or True,
+        data_shards=data_shards(mesh),
+        layout=layout(config, mesh),
+    )
+    base_graphdef, _ = split_model(config, compute)
+    graphdef, shapes = split_model(config, compute, model.lora)
+    chat = Chat.from_dir(sidecars)
+    return Pretrained(
+        path=path,
+        sidecars=sidecars,
+        config=config,
+        graphdef=graphdef,
+        base_graphdef=base_graphdef,
+        abstract=_place(shapes, model, mesh),
+        chat=chat,
+        processor=ImageProcessor.from_dir(
+            sidecars, data.min_pixels or None, data.max_pixels or None
+        ),
+        allowed_V=allowed_tokens(config.text.vocab_size, chat.vocab_size, chat.structural_ids),
+    )
+
+
+def _locate(checkpoint: str) -> Path:
+    if not checkpoint:
+        raise UserError(
+            "model.checkpoint is not set: give an HF directory, a converted checkpoint or a hub id "
+            "with --config.model.checkpoint=..., or use a :tiny config"
+        )
+    if checkpoint == EMBEDDED:
+        return Path(str(resources.files("vlaa_jax") / "assets" / "tiny"))
+    path = weights.resolve(checkpoint)
+    if not path.exists():
+        raise UserError(f"model.checkpoint: {checkpoint} does not exist and is no hub id")
+    return path
+
+
+def _place(shapes: Mapping[str, Any], model: ModelSettings, mesh: Mesh) -> Any:
+    shardings = tree_shardings(shapes, PARAM_AXES, mesh)
+
+    def place(path: tuple, leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+        # A base that never trains gains nothing from more digits than it is computed with.
+        base = model.lora.rank and not lora.is_adapter(dotted(path))
+        dtype = jnp.dtype(model.dtype if base else model.param_dtype)
+        return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=sharding)
+
+    return jax.tree_util.tree_map_with_path(place, shapes, shardings)
+
+
+def copy_sidecars(source: Path, target: Path) -> None:
+    """Copies every file of an HF directory that is not a weight, byte for byte."""
+    target.mkdir(parents=True, exist_ok=True)
+    for file in sorted(source.iterdir()):
+        if file.is_file() and not file.name.endswith(WEIGHT_SUFFIXES):
+            shutil.copyfile(file, target / file.name)

@@ -1,0 +1,178 @@
+"""From a record to a prompt on the devices: encoding, collating, placing on the mesh."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from PIL import Image
+
+from vlaa_jax.data.batches import PromptBatch, collate_prompts
+from vlaa_jax.data.bins import rows_needed
+from vlaa_jax.data.chat import Chat
+from vlaa_jax.data.encode import Encoded, encode_prompt
+from vlaa_jax.data.images import ImageProcessor
+from vlaa_jax.data.measure import Unfit, measure, over_limit
+from vlaa_jax.data.planner import ladder
+from vlaa_jax.data.positions import Grid
+from vlaa_jax.models.qwen_vl.model import PromptInputs
+from vlaa_jax.models.qwen_vl.vision import VisionInputs
+from vlaa_jax.parallel.mesh import batch_sharding, data_shards
+from vlaa_jax.policy.pretrained import Pretrained
+from vlaa_jax.schema import Record
+from vlaa_jax.settings.shared import PromptSettings
+
+
+class Prompt(NamedTuple):
+    """A record ready to be answered.
+
+    Attributes:
+        record: where it came from.
+        encoded: ids, positions and patches.
+        image_size: (width, height) of its first image in pixels, or None for text alone.
+    """
+
+    record: Record
+    encoded: Encoded
+    image_size: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Encodes one record; called in the loader's threads."""
+
+    pretrained: Pretrained
+    data: PromptSettings
+
+    def __call__(self, record: Record, images: tuple[Image.Image, ...]) -> Prompt:
+        """Tokens and patches of a record and its decoded images."""
+        return self.alone(record, images)
+
+    @property
+    def alone(self) -> "_Encode":
+        """The same without the model, for other processes."""
+        return _Encode(self.pretrained.chat, self.pretrained.processor, self.data)
+
+    def check(self, record: Record, sizes: Sequence[tuple[int, int]]) -> None:
+        """Refuses, without touching pixels, what encoding would refuse.
+
+        Raises:
+            Unfit: special tokens in the text, a shape the processor refuses, too long, or an image
+                that no vision bin holds.
+        """
+        found = measure(
+            record,
+            sizes,
+            self.pretrained.chat,
+            self.pretrained.processor,
+            system_prompt=self.data.system_prompt,
+        )
+        if problem := over_limit(found, self.data.max_prompt_tokens):
+            field, reason = problem
+            raise Unfit(field, f"{reason} (data.max_prompt_tokens)", record.id)
+        self._check_rows(record, found.grids)
+
+    def _check_rows(self, record: Record, grids: Sequence[Grid]) -> None:
+        rows, windows = self.data.vision_rows_per_bin, self.pretrained.window_units
+        needed = max((rows_needed(grid, windows) for grid in grids), default=0)
+        if rows and needed > rows:
+            reason = f"an image needs {needed} vision rows, over data.vision_rows_per_bin={rows}"
+            raise Unfit("image", f"{reason}; raise it or lower data.max_pixels", record.id)
+
+
+@dataclass(frozen=True)
+class _Encode:
+    """Record and images to a prompt."""
+
+    chat: Chat
+    processor: ImageProcessor
+    data: PromptSettings
+
+    def __call__(self, record: Record, images: tuple[Image.Image, ...]) -> Prompt:
+        encoded = encode_prompt(
+            record,
+            images,
+            self.chat,
+            self.processor,
+            system_prompt=self.data.system_prompt,
+            max_tokens=self.data.max_prompt_tokens,
+        )
+        return Prompt(record, encoded, images[0].size if images else None)
+
+
+def prompt_inputs(batch: PromptBatch) -> PromptInputs:
+    """The model's view of a host batch."""
+    host: Any = batch  # numpy arrays stand in for the device's
+    return PromptInputs(
+        host.ids_PT,
+        host.positions_PT3,
+        host.length_P,
+        host.unit_src_PT,
+        VisionInputs(*host.vision),
+    )
+
+
+class Collator:
+    """Pads prompts to shapes of the ladder and puts them on the mesh."""
+
+    def __init__(self, pretrained: Pretrained, data: PromptSettings, mesh: Mesh) -> None:
+        self._pretrained = pretrained
+        self._data = data
+        self._shards = data_shards(mesh)
+        self.sharding = batch_sharding(mesh)
+
+    def __call__(self, prompts: Sequence[Prompt]) -> tuple[PromptInputs, PromptBatch]:
+        """The prompts on the device, and the host batch they came from."""
+        batch = collate_prompts(
+            [p.encoded for p in prompts],
+            self._shards,
+            pad_id=self._pretrained.chat.pad_id,
+            min_tokens=self._data.min_prompt_bucket,
+            min_prompts=len(prompts),
+            window_units=self._pretrained.window_units,
+            rows_per_bin=self._data.vision_rows_per_bin or None,
+            bins_per_shard=self._data.vision_bins_per_shard or None,
+        )
+        return jax.device_put(prompt_inputs(batch), self.sharding), batch
+
+    def prompt_bucket(self, prompts: Sequence[Prompt]) -> int:
+        """Positions that the longest of some prompts gets after padding."""
+        longest = max(prompt.encoded.length for prompt in prompts)
+        return ladder(longest, self._data.min_prompt_bucket)
+
+    def put(self, array: np.ndarray) -> jax.Array:
+        """An array with P first, split over the data shards."""
+        return jax.device_put(array, self.sharding)
+
+
+class Placed:
+    """The prompts of a step on the devices: the same ones are put there once."""
+
+    def __init__(self, collator: Collator) -> None:
+        self._collator = collator
+        self._found: dict[tuple[int, ...], tuple[PromptInputs, PromptBatch]] = {}
+
+    def __call__(self, prompts: Sequence[Prompt]) -> PromptInputs:
+        """The prompts on the devices."""
+        key = tuple(id(prompt) for prompt in prompts)
+        if key not in self._found:
+            self._found[key] = self._collator(prompts)
+        return self._found[key][0]
+
+    def put(self, array: np.ndarray) -> jax.Array:
+        """An array with P first, split over the data shards."""
+        return self._collator.put(array)
+
+    def forget(self) -> None:
+        """Gives up the last step's arrays."""
+        self._found.clear()
+
+    def padding(self) -> dict[str, float]:
+        """Share of padding in the step's batches."""
+        batches = [batch for _, batch in self._found.values()]
+        return {
+            "padding/text_frac": float(np.mean([b.padding_frac for b in batches])),
+            "padding/vision_frac": float(np.mean([b.vision.padding_frac for b in batches])),
+        }

@@ -1,0 +1,99 @@
+"""Keeps a key out of everything that is shown or written, however a server sends it back."""
+
+import base64
+import logging
+import re
+from collections.abc import Callable
+from typing import Any
+
+from vlaa_jax.schema import printable
+
+PLACEHOLDER = "[key]"
+MIN_SECRET_CHARS = 8
+"""Shorter keys (``EMPTY``, ``test``) are words: data that holds them is data."""
+_GAP = r"[\s\x00-\x1f\x7f\u200b-\u200f\u2060\ufeff]*"
+# These print answers of the server, and addresses, while they are set to talk.
+_LOGGERS = ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.proxy")
+
+
+class Redactor:
+    """Replaces every spelling of a key that it knows.
+
+    Known are: the key as it is, in small or large letters or with blanks and control characters
+    within, characters of it percent-encoded or escaped as in JSON, Python or HTML; and the whole
+    of it in base64 (at any place of a longer text) or hexadecimal.
+
+    Args:
+      secret: the key; empty leaves all texts as they are.
+    """
+
+    def __init__(self, secret: str) -> None:
+        self._pattern = re.compile(_spellings(secret)) if secret else None
+        self._is_word = len(secret) < MIN_SECRET_CHARS
+
+    def text(self, text: str) -> str:
+        """The text without the key."""
+        return self._pattern.sub(PLACEHOLDER, text) if self._pattern else text
+
+    def line(self, text: str, max_chars: int) -> str:
+        """One printable line of a text without the key, for messages."""
+        return printable(" ".join(self.text(text).split()))[:max_chars]
+
+    def tree(self, value: Any) -> Any:
+        """A parsed JSON value without the key, which is left where it is as short as a word."""
+        return value if self._pattern is None or self._is_word else _mapped(value, self.text)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Takes the key out of a line of a log; see ``watch``."""
+        try:
+            said = record.getMessage()
+        except (TypeError, ValueError):
+            return True
+        if (clean := self.text(said)) != said:
+            record.msg, record.args = clean, ()
+        return True
+
+    def watch(self) -> None:
+        """Keep the key out of what the HTTP libraries log, until ``unwatch``."""
+        for name in _LOGGERS if self._pattern else ():
+            logging.getLogger(name).addFilter(self.filter)
+
+    def unwatch(self) -> None:
+        """Leave the logs alone again."""
+        for name in _LOGGERS:
+            logging.getLogger(name).removeFilter(self.filter)
+
+
+def _mapped(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, list):
+        return [_mapped(item, change) for item in value]
+    if isinstance(value, dict):
+        return {change(key): _mapped(item, change) for key, item in value.items()}
+    return value
+
+
+def _spellings(secret: str) -> str:
+    """A pattern of the key, longest spellings of its characters first."""
+    characters = (
+        rf"(?:{re.escape(c)}|%{ord(c):02x}|\\{{1,4}}u{ord(c):04x}|\\{{1,4}}x{ord(c):02x}"
+        rf"|&\#0*{ord(c)};|&\#x0*{ord(c):x};)"
+        for c in secret
+    )
+    data = secret.encode()
+    parts = [f"(?i:{_GAP.join(characters)}|{data.hex()})", *_base64_parts(data)]
+    return "|".join(parts)
+
+
+def _base64_parts(data: bytes) -> list[str]:
+    """What is the same in the base64 of every text that holds ``data``, at each of its places."""
+    parts = set()
+    for before in range(3):
+        for encode in (base64.b64encode, base64.urlsafe_b64encode):
+            text = encode(b"\0" * before + data).rstrip(b"=").decode()
+            first = -(-before * 8 // 6)  # these characters hold bits of what stands before
+            last = (before + len(data)) * 8 // 6  # and those from here on of what follows
+            if last - first >= MIN_SECRET_CHARS:
+                parts.add(re.escape(text[first:last]))
+    return sorted(parts, key=len, reverse=True)

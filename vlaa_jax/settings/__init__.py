@@ -1,0 +1,1 @@
+"""Settings: for every task a frozen dataclass of groups that check themselves."""

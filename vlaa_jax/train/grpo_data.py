@@ -1,0 +1,73 @@
+"""Where a GRPO run's prompts come from: training and held-out records, checked before weights."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vlaa_jax.data.loader import Loader
+from vlaa_jax.data.synthetic.dataset import write_dataset
+from vlaa_jax.policy.prompts import Encoder, Prompt
+from vlaa_jax.policy.usable import heldout_prompts, load_checked, training_loader
+from vlaa_jax.rewards.mixed import MixedReward
+from vlaa_jax.schema import Record
+from vlaa_jax.settings.grpo import GrpoSettings
+from vlaa_jax.settings.shared import DataSettings
+from vlaa_jax.train.checkpoint import Progress
+from vlaa_jax.train.rundir import RunDir
+
+
+@dataclass(frozen=True)
+class PromptData:
+    """Attributes: the usable records, a loader over them, held-out prompts, the image folder."""
+
+    records: list[Record]
+    loader: Loader[list[Prompt]]
+    heldout: list[Prompt]
+    images: Path
+
+    def resume(self, progress: Progress) -> Progress:
+        """Goes to a position, and has it remember the records it is a position in.
+
+        Raises:
+            UserError: it is a position in other records.
+        """
+        progress = progress.with_records(self.records)
+        if progress.loader:
+            self.loader.set_state(progress.loader)
+        return progress
+
+
+def open_data(
+    settings: GrpoSettings, encoder: Encoder, reward: MixedReward, rundir: RunDir
+) -> PromptData:
+    """Reads and checks all records; what is left out is listed in the run directory.
+
+    Raises:
+        UserError: a file or a record cannot be used, see ``load_checked``.
+    """
+    train, images, held_out = files(settings.data, rundir.path)
+    golds = reward.gold_problems
+    records, rejects = load_checked(train, images, encoder, gold_problems=golds)
+    rundir.list_rejects(train, len(records), rejects)
+    prompts: list[Prompt] = []
+    if held_out is not None:
+        held, rejects = load_checked(held_out, images, encoder, gold_problems=golds)
+        rundir.list_rejects(held_out, len(held), rejects)
+        prompts = heldout_prompts(held, images, encoder)
+    loader = training_loader(
+        records, images, encoder, batch=settings.rollout.prompts, seed=settings.seed
+    )
+    return PromptData(records, rundir.closes(loader), prompts, images)
+
+
+def files(data: DataSettings, workdir: Path) -> tuple[Path, Path, Path | None]:
+    """Training records, image folder and held-out records; embedded ones are drawn first."""
+    if data.records != "embedded":
+        return (
+            Path(data.records),
+            Path(data.image_root),
+            Path(data.heldout) if data.heldout else None,
+        )
+    paths = write_dataset(
+        workdir / "data", n_train=data.embedded_train, n_heldout=data.embedded_heldout
+    )
+    return paths.grpo, paths.images, paths.heldout

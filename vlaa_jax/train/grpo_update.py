@@ -1,0 +1,141 @@
+"""From scored groups to new weights: group advantages, and a step's optimizer updates."""
+
+from collections.abc import Iterator
+from functools import reduce
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vlaa_jax.algos import kl, losses
+from vlaa_jax.policy.groups import Groups
+from vlaa_jax.policy.logprobs import parts
+from vlaa_jax.policy.prompts import Placed
+from vlaa_jax.policy.scoring import rewards_array
+from vlaa_jax.settings.grpo import GrpoSettings
+from vlaa_jax.train.grpo_loss import ADVANTAGES, KL_ESTIMATORS, Context, GroupBatch
+from vlaa_jax.train.learner import Learner, Outcome
+
+Array = jax.Array
+Metrics = dict[str, float]
+
+
+class PolicyUpdate:
+    """Advantages and updates of a step, and the KL controller that they steer.
+
+    Args:
+        settings: of the run.
+        learner: what learns.
+        placed: the step's prompts on the devices.
+        allowed_V: ids that are sampled at all.
+        kl_coef: coefficient to start from; None takes that of the settings.
+    """
+
+    def __init__(
+        self,
+        settings: GrpoSettings,
+        learner: Learner,
+        placed: Placed,
+        allowed_V: Array,
+        kl_coef: float | None = None,
+    ) -> None:
+        algo = settings.algo
+        self._settings, self._learner, self._placed = settings, learner, placed
+        self._allowed_V = allowed_V
+        self._advantages = jax.jit(ADVANTAGES[algo.advantage])
+        start = algo.kl_coef if kl_coef is None else kl_coef
+        self._kl = kl.kl_controller(
+            algo.kl_coef, target=algo.kl_target or 1.0, horizon=algo.kl_horizon
+        )._replace(coef=jnp.float32(start))
+
+    @property
+    def kl_coef(self) -> float:
+        """The current KL coefficient."""
+        return float(self._kl.coef)
+
+    def advantages(self, groups: Groups, old_PGT: np.ndarray, ref_PGT: np.ndarray) -> np.ndarray:
+        """Group advantages [P, G]; computed on the device."""
+        algo, mask_PGT = self._settings.algo, groups.rollout.mask_PGT
+        rewards_PG = rewards_array(groups.scores, groups.rollout.length_PG.shape)
+        valid_PG = ~np.isnan(rewards_PG)
+        if algo.kl_coef and algo.kl_in_reward:
+            penalty = KL_ESTIMATORS[algo.kl_estimator](old_PGT, ref_PGT, jnp.asarray(mask_PGT))
+            paid_PG, mask = jnp.asarray(rewards_PG), jnp.asarray(mask_PGT)
+            rewards_PG = np.asarray(
+                kl.kl_penalised_rewards(paid_PG, penalty, mask, coef=self._kl.coef)
+            )
+        put = self._placed.put
+        return np.asarray(self._advantages(put(rewards_PG), put(valid_PG)))
+
+    def __call__(
+        self,
+        groups: Groups,
+        advantages_PG: np.ndarray,
+        old_PGT: np.ndarray,
+        ref_PGT: np.ndarray,
+    ) -> Metrics:
+        """All optimizer updates of a step, each over its share of the prompts.
+
+        Nothing is read back from the devices before the last of them is under way.
+        """
+        algo, rollout = self._settings.algo, groups.rollout
+        mask_PGT = rollout.mask_PGT
+        if algo.mask_truncated:
+            mask_PGT = mask_PGT & ~rollout.truncated_PG[..., None]
+        arrays = (
+            rollout.tokens_PGT,
+            mask_PGT,
+            advantages_PG,
+            old_PGT,
+            ref_PGT,
+            rollout.logprobs_PGT,
+        )
+        outcomes, reports = [], []
+        per_update = len(groups.prompts) // algo.updates_per_rollout
+        for share in parts(len(groups.prompts), per_update):
+            own = mask_PGT[share]
+            sequences = int(own.any(-1).sum())
+            context = Context(
+                jnp.float32(own.sum()), jnp.float32(sequences), self._kl.coef, self._allowed_V
+            )
+            count = per_update // self._settings.micro_prompts
+            outcome = self._learner.update(
+                self._batches(groups, arrays, share), context, count=count
+            )
+            outcomes.append(outcome)
+            reports.append(reduce(losses.merge_diagnostics, outcome.reports))
+            self._steer_kl(reports[-1], sequences)
+        self._learner.stop_when_skipping()
+        return self._metrics(outcomes, reduce(losses.merge_diagnostics, reports))
+
+    def _batches(
+        self, groups: Groups, arrays: tuple[np.ndarray, ...], share: slice
+    ) -> Iterator[GroupBatch]:
+        for part in parts(share.stop - share.start, self._settings.micro_prompts):
+            rows = slice(share.start + part.start, share.start + part.stop)
+            put = self._placed.put
+            yield GroupBatch(self._placed(groups.prompts[rows]), *(put(a[rows]) for a in arrays))
+
+    def _steer_kl(self, report: losses.Diagnostics, sequences: int) -> None:
+        # An update without a single token has measured nothing; its 0 is no small divergence.
+        algo = self._settings.algo
+        if sequences and algo.kl_coef and algo.kl_target:
+            mean = losses.summarise_diagnostics(report)["kl"]
+            self._kl = kl.adaptive_kl(self._kl, mean, sequences)
+
+    def _metrics(self, outcomes: list[Outcome], report: losses.Diagnostics) -> Metrics:
+        summary: Any = losses.summarise_diagnostics(report)
+        loss = sum(float(share) for outcome in outcomes for share in outcome.losses)
+        divergence = {"policy/kl": float(summary["kl"]), "policy/kl_coef": self.kl_coef}
+        return {
+            **(divergence if self._settings.algo.kl_coef else {}),
+            "train/loss": loss / len(outcomes),
+            "train/grad_norm": float(np.mean([float(outcome.norm) for outcome in outcomes])),
+            "train/lr": self._learner.learning_rate,
+            "train/skipped": float(self._learner.state.skipped),
+            "policy/entropy": float(summary["entropy"]),
+            "policy/ratio_clip_frac": float(summary["clip_frac"]),
+            "policy/logprob_gap_mean": float(summary["logprob_gap"]),
+            "policy/logprob_gap_max": float(summary["logprob_gap_max"]),
+        }

@@ -1,0 +1,265 @@
+"""The directory of a run: whose it is, what has been reached, what was measured. No algorithm."""
+
+import dataclasses
+import fcntl
+import json
+import os
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from rich.console import Console
+
+from vlaa_jax.policy.pretrained import copy_sidecars
+from vlaa_jax.schema import Summary, UserError
+from vlaa_jax.settings.fields import harmless_names
+from vlaa_jax.settings.shared import DataSettings, RunSettings
+from vlaa_jax.train.checkpoint import Checkpoints, Progress
+from vlaa_jax.train.console import minutes
+from vlaa_jax.train.learner import Learner
+from vlaa_jax.train.metrics import CompileCounter, MetricsWriter, StepClock
+
+FILES = ("config.json", "metrics.jsonl", "heldout.json", "rollouts", "samples", "checkpoints")
+
+
+class Closing(Protocol):
+    """Something that ends threads or processes."""
+
+    def close(self) -> None:
+        """End them."""
+
+
+C = TypeVar("C", bound=Closing)
+
+
+class RunDir:
+    """Opens the directory of one run, new or where it was interrupted.
+
+    A lock is held while it is open. The run's settings are written down by `begin`, when everything
+    else was opened: a mistyped option must not claim the directory.
+
+    Args:
+        path: the run directory.
+        settings: of the task; with a group ``run``.
+        console: where people read along.
+
+    Raises:
+        UserError: it cannot be written, is in use, or holds a run with other settings.
+    """
+
+    def __init__(self, path: Path, settings: Any, console: Console) -> None:
+        self.path, self.console = path, console
+        self._settings, self._run = settings, _run_settings(settings)
+        self.compilations = CompileCounter()
+        self.progress = Progress(0, {})
+        self._saved = 0
+        self._score: tuple[int, float] | None = None
+        self._seconds: deque[float] = deque(maxlen=10)
+        self._writer: MetricsWriter | None = None
+        self._ends = ExitStack()
+        try:
+            self._ends.callback(_lock(path))
+            check_settings(path, settings)
+            self.checkpoints = self.closes(
+                Checkpoints(path / "checkpoints", self._run.keep_checkpoints, self._run.damaged)
+            )
+            for step, problem in self.checkpoints.put_aside:
+                console.print(f"checkpoint {step} is damaged ({problem}): kept as {step}.damaged")
+        except BaseException:
+            self._ends.close()
+            raise
+
+    def closes(self, part: C) -> C:
+        """Takes over to close a part in the end, whatever happens to the others."""
+        self._ends.callback(part.close)
+        return part
+
+    def begin(self, progress: Progress, sidecars: Path) -> None:
+        """Claims the directory for these settings and goes to a position.
+
+        Args:
+            progress: where the run stands.
+            sidecars: directory with the tokenizer and configuration, kept for export.
+        """
+        self.progress, self._saved = progress, progress.step
+        self._writer = self.closes(MetricsWriter(self.path, progress.step))
+        copy_sidecars(sidecars, self.path / "hf")
+        save_json(self.path / "config.json", plain(self._settings))
+        if progress.step:
+            self.console.print(f"resuming at step {progress.step}")
+
+    def list_rejects(self, path: Path, usable: int, rejects: Sequence[Any]) -> None:
+        """Says how many records were left out, and writes down why."""
+        if rejects:
+            listing = self.path / f"rejects-{path.stem}.txt"
+            listing.write_text("".join(f"{r}\n" for r in rejects), encoding="utf-8")
+            self.console.print(
+                f"{path}: {usable} records, {len(rejects)} left out (reasons in {listing})"
+            )
+
+    def report(
+        self, step: int, metrics: Mapping[str, float], clock: StepClock, words: Sequence[str]
+    ) -> None:
+        """Writes a step's metrics and its line."""
+        times = {f"time/{name}_s": seconds for name, seconds in clock.seconds.items()}
+        counted = {"compile/count": float(self.compilations.count)}
+        assert self._writer is not None, "begin comes first"
+        self._writer.write(step, {**metrics, **counted, **times, "time/step_s": clock.total})
+        self._seconds.append(clock.total)
+        left = float(np.median(self._seconds)) * (self._run.steps - step - 1)
+        line = (f"step {step + 1:>4}/{self._run.steps}", *words, f"{clock.total:.1f} s")
+        self.console.print(
+            "  ".join((*line, f"left {minutes(left)}")), highlight=False, soft_wrap=True
+        )
+
+    def scored(self, step: int, score: float) -> None:
+        """Remembers the score of the weights after `step` steps; the best ones are kept."""
+        self._score = (step, score)
+
+    def finish_step(self, progress: Progress, learner: Learner) -> None:
+        """A step is done: the run stands at `progress`, and is saved where that is due."""
+        self.progress = progress
+        last = progress.step == self._run.steps
+        step, score = self._score or (-1, 0.0)
+        best = step == progress.step and score > self.checkpoints.best_score
+        if last or best or progress.step % self._run.save_every == 0:
+            self.save(learner)
+
+    def save(self, learner: Learner) -> None:
+        """Writes a checkpoint of the current position."""
+        step, score = self._score or (-1, None)
+        known = score if step == self.progress.step else None
+        self.checkpoints.save(learner.state, learner.frozen, self.progress, known)
+        self._saved = self.progress.step
+
+    @contextmanager
+    def saving(self, learner: Learner, updates_per_step: int) -> Iterator[None]:
+        """Keeps the steps done since the last checkpoint when a run is stopped between updates."""
+        try:
+            yield
+        except (KeyboardInterrupt, UserError):
+            updates = learner.state.updates
+            if not updates.is_deleted():  # else stopped in the middle of an update
+                whole = int(updates) == self.progress.step * updates_per_step
+                if whole and self.progress.step > self._saved:
+                    self.save(learner)
+            raise
+
+    def summary(self, figures: Mapping[str, float]) -> Summary:
+        """Says what was written and where."""
+        self.console.print(f"run directory  {self.path}", soft_wrap=True)
+        for name in FILES:
+            if (self.path / name).exists():
+                self.console.print(f"  {name}", highlight=False)
+        if self.checkpoints.best is not None:
+            self.console.print(f"best checkpoint  checkpoints/{self.checkpoints.best}")
+        return Summary(self.path, dict(figures))
+
+    def __enter__(self) -> "RunDir":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._ends.close()
+
+
+def _run_settings(settings: Any) -> RunSettings:
+    return settings.run
+
+
+def _lock(path: Path) -> Any:
+    """Takes the directory for this process; what it returns gives it back.
+
+    The lock belongs to the open file, so it goes with the process, however that ends.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK):
+            raise PermissionError(13, os.strerror(13))
+        descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise UserError(f"--workdir={path}: cannot be used ({error.strerror})") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+        os.close(descriptor)
+        by = f" by process {holder}" if holder.isdigit() else ""
+        raise UserError(
+            f"--workdir={path}: a run is going on in it{by}; wait for it or choose another workdir"
+        ) from error
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    return lambda: os.close(descriptor)
+
+
+def check_settings(path: Path, settings: Any) -> None:
+    """Looks whether the directory holds a run with other settings.
+
+    Raises:
+        UserError: it does, or what it holds cannot be read.
+    """
+    file = path / "config.json"
+    if not file.exists():
+        return
+    try:
+        recorded = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(recorded, dict):
+            raise ValueError("it holds no settings")
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--workdir={path}: config.json cannot be read ({reason})") from error
+    harmless = harmless_names(type(settings))
+    changed = sorted(
+        f"{name}: {old!r} -> {new!r}"
+        for name, (old, new) in _differences(recorded, plain(settings)).items()
+        if name not in harmless
+    )
+    if changed:
+        raise UserError(
+            f"--workdir={path} holds a run with other settings ({', '.join(changed[:5])}); "
+            "give the same command to resume it, or another workdir"
+        )
+
+
+def check_files(data: DataSettings) -> None:
+    """Looks whether the data is there at all, before anything large is loaded.
+
+    Raises:
+        UserError: a path is missing or does not exist.
+    """
+    if data.records == "embedded":
+        return
+    for name in ("records", "image_root", "heldout"):
+        path = getattr(data, name)
+        if not path and name != "heldout":
+            raise UserError(f"data.{name} is not set: give it with --config.data.{name}=...")
+        if path and not Path(path).exists():
+            raise UserError(f"data.{name}: {path} does not exist")
+
+
+def save_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Writes a small JSON file in one piece."""
+    temporary = path.with_suffix(path.suffix + ".tmp")
+    temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def plain(settings: Any) -> dict[str, Any]:
+    """Settings as JSON holds them."""
+    return json.loads(json.dumps(dataclasses.asdict(settings)))
+
+
+def _differences(
+    a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = ""
+) -> dict[str, tuple[Any, Any]]:
+    found: dict[str, tuple[Any, Any]] = {}
+    for name in a.keys() | b.keys():
+        left, right = a.get(name), b.get(name)
+        if isinstance(left, dict) and isinstance(right, dict):
+            found |= _differences(left, right, f"{prefix}{name}.")
+        elif left != right:
+            found[f"{prefix}{name}"] = (left, right)
+    return found
