@@ -9,8 +9,9 @@ from typing import Any
 from vlaa_jax.schema import UserError
 from vlaa_jax.settings.build import build
 from vlaa_jax.settings.grpo import GrpoSettings
+from vlaa_jax.settings.pipeline import PipelineSettings
 
-SETTINGS: dict[str, type] = {"grpo": GrpoSettings}
+SETTINGS: dict[str, type] = {"grpo": GrpoSettings, "pipeline": PipelineSettings}
 """The settings of each task, by the config's ``task``."""
 
 

@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from vlaa_jax.pipeline.settings import CollectSettings, PipelineSettings, ServedModel
+from vlaa_jax.settings.pipeline import CollectSettings, PipelineSettings
 
 OUTPUTS = ("sft.jsonl", "aha_sft.jsonl", "grpo.jsonl", "rejects.jsonl", "failed.jsonl")
 
@@ -55,9 +55,11 @@ def _png(number: int) -> bytes:
 
 def settings_of(url: str, source: Path, concurrency: int) -> PipelineSettings:
     settings = PipelineSettings(collect=CollectSettings(sources=f"arxivqa={source}"))
-    model = ServedModel(url, "stub", concurrency=concurrency, backoff_s=0.05, price_prompt=1.0)
-    for group in ("caption", "distil", "rewrite", "verify"):
-        settings = replace(settings, **{group: replace(getattr(settings, group), model=model)})
+    asked = {"url": url, "model": "stub", "concurrency": concurrency, "backoff_s": 0.05}
+    for name in ("caption", "distil", "rewrite", "verify"):
+        group = getattr(settings, name)
+        model = replace(group.model, **asked, price_prompt=1.0)
+        settings = replace(settings, **{name: replace(group, model=model)})
     return settings
 
 

@@ -4,22 +4,31 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from rich.console import Console
+
+from vlaa_jax.pipeline.run import run as run_task
 from vlaa_jax.pipeline.scripted_models import MODELS
-from vlaa_jax.pipeline.settings import CollectSettings, PipelineSettings, ServedModel
+from vlaa_jax.settings.pipeline import CollectSettings, PipelineSettings
 
 
 def settings_for(url, **model):
     """Settings of a run on 40 drawings whose models are all served at one place."""
     settings = PipelineSettings(collect=CollectSettings(sources="embedded", embedded=40))
     for group, step in (*((s, s) for s in MODELS if s != "difficulty"), ("split", "difficulty")):
-        asked = ServedModel(**{"url": url, "model": MODELS[step], "backoff_s": 0.01, **model})
-        settings = replace(settings, **{group: replace(getattr(settings, group), model=asked)})
+        named = {"url": url, "model": MODELS[step], "backoff_s": 0.01, **model}
+        asked = replace(getattr(settings, group).model, **named)
+        settings = changed(settings, group, model=asked)
     return settings
 
 
 def changed(settings, group, **values):
     """Settings with other values in one group."""
     return replace(settings, **{group: replace(getattr(settings, group), **values)})
+
+
+def run(settings, workdir, console=None):
+    """The task, without a word."""
+    return run_task(settings, workdir, console or Console(quiet=True))
 
 
 def lines(path: Path):

@@ -1,7 +1,6 @@
 import pytest
 
-from pipeline_cases import changed, outputs
-from vlaa_jax.pipeline.run import run
+from pipeline_cases import changed, outputs, run
 
 pytest.importorskip("apache_beam")
 

@@ -4,18 +4,16 @@ from dataclasses import replace
 import pytest
 
 from configs.pipeline import get_config
-from pipeline_cases import changed, lines, outputs
+from pipeline_cases import changed, lines, outputs, run
 from vlaa_jax.data.check import check_file
-from vlaa_jax.pipeline.run import run
-from vlaa_jax.pipeline.settings import PipelineSettings
 from vlaa_jax.pipeline.split import has_aha
 from vlaa_jax.rewards.mixed import MixedReward
 from vlaa_jax.schema import UserError
-from vlaa_jax.settle import build
+from vlaa_jax.settle import settle
 
 
 def test_tiny_yields_files_that_the_data_check_accepts(tmp_path):
-    settings = build(PipelineSettings, get_config("tiny").to_dict(), "config")
+    settings = settle(get_config("tiny").to_dict())
     summary = run(settings, tmp_path)
     assert summary.pending == 0 and not summary.stopped
     with MixedReward() as reward:

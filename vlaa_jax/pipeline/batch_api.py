@@ -19,7 +19,7 @@ import httpx
 from vlaa_jax.endpoint import EndpointError, Kind
 from vlaa_jax.pipeline.ledger import Ledger, Reply
 from vlaa_jax.pipeline.request import Request
-from vlaa_jax.pipeline.settings import ServedModel
+from vlaa_jax.settings.pipeline import ServedModel
 
 _MAX_FILE_BYTES = 90 << 20
 """Of an input file; providers allow 100 to 200 MB, and images are inside."""

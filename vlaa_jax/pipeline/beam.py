@@ -13,16 +13,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vlaa_jax.endpoint import LoopThread
+from vlaa_jax.loop_thread import LoopThread
 from vlaa_jax.pipeline.client import Client
 from vlaa_jax.pipeline.ledger import Ledger
 from vlaa_jax.pipeline.runner import through_steps
 from vlaa_jax.pipeline.sample import Outcome, Sample
 from vlaa_jax.pipeline.scoring import RewardScorer
-from vlaa_jax.pipeline.settings import PipelineSettings
 from vlaa_jax.pipeline.steps import make_steps
 from vlaa_jax.schema import UserError
-from vlaa_jax.settle import build
+from vlaa_jax.settings.build import build
+from vlaa_jax.settings.pipeline import PipelineSettings
 
 try:
     import apache_beam as beam

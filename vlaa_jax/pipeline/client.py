@@ -15,8 +15,8 @@ from vlaa_jax.pipeline.contract import CallFailed
 from vlaa_jax.pipeline.ledger import Entry, Ledger, Reply
 from vlaa_jax.pipeline.pacing import Pace, Pacer
 from vlaa_jax.pipeline.request import Request
-from vlaa_jax.pipeline.settings import ServedModel
 from vlaa_jax.schema import UserError
+from vlaa_jax.settings.pipeline import ServedModel
 
 
 class CapReached(UserError):

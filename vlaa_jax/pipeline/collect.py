@@ -13,17 +13,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, TypeVar
 
 from vlaa_jax.data.images import MAX_ASPECT, decode_image
 from vlaa_jax.data.records import Refusal, clean_image_path
-from vlaa_jax.pipeline.assignments import counts_by_name, folders_by_name
 from vlaa_jax.pipeline.sample import Sample
-from vlaa_jax.pipeline.settings import CollectSettings
 from vlaa_jax.pipeline.sources import SOURCES, Source
 from vlaa_jax.pipeline.sources.formats import Row, Unusable
 from vlaa_jax.rewards.mixed import gold_problem
 from vlaa_jax.schema import UserError
+from vlaa_jax.settings.by_source import source_counts, source_folders
+from vlaa_jax.settings.pipeline import CollectSettings, SplitSettings
+
+T = TypeVar("T")
 
 NAME = "collect"
 SAMPLES, REJECTS, STAMP = "collected.jsonl", "collect_rejects.jsonl", "collected.json"
@@ -53,16 +55,16 @@ def collect(settings: CollectSettings, workdir: Path, image_root: Path) -> Colle
     """
     done = Collected(workdir / SAMPLES, workdir / REJECTS)
     stamp = workdir / STAMP
-    folders = folders_by_name(settings.sources, "collect.sources", SOURCES)
-    limits = counts_by_name(settings.limits, "collect.limits", folders)
+    folders = {name: Path(at) for name, at in known(source_folders, settings, "sources").items()}
+    limits = known(source_counts, settings, "limits")
     wanted = json.loads(json.dumps(asdict(settings)))
     if stamp.is_file():
-        known = json.loads(stamp.read_text(encoding="utf-8"))
-        if known["settings"] != wanted:
+        before = json.loads(stamp.read_text(encoding="utf-8"))
+        if before["settings"] != wanted:
             raise UserError(
                 f"{workdir}: was collected with other settings; choose another --workdir"
             )
-        done.originals, done.count = known["originals"], known["count"]
+        done.originals, done.count = before["originals"], before["count"]
         return done
     partial = [path.with_suffix(".partial") for path in (done.samples, done.rejects)]
     with (
@@ -83,6 +85,22 @@ def collect(settings: CollectSettings, workdir: Path, image_root: Path) -> Colle
     )
     stamp.with_suffix(".partial").replace(stamp)
     return done
+
+
+def known(
+    read: Callable[[str], dict[str, T]], settings: CollectSettings | SplitSettings, field_name: str
+) -> dict[str, T]:
+    """A setting that has a value per source, whose sources there are.
+
+    Raises:
+        UserError: names one that there is not.
+    """
+    found = read(getattr(settings, field_name))
+    for name in found:
+        if name not in SOURCES:
+            where = settings.name_of(field_name)
+            raise UserError(f"{where}: {name!r} is not one of {', '.join(SOURCES)}")
+    return found
 
 
 def iter_samples(path: Path) -> Iterator[tuple[int, Sample]]:

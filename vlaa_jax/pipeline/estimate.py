@@ -13,7 +13,7 @@ from vlaa_jax.pipeline.contract import Step
 from vlaa_jax.pipeline.ledger import Ledger, Reply
 from vlaa_jax.pipeline.request import Request
 from vlaa_jax.pipeline.sample import Drop, Sample
-from vlaa_jax.pipeline.settings import PipelineSettings, ServedModel
+from vlaa_jax.settings.pipeline import PipelineSettings, ServedModel
 
 _TEMPLATE_TOKENS = 300
 """Prompt tokens of a step about whose input nothing is known yet, beside the answer before it."""

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vlaa_jax.endpoint import LoopThread
+from vlaa_jax.loop_thread import LoopThread
 
 _MAX_BODY = 256 << 20
 

@@ -15,7 +15,7 @@ from typing import Any
 from vlaa_jax.data.images import resolve_inside
 from vlaa_jax.endpoint import image_part
 from vlaa_jax.pipeline.ledger import Reply
-from vlaa_jax.pipeline.settings import ServedModel
+from vlaa_jax.settings.pipeline import ServedModel
 
 CHAT, SCORE = "chat/completions", "completions"
 CHARS_PER_TOKEN = 3.5

@@ -27,25 +27,25 @@ from vlaa_jax.pipeline.runner import run_samples
 from vlaa_jax.pipeline.sample import Outcome, Sample
 from vlaa_jax.pipeline.scoring import RewardScorer
 from vlaa_jax.pipeline.scripted_models import ScriptedModels
-from vlaa_jax.pipeline.settings import PipelineSettings, ServedModel
 from vlaa_jax.pipeline.split import Tally, split
 from vlaa_jax.pipeline.steps import make_steps
 from vlaa_jax.pipeline.watch import Watch
-from vlaa_jax.schema import UserError
+from vlaa_jax.schema import Summary, UserError
+from vlaa_jax.settings.pipeline import PipelineSettings, ServedModel
 
 LEDGER, IMAGES, LOCK, CONFIG = "ledger.sqlite", "images", "lock", "config.json"
 EMBEDDED = "embedded"
 
 
 @dataclass(frozen=True)
-class Summary:
+class PipelineSummary(Summary):
     """What a run has come to."""
 
-    samples: int
-    pending: int
+    samples: int = 0
+    pending: int = 0
     """Samples that no step has decided on."""
-    tally: Tally
-    originals: dict[str, int]
+    tally: Tally = field(default_factory=Tally)
+    originals: dict[str, int] = field(default_factory=dict)
     costs: dict[str, StepCost] = field(default_factory=dict)
     stopped: str = ""
     """Why it ended before all samples were through; empty where it did not."""
@@ -53,7 +53,7 @@ class Summary:
     """What a dry run expects per step."""
 
 
-def run(settings: PipelineSettings, workdir: Path, console: Console | None = None) -> Summary:
+def run(settings: PipelineSettings, workdir: Path, console: Console) -> PipelineSummary:
     """Run all steps, or what the settings ask for instead.
 
     Args:
@@ -64,7 +64,6 @@ def run(settings: PipelineSettings, workdir: Path, console: Console | None = Non
     Raises:
         UserError: something the user can mend; what was recorded until then stays.
     """
-    console = console or Console()
     workdir.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         stack.enter_context(_alone(workdir))
@@ -91,7 +90,7 @@ class _Job:
     ledger: Ledger
     scorer: RewardScorer
 
-    def all_steps(self) -> Summary:
+    def all_steps(self) -> PipelineSummary:
         """Every sample through all steps, and the files."""
         with closing(Outcomes(self.workdir / OUTCOMES, self.collected.count)) as outcomes:
             if self.settings.run.runner == "beam":
@@ -109,7 +108,7 @@ class _Job:
             self.console.print(f"stopped: {stopped} ({left})", markup=False)
         return summary
 
-    def preview(self) -> Summary:
+    def preview(self) -> PipelineSummary:
         """A few samples through all steps, and a page about them."""
         wanted, total = self.settings.run.preview, self.collected.count
         samples = spread(iter_samples(self.collected.samples), total, wanted)
@@ -121,7 +120,7 @@ class _Job:
             self.console.print(f"preview  {page}", soft_wrap=True)
             return self._summary(Tally(), outcomes.pending(), stopped)
 
-    def dry_run(self) -> Summary:
+    def dry_run(self) -> PipelineSummary:
         """A table of what would be asked."""
         steps = make_steps(self.settings, self.scorer)
         samples = iter_samples(self.collected.samples)
@@ -175,9 +174,16 @@ class _Job:
             outcomes.add(replace(outcome, position=positions[outcome.sample.id]))
         return "samples were left over; see the workers' logs" if outcomes.pending() else ""
 
-    def _summary(self, tally: Tally, pending: int, stopped: str) -> Summary:
-        found = (self.collected.count, pending, tally, self.collected.originals)
-        return Summary(*found, self.ledger.costs(), stopped)
+    def _summary(self, tally: Tally, pending: int, stopped: str) -> PipelineSummary:
+        costs = self.ledger.costs()
+        figures = {
+            "samples": self.collected.count,
+            "pending": pending,
+            "kept": sum(tally.kept.values()),
+            "cost": sum(cost.cost for cost in costs.values()),
+        }
+        found = (self.collected.count, pending, tally, self.collected.originals, costs, stopped)
+        return PipelineSummary(self.workdir, figures, *found)
 
 
 def _with_embedded(settings: PipelineSettings, workdir: Path, stack: ExitStack) -> PipelineSettings:

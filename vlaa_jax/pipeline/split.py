@@ -15,12 +15,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from vlaa_jax.pipeline.assignments import counts_by_name
-from vlaa_jax.pipeline.collect import drawn_first
+from vlaa_jax.pipeline.collect import drawn_first, known
 from vlaa_jax.pipeline.outcomes import Outcomes
 from vlaa_jax.pipeline.sample import Outcome, Sample
-from vlaa_jax.pipeline.settings import SplitSettings
-from vlaa_jax.pipeline.sources import SOURCES
+from vlaa_jax.settings.by_source import source_counts
+from vlaa_jax.settings.pipeline import SplitSettings
 
 NAME = "split"
 SFT, AHA_SFT, GRPO = "sft.jsonl", "aha_sft.jsonl", "grpo.jsonl"
@@ -94,7 +93,7 @@ def split(
     if settings.rule != "aha":  # what is explored is not imitated, whatever its words
         every = {position for place in explored.values() for position in place}
         imitated = {p: name for p, name in (imitated | with_cue).items() if p not in every}
-    caps = counts_by_name(settings.rl_caps, "split.rl_caps", SOURCES)
+    caps = known(source_counts, settings, "rl_caps")
     rl = set()
     for source, ids in explored.items():
         rl |= drawn_first(settings.seed, ids, caps.get(source, len(ids)))

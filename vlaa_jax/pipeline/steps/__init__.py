@@ -1,12 +1,12 @@
 """Steps 2 to 5 and the difficulty: sample in, sample or drop out, nothing known of any engine."""
 
 from vlaa_jax.pipeline.contract import Scorer, Step
-from vlaa_jax.pipeline.settings import PipelineSettings
 from vlaa_jax.pipeline.steps.caption import make_caption
 from vlaa_jax.pipeline.steps.difficulty import make_difficulty
 from vlaa_jax.pipeline.steps.distil import make_distil
 from vlaa_jax.pipeline.steps.rewrite import make_rewrite
 from vlaa_jax.pipeline.steps.verify import make_verify
+from vlaa_jax.settings.pipeline import PipelineSettings
 
 
 def make_steps(settings: PipelineSettings, scorer: Scorer) -> dict[str, Step]:

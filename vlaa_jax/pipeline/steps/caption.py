@@ -6,9 +6,9 @@ from vlaa_jax.pipeline.contract import Ask, Step
 from vlaa_jax.pipeline.prompts import fill, load_prompt
 from vlaa_jax.pipeline.request import Request
 from vlaa_jax.pipeline.sample import Drop, Sample
-from vlaa_jax.pipeline.settings import CaptionSettings
 from vlaa_jax.pipeline.sources import SOURCES
 from vlaa_jax.pipeline.steps.replies import problem_of
+from vlaa_jax.settings.pipeline import CaptionSettings
 
 NAME = "caption"
 

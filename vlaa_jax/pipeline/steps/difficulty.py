@@ -11,7 +11,7 @@ from vlaa_jax.pipeline.contract import Ask, Scorer, Step
 from vlaa_jax.pipeline.prompts import load_prompt
 from vlaa_jax.pipeline.request import SCORE, Request
 from vlaa_jax.pipeline.sample import Drop, Sample
-from vlaa_jax.pipeline.settings import SplitSettings
+from vlaa_jax.settings.pipeline import SplitSettings
 
 NAME = "difficulty"
 

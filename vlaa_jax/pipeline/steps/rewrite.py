@@ -9,8 +9,8 @@ from vlaa_jax.pipeline.contract import Ask, Step
 from vlaa_jax.pipeline.prompts import fill, load_prompt
 from vlaa_jax.pipeline.request import Request
 from vlaa_jax.pipeline.sample import Drop, Sample
-from vlaa_jax.pipeline.settings import RewriteSettings
 from vlaa_jax.pipeline.steps.replies import parse_trace, problem_of
+from vlaa_jax.settings.pipeline import RewriteSettings
 
 NAME = "rewrite"
 

@@ -11,8 +11,8 @@ from vlaa_jax.pipeline.contract import Ask, Scorer, Step
 from vlaa_jax.pipeline.prompts import fill, load_prompt
 from vlaa_jax.pipeline.request import Request
 from vlaa_jax.pipeline.sample import Drop, Sample
-from vlaa_jax.pipeline.settings import VerifySettings
 from vlaa_jax.pipeline.steps.replies import problem_of
+from vlaa_jax.settings.pipeline import VerifySettings
 
 NAME = "verify"
 RULED = frozenset(("digit", "mcq", "math"))

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 
 from vlaa_jax.schema import UserError
+from vlaa_jax.settings.by_source import source_counts, source_folders
+from vlaa_jax.settings.fields import Group, above, at_least, one_of, reads_as, setting
 
 GAPS = ("length", "edit")
 VERIFY = ("judge", "verifier", "auto")
@@ -11,13 +13,8 @@ TRANSPORTS = ("live", "batch")
 RUNNERS = ("asyncio", "beam")
 
 
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise UserError(message)
-
-
 @dataclass(frozen=True)
-class ServedModel:
+class ServedModel(Group, name="model"):
     """A model behind an OpenAI-compatible endpoint: how it is asked, how fast, at what price."""
 
     url: str = ""
@@ -28,180 +25,171 @@ class ServedModel:
     tag: str = ""
     """Becomes part of what a recorded reply is found by: change it when another model is served
     under the same name."""
-    temperature: float | None = None
+    temperature: float | None = setting(None, at_least(0))
     """None leaves it to the server."""
-    top_p: float | None = None
-    max_tokens: int = 1024
-    concurrency: int = 32
+    top_p: float | None = setting(None, above(0))
+    max_tokens: int = setting(1024, at_least(1))
+    concurrency: int = setting(32, at_least(1))
     """Most calls in flight; the pacing finds what the server bears below it."""
-    start_concurrency: int = 8
-    requests_per_minute: float = 0.0
+    start_concurrency: int = setting(8, at_least(1))
+    requests_per_minute: float = setting(0.0, at_least(0))
     """0: no limit known."""
-    tokens_per_minute: float = 0.0
+    tokens_per_minute: float = setting(0.0, at_least(0))
     """Prompt and completion together; 0: no limit known."""
-    timeout_s: float = 120.0
+    timeout_s: float = setting(120.0, above(0))
     """Of one try."""
-    deadline_s: float = 1800.0
+    deadline_s: float = setting(1800.0, above(0))
     """Of a call with all its tries and pauses, from its first turn on."""
-    retries: int = 5
+    retries: int = setting(5, at_least(0))
     """Further tries after a failure that may pass; an overloaded server is asked until the
     deadline."""
-    backoff_s: float = 0.5
-    price_prompt: float = 0.0
+    backoff_s: float = setting(0.5, at_least(0))
+    price_prompt: float = setting(0.0, at_least(0))
     """US dollars per million prompt tokens."""
-    price_completion: float = 0.0
-    image_tokens: int = 1000
+    price_completion: float = setting(0.0, at_least(0))
+    image_tokens: int = setting(1000, at_least(0))
     """Prompt tokens that an image is taken to cost, in estimates before the call."""
-    expected_tokens: int = 0
+    expected_tokens: int = setting(0, at_least(0))
     """Completion tokens that a dry run reckons with until replies are recorded; 0: half of
     max_tokens."""
-    transport: str = "live"
+    transport: str = setting("live", one_of(*TRANSPORTS))
     """"live", or "batch": the provider's batch API."""
-    batch_requests: int = 1000
+    batch_requests: int = setting(1000, at_least(1))
     """Requests in one file of the batch API."""
-    batch_poll_s: float = 30.0
-
-    def __post_init__(self) -> None:
-        name = f"model {self.model!r}"
-        _require(self.transport in TRANSPORTS, f"{name}: transport is one of {TRANSPORTS}")
-        for field_name in ("max_tokens", "concurrency", "start_concurrency", "batch_requests"):
-            value = getattr(self, field_name)
-            _require(value >= 1, f"{name}: {field_name} is {value}: it must be at least 1")
-        for field_name in ("requests_per_minute", "tokens_per_minute", "retries", "backoff_s"):
-            value = getattr(self, field_name)
-            _require(value >= 0, f"{name}: {field_name} is {value}: it must not be negative")
-        for field_name in ("price_prompt", "price_completion", "image_tokens", "expected_tokens"):
-            value = getattr(self, field_name)
-            _require(value >= 0, f"{name}: {field_name} is {value}: it must not be negative")
-        for field_name in ("timeout_s", "deadline_s", "batch_poll_s"):
-            value = getattr(self, field_name)
-            _require(value > 0, f"{name}: {field_name} is {value}: it must be above 0")
+    batch_poll_s: float = setting(30.0, above(0))
 
 
 @dataclass(frozen=True)
-class CollectSettings:
+class CollectSettings(Group, name="collect"):
     """Step 1: which sources, from where, how many."""
 
-    sources: str = ""
+    sources: str = setting("", reads_as(source_folders))
     """``NAME=FOLDER,NAME=FOLDER``: unpacked downloads, see docs/pipeline.md; "embedded" draws."""
-    limits: str = ""
+    limits: str = setting("", reads_as(source_counts))
     """``NAME=COUNT,...``: samples taken of a source at random; without a row all of them."""
     unique_images: bool = True
     """Take an image (by its bytes) once, whatever the source and question."""
-    embedded: int = 60
+    embedded: int = setting(60, at_least(1))
     """Samples that "embedded" draws."""
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        _require(self.embedded >= 1, "collect.embedded must be at least 1")
+
+@dataclass(frozen=True)
+class CaptionModel(ServedModel, name="caption.model"):
+    """The model of this step."""
 
 
 @dataclass(frozen=True)
-class CaptionSettings:
+class CaptionSettings(Group, name="caption"):
     """Step 2: a factual caption by a model that sees the image."""
 
-    model: ServedModel = field(default_factory=ServedModel)
+    model: CaptionModel = field(default_factory=CaptionModel)
     prompt: str = ""
     """Text file to use instead of the one in ``prompts/``."""
 
 
 @dataclass(frozen=True)
-class DistilSettings:
+class DistilModel(ServedModel, name="distil.model"):
+    """The model of this step."""
+
+
+@dataclass(frozen=True)
+class DistilSettings(Group, name="distil"):
     """Step 3: a trace by a reasoning model that reads the caption."""
 
-    model: ServedModel = field(default_factory=ServedModel)
+    model: DistilModel = field(default_factory=DistilModel)
     prompt: str = ""
 
 
 @dataclass(frozen=True)
-class RewriteSettings:
+class RewriteModel(ServedModel, name="rewrite.model"):
+    """The model of this step."""
+
+
+@dataclass(frozen=True)
+class RewriteSettings(Group, name="rewrite"):
     """Step 4: what gives the caption away is reworded, and traces that changed too much go."""
 
-    model: ServedModel = field(default_factory=ServedModel)
+    model: RewriteModel = field(default_factory=RewriteModel)
     prompt: str = ""
-    gap: str = "length"
+    gap: str = setting("length", one_of(*GAPS))
     """What is held against ``max_gap``: "length", the difference of the two counts of words, or
     "edit", the words that were put in, taken out or exchanged."""
-    max_gap: int = 15
+    max_gap: int = setting(15, at_least(0))
     """Words."""
-
-    def __post_init__(self) -> None:
-        _require(self.gap in GAPS, f"rewrite.gap is {self.gap!r}: it must be one of {GAPS}")
-        _require(self.max_gap >= 0, "rewrite.max_gap must not be negative")
 
 
 @dataclass(frozen=True)
-class VerifySettings:
+class VerifyModel(ServedModel, name="verify.model"):
+    """The model of this step."""
+
+
+@dataclass(frozen=True)
+class VerifySettings(Group, name="verify"):
     """Step 5: only traces whose answer is right go on."""
 
-    model: ServedModel = field(default_factory=ServedModel)
+    model: VerifyModel = field(default_factory=VerifyModel)
     prompt: str = ""
-    how: str = "judge"
+    how: str = setting("judge", one_of(*VERIFY))
     """"judge" asks the model; "verifier" scores with the project's own where the gold can be
     checked by rule and asks the model elsewhere; "auto" lets the verifier accept, and asks the
     model about what it does not accept."""
 
-    def __post_init__(self) -> None:
-        _require(self.how in VERIFY, f"verify.how is {self.how!r}: it must be one of {VERIFY}")
+
+@dataclass(frozen=True)
+class SplitModel(ServedModel, name="split.model"):
+    """The model of this step."""
 
 
 @dataclass(frozen=True)
-class SplitSettings:
+class SplitSettings(Group, name="split"):
     """Step 6: which samples are imitated and which are explored."""
 
-    rule: str = "aha"
+    rule: str = setting("aha", one_of(*RULES))
     """"aha": traces with one of the paper's cues go to RL. "pass_rate" and "perplexity": samples
     between ``low`` and ``high`` go to RL."""
     low: float = 0.0
     high: float = 1.0
-    rl_caps: str = ""
+    rl_caps: str = setting("", reads_as(source_counts))
     """``NAME=COUNT,...``: RL samples of a source at most; without a row all that qualify."""
-    aha_cap: int = 0
+    aha_cap: int = setting(0, at_least(0))
     """Most samples of the aha-SFT file; 0: all."""
     seed: int = 0
-    model: ServedModel = field(default_factory=ServedModel)
+    model: SplitModel = field(default_factory=SplitModel)
     """Measures pass rate or perplexity."""
-    samples: int = 8
+    samples: int = setting(8, at_least(1))
     """Answers from which a pass rate is taken."""
     prompt: str = ""
     """System prompt file of the pass rate."""
 
-    def __post_init__(self) -> None:
-        _require(self.rule in RULES, f"split.rule is {self.rule!r}: it must be one of {RULES}")
-        _require(self.samples >= 1, "split.samples must be at least 1")
-        _require(self.aha_cap >= 0, "split.aha_cap must not be negative")
-        _require(self.low <= self.high, "split.low must not be above split.high")
+    def check(self) -> None:
+        """The band is one, and what it is about is measured."""
+        if self.low > self.high:
+            raise UserError(f"split.low: {self.low:g} is above split.high, {self.high:g}")
 
 
 @dataclass(frozen=True)
-class PipelineRunSettings:
+class PipelineRunSettings(Group, name="run"):
     """How the run goes."""
 
-    runner: str = "asyncio"
+    runner: str = setting("asyncio", one_of(*RUNNERS))
     beam_options: str = ""
     """Pipeline options of Apache Beam, as on its command line; empty runs on this machine."""
-    in_flight: int = 0
+    in_flight: int = setting(0, at_least(0))
     """Samples on their way at once; 0: twice the concurrency of all models."""
-    max_cost: float = 0.0
+    max_cost: float = setting(0.0, at_least(0))
     """US dollars of the whole work directory, earlier runs included; 0: no cap."""
     dry_run: bool = False
     """Estimate calls, tokens and cost, and ask nothing."""
-    preview: int = 0
+    preview: int = setting(0, at_least(0))
     """Run this many samples through all steps, write preview.html and stop; 0: all samples."""
-    max_failed: int = 20
+    max_failed: int = setting(20, at_least(1))
     """Calls that may fail in a row before the run stops; in the asyncio runner also the number of
     calls after which an endpoint is given a rest when most of them fail."""
 
-    def __post_init__(self) -> None:
-        _require(self.runner in RUNNERS, f"run.runner is {self.runner!r}: one of {RUNNERS}")
-        for name in ("in_flight", "max_cost", "preview"):
-            value = getattr(self, name)
-            _require(value >= 0, f"run.{name} is {value}: it must not be negative")
-        _require(self.max_failed >= 1, "run.max_failed must be at least 1")
-
 
 @dataclass(frozen=True)
-class PipelineSettings:
+class PipelineSettings(Group):
     """Everything of a pipeline run."""
 
     task: str = "pipeline"
