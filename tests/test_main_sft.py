@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from test_main import assert_refused, command, metrics, run, started
 
+from test_main import assert_refused, command, metrics, run, started
 from vlaa_jax.data.synthetic.dataset import write_dataset
 
 SMALL = [

@@ -54,11 +54,15 @@ TASKS = {
 }
 """Module of each task; its ``run(settings, workdir, console)`` does the work."""
 
+HOST_TASKS = frozenset(("pipeline",))
+"""Tasks that need no accelerator, and no jax."""
+
 
 def _run(settings: Any, workdir: Path) -> None:
-    _check_versions()
     task = importlib.import_module(TASKS[settings.task])
-    _start_jax(settings.run.compilation_cache)
+    if settings.task not in HOST_TASKS:
+        _check_versions()
+        _start_jax(settings.run.compilation_cache)
     task.run(settings, workdir, Console())
 
 

@@ -10,6 +10,7 @@ from vlaa_jax.schema import UserError
 from vlaa_jax.settings.build import build
 from vlaa_jax.settings.evaluate import EvaluateSettings
 from vlaa_jax.settings.grpo import GrpoSettings
+from vlaa_jax.settings.pipeline import PipelineSettings
 from vlaa_jax.settings.sft import SftSettings
 
 SETTINGS: dict[str, type] = {
