@@ -20,6 +20,7 @@ from vlaa_jax.models.qwen_vl.axes import PARAM_AXES, layout
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.model import Compute, split_model
 from vlaa_jax.models.qwen_vl.trees import merge
+from vlaa_jax.models.qwen_vl.vision import PixelNorm
 from vlaa_jax.parallel.mesh import data_shards
 from vlaa_jax.parallel.sharding import Layout, dotted, tree_shardings
 from vlaa_jax.rollout.sampling import allowed_tokens
@@ -72,12 +73,19 @@ def open_pretrained(model: ModelSettings, data: DataSettings, mesh: Mesh) -> Pre
     path = _locate(model.checkpoint)
     sidecars = weights.sidecar_dir(path)
     config = QwenVLConfig.from_hf_dir(sidecars)
+    processor = ImageProcessor.from_dir(sidecars, data.min_pixels or None, data.max_pixels or None)
     compute = Compute(
         dtype=model.dtype,
         remat=model.remat,
         unroll=model.unroll or True,
         data_shards=data_shards(mesh),
         layout=layout(config, mesh),
+        pixels=PixelNorm(
+            processor.rescale_factor,
+            tuple(processor.image_mean),
+            tuple(processor.image_std),
+            processor.temporal_patch_size,
+        ),
     )
     base_graphdef, _ = split_model(config, compute)
     graphdef, shapes = split_model(config, compute, model.lora)
@@ -90,9 +98,7 @@ def open_pretrained(model: ModelSettings, data: DataSettings, mesh: Mesh) -> Pre
         base_graphdef=base_graphdef,
         abstract=place_params(shapes, model, layout(config, mesh)),
         chat=chat,
-        processor=ImageProcessor.from_dir(
-            sidecars, data.min_pixels or None, data.max_pixels or None
-        ),
+        processor=processor,
         allowed_V=allowed_tokens(config.text.vocab_size, chat.vocab_size, chat.structural_ids),
     )
 

@@ -151,6 +151,7 @@ class RowSource:
             budget=self.budget,
             order=order,
             threads=self._data.workers,
+            dtype=np.uint8,
             **self._reading,
         )
 
