@@ -49,6 +49,7 @@ def main(argv: Sequence[str]) -> None:
 TASKS = {
     "evaluate": "vlaa_jax.evaluate.run",
     "grpo": "vlaa_jax.train.grpo",
+    "perplexity": "vlaa_jax.train.perplexity",
     "pipeline": "vlaa_jax.pipeline.run",
     "sft": "vlaa_jax.train.sft",
 }

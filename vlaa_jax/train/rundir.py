@@ -5,7 +5,7 @@ import fcntl
 import json
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -62,7 +62,7 @@ class RunDir:
         self._writer: MetricsWriter | None = None
         self._ends = ExitStack()
         try:
-            self._ends.callback(_lock(path))
+            self._ends.callback(lock(path))
             check_settings(path, settings)
             self.checkpoints = self.closes(
                 Checkpoints(path / "checkpoints", self._run.keep_checkpoints, self._run.damaged)
@@ -184,10 +184,13 @@ def _run_settings(settings: Any) -> RunSettings:
     return settings.run
 
 
-def _lock(path: Path) -> Any:
+def lock(path: Path) -> Callable[[], None]:
     """Takes the directory for this process; what it returns gives it back.
 
     The lock belongs to the open file, so it goes with the process, however that ends.
+
+    Raises:
+        UserError: the directory cannot be written, or another process holds it.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
