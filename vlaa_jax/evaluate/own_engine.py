@@ -66,7 +66,7 @@ class OwnEngine:
             completions=generation.samples,
             max_new_tokens=generation.new_tokens,
             sampling=_sampling(settings),
-            eos_id=self._pretrained.chat.end_of_turn_id,
+            eos_id=self._pretrained.chat.stop_ids,
             allowed_V=self._pretrained.allowed_V,
             slots=self._batch,
             burst=_BURST,

@@ -47,7 +47,7 @@ class Sampler:
             completions=completions or settings.completions,
             max_new_tokens=settings.max_new_tokens,
             sampling=Sampling(settings.temperature, settings.top_k, settings.top_p, settings.min_p),
-            eos_id=pretrained.chat.end_of_turn_id,
+            eos_id=pretrained.chat.stop_ids,
             allowed_V=pretrained.allowed_V,
             slots=settings.batch_prompts or settings.prompts,
             burst=settings.burst,
