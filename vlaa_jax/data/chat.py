@@ -37,7 +37,7 @@ _JSON_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
-_LARGE_FILES = ("tokenizer.json", "vocab.json", "merges.txt")
+_LARGE_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "chat_template.jinja")
 _MAX_TOKENIZER_BYTES = 64 << 20
 """Qwen's tokenizer.json has 7 to 11 MB."""
 
