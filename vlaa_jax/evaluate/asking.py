@@ -41,7 +41,7 @@ async def first_usable(
     for attempt in range(attempts):
         temperature = 0.5 * attempt if warmer else None
         reply = await judge.ask(Question(stage, prompt, attempt, temperature, max_tokens))
-        if reply is not None and FAILURE_TEXT not in reply and usable(reply):
+        if reply is not None and f"{FAILURE_TEXT}." not in reply and usable(reply):
             return reply, attempt + 1
     return None, attempts
 

@@ -160,4 +160,5 @@ class EvaluateSettings(Group):
         """Of the run in tables."""
         generation = self.generation
         of_source = {"engine": self.model.checkpoint, "server": generation.model}
-        return self.run.name or of_source.get(generation.source, generation.files)
+        name = self.run.name or of_source.get(generation.source, generation.files)
+        return f"{name} (first {self.data.limit} of each)" if self.data.limit else name
