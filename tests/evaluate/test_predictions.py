@@ -1,6 +1,5 @@
 """Prediction files of every kind: there and back, and bad ones."""
 
-import json
 
 import pytest
 
@@ -40,16 +39,6 @@ def test_a_spreadsheet_cuts_long_cells_and_the_other_kinds_do_not(tmp_path):
     for suffix, length in ((".xlsx", 32_767), (".tsv", 40_000), (".json", 40_000)):
         write_predictions(tmp_path / f"p{suffix}", rows)
         assert len(read_predictions(tmp_path / f"p{suffix}").predictions[0].text) == length
-
-
-def test_json_of_columns_is_turned(tmp_path):
-    path = tmp_path / "p.json"
-    for columns in (
-        {"index": [1, 2], "prediction": ["a", "b"]},
-        {"index": {"0": 1, "1": 2}, "prediction": {"0": "a", "1": "b"}},
-    ):
-        path.write_text(json.dumps(columns))
-        assert [one.text for one in read_predictions(path).predictions] == ["a", "b"]
 
 
 def test_samples_are_told_apart(tmp_path):

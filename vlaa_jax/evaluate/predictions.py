@@ -123,21 +123,8 @@ def _read_json(path: Path) -> Iterator[Mapping[str, Any]]:
         found = parse_json(read_text(path, MAX_FILE_BYTES), finite=False)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
-    if isinstance(found, dict):
-        found = _turned(found)
     for number, record in enumerate(found if isinstance(found, list) else [found], 1):
         yield _object(record, f"{path}: record {number}")
-
-
-def _turned(columns: dict[str, Any]) -> list[dict[str, Any]]:
-    """Records of columns, each a list or a mapping from row to value."""
-    lists = {
-        name: list(cells.values()) if isinstance(cells, dict) else cells
-        for name, cells in columns.items()
-    }
-    if not all(isinstance(cells, list) for cells in lists.values()):
-        return [columns]
-    return [dict(zip(lists, cells, strict=True)) for cells in zip(*lists.values(), strict=False)]
 
 
 def _read_jsonl(path: Path) -> Iterator[Mapping[str, Any]]:
