@@ -1,6 +1,5 @@
 """Prediction files of every kind: there and back, and bad ones."""
 
-
 import pytest
 
 from vlaa_jax.evaluate.benchmarks import benchmark_named
