@@ -46,14 +46,23 @@ def main(argv: Sequence[str]) -> None:
         sys.exit(130)
 
 
-TASKS = {"grpo": "vlaa_jax.train.grpo", "evaluate": "vlaa_jax.evaluate.run"}
+TASKS = {
+    "evaluate": "vlaa_jax.evaluate.run",
+    "grpo": "vlaa_jax.train.grpo",
+    "pipeline": "vlaa_jax.pipeline.run",
+    "sft": "vlaa_jax.train.sft",
+}
 """Module of each task; its ``run(settings, workdir, console)`` does the work."""
+
+HOST_TASKS = frozenset(("pipeline",))
+"""Tasks that need no accelerator, and no jax."""
 
 
 def _run(settings: Any, workdir: Path) -> None:
-    _check_versions()
     task = importlib.import_module(TASKS[settings.task])
-    _start_jax(settings.run.compilation_cache)
+    if settings.task not in HOST_TASKS:
+        _check_versions()
+        _start_jax(settings.run.compilation_cache)
     task.run(settings, workdir, Console())
 
 

@@ -1,0 +1,33 @@
+import pytest
+
+from pipeline_cases import settings_for
+from vlaa_jax.pipeline.embedded import draw
+from vlaa_jax.pipeline.local_server import LocalServer
+from vlaa_jax.pipeline.scripted_models import MODELS, ScriptedModels
+
+
+class CountingModels(ScriptedModels):
+    """The scripted models, which also say what they were asked."""
+
+    def __init__(self, drawn):
+        super().__init__(drawn)
+        self.asked = []  # (model, body) in order of arrival
+
+    async def __call__(self, call):
+        self.asked.append((call.json()["model"], call.body))
+        return await super().__call__(call)
+
+    def count(self, step):
+        return sum(model == MODELS[step] for model, _ in self.asked)
+
+
+@pytest.fixture
+def models():
+    return CountingModels(draw(40, 0))
+
+
+@pytest.fixture
+def served(models):
+    """Settings of a run on 40 drawings against a server that counts."""
+    with LocalServer(models) as server:
+        yield settings_for(server.url)
