@@ -56,7 +56,7 @@ class OwnEngine:
             max_pixels=generation.max_pixels,
             max_prompt_tokens=generation.max_prompt_tokens,
         )
-        self._pretrained = open_pretrained(settings.model, data, self._mesh)
+        self._pretrained = open_pretrained(settings.model.shared(), data, self._mesh)
         self._encode = Encoder(self._pretrained, data).alone
         self._collator = Collator(self._pretrained, data, self._mesh)
         shards = data_shards(self._mesh)
