@@ -1,6 +1,7 @@
 """One call to a served model: looked up, budgeted, paced, made, recorded."""
 
 import asyncio
+import os
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -75,6 +76,8 @@ class Client:
         for step, model in models.items():
             if not model.url or not model.model:
                 raise UserError(f"{step}.model: url and model must be set")
+            if model.key_env and not os.environ.get(model.key_env):
+                raise UserError(f"{step}.model.key_env: ${model.key_env} is not set")
         self._models = dict(models)
         self._image_root, self._ledger = image_root, ledger
         costs = ledger.costs()
