@@ -145,6 +145,7 @@ def _paper() -> ConfigDict:
                 "dry_run": False,
                 "preview": 0,
                 "max_failed": 20,
+                "rest_s": 5.0,
             },
         }
     )

@@ -11,7 +11,7 @@ from vlaa_jax.pipeline.contract import CallFailed
 from vlaa_jax.pipeline.ledger import Ledger
 from vlaa_jax.pipeline.request import Request
 from vlaa_jax.schema import UserError
-from vlaa_jax.settings.pipeline import ServedModel
+from vlaa_jax.settings.pipeline import PipelineRunSettings, ServedModel
 
 
 def chat(request):
@@ -36,9 +36,10 @@ def ask(server, ledger, requests, max_cost=0.0, **model):
     """Outcomes of requests asked at once: replies, or the exception."""
     chosen = {"backoff_s": 0.01, "timeout_s": 5.0, **model}
     served = ServedModel(server.url, "m", **chosen)
+    capped = PipelineRunSettings(max_cost=max_cost)
 
     async def run():
-        async with Client({"distil": served}, ledger.path.parent, ledger, max_cost=max_cost) as c:
+        async with Client({"distil": served}, ledger.path.parent, ledger, run=capped) as c:
             return await asyncio.gather(*(c.ask(r) for r in requests), return_exceptions=True)
 
     return asyncio.run(run())

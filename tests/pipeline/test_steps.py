@@ -7,7 +7,6 @@ import pytest
 from vlaa_jax.pipeline.ledger import Reply
 from vlaa_jax.pipeline.prompts import fill
 from vlaa_jax.pipeline.sample import Drop, Sample
-from vlaa_jax.pipeline.scoring import RewardScorer
 from vlaa_jax.pipeline.steps.caption import make_caption
 from vlaa_jax.pipeline.steps.difficulty import make_difficulty
 from vlaa_jax.pipeline.steps.distil import make_distil
@@ -176,13 +175,6 @@ def test_the_judge_sees_gold_and_answer_only():
     assert "Reference answer:\nB\n\nAnswer:\nB\n" in asked.text
     result, _ = through(make_verify(VerifySettings(), unscored), TRACED, "No")
     assert result == Drop("verify", "answer wrong", "B")
-
-
-@pytest.fixture(scope="module")
-def scorer():
-    scorer = RewardScorer()
-    yield scorer
-    scorer.close()
 
 
 @pytest.mark.parametrize(

@@ -145,8 +145,7 @@ class _Job:
             settings.models(),
             self.workdir / IMAGES,
             self.ledger,
-            max_cost=settings.run.max_cost,
-            breaker_calls=settings.run.max_failed,
+            run=settings.run,
         )
         names = {step: model.model for step, model in settings.models().items()}
         async with client:
