@@ -52,16 +52,30 @@ def get_config(variant: str = "") -> ConfigDict:
     Raises:
         ValueError: a variant that does not exist, or two that exclude each other.
     """
+    return with_variants("configs/grpo.py", _paper(), variant, VARIANTS, EXCLUSIVE)
+
+
+def with_variants(
+    file: str,
+    config: ConfigDict,
+    variant: str,
+    variants: dict[str, Callable[[ConfigDict], None]],
+    exclusive: tuple[set[str], ...],
+) -> ConfigDict:
+    """The config with named variants, applied in the order of the table.
+
+    Raises:
+        ValueError: a variant that does not exist, or two that exclude each other.
+    """
     names = [name.strip() for name in variant.split(",") if name.strip()]
     for name in names:
-        if name not in VARIANTS:
-            known = ", ".join(sorted(VARIANTS))
-            raise ValueError(f"configs/grpo.py has no variant {name!r}; known: {known}")
-    for group in EXCLUSIVE:
+        if name not in variants:
+            known = ", ".join(sorted(variants))
+            raise ValueError(f"{file} has no variant {name!r}; known: {known}")
+    for group in exclusive:
         if len(both := sorted(group & set(names))) > 1:
-            raise ValueError(f"configs/grpo.py: choose one of {' and '.join(both)}, not both")
-    config = _paper()
-    for name, change in VARIANTS.items():  # in their order, not in that of the command line
+            raise ValueError(f"{file}: choose one of {' and '.join(both)}, not both")
+    for name, change in variants.items():
         if name in names:
             change(config)
     return config

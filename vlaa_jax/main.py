@@ -46,7 +46,12 @@ def main(argv: Sequence[str]) -> None:
         sys.exit(130)
 
 
-TASKS = {"grpo": "vlaa_jax.train.grpo", "pipeline": "vlaa_jax.pipeline.run"}
+TASKS = {
+    "evaluate": "vlaa_jax.evaluate.run",
+    "grpo": "vlaa_jax.train.grpo",
+    "pipeline": "vlaa_jax.pipeline.run",
+    "sft": "vlaa_jax.train.sft",
+}
 """Module of each task; its ``run(settings, workdir, console)`` does the work."""
 
 HOST_TASKS = frozenset(("pipeline",))

@@ -78,7 +78,7 @@ def test_hostile_images_get_a_status_and_a_reason(hostile, name, status):
 def test_a_cut_jpeg_is_corrupt_and_a_jpeg_under_a_wrong_name_is_not(hostile):
     assert inspect_image(hostile, "a/cut.jpg").status == "corrupt"
     (hostile / "a/wrong.png").write_bytes((hostile / "a/whole.jpg").read_bytes())
-    assert inspect_image(hostile, "a/wrong.png") == ("found", "", (64, 64), b"")
+    assert inspect_image(hostile, "a/wrong.png") == ("found", "", (64, 64), b"", "RGB")
 
 
 @settings(

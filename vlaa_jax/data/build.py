@@ -26,6 +26,7 @@ from vlaa_jax.data.measure import Unfit, measure, over_limit
 from vlaa_jax.data.progress import progress
 from vlaa_jax.data.records import KINDS, RecordFile, Refusal, Reject, iter_indexed
 from vlaa_jax.data.shards import ShardWriter, file_digest, whole_shard, write_json, write_whole
+from vlaa_jax.foreign import local_path
 from vlaa_jax.schema import Record, UserError
 
 FORMAT = 2
@@ -355,14 +356,14 @@ def build(
     Raises:
       UserError: an input cannot be read, or ``out`` cannot be used.
     """
-    if not Path(image_root).is_dir():
+    if not local_path(image_root).is_dir():
         raise UserError(f"{image_root}: no such image folder")
     try:
         return Builder(
-            Path(record_file),
-            Path(image_root),
-            Path(out),
-            Path(hf_dir),
+            local_path(record_file),
+            local_path(image_root),
+            local_path(out),
+            local_path(hf_dir),
             settings,
             gold_problems,
             max(1, workers),
@@ -410,6 +411,6 @@ def _without(value: dict[str, Any], *keys: str) -> dict[str, Any]:
 
 def iter_rejects(out: str | os.PathLike[str]) -> Iterator[Reject]:
     """The rejects of a finished build."""
-    with (Path(out) / REJECTS).open(encoding="utf-8") as file:
+    with (local_path(out) / REJECTS).open(encoding="utf-8") as file:
         for line in file:
             yield Reject(**json.loads(line))

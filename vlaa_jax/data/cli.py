@@ -13,6 +13,7 @@ from vlaa_jax.data.golds import GoldProblems, Resized, bad_golds
 from vlaa_jax.data.images import ImageProcessor
 from vlaa_jax.data.records import KINDS, RecordFile, Reject
 from vlaa_jax.data.show import describe, find_record
+from vlaa_jax.foreign import local_path, read_text
 from vlaa_jax.schema import BOX_SPACES, Record, UserError
 from vlaa_jax.settings import by_source
 
@@ -139,7 +140,7 @@ def _check(args: argparse.Namespace, gold_problems: GoldProblems | None) -> int:
                 max_rejects=_EXAMPLES_SHOWN,
                 show_progress=not args.quiet,
             )
-            print(report.table())
+            print("\n".join([report.table(), *report.mode_lines()]))
             for reject in report.rejects:
                 print(f"  {reject}")
             if (more := report.problems - len(report.rejects)) > 0:
@@ -162,7 +163,7 @@ def _unknown_sources(spaces: str | dict[str, str], sources: Iterable[str]) -> li
 
 def _open(path: str) -> TextIO:
     try:
-        return Path(path).open("w", encoding="utf-8")
+        return local_path(path).open("w", encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 
@@ -256,6 +257,6 @@ def _prompt(value: str) -> str:
     if not value.startswith("@"):
         return value
     try:
-        return Path(value[1:]).read_text(encoding="utf-8").rstrip("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--system-prompt {value}: cannot be read ({error})") from error
+        return read_text(local_path(value[1:])).rstrip("\n")
+    except FileNotFoundError:
+        raise UserError(f"--system-prompt {value}: does not exist") from None

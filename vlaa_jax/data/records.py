@@ -13,12 +13,11 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, overload
 
 from vlaa_jax.data.json_index import JsonIndex, index_json
 from vlaa_jax.data.literals import as_json, parse_literal
-from vlaa_jax.foreign import parse_json
+from vlaa_jax.foreign import local_path, parse_json
 from vlaa_jax.schema import BOX_SPACES, VERIFIER_TYPES, Record, UserError
 
 KINDS = ("grpo", "sft")
@@ -98,7 +97,7 @@ class RecordFile(Sequence[Record]):
         """
         if kind is not None and kind not in KINDS:
             raise ValueError(f"kind must be one of {KINDS}, not {kind!r}")
-        self.path = Path(path)
+        self.path = local_path(path)
         self.kind = kind
         self._box_space: str | dict[str, str] = (
             box_space

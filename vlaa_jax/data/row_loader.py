@@ -14,7 +14,9 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import grain
+import numpy as np
 from grain.experimental import ThreadPrefetchIterDataset
+from numpy.typing import DTypeLike
 
 from vlaa_jax.data.batches import RowBatch, collate_rows
 from vlaa_jax.data.bins import rows_needed
@@ -108,6 +110,7 @@ def row_loader(
     processes: int = 0,
     ahead: int = 2,
     transfer: Callable[[RowBatch], Any] | None = None,
+    dtype: DTypeLike = np.float32,
 ) -> Loader[Any]:
     """Batches of packed rows of this host, all of the budget's shape.
 
@@ -128,6 +131,7 @@ def row_loader(
         state do not depend on it. See ``workers.Workers`` for what it asks for.
       ahead: batches made ahead of the caller; 0 makes each when it is asked for.
       transfer: called with each batch in the background, e.g. to put it on the devices.
+      dtype: of the patches; uint8 leaves their normalisation to the model.
 
     Raises:
       UserError: no records; while iterating, a sample that fits no batch or an image that cannot
@@ -137,7 +141,9 @@ def row_loader(
     stream = ordered(records, order or Order())
     submit, executors = _submitter(encoder, threads, processes)
     packed = _Packed(stream, encoder, budget, submit)
-    dataset: grain.IterDataset = packed.map(_Collate(encoder, budget, transfer, Buffers()))
+    dataset: grain.IterDataset = packed.map(
+        _Collate(encoder, budget, transfer, Buffers(), np.dtype(dtype))
+    )
     if ahead > 0:
         dataset = ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=ahead)
     return Loader(dataset, executors)
@@ -205,6 +211,35 @@ def row_budget(
         f"record {every[misfits[0]]!r}: its {len(misfits[0])} images do not fit the vision "
         "budget; raise rows_per_shard or lower max_pixels"
     )
+
+
+def count_batches(
+    records: Sequence[Record],
+    images: str | os.PathLike[str] | ImageOpener,
+    *,
+    chat: Chat,
+    processor: ImageProcessor,
+    budget: PackBudget,
+    order: Order,
+    system_prompt: str = "",
+) -> int:
+    """Batches that ``row_loader`` will give in finite epochs; packs sizes, decodes nothing.
+
+    Args:
+      records: as for ``row_loader``.
+      images: as for ``row_loader``.
+      chat: tokenizer and template of the checkpoint.
+      processor: image processor of the checkpoint.
+      budget: shape of a batch.
+      order: with a number of epochs.
+      system_prompt: empty for the template's own.
+    """
+    encoder = Encoder(opener(images), chat, processor, system_prompt)
+    packer: Packer[int] = Packer(budget)
+    stream = ordered(records, order)
+    sized = (encoder.size(stream[i]) for i in range(len(stream)))
+    full = sum(packer.add(0, s.n_tokens, s.grids) is not None for s in sized)
+    return full + sum(1 for _ in packer.flush())
 
 
 def _distinct_sizes(
@@ -277,6 +312,7 @@ class _Collate:
     budget: PackBudget
     transfer: Callable[[RowBatch], Any] | None
     buffers: Buffers
+    dtype: np.dtype[Any]
 
     def __call__(self, rows: list[list[Job]]) -> Any:
         batch = collate_rows(
@@ -287,7 +323,8 @@ class _Collate:
             window_units=self.budget.window_units,
             rows_per_bin=self.budget.rows_per_bin,
             bins_per_shard=self.budget.bins_per_shard,
-            processor=self.encoder.processor,
+            dtype=self.dtype,
+            processor=None if self.dtype == np.uint8 else self.encoder.processor,
             empty=self.buffers.empty,
         )
         return batch if self.transfer is None else self.transfer(batch)

@@ -20,8 +20,9 @@ from vlaa_jax.models.qwen_vl.axes import PARAM_AXES, layout
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.model import Compute, split_model
 from vlaa_jax.models.qwen_vl.trees import merge
+from vlaa_jax.models.qwen_vl.vision import PixelNorm
 from vlaa_jax.parallel.mesh import data_shards
-from vlaa_jax.parallel.sharding import dotted, tree_shardings
+from vlaa_jax.parallel.sharding import Layout, dotted, tree_shardings
 from vlaa_jax.rollout.sampling import allowed_tokens
 from vlaa_jax.schema import UserError
 from vlaa_jax.settings.shared import DataSettings, ModelSettings
@@ -72,12 +73,19 @@ def open_pretrained(model: ModelSettings, data: DataSettings, mesh: Mesh) -> Pre
     path = _locate(model.checkpoint)
     sidecars = weights.sidecar_dir(path)
     config = QwenVLConfig.from_hf_dir(sidecars)
+    processor = ImageProcessor.from_dir(sidecars, data.min_pixels or None, data.max_pixels or None)
     compute = Compute(
         dtype=model.dtype,
         remat=model.remat,
         unroll=model.unroll or True,
         data_shards=data_shards(mesh),
         layout=layout(config, mesh),
+        pixels=PixelNorm(
+            processor.rescale_factor,
+            tuple(processor.image_mean),
+            tuple(processor.image_std),
+            processor.temporal_patch_size,
+        ),
     )
     base_graphdef, _ = split_model(config, compute)
     graphdef, shapes = split_model(config, compute, model.lora)
@@ -88,11 +96,9 @@ def open_pretrained(model: ModelSettings, data: DataSettings, mesh: Mesh) -> Pre
         config=config,
         graphdef=graphdef,
         base_graphdef=base_graphdef,
-        abstract=_place(shapes, model, mesh),
+        abstract=place_params(shapes, model, layout(config, mesh)),
         chat=chat,
-        processor=ImageProcessor.from_dir(
-            sidecars, data.min_pixels or None, data.max_pixels or None
-        ),
+        processor=processor,
         allowed_V=allowed_tokens(config.text.vocab_size, chat.vocab_size, chat.structural_ids),
     )
 
@@ -111,8 +117,9 @@ def _locate(checkpoint: str) -> Path:
     return path
 
 
-def _place(shapes: Mapping[str, Any], model: ModelSettings, mesh: Mesh) -> Any:
-    shardings = tree_shardings(shapes, PARAM_AXES, mesh)
+def place_params(shapes: Mapping[str, Any], model: ModelSettings, where: Layout) -> Any:
+    """Shapes, dtypes and places of the parameters that training holds, like `shapes`."""
+    shardings = tree_shardings(shapes, PARAM_AXES, where)
 
     def place(path: tuple, leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
         # A base that never trains gains nothing from more digits than it is computed with.

@@ -217,7 +217,7 @@ class RunSettings(Group, name="run"):
     """Length of the run and what it writes."""
 
     steps: int = setting(49, at_least(0))
-    """Rollouts (a step is one rollout with all its updates)."""
+    """Steps: of GRPO, rollouts with all their updates; of SFT, updates (0: data.epochs says)."""
     save_every: int = setting(10, at_least(1), harmless=True)
     """Steps between checkpoints; the last step and a new best by held-out reward are saved too."""
     keep_checkpoints: int = setting(2, at_least(1), harmless=True)
@@ -232,11 +232,6 @@ class RunSettings(Group, name="run"):
     """What to do where the newest checkpoint is damaged: "stop", or go on from an "older" one."""
     compilation_cache: str = setting("~/.cache/vlaa_jax/xla", harmless=True)
     """Folder of the persistent compilation cache; empty turns it off."""
-
-    def evaluates(self, step: int) -> bool:
-        """Whether held-out records are looked at after this step."""
-        last = step + 1 == self.steps
-        return last or bool(self.eval_every and (step + 1) % self.eval_every == 0)
 
     def logs_rollouts(self, step: int) -> bool:
         """Whether this step's completions are written."""

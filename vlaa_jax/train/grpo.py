@@ -101,7 +101,7 @@ class Parts(NamedTuple):
 def train(settings: GrpoSettings, rundir: RunDir, parts: Parts, validation: Validation) -> None:
     """The loop, from wherever the run stands to its last step."""
     learner, gatherer, update = parts.learner, parts.gatherer, parts.update
-    for step in range(rundir.progress.step, settings.run.steps):
+    for step in range(rundir.progress.step, rundir.steps):
         clock = StepClock()
         gatherer.placed.forget()
         pending = gatherer.sample(learner.params, step, 0, clock)
@@ -125,7 +125,7 @@ def train(settings: GrpoSettings, rundir: RunDir, parts: Parts, validation: Vali
 
         metrics |= reward_metrics(gathered.scores) | rollout_metrics(gathered, clock)
         metrics |= gatherer.placed.padding() | speed_metrics(parts, groups, clock)
-        if settings.run.evaluates(step):
+        if rundir.evaluates(step):
             metrics |= validation(learner.params, step + 1)
         if settings.run.logs_rollouts(step):
             write_rollouts(rundir.path, step, groups, advantages_PG)

@@ -54,6 +54,7 @@ class RunDir:
         self.path, self.console = path, console
         self._settings, self._run = settings, _run_settings(settings)
         self.compilations = CompileCounter()
+        self._steps = self._run.steps
         self.progress = Progress(0, {})
         self._saved = 0
         self._score: tuple[int, float] | None = None
@@ -71,6 +72,20 @@ class RunDir:
         except BaseException:
             self._ends.close()
             raise
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return self._steps
+
+    def set_steps(self, steps: int) -> None:
+        """The run's length, where its settings leave that to the data."""
+        self._steps = steps
+
+    def evaluates(self, step: int) -> bool:
+        """Whether held-out records are looked at after this step."""
+        every = self._run.eval_every
+        return step + 1 == self._steps or bool(every and (step + 1) % every == 0)
 
     def closes(self, part: C) -> C:
         """Takes over to close a part in the end, whatever happens to the others."""
@@ -109,8 +124,8 @@ class RunDir:
         assert self._writer is not None, "begin comes first"
         self._writer.write(step, {**metrics, **counted, **times, "time/step_s": clock.total})
         self._seconds.append(clock.total)
-        left = float(np.median(self._seconds)) * (self._run.steps - step - 1)
-        line = (f"step {step + 1:>4}/{self._run.steps}", *words, f"{clock.total:.1f} s")
+        left = float(np.median(self._seconds)) * (self._steps - step - 1)
+        line = (f"step {step + 1:>4}/{self._steps}", *words, f"{clock.total:.1f} s")
         self.console.print(
             "  ".join((*line, f"left {minutes(left)}")), highlight=False, soft_wrap=True
         )
@@ -122,7 +137,7 @@ class RunDir:
     def finish_step(self, progress: Progress, learner: Learner) -> None:
         """A step is done: the run stands at `progress`, and is saved where that is due."""
         self.progress = progress
-        last = progress.step == self._run.steps
+        last = progress.step == self._steps
         step, score = self._score or (-1, 0.0)
         best = step == progress.step and score > self.checkpoints.best_score
         if last or best or progress.step % self._run.save_every == 0:

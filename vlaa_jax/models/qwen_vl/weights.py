@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import huggingface_hub
 
 from vlaa_jax import digests
+from vlaa_jax.foreign import local_path
 from vlaa_jax.models.qwen_vl import hf_keys
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.hf_keys import Key, Path
@@ -89,12 +90,13 @@ def _open_step(step: FilePath) -> OrbaxSource:
 def resolve(path: str | FilePath, revision: str | None = None) -> FilePath:
     """A local directory for a path or a hub id such as ``Qwen/Qwen2.5-VL-3B-Instruct``.
 
-    A path that exists is returned as it is; else a hub id is downloaded (or found in the cache).
+    A path that exists is returned, with a leading ``~`` as the home folder; else a hub id is
+    downloaded (or found in the cache).
 
     Raises:
       UserError: it is neither, or the download fails.
     """
-    local = FilePath(path)
+    local = local_path(path)
     if local.exists() or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(path)):
         return local
     try:
