@@ -2,8 +2,8 @@
 
 A collective inside a loop runs once per turn. Loops over layers or chunks say their number of turns
 as a constant in their condition; a loop that does not (decoding stops when all have ended) is
-DYNAMIC. An asynchronous collective stands in several computations, start and end, under one
-channel: it is counted once.
+DYNAMIC. An asynchronous gather stands in several computations, start and end, under one channel:
+it is counted once.
 """
 
 import re
@@ -72,16 +72,25 @@ def collectives(text: str) -> list[Collective]:
             match = _COLLECTIVE.search(line)
             if match is None:
                 continue
-            channel = re.search(r"channel_id=(\d+)", line)
-            key = channel[1] if channel else (name, line)
+            key = _identity(match[2], match[1], line)
             if key in seen:
                 continue
             seen.add(key)
-            source = re.search(r'op_name="([^"]*)"', line)
+            # A TPU reduces to shares in a fusion of that name: all of it is sent once, not twice.
+            kind = "reduce-scatter" if name.startswith("all-reduce-scatter") else match[2]
             size = _result_bytes(match[2], match[1], bool(match[3]), line)
+            source = re.search(r'op_name="([^"]*)"', line)
             origin, ring = source[1] if source else "", "windowed_dot_general" in name
-            found.append(Collective(match[2], size, loops[name], origin, ring))
+            found.append(Collective(kind, size, loops[name], origin, ring))
     return found
+
+
+def _identity(kind: str, shapes: str, line: str) -> tuple:
+    """The same for the parts of one asynchronous collective."""
+    channel = re.search(r"channel_id=(\d+)", line)
+    if channel is None or kind == "all-reduce":  # whose channels are not always their own
+        return (line,)
+    return kind, channel[1], tuple(_SHAPE.findall(shapes))
 
 
 def _result_bytes(kind: str, shapes: str, start: bool, line: str) -> int:
