@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from vlaa_jax.rewards.text import fold
+from vlaa_jax.rewards.text import fold, unwrap
 
 Box = tuple[float, float, float, float]
 
@@ -60,7 +60,7 @@ def find_boxes(text: str) -> tuple[list[Box], str, str] | None:
     """All boxes of a text in order, with the words before and after them; None as above."""
     if len(text) > MAX_TEXT:
         return None
-    text = _TAG.sub(" ", _LABEL.sub(" ", fold(text)))
+    text = _TAG.sub(" ", _LABEL.sub(" ", unwrap(fold(text)).replace("**", " ")))
     try:
         return _read(text)
     except _Malformed:

@@ -102,14 +102,17 @@ def leaves_as_it_is(tail: str, rivals: Callable[[str], bool]) -> bool:
         return not _SCALED.match(tail)
     if _SCALED.match(tail):
         return False
-    reason = _REASON.search(tail)
-    said = tail[: reason.start()] if reason else tail
+    said = before_reason(tail)
     if _TAIL_BAD.search(said) or rivals(said):
         return False
-    if reason is None:
-        return True
-    rest = tail[reason.end() :]
+    rest = tail[len(said) :]
     return not (_RETRACTED.search(rest) or (_CLAIM.search(rest) and rivals(rest)))
+
+
+def before_reason(tail: str) -> str:
+    """What follows a value, up to the explanation."""
+    reason = _REASON.search(tail)
+    return tail[: reason.start()] if reason else tail
 
 
 def stands_around(lead: str, tail: str) -> bool:

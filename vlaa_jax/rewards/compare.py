@@ -85,6 +85,9 @@ def _named(shape: Shape) -> tuple[Tree | None, Tree | None]:
     if set(shape.signs) == {"="}:
         first, *_, last = shape.parts
         if _is_name(first):
+            own = variables(first) if first[0] == "var" else frozenset()
+            if any(own & variables(part) for part in shape.parts[1:]):
+                return None, None  # an equation in y, or two of them in a row
             return first, last
         if len(shape.parts) == 2 and _is_name(last) and not variables(first):
             return last, first
@@ -106,12 +109,14 @@ def _is_geometry(tree: Tree) -> bool:
 
 def _same_name(left: Tree, right: Tree) -> bool:
     if _is_function(left) and _is_function(right):
+        if str(left[1]).count("'") != str(right[1]).count("'"):
+            return False
         return left[0] != right[0] or left[2:] == right[2:] or equal(left[2], right[2])
     return equal(left, right)
 
 
 def _is_function(tree: Tree) -> bool:
-    return tree == ("var", "y") or (
+    return (tree[0] == "var" and tree[1].rstrip("'") == "y") or (
         tree[0] == "app" and len(tree) == 3 and bool(variables(tree[2]))
     )
 

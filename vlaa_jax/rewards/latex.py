@@ -106,6 +106,7 @@ def read(text: str) -> Shape:
     if "." in text:
         text = _RECURRING.sub(_recurring, text)
     text = _OPERATOR.sub(lambda m: f" {m[1]} " if m[1] in (*FUNCTIONS, "e", "i") else m[0], text)
+    text = re.sub(r"(?<![A-Za-z\\])m\s*(?=\\(?:measured)?angle)", "", text)
     matrix = re.fullmatch(
         r"\s*\\begin\{([pbv]?matrix|array)\}(?:\{[clr|]*\})?(.*)\\end\{\1\}\s*", text, re.DOTALL
     )

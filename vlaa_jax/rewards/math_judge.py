@@ -37,9 +37,7 @@ def judge(item: dict[str, Any]) -> dict[str, Any]:
     target = _read(gold)
     if target is None:
         if not _parse(gold):
-            return {
-                "gold_problem": f"cannot parse the gold {gold[:60]!r}"
-            }
+            return {"gold_problem": f"cannot parse the gold {gold[:60]!r}"}
         return {"equal": gold == answer or _verified(gold, answer)}
     problem = problem_of(target)
     if problem:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from types import MappingProxyType
 
-from vlaa_jax.rewards.commitment import commit
+from vlaa_jax.rewards.commitment import before_reason, commit
 from vlaa_jax.rewards.extract import strip_answer_tags
 from vlaa_jax.rewards.reading import Reading, factors_between, read_answer
 from vlaa_jax.rewards.text import plain
@@ -19,7 +19,7 @@ _LETTER = re.compile(
     r"[(\[{]\s*(?P<a>[A-Za-z])\s*[)\]}]|(?P<b>[A-Za-z])\s*[).:](?=\W|[A-Z\d]|$)"
     r"|(?P<c>[A-Z])(?=\s*(?:[,;!=]|-\s|$|[\u4e00-\u9fff]))"
     r"|(?P<d>[A-Z])(?=\s+(?:is|was|because|since|as|due|given|seems|matches|would|must|should)\b|\s*\()"
-    r"|(?P<e>[B-HJ-Z])(?=\s)"
+    r"|(?P<e>[A-Z])(?=\s)"
 )
 # Another option after the first one. The article is none, nor is a point or side of a figure.
 _ARTICLE = r"A(?=\s+[a-z]{2,}|\s+\d)(?!\s+(?:and|or|is|nor|not|then|maybe)\b)"
@@ -27,7 +27,9 @@ _FIGURE = (
     r"(?:point|points|angle|angles|line|side|sides|segment|vertex|arc|chord|circle|plane|triangle|center"
     r"|centre|set|row|column|figure|vitamin|type|class|group|team|∠|△|\\angle|\\triangle)\s*"
 )
-_CAPITAL = re.compile(rf"(?<![\w\\'])(?!{_ARTICLE})([A-H])(?![\w'’])(?!\s*[=<>^+*/≤≥](?!.*[:)]\s))")
+_CAPITAL = re.compile(
+    rf"(?<![A-Za-z0-9_\\'])(?!{_ARTICLE})([A-H])(?![A-Za-z0-9_'])(?!\s*[=<>^+*/≤≥](?!.*[:)]\s))"
+)
 _NAMED = re.compile(rf"{_FIGURE}(?:[A-Z]\b(?:\s*(?:,|and|to|or)\s*)?)+", re.IGNORECASE)
 _RUN = re.compile(r"(?<![\w\\])[A-H]{2,8}(?!\w)")
 _SMALL = re.compile(
@@ -158,7 +160,7 @@ class _Chooser:
         others = {group.upper() for m in _SMALL.finditer(bare) for group in m.groups() if group}
         if (is_small or others - {"A"}) and others - {letter}:
             return True
-        return self._quotes_other(rest, letter)
+        return self._quotes_other(before_reason(rest), letter)
 
     def _quotes_other(self, rest: str, letter: str) -> bool:
         said, own = _plain(rest), _plain(self.options.get(letter, ""))

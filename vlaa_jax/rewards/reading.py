@@ -54,8 +54,9 @@ _DEGREES = re.compile(
 )
 _SIZED = re.compile(r"\\(?:left|right|big|Big)(?![A-Za-z])")
 _OUTPUT = re.compile(r"^Output\s+\d+\s*:\s*")
-_CURRENCY = re.compile(r"^(?P<sign>-?)\s*(?P<unit>US\$|[$€£¥])\s*(?=[\d.(])")
+_CURRENCY = re.compile(r"^(?P<sign>-?)\s*(?:US\s*)?(?P<unit>[$＄€£¥])\s*(?=[\d.(])")
 _JOINS = re.compile(r"\s*(?:,|;|\band\b|\bor\b|和|或|,\s*(?:and|or)\b)\s*", re.IGNORECASE)
+_LOOSE = re.compile(r"^(?:and|or)\b|(?:\b(?:and|or)|[,;+*/=-])$")
 _UNIT_TAIL = re.compile(
     rf"(?<=[\d}}\])π²³!A-Za-z{_APART}])(?P<gap>\s*{_APART}\s*|\s*)(?P<unit>{UNIT.pattern})[\s.]*$"
 )
@@ -64,7 +65,7 @@ _NOUNS = re.compile(
     rf"(?:[\s{_APART}]+[A-Za-z]+){{0,7}})[\s.]*$|(?<=[\d}})π])(?P<zh>[\u4e00-\u9fff]{{1,6}})[\s.]*$"
 )
 _ENDS = re.compile(
-    r"[.,;:!?](?=\s|$)|\s(?=[A-Za-z]{2,}\b)|\s(?=\()|[\u4e00-\u9fff]|\n|\s-\s|(?<=\$)\s"
+    r"[.,;:!?](?=[\s\u4e00-\u9fff]|$)|\s(?=[A-Za-z]{2,}\b)|\s(?=\()|(?<![\u4e00-\u9fff])[\u4e00-\u9fff]|\n|\s-\s|(?<=\$)\s"
 )
 _NUMBER = re.compile(
     rf"(?P<sign>[+-]?)\s*(?:(?P<whole>\d{{1,9}})?\s*\\[dt]?frac\s*\{{\s*(?P<a>-?\d{{1,18}})\s*\}}"
@@ -169,6 +170,7 @@ def _prepared(text: str) -> str:
     """One kind of delimiter and of degree sign, and ``\\text`` as words that are set apart."""
     text = unwrap(fold(_OUTPUT.sub("", text.strip())))
     if "\\" in text or "~" in text:
+        text = text.replace("\\$", "＄")  # dollars, not a delimiter
         text = re.sub(r"\\[(\[]|\\[)\]]|\${2}", "$", _SIZED.sub("", text))
         text = _unboxed(text)
         text = _DEGREES.sub("°", _SPACES.sub(" ", text)).replace("\\%", "%").replace("{,}", ",")
@@ -218,13 +220,13 @@ def _stands(value: str, tail: str) -> bool:
 def _value(text: str) -> Reading | None:
     """A text that is one value with its unit and nothing else."""
     text = text.strip().rstrip(".").strip()
-    if not text or text.startswith(("=", "≈")):
+    if not text or text.startswith(("=", "≈")) or _LOOSE.search(text):
         return None
     if text.rstrip().endswith("\\"):
         text = text.rstrip("\\ ")
     currency = _CURRENCY.match(text)
     if currency and text.count("$") <= 1:
-        unit, text = currency["unit"].removeprefix("US"), currency["sign"] + text[currency.end() :]
+        unit, text = currency["unit"].replace("＄", "$"), currency["sign"] + text[currency.end() :]
         reading = _value(text)
         return reading and (reading if reading.unit else _with_unit(reading, unit))
     if "$" in text:
@@ -232,7 +234,6 @@ def _value(text: str) -> Reading | None:
         if joined is None:
             return None
         text = joined
-    text = text.replace("\\$", "")
     numeral = NUMERAL.fullmatch(text)
     if numeral and (numeral["words"] or numeral["chinese"] or numeral["times"] or numeral["minus"]):
         number = value_of(numeral)
@@ -304,7 +305,7 @@ def _is_prose(text: str) -> bool:
             len(word) > 3 or (word in _SHORT_WORDS and not match[0].isupper())
         ):
             rest = re.sub("|".join(sorted(FUNCTIONS, key=len, reverse=True)), " ", match[0])
-            if any(len(piece) > 3 for piece in rest.split()) or rest == match[0]:
+            if any(len(piece) > 1 for piece in rest.split()) or rest == match[0]:
                 return True
     return bool(re.search(r"[\u4e00-\u9fff#@?!]{1}(?<![\w)]!)|\?", text))
 

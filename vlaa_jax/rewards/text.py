@@ -14,7 +14,7 @@ _FOLD = str.maketrans(
 )
 _LATEX_SPACE = re.compile(r"\\(?:[,;:! ]|qquad\b|quad\b|hspace\{[^{}]*\})|(?<!\\)~")
 _STYLE = re.compile(
-    r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|rm|bf|emph|mbox)\s*\{([^{}]*)\}"
+    r"\\(?:boxed|fbox|text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|rm|bf|emph|mbox)\s*\{([^{}]*)\}"
 )
 _STYLED = re.compile(r"\*\*([^*]*)\*\*|__([^_]*)__")
 _MATHS = re.compile(r"(?<!\\)\$+([^$]+?)(?<!\\)\$+")

@@ -18,7 +18,7 @@ feet 英尺 | yard: yd yard yards | mile: mi mile miles 英里 | second: s sec s
 seconds 秒 | minute: min mins minute minutes 分钟 | hour: h hr hrs hour hours 小时 | day:
 day days 天 | week: week weeks 周 星期 | month: month months | year: yr year years 年 |
 millisecond: ms milliseconds | gram: g gram grams 克 | kilogram: kg kgs kilogram kilograms
-千克 公斤 | milligram: mg milligrams 毫克 | metric_ton: t ton tons tonne tonnes 吨 | pound:
+千克 公斤 | milligram: mg milligrams 毫克 | metric_ton: ton tons tonne tonnes 吨 | pound:
 lb lbs pound pounds | ounce: oz ounce ounces | liter: L l liter liters litre litres 升 |
 milliliter: mL ml milliliters millilitres 毫升 | gallon: gal gallon gallons | newton: N
 newton newtons 牛 | joule: J joule joules 焦耳 | kilojoule: kJ | watt: W watt watts 瓦 |
@@ -28,9 +28,9 @@ coulomb: C coulombs | tesla: T teslas | kelvin: K kelvin | mole: mol moles mole 
 ° degree degrees deg 度 | radian: rad rads radian radians 弧度 | percent: % percent pct
 percentage | mile/hour: mph | kilometer/hour: kph kmh | dollar: $ USD dollar dollars 美元 |
 yuan: ¥ 元 yuan RMB | euro: € euro euros EUR | sterling: £ GBP | cent: ¢ cent cents |
-hectare: ha hectare hectares 公顷 | acre: acre acres | square_meter: 平方米 |
-square_centimeter: 平方厘米 | square_kilometer: 平方公里 平方千米 | cubic_meter: 立方米 |
-cubic_centimeter: cc 立方厘米 | unit: unit units 单位
+hectare: ha hectare hectares 公顷 | acre: acre acres | meter**2: 平方米 |
+centimeter**2: 平方厘米 | kilometer**2: 平方公里 平方千米 | meter**3: 立方米 |
+centimeter**3: cc 立方厘米 | unit: unit units 单位
 """
 _NAMES = {
     spelling: name.strip()
@@ -46,7 +46,8 @@ _WORD = "|".join(map(re.escape, sorted(_NAMES, key=len, reverse=True)))
 _ONE = rf"(?:(?:{_WORD})(?![A-Za-z]))"
 _POWER = r"(?:\s*(?:\^\s*\{?\s*-?[1-4]\s*\}?|[²³]|\*\*\s*-?[1-4]))?"
 _FACTOR = rf"(?:(?:square|sq\.?|cubic)\s+)?{_ONE}{_POWER}(?:\s+(?:squared|cubed)\b)?"
-UNIT = re.compile(rf"{_FACTOR}(?:\s*(?:/|\bper\b|[·*⋅])\s*{_FACTOR}){{0,3}}")
+_PER = rf"\s+{_ONE}\s*\^\s*\{{?\s*-\s*[1-4]\s*\}}?"  # m s^{{-1}}
+UNIT = re.compile(rf"{_FACTOR}(?:\s*(?:/|\bper\b|[·*⋅])\s*{_FACTOR}|{_PER}){{0,3}}")
 _PIECE = re.compile(
     rf"(?P<by>/|\bper\b|[·*⋅])?\s*(?:(?P<before>square|sq\.?|cubic)\s+)?(?P<name>{_WORD})"
     r"(?![A-Za-z])(?:\s*(?:(?:\^|\*\*)\s*\{?\s*(?P<power>-?[1-4])\s*\}?|(?P<sup>[²³])))?"
