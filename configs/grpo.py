@@ -199,6 +199,9 @@ def _paper() -> ConfigDict:
                 "cache_entries": 100_000,
                 "math_workers": 4,
                 "math_timeout_s": 5.0,
+                "custom": "",  # FILE.py:function, for records of the type "custom"
+                "custom_timeout_s": 60.0,
+                "custom_batch": 64,
                 "answer_box_space": placeholder(str),  # None: the space of the gold box
                 "max_failed_frac": 0.1,
                 "format_weight": 0.0,

@@ -7,8 +7,6 @@ missing; ``image`` may begin with a slash. Every refusal names file, line or ind
 reason.
 """
 
-import json
-import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +17,7 @@ from vlaa_jax.data.foreign_forms import guess_record, without_placeholders
 from vlaa_jax.data.json_index import JsonIndex, index_json
 from vlaa_jax.data.literals import as_json, parse_literal
 from vlaa_jax.foreign import local_path, parse_json
-from vlaa_jax.schema import BOX_SPACES, VERIFIER_TYPES, Record, UserError
+from vlaa_jax.schema import BOX_SPACES, VERIFIER_TYPES, Record, UserError, gold_text
 
 KINDS = ("grpo", "sft")
 """What a file is read for: grpo needs ``verifier_type`` and ``gt``, sft needs ``answer``."""
@@ -364,7 +362,7 @@ def _check_encodable(field: str, value: str) -> None:
 
 
 def _gold(value: Any) -> str | None:
-    """Gold answers come as text, integers (counting), and now and then as a list of numbers."""
+    """Gold answers come as text, integers (counting), and now and then as numbers or boxes."""
     if value is None:
         return None
     if isinstance(value, str):
@@ -372,12 +370,10 @@ def _gold(value: Any) -> str | None:
         if not text.strip():
             raise Refusal("gt", "empty")
         return text
-    numbers = value if isinstance(value, list) else [value]
-    if not numbers or any(isinstance(x, bool) or not isinstance(x, int | float) for x in numbers):
-        raise Refusal("gt", f"{_short(value)} is neither text, a number nor a list of numbers")
-    if not all(isinstance(x, int) or math.isfinite(x) for x in numbers):
-        raise Refusal("gt", f"{_short(value)} holds a number that is not finite")
-    return json.dumps(value)
+    try:
+        return gold_text(value)
+    except ValueError as error:
+        raise Refusal("gt", str(error)) from None
 
 
 def _marked_answer(gold: str) -> str:
