@@ -89,7 +89,6 @@ def _paper() -> ConfigDict:
             "model": {
                 "checkpoint": "",
                 "dtype": "bfloat16",  # (inferred)
-                "param_dtype": "float32",
                 "remat": "full",
                 "unroll": 1,
                 "freeze": (),  # (inferred) the framework trains everything
@@ -152,6 +151,7 @@ def _paper() -> ConfigDict:
                 "importance_cap": 0.0,
                 "dynamic_sampling": 0,
                 "mask_truncated": False,
+                "epochs": 1,
                 "updates_per_rollout": 8,  # (inferred) 512 x 4 responses in batches of 256
                 "micro_prompts": 16,
                 "logprob_chunk": 0,

@@ -56,7 +56,7 @@ class OwnEngine:
             max_pixels=generation.max_pixels,
             max_prompt_tokens=generation.max_prompt_tokens,
         )
-        self._pretrained = open_pretrained(settings.model.shared(), data, self._mesh)
+        self._pretrained = open_pretrained(settings.model.shared(), data, self._mesh, trains=False)
         self._encode = Encoder(self._pretrained, data).alone
         self._collator = Collator(self._pretrained, data, self._mesh)
         shards = data_shards(self._mesh)
@@ -77,7 +77,7 @@ class OwnEngine:
     async def generate(self, jobs: Sequence[Job], done: Done) -> None:
         """Answer all jobs; all samples of a question are drawn together."""
         if jobs and self._params is None:
-            self._params = self._pretrained.load_params(dtype=self._model.dtype)
+            self._params = self._pretrained.load_params()
         questions: dict[tuple[str, str], list[Job]] = {}
         for job in jobs:
             questions.setdefault((job.benchmark, job.index), []).append(job)

@@ -27,6 +27,7 @@ class Sampler:
         mesh: the device mesh.
         seed: of the keys.
         completions: per prompt; None takes that of the settings.
+        like: a sampler of the same policy, whose compiled prefill is shared.
     """
 
     def __init__(
@@ -38,11 +39,12 @@ class Sampler:
         *,
         seed: int,
         completions: int | None = None,
+        like: "Sampler | None" = None,
     ) -> None:
         self.collator = collator
         self.at_once = settings.at_once
         self._key = jax.random.key(seed)
-        self.engine = Engine(
+        self.engine: Engine = Engine(
             pretrained.graphdef,
             completions=completions or settings.completions,
             max_new_tokens=settings.max_new_tokens,
@@ -52,6 +54,7 @@ class Sampler:
             slots=settings.batch_prompts or settings.prompts,
             burst=settings.burst,
             mesh=mesh,
+            like=like.engine if like else None,
         )
 
     def keys(self, stream: int, first: int, count: int) -> jax.Array:

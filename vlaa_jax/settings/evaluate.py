@@ -52,7 +52,6 @@ class EvaluatedModelSettings(Group, name="model"):
         return ModelSettings(
             checkpoint=self.checkpoint,
             dtype=self.dtype,
-            param_dtype=self.dtype,
             unroll=self.unroll,
         )
 
