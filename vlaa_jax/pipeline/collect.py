@@ -265,5 +265,7 @@ def _gold_problem(verifier: str, gold: str, question: str) -> str | None:
     """What the text of a gold tells; the maths parser is asked once, when the sets are split."""
     if verifier == "mcq":
         return mcq_gold_problem(gold, question)
-    rules = {"digit": digit_gold_problem, "math": math_gold_problem, "iou": iou_gold_problem}
+    if verifier == "iou":
+        return iou_gold_problem(gold)
+    rules = {"digit": digit_gold_problem, "math": math_gold_problem}
     return rules[verifier](gold) if verifier in rules else None
