@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -238,6 +239,7 @@ def _provenance(
     judge = settings.judge
     return {
         "vlaa_jax": __version__,
+        "commit": _commit(),
         "profile": f"{profile.name} (VLMEvalKit {profile.commit})",
         "judge": judge.model if judge.url or not judge.rules_only else "none",
         "judge repeat": judge.repeat,
@@ -272,6 +274,16 @@ def _report(
     pairs = [(scoring, q) for scoring, (_, q) in zip(scorings, found, strict=True)]
     html = page(settings.name, pairs, provenance, settings.run.wrong_shown)
     (workdir / "report.html").write_text(html, encoding="utf-8")
+
+
+def _commit() -> str:
+    """Of the source tree that this runs from; empty for an installed package."""
+    command = ["git", "-C", str(_PROMPTS), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip()
 
 
 def _prompts_digest() -> str:
