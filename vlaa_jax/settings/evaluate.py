@@ -167,6 +167,8 @@ class EvaluateRunSettings(Group, name="run"):
 
     name: str = ""
     """Of the run in tables; empty: the checkpoint's or the server's model."""
+    predictions: str = setting("tsv", one_of("tsv", "xlsx", "json", "jsonl"), harmless=True)
+    """Kind of the prediction files, which VLMEvalKit scores (but jsonl)."""
     wrong_shown: int = setting(40, at_least(0), harmless=True)
     """Wrong answers of each benchmark on the page, with their images."""
     compilation_cache: str = setting("~/.cache/vlaa_jax/xla", harmless=True)
