@@ -153,7 +153,7 @@ def _undisturbed(args, root: Path) -> tuple[dict, dict]:
             "load_average_before_and_after": [round(load, 1), round(os.getloadavg()[0], 1)],
             **told,
             "stub": stats,
-        }, _digests(workdir)
+        }, file_digests(workdir)
 
 
 def _collect(url: str, root: Path, workdir: Path, concurrency: int) -> None:
@@ -183,7 +183,7 @@ def _killed(args, root: Path, outputs: dict, wall_s: float) -> dict:
         stats = stub.stats()
         return {
             "kills": kills,
-            "identical_output": _digests(workdir) == outputs,
+            "identical_output": file_digests(workdir) == outputs,
             "asked_again": stats["asked_again"],
             "bound": args.concurrency * args.kills,
             "recorded_and_asked_again": _recorded_again(stats, kills),
@@ -194,5 +194,5 @@ def _recorded_again(stats: dict, kills: list) -> int:
     return max(0, stats["asked_again"] - sum(kill["in_flight"] for kill in kills))
 
 
-def _digests(workdir: Path) -> dict[str, str]:
+def file_digests(workdir: Path) -> dict[str, str]:
     return {name: sha256((workdir / name).read_bytes()).hexdigest() for name in OUTPUTS}

@@ -80,8 +80,7 @@ class Client:
                 raise UserError(f"{step}.model.key_env: ${model.key_env} is not set")
         self._models = dict(models)
         self._image_root, self._ledger = image_root, ledger
-        costs = ledger.costs()
-        self.budget = Budget(run.max_cost, sum(cost.cost for cost in costs.values()))
+        self.budget = Budget(run.max_cost, ledger.spent())
         self.calls: Counter[str] = Counter()
         """Calls answered by a model, per step; those answered by the ledger are not in it."""
         self._run = run

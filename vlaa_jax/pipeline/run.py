@@ -34,7 +34,7 @@ from vlaa_jax.schema import Summary, UserError
 from vlaa_jax.settings.by_source import source_counts
 from vlaa_jax.settings.pipeline import PipelineSettings, ServedModel
 
-LEDGER, IMAGES, LOCK, CONFIG = "ledger.sqlite", "images", "lock", "config.json"
+LEDGER, SHARDS, IMAGES, LOCK = "ledger.sqlite", "ledger.d", "images", "lock"
 EMBEDDED = "embedded"
 
 
@@ -72,6 +72,7 @@ def run(settings: PipelineSettings, workdir: Path, console: Console) -> Pipeline
         settings = _with_embedded(settings, workdir, stack)
         collected = collect(settings.collect, workdir, workdir / IMAGES)
         ledger = stack.enter_context(closing(Ledger(workdir / LEDGER)))
+        ledger.absorb(workdir / SHARDS)  # of a run on many workers that did not come to its end
         scorer = stack.enter_context(closing(RewardScorer()))
         job = _Job(settings, workdir, console, collected, ledger, scorer)
         if settings.run.dry_run:
@@ -168,11 +169,15 @@ class _Job:
 
         root = self.workdir.absolute()
         samples = self.collected.samples.absolute()
-        places = Places(samples, root / LEDGER, root / IMAGES, root / "beam" / "outcomes")
-        places.outcomes.parent.mkdir(exist_ok=True)
+        shards = root / SHARDS if self.settings.run.beam_options else None
+        outcomes_at = root / "beam" / "outcomes"
+        places = Places(samples, root / LEDGER, root / IMAGES, outcomes_at, shards)
+        for folder in (outcomes_at.parent, root / SHARDS):
+            folder.mkdir(exist_ok=True)
         positions = {sample.id: position for position, sample in iter_samples(samples)}
         for outcome in run_on_beam(self.settings, places):
             outcomes.add(replace(outcome, position=positions[outcome.sample.id]))
+        self.ledger.absorb(root / SHARDS)
         return "samples were left over; see the workers' logs" if outcomes.pending() else ""
 
     def _summary(self, tally: Tally, pending: int, stopped: str) -> PipelineSummary:
