@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from vlaa_jax.pipeline import embedded
-from vlaa_jax.pipeline.client import Client
+from vlaa_jax.pipeline.client import Client, check_models
 from vlaa_jax.pipeline.collect import Collected, collect, iter_samples, known
 from vlaa_jax.pipeline.estimate import StepEstimate, estimate
 from vlaa_jax.pipeline.ledger import Ledger, StepCost
@@ -70,6 +70,8 @@ def run(settings: PipelineSettings, workdir: Path, console: Console) -> Pipeline
         stack.enter_context(_alone(workdir))
         known(source_counts, settings.split, "rl_caps")  # now, not when all is paid
         settings = _with_embedded(settings, workdir, stack)
+        if not settings.run.dry_run:
+            check_models(settings.models())  # collecting may take long
         collected = collect(settings.collect, workdir, workdir / IMAGES)
         ledger = stack.enter_context(closing(Ledger(workdir / LEDGER)))
         ledger.absorb(workdir / SHARDS)  # of a run on many workers that did not come to its end
