@@ -6,9 +6,10 @@ is used again, and only what was never answered is asked.
 
 import asyncio
 import fcntl
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -35,6 +36,7 @@ from vlaa_jax.settings.by_source import source_counts
 from vlaa_jax.settings.pipeline import PipelineSettings, ServedModel
 
 LEDGER, SHARDS, IMAGES, LOCK = "ledger.sqlite", "ledger.d", "images", "lock"
+CONFIG = "config.json"
 EMBEDDED = "embedded"
 
 
@@ -69,6 +71,7 @@ def run(settings: PipelineSettings, workdir: Path, console: Console) -> Pipeline
     with ExitStack() as stack:
         stack.enter_context(_alone(workdir))
         known(source_counts, settings.split, "rl_caps")  # now, not when all is paid
+        _write_config(settings, workdir / CONFIG)
         settings = _with_embedded(settings, workdir, stack)
         if not settings.run.dry_run:
             check_models(settings.models())  # collecting may take long
@@ -192,6 +195,12 @@ class _Job:
         }
         found = (self.collected.count, pending, tally, self.collected.originals, costs, stopped)
         return PipelineSummary(self.workdir, figures, *found)
+
+
+def _write_config(settings: PipelineSettings, path: Path) -> None:
+    """Note the settings of the latest run; a key is not among them, only the name of its place."""
+    text = json.dumps(asdict(settings), indent=1, sort_keys=True)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def _with_embedded(settings: PipelineSettings, workdir: Path, stack: ExitStack) -> PipelineSettings:
