@@ -97,8 +97,7 @@ class _StepsDoFn(beam.DoFn):  # type: ignore[misc]
             settings.models(),
             self._places.images,
             self._ledger,
-            max_cost=settings.run.max_cost,
-            breaker_calls=settings.run.max_failed,
+            run=settings.run,
         )
         return await client.__aenter__()
 

@@ -1,6 +1,7 @@
 """One call to a served model: looked up, budgeted, paced, made, recorded."""
 
 import asyncio
+import os
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from vlaa_jax.pipeline.ledger import Entry, Ledger, Reply
 from vlaa_jax.pipeline.pacing import Pace, Pacer
 from vlaa_jax.pipeline.request import Request
 from vlaa_jax.schema import UserError
-from vlaa_jax.settings.pipeline import ServedModel
+from vlaa_jax.settings.pipeline import PipelineRunSettings, ServedModel
 
 
 class CapReached(UserError):
@@ -69,19 +70,21 @@ class Client:
         image_root: Path,
         ledger: Ledger,
         *,
-        max_cost: float = 0.0,
-        breaker_calls: int = 20,
+        run: PipelineRunSettings | None = None,
     ) -> None:
+        run = run or PipelineRunSettings()
         for step, model in models.items():
             if not model.url or not model.model:
                 raise UserError(f"{step}.model: url and model must be set")
+            if model.key_env and not os.environ.get(model.key_env):
+                raise UserError(f"{step}.model.key_env: ${model.key_env} is not set")
         self._models = dict(models)
         self._image_root, self._ledger = image_root, ledger
         costs = ledger.costs()
-        self.budget = Budget(max_cost, sum(cost.cost for cost in costs.values()))
+        self.budget = Budget(run.max_cost, sum(cost.cost for cost in costs.values()))
         self.calls: Counter[str] = Counter()
         """Calls answered by a model, per step; those answered by the ledger are not in it."""
-        self._breaker_calls = breaker_calls
+        self._run = run
         self._open: dict[bytes, asyncio.Future[Reply]] = {}
         self._lines: dict[tuple[Any, ...], _Line] = {}
         self._exit = AsyncExitStack()
@@ -89,7 +92,7 @@ class Client:
     async def __aenter__(self) -> "Client":
         for model in self._models.values():
             if _place(model) not in self._lines:
-                line = _Line(model, self._ledger, self._breaker_calls)
+                line = _Line(model, self._ledger, self._run)
                 self._lines[_place(model)] = await self._exit.enter_async_context(line)
         return self
 
@@ -161,7 +164,7 @@ class Client:
 class _Line:
     """One endpoint with its pacer and transport; steps that ask the same model share it."""
 
-    def __init__(self, model: ServedModel, ledger: Ledger, breaker_calls: int) -> None:
+    def __init__(self, model: ServedModel, ledger: Ledger, run: PipelineRunSettings) -> None:
         self.model = model
         self.pacer = Pacer(
             Pace(
@@ -174,7 +177,8 @@ class _Line:
                 deadline_s=model.deadline_s,
                 retries=model.retries,
                 backoff_s=model.backoff_s,
-                breaker_calls=breaker_calls,
+                breaker_calls=run.max_failed,
+                rest_s=run.rest_s,
             )
         )
         self._endpoint = Endpoint(

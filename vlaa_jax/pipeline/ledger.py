@@ -123,6 +123,11 @@ class Ledger:
         row = self._reads.execute(query, (key,)).fetchone()
         return None if row is None else Reply(**json.loads(row[0]))
 
+    def knows(self, key: bytes) -> bool:
+        """Whether a call was recorded, with an answer or as failed."""
+        row = self._reads.execute("SELECT 1 FROM calls WHERE key=?", (key,)).fetchone()
+        return row is not None
+
     async def record(self, entry: Entry) -> None:
         """Write a row; returns once it is committed."""
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()

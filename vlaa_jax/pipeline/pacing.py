@@ -187,6 +187,7 @@ class Pace:
     retries: int = 5
     backoff_s: float = 0.5
     breaker_calls: int = 20
+    rest_s: float = 5.0
 
 
 class Pacer:
@@ -197,7 +198,7 @@ class Pacer:
         self.window = Window(pace.concurrency, pace.start_concurrency)
         self._requests = Bucket(pace.requests_per_minute, 1.0)
         self._tokens = Bucket(pace.tokens_per_minute, pace.tokens_per_minute / 10.0)
-        self._breaker = Breaker(pace.name, pace.breaker_calls)
+        self._breaker = Breaker(pace.name, pace.breaker_calls, pace.rest_s)
         self._not_before = 0.0
 
     async def call(

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from vlaa_jax.pipeline import embedded
 from vlaa_jax.pipeline.client import Client
-from vlaa_jax.pipeline.collect import Collected, collect, iter_samples
+from vlaa_jax.pipeline.collect import Collected, collect, iter_samples, known
 from vlaa_jax.pipeline.estimate import StepEstimate, estimate
 from vlaa_jax.pipeline.ledger import Ledger, StepCost
 from vlaa_jax.pipeline.local_server import LocalServer
@@ -31,6 +31,7 @@ from vlaa_jax.pipeline.split import Tally, split
 from vlaa_jax.pipeline.steps import make_steps
 from vlaa_jax.pipeline.watch import Watch
 from vlaa_jax.schema import Summary, UserError
+from vlaa_jax.settings.by_source import source_counts
 from vlaa_jax.settings.pipeline import PipelineSettings, ServedModel
 
 LEDGER, IMAGES, LOCK, CONFIG = "ledger.sqlite", "images", "lock", "config.json"
@@ -67,6 +68,7 @@ def run(settings: PipelineSettings, workdir: Path, console: Console) -> Pipeline
     workdir.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         stack.enter_context(_alone(workdir))
+        known(source_counts, settings.split, "rl_caps")  # now, not when all is paid
         settings = _with_embedded(settings, workdir, stack)
         collected = collect(settings.collect, workdir, workdir / IMAGES)
         ledger = stack.enter_context(closing(Ledger(workdir / LEDGER)))
@@ -143,8 +145,7 @@ class _Job:
             settings.models(),
             self.workdir / IMAGES,
             self.ledger,
-            max_cost=settings.run.max_cost,
-            breaker_calls=settings.run.max_failed,
+            run=settings.run,
         )
         names = {step: model.model for step, model in settings.models().items()}
         async with client:

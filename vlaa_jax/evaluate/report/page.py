@@ -20,7 +20,8 @@ _SHOWN_CHARS = 4_000
 _THUMB = 360
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 68rem }
-table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .2rem .6rem; text-align: right }
+table { border-collapse: collapse; margin: 1rem 0 }
+td, th { padding: .2rem .6rem; text-align: right }
 td:first-child, th:first-child { text-align: left } tr { border-bottom: 1px solid #8883 }
 tr.ours { font-weight: 600 } .wrong { border: 1px solid #8885; padding: .8rem; margin: .8rem 0 }
 .wrong img { max-width: 360px; float: right; margin-left: 1rem } .wrong::after { content: "";
