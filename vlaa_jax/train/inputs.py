@@ -1,4 +1,4 @@
-"""What a run began with, so that a resumed one notices when something else lies there."""
+"""What a run began with, so that a resumed one notices when something else lies there.
 
 Weights are told by their headers, sizes and samples of their bytes; images by their sizes. Reading
 everything would cost minutes at every start, and whoever edits a file changes one of these.
