@@ -323,7 +323,9 @@ def test_pixel_limits_decide_the_lengths(data, hf_dir, tmp_path):
 
 def test_records_of_text_alone_are_built(hf_dir, tmp_path):
     file = tmp_path / "text.json"
-    lines = [{"id": str(i), "question": f"what is {i} + 1?", "answer": str(i + 1)} for i in range(3)]
+    lines = [
+        {"id": str(i), "question": f"what is {i} + 1?", "answer": str(i + 1)} for i in range(3)
+    ]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     manifest = build(file, tmp_path, tmp_path / "b", hf_dir, BuildSettings("sft"))
     assert manifest["kept"] == 3

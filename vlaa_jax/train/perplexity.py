@@ -166,7 +166,7 @@ def _measure(
             done.update(new)
 
         for records, batch in rows.numbered():
-            placed = rows.put(batch)
+            placed = next(rows.put([batch]))
             now = records, batch, logprobs(params, placed.rows)
             if pending is not None:
                 finish(pending)  # while the devices are at the next
