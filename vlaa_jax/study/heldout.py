@@ -63,6 +63,8 @@ def run(settings: HeldoutSettings, workdir: Path, console: Console) -> Summary:
 
 
 def _check_files(settings: HeldoutSettings) -> None:
+    if jax.process_count() > 1:
+        raise UserError("heldout runs on one host; all its devices are used")
     if settings.data.records == "embedded":
         return
     for name in ("heldout", "image_root"):
