@@ -107,7 +107,7 @@ def _under_model(
     console: Console,
 ) -> tuple[Usable, dict[str, Measured]]:
     model = replace(settings.model, checkpoint=checkpoint)
-    pretrained = open_pretrained(model, settings.data, mesh)
+    pretrained = open_pretrained(model, settings.data, mesh, trains=False)
     usable = _usable(settings, pretrained, workdir, console)
     if not number:
         _check_top(settings.run.top, len(usable))
