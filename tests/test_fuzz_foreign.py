@@ -9,7 +9,6 @@ import json
 import os
 import random
 import resource
-import time
 from pathlib import Path
 
 import numpy as np
@@ -226,7 +225,7 @@ def test_a_mutated_file_is_used_or_refused_in_one_line(kind, tmp_path):
     case = KINDS[kind](Path(tmp_path))
     used = 0
     for seed in range(CASES // len(KINDS)):
-        start = time.process_time()
+        start = os.times().user
         try:
             case(random.Random(f"{kind} {seed}"))
             used += 1
@@ -234,5 +233,5 @@ def test_a_mutated_file_is_used_or_refused_in_one_line(kind, tmp_path):
             assert str(error).replace("\n", "").isprintable(), seed
         except Exception as error:
             raise AssertionError(f"case {seed} of {kind}") from error
-        assert time.process_time() - start < MAX_S, seed
+        assert os.times().user - start < MAX_S, seed
     assert used  # the mutations reach past the first check
