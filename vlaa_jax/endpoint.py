@@ -89,8 +89,8 @@ class EndpointSettings:
             raise UserError("endpoint: timeout_s must be a positive number of seconds")
 
 
-def _token(settings: EndpointSettings) -> str:
-    """The bearer token; empty where no variable is named, or it is not set.
+def bearer_token(settings: EndpointSettings) -> str:
+    """The bearer token of an endpoint; empty where no variable is named, or it is not set.
 
     Raises:
         UserError: it cannot be sent in a header, or stands in the address.
@@ -138,7 +138,7 @@ class Endpoint:
         self._gate = asyncio.Semaphore(settings.concurrency)
         # Encodings are not ours to undo: a few bytes could unfold to any number.
         headers = {"accept": "application/json", "accept-encoding": "identity"}
-        if token := _token(settings):
+        if token := bearer_token(settings):
             headers["authorization"] = f"Bearer {token}"
         self._redactor = Redactor(token)
         self._redactor.watch()

@@ -7,8 +7,6 @@ missing; ``image`` may begin with a slash. Every refusal names file, line or ind
 reason.
 """
 
-import json
-import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +17,7 @@ from vlaa_jax.data.foreign_forms import guess_record, without_placeholders
 from vlaa_jax.data.json_index import JsonIndex, index_json
 from vlaa_jax.data.literals import as_json, parse_literal
 from vlaa_jax.foreign import local_path, parse_json
-from vlaa_jax.schema import BOX_SPACES, VERIFIER_TYPES, Record, UserError
+from vlaa_jax.schema import BOX_SPACES, VERIFIER_TYPES, Record, UserError, gold_text
 
 KINDS = ("grpo", "sft")
 """What a file is read for: grpo needs ``verifier_type`` and ``gt``, sft needs ``answer``."""
@@ -304,6 +302,8 @@ def _parse_fields(raw: dict[str, Any], record_id: str, kind: str | None) -> Reco
     box_space = meta.pop("box_space", None)
     if box_space is not None and box_space not in BOX_SPACES:
         raise Refusal("box_space", f"{_short(box_space)} is none of {BOX_SPACES}")
+    if verifier_type == "iou" and not images:
+        raise Refusal("image", "missing; a box lies in an image")
     gold = _gold(raw.get("gt"))
     if verifier_type == "math" and gold is not None and (answer := _marked_answer(gold)):
         meta["gt_solution"], gold = gold, answer
@@ -317,7 +317,7 @@ def _parse_fields(raw: dict[str, Any], record_id: str, kind: str | None) -> Reco
         gt=gold,
         verifier_type=verifier_type,
         answer=_text(raw, "answer", required=kind == "sft"),
-        source=images[0].split("/", 1)[0] if "/" in images[0] else "",
+        source=images[0].split("/", 1)[0] if images and "/" in images[0] else "",
         caption=_text(raw, "caption"),
         box_space=box_space,
         meta=meta,
@@ -364,7 +364,7 @@ def _check_encodable(field: str, value: str) -> None:
 
 
 def _gold(value: Any) -> str | None:
-    """Gold answers come as text, integers (counting), and now and then as a list of numbers."""
+    """Gold answers come as text, integers (counting), and now and then as numbers or boxes."""
     if value is None:
         return None
     if isinstance(value, str):
@@ -372,12 +372,10 @@ def _gold(value: Any) -> str | None:
         if not text.strip():
             raise Refusal("gt", "empty")
         return text
-    numbers = value if isinstance(value, list) else [value]
-    if not numbers or any(isinstance(x, bool) or not isinstance(x, int | float) for x in numbers):
-        raise Refusal("gt", f"{_short(value)} is neither text, a number nor a list of numbers")
-    if not all(isinstance(x, int) or math.isfinite(x) for x in numbers):
-        raise Refusal("gt", f"{_short(value)} holds a number that is not finite")
-    return json.dumps(value)
+    try:
+        return gold_text(value)
+    except ValueError as error:
+        raise Refusal("gt", str(error)) from None
 
 
 def _marked_answer(gold: str) -> str:
@@ -389,10 +387,11 @@ def _marked_answer(gold: str) -> str:
 
 
 def _images(raw: dict[str, Any]) -> tuple[str, ...]:
+    """Paths of the images; a record without the field, or with an empty list, is text alone."""
     field = "image" if raw.get("image") is not None else "images"
     value = raw.get(field)
     if value is None:
-        raise Refusal("image", "missing")
+        return ()
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = parse_literal(value)
@@ -401,8 +400,8 @@ def _images(raw: dict[str, Any]) -> tuple[str, ...]:
     paths = [value] if isinstance(value, str) else value
     if not isinstance(paths, list | tuple) or not all(isinstance(p, str) for p in paths):
         raise Refusal(field, f"{_short(value)} is neither a path nor a list of paths")
-    if not 1 <= len(paths) <= MAX_IMAGES:
-        raise Refusal(field, f"{len(paths)} images; 1 to {MAX_IMAGES} are allowed")
+    if len(paths) > MAX_IMAGES:
+        raise Refusal(field, f"{len(paths)} images; at most {MAX_IMAGES} are allowed")
     return tuple(clean_image_path(path, field) for path in paths)
 
 

@@ -14,7 +14,7 @@ from vlaa_jax.settings.fields import (
     setting,
     within,
 )
-from vlaa_jax.settings.shared import MeshSettings, ModelSettings
+from vlaa_jax.settings.shared import DTYPES, MeshSettings, ModelSettings
 
 EMBEDDED = "embedded"
 LEADERBOARD = ("mathvista", "mathvision", "mathverse", "dynamath", "wemath", "logicvista")
@@ -43,6 +43,27 @@ class QuestionSettings(Group, name="data"):
             raise UserError("data.benchmarks: name at least one benchmark")
         if len(set(self.benchmarks)) < len(self.benchmarks):
             raise UserError("data.benchmarks: names a benchmark twice")
+
+
+@dataclass(frozen=True)
+class EvaluatedModelSettings(Group, name="model"):
+    """Which checkpoint the project's engine decodes with, and how."""
+
+    checkpoint: str = ""
+    """HF directory, one of our checkpoints or run directories (adapters are merged when read), a
+    hub id, or "embedded" (the tiny default)."""
+    dtype: str = setting("bfloat16", one_of(*DTYPES))
+    """Dtype of weights and activations: float32 or bfloat16."""
+    unroll: int = setting(1, at_least(0))
+    """Unroll factor of the layer scans; 0 unrolls fully."""
+
+    def shared(self) -> ModelSettings:
+        """As the rooms below know it; nothing is trained."""
+        return ModelSettings(
+            checkpoint=self.checkpoint,
+            dtype=self.dtype,
+            unroll=self.unroll,
+        )
 
 
 @dataclass(frozen=True)
@@ -146,6 +167,8 @@ class EvaluateRunSettings(Group, name="run"):
 
     name: str = ""
     """Of the run in tables; empty: the checkpoint's or the server's model."""
+    predictions: str = setting("tsv", one_of("tsv", "xlsx", "json", "jsonl"), harmless=True)
+    """Kind of the prediction files, which VLMEvalKit scores (but jsonl)."""
     wrong_shown: int = setting(40, at_least(0), harmless=True)
     """Wrong answers of each benchmark on the page, with their images."""
     compilation_cache: str = setting("~/.cache/vlaa_jax/xla", harmless=True)
@@ -158,7 +181,7 @@ class EvaluateSettings(Group):
 
     task: str = setting("evaluate", one_of("evaluate"))
     data: QuestionSettings = field(default_factory=QuestionSettings)
-    model: ModelSettings = field(default_factory=ModelSettings)
+    model: EvaluatedModelSettings = field(default_factory=EvaluatedModelSettings)
     generation: GenerationSettings = field(default_factory=GenerationSettings)
     judge: JudgeSettings = field(default_factory=JudgeSettings)
     scoring: ScoringSettings = field(default_factory=ScoringSettings)
@@ -170,4 +193,5 @@ class EvaluateSettings(Group):
         """Of the run in tables."""
         generation = self.generation
         of_source = {"engine": self.model.checkpoint, "server": generation.model}
-        return self.run.name or of_source.get(generation.source, generation.files)
+        name = self.run.name or of_source.get(generation.source, generation.files)
+        return f"{name} (first {self.data.limit} of each)" if self.data.limit else name

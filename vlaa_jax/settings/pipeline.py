@@ -193,8 +193,11 @@ class PipelineRunSettings(Group, name="run"):
     preview: int = setting(0, at_least(0))
     """Run this many samples through all steps, write preview.html and stop; 0: all samples."""
     max_failed: int = setting(20, at_least(1))
-    """Calls that may fail in a row before the run stops; in the asyncio runner also the number of
-    calls after which an endpoint is given a rest when most of them fail."""
+    """Samples that may fail in a row before the run stops; also the number of latest calls of an
+    endpoint of which most must fail before it is left alone for a while."""
+    rest_s: float = setting(5.0, above(0))
+    """How long a failing endpoint is left alone at first, in seconds; doubles twice, then the run
+    stops."""
 
 
 @dataclass(frozen=True)

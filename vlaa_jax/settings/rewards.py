@@ -66,7 +66,13 @@ class RewardSettings(Group, name="rewards"):
     math_workers: int = setting(2, at_least(1), harmless=True)
     """Processes for symbolic mathematics."""
     math_timeout_s: float = setting(5.0, above(0), harmless=True)
-    """Seconds a comparison may take before its process is killed."""
+    """CPU seconds a comparison may take before its process is killed."""
+    custom: str = ""
+    """``FILE.py:function`` that scores records with the verifier type ``custom``."""
+    custom_timeout_s: float = setting(60.0, above(0), harmless=True)
+    """Seconds that a batch may take in ``custom`` before its process is killed."""
+    custom_batch: int = setting(64, at_least(1))
+    """Most answers handed to ``custom`` at once."""
     answer_box_space: str | None = setting(None, one_of(*BOX_SPACES))
     """Coordinate space the model answers in; None means that of the gold box."""
     max_failed_frac: float = setting(0.1, within(0, 1), harmless=True)
