@@ -105,8 +105,6 @@ class DataSettings(Group, name="data"):
     """Held-out records drawn where records is "embedded"."""
     workers: int = setting(2, at_least(0), harmless=True)
     """Threads that decode and encode images."""
-    processes: int = setting(0, at_least(0), harmless=True)
-    """Processes that decode and encode images instead of threads; 0: none."""
 
     def check(self) -> None:
         """Where records come from, and how large their images are, is said once."""
