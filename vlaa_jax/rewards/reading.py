@@ -60,6 +60,13 @@ _LOOSE = re.compile(r"^(?:and|or)\b|(?:\b(?:and|or)|[,;+*/=-])$")
 _AGAIN = re.compile(r"\s*\$?\s*(?:≈|\\approx|\\simeq)\s*\$?-?[\d.,]*\d\s*(?:°|\s*[a-z]{1,3}\b)?\$?")
 """The value once more, rounded."""
 _TIME = re.compile(r"(\d{1,2}):(00|\d\d(?=\s*[ap]))\s*(am|pm|a\.m|p\.m)?", re.IGNORECASE)
+_PARTS = ["", "", "hal", "thi", "qua", "fif", "six", "sev", "eig", "nin", "ten"]
+_PART = re.compile(
+    r"(?:(?P<over>[a-z]+|\d+)[\s-]+)?(?P<part>hal(?:f|ves)|thirds?|quarters?|fifths?|sixths?"
+    r"|sevenths?|eighths?|ninths?|tenths?)|(?P<zh_under>[百\d二三四五六七八九十]+)分之(?P<zh_over>[\d一-龥]+)",
+    re.IGNORECASE,
+)
+_BRACKETED = re.compile(r"(?<=\d)\s*\(\s*([A-Za-z°²³/^Ω%\u4e00-\u9fff]{1,16})\s*\)$")
 _UNIT_TAIL = re.compile(
     rf"(?<=[\d}}\])π²³!A-Za-z{_APART}])(?P<gap>\s*{_APART}\s*|\s*)(?P<unit>{UNIT.pattern})[\s.]*$"
 )
@@ -197,6 +204,7 @@ def _prepared(text: str) -> str:
         text = _TEXT.sub(lambda match: f" {_APART}{match[1]} ", text)
     else:
         text = text.replace("$$", "$")
+    text = re.sub(r"(?<=\d)\s*[xX]\s*(?=10\s*[\^⁰¹²³⁴-⁹⁻])", r"\\times ", text)
     if text.startswith("$") and text.count("$") == 1 and re.match(r"\$\s*[\d.]", text):
         return text.strip()  # dollars, not a delimiter
     return text.replace("**", "").strip() if not re.search(r"\w\*\*\s*[\w(-]", text) else text
@@ -259,6 +267,9 @@ def _value(text: str) -> Reading | None:
         if joined is None:
             return None
         text = joined
+    part = _PART.fullmatch(text)
+    if part:
+        return _part(part)
     numeral = NUMERAL.fullmatch(text)
     if numeral and (numeral["words"] or numeral["chinese"] or numeral["times"] or numeral["minus"]):
         number = value_of(numeral)
@@ -271,6 +282,18 @@ def _value(text: str) -> Reading | None:
     numeral = NUMERAL.fullmatch(head)
     number = value_of(numeral) if numeral and not numeral["under"] else plain_number(head)
     return Reading(head, number, unit=unit, nouns=nouns)
+
+
+def _part(match: re.Match[str]) -> Reading | None:
+    """``three quarters`` and ``四分之三``."""
+    names = ("over", "zh_over", "zh_under")
+    numerals = [NUMERAL.fullmatch(match[name] or "one") for name in names]
+    over, zh_over, under = (value_of(numeral) if numeral else None for numeral in numerals)
+    if match["part"]:
+        under = Fraction(_PARTS.index(match["part"].lower()[:3]))
+    else:
+        over = zh_over
+    return Reading(str(over / under), over / under) if over is not None and under else None
 
 
 def _with_unit(reading: Reading, unit: str) -> Reading:
@@ -289,6 +312,9 @@ def _joined(text: str) -> str | None:
 
 
 def _split_unit(text: str) -> tuple[str, Unit | None, frozenset[str]]:
+    bracketed = _BRACKETED.search(text)
+    if bracketed and read_unit(bracketed[1]):
+        text = f"{text[: bracketed.start()]} {_APART}{bracketed[1]}"
     match = _UNIT_TAIL.search(text)
     if (
         match
