@@ -21,7 +21,8 @@ CLAIMS = "answer|option|choice|result|solution|selection|final"
 QUALIFIERS = (
     "the|a total of|total of|exactly|precisely|only|just|simply|about|approximately|around|"
     "roughly|approx|nearly equal to|equal to|option|choice|letter|number|value|answer|that|now|"
-    "also|clearly|indeed|therefore|thus|hence|so|here|option letter|is|be|are|final|correct|point|points|coordinates|interval|set|pair"
+    "also|clearly|indeed|therefore|thus|hence|so|here|option letter|is|be|are|final|"
+    "correct|point|points|coordinates|interval|set|pair"
 )
 """What may stand between connector and value: nothing here changes it."""
 REASONS = "because|since|as|given|given that|due to|owing to|for the reason|where"

@@ -234,7 +234,7 @@ def _read(text: str, start: int) -> Iterator[tuple[Reading, int]]:
     for end in [len(text), *reversed(ends[:12])]:
         reading = _value(text[start:end])
         if reading is not None:
-            again = _AGAIN.match(text, end)
+            again = _AGAIN.match(text, end) if _RIVAL.search(reading.latex) else None
             yield reading, again.end() if again else end
 
 
