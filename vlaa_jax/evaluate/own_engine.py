@@ -72,7 +72,7 @@ class OwnEngine:
             completions=generation.samples,
             max_new_tokens=generation.new_tokens,
             sampling=_sampling(settings),
-            eos_id=self._pretrained.chat.end_of_turn_id,
+            eos_id=self._pretrained.chat.stop_ids,
             allowed_V=self._pretrained.allowed_V,
             slots=self._batch,
             burst=_BURST,
@@ -87,7 +87,7 @@ class OwnEngine:
     async def generate(self, jobs: Sequence[Job], done: Done) -> None:
         """Answer all jobs; all samples of a question are drawn together."""
         if jobs and self._params is None:
-            self._params = self._pretrained.load_params(dtype=self._model.dtype)
+            self._params = self._pretrained.load_params()
         questions: dict[tuple[str, str], list[Job]] = {}
         for job in jobs:
             questions.setdefault((job.benchmark, job.index), []).append(job)
@@ -164,7 +164,7 @@ class OwnEngine:
 
 def _opened(settings: EvaluateSettings, data: PromptSettings) -> tuple[Pretrained, Mesh]:
     mesh = make_mesh(**dataclasses.asdict(settings.mesh))
-    return open_pretrained(settings.model.shared(), data, mesh), mesh
+    return open_pretrained(settings.model.shared(), data, mesh, trains=False), mesh
 
 
 def _sampling(settings: EvaluateSettings) -> Sampling:
