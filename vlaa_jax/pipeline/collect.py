@@ -21,7 +21,10 @@ from vlaa_jax.data.records import Refusal, clean_image_path
 from vlaa_jax.pipeline.sample import Sample
 from vlaa_jax.pipeline.sources import SOURCES, Source
 from vlaa_jax.pipeline.sources.formats import Row, Unusable
-from vlaa_jax.rewards.mixed import gold_problem
+from vlaa_jax.rewards.digit import digit_gold_problem
+from vlaa_jax.rewards.iou import iou_gold_problem
+from vlaa_jax.rewards.math import math_gold_problem
+from vlaa_jax.rewards.mcq import mcq_gold_problem
 from vlaa_jax.schema import UserError
 from vlaa_jax.settings.by_source import source_counts, source_folders
 from vlaa_jax.settings.pipeline import CollectSettings, SplitSettings
@@ -171,7 +174,7 @@ class _Collector:
             raise Unusable("image used before", self._images[digest])
         verifier = row.verifier_type or source.verifier_type
         uses = tuple(use for use in (row.uses or source.uses) if use in source.uses)
-        if "rl" in uses and (why := gold_problem(verifier, row.gt, question=row.question)):
+        if "rl" in uses and (why := _gold_problem(verifier, row.gt, row.question)):
             if uses == ("rl",):
                 raise Unusable("gold cannot be scored", why)
             uses = ("sft",)
@@ -266,3 +269,13 @@ def drawn_first(seed: int, ids: Mapping[int, str], count: int) -> set[int]:
     """The keys of ``count`` ids that a seeded draw takes; all where there are fewer."""
     ranked = ((_rank(seed, name), key) for key, name in ids.items())
     return {key for _, key in heapq.nsmallest(count, ranked)}
+
+
+def _gold_problem(verifier: str, gold: str, question: str) -> str | None:
+    """What the text of a gold tells; the maths parser is asked once, when the sets are split."""
+    if verifier == "mcq":
+        return mcq_gold_problem(gold, question)
+    if verifier == "iou":
+        return iou_gold_problem(gold)
+    rules = {"digit": digit_gold_problem, "math": math_gold_problem}
+    return rules[verifier](gold) if verifier in rules else None
