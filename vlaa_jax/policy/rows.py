@@ -1,6 +1,6 @@
 """Packed rows on the devices: which records can be used, how they are packed, where they lie."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -15,7 +15,9 @@ from vlaa_jax.data.packing import PackBudget
 from vlaa_jax.data.row_loader import count_batches, row_budget, row_loader
 from vlaa_jax.models.qwen_vl.model import RowInputs
 from vlaa_jax.models.qwen_vl.vision import VisionInputs
-from vlaa_jax.parallel.mesh import batch_sharding, data_shards
+from vlaa_jax.parallel import hosts
+from vlaa_jax.parallel.local import local_shards, owned_shards, put_local
+from vlaa_jax.parallel.mesh import data_shards
 from vlaa_jax.policy.pretrained import Pretrained
 from vlaa_jax.schema import Record, UserError
 from vlaa_jax.settings import by_source
@@ -34,13 +36,13 @@ class RowTargets(NamedTuple):
     predicts_BT: Any
 
 
-def row_targets(batch: RowBatch) -> RowTargets:
-    """The model's view of a host batch; a batch without an image has no vision part."""
+def row_targets(batch: RowBatch, *, vision: bool) -> RowTargets:
+    """The model's view of a host batch, with or without its vision part."""
     host: Any = batch  # numpy arrays stand in for the device's
     predicts = np.zeros_like(batch.loss_mask_BT)
     predicts[:, :-1] = batch.loss_mask_BT[:, 1:]
-    vision = VisionInputs(*host.vision) if np.any(batch.vision.seg_id_SQ) else None
-    rows = RowInputs(host.ids_BT, host.positions_BT3, host.segment_ids_BT, host.unit_src_BT, vision)
+    images = VisionInputs(*host.vision) if vision else None
+    rows = RowInputs(host.ids_BT, host.positions_BT3, host.segment_ids_BT, host.unit_src_BT, images)
     return RowTargets(rows, predicts)
 
 
@@ -71,7 +73,7 @@ class RowCheck:
 
 
 class RowSource:
-    """Packs records into rows and puts these on the mesh.
+    """Packs records into rows and puts these on the mesh, every host those of its data shards.
 
     Args:
         records: usable ones.
@@ -104,7 +106,7 @@ class RowSource:
             )
         self._records, self._images = records, images
         self._pretrained, self._data = pretrained, data
-        self._sharding = batch_sharding(mesh)
+        self._mesh = mesh
         weights = by_source.source_weights(data.source_weights)
         self._order = Order(seed=seed, source_weights=weights)
         self.budget: PackBudget = row_budget(
@@ -152,9 +154,26 @@ class RowSource:
             order=order,
             threads=self._data.workers,
             dtype=np.uint8,
+            shards=local_shards(self._mesh),
             **self._reading,
         )
 
-    def put(self, batch: RowBatch) -> RowTargets:
-        """A host batch on the mesh, rows and vision bins split over the data shards."""
-        return jax.device_put(row_targets(batch), self._sharding)
+    def put(self, batches: Sequence[RowBatch]) -> Iterator[RowTargets]:
+        """Host batches on the mesh, rows and vision bins split over the data shards.
+
+        A batch that has no image on any host has no vision part.
+        """
+        seen = [bool(np.any(batch.vision.seg_id_SQ)) for batch in batches]
+        vision = np.any(hosts.gather(seen, "which batches have images"), axis=0)
+        return (
+            put_local(row_targets(batch, vision=bool(has)), self._mesh)
+            for batch, has in zip(batches, vision, strict=True)
+        )
+
+    def own(self, batch: RowBatch) -> RowBatch:
+        """The part of a host batch that only this host counts."""
+        local, owned = local_shards(self._mesh), owned_shards(self._mesh)
+        if local == owned:
+            return batch
+        keep = np.isin(local, owned)
+        return jax.tree.map(lambda array: array[np.repeat(keep, len(array) // len(local))], batch)

@@ -18,6 +18,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 from vlaa_jax import digests
 from vlaa_jax.data.loader import records_digest
 from vlaa_jax.models.qwen_vl.trees import merge
+from vlaa_jax.parallel import hosts
 from vlaa_jax.schema import Record, UserError
 from vlaa_jax.train.state import TrainState
 
@@ -114,7 +115,9 @@ class Checkpoints:
 
     def __init__(self, directory: Path, keep: int, damaged: str = "stop") -> None:
         self._directory = directory
-        self.put_aside = _put_damaged_aside(directory, damaged)
+        self.put_aside = hosts.from_writer(
+            lambda: _put_damaged_aside(directory, damaged), "the check of the checkpoints"
+        )
         """Damaged checkpoints, newest first: (step, what is wrong)."""
         best = BestN(
             get_metric_fn=lambda metrics: metrics[SCORE],
