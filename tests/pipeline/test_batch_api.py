@@ -1,6 +1,7 @@
 import asyncio
 import json
 import re
+import sqlite3
 from dataclasses import replace
 
 import pytest
@@ -190,4 +191,25 @@ def test_what_is_no_batch_is_a_malformed_reply(reply):
             await files.aclose()
 
     with LocalServer(answer) as server, pytest.raises(EndpointError, match="malformed"):
+        asyncio.run(ask(server.url))
+
+
+def test_nobody_waits_for_a_transport_that_broke(provider, tmp_path):
+    def fail(*values):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    async def ask(url):
+        ledger = Ledger(tmp_path / "ledger.sqlite")
+        ledger.add_batch = fail  # as a full disk does
+        transport = BatchTransport(model_at(url), ledger, 0.01)
+        request = Request("distil", "a", "Below are ... Drawing 0")
+        try:
+            for _ in range(2):
+                with pytest.raises(EndpointError, match="the batch transport broke"):
+                    await transport.send(request, request.key(model_at(url)), tmp_path)
+        finally:
+            await transport.aclose()
+            ledger.close()
+
+    with LocalServer(provider) as server:
         asyncio.run(ask(server.url))
