@@ -8,9 +8,17 @@ from typing import Any
 
 from vlaa_jax.schema import UserError
 from vlaa_jax.settings.build import build
+from vlaa_jax.settings.evaluate import EvaluateSettings
 from vlaa_jax.settings.grpo import GrpoSettings
+from vlaa_jax.settings.pipeline import PipelineSettings
+from vlaa_jax.settings.sft import SftSettings
 
-SETTINGS: dict[str, type] = {"grpo": GrpoSettings}
+SETTINGS: dict[str, type] = {
+    "evaluate": EvaluateSettings,
+    "grpo": GrpoSettings,
+    "pipeline": PipelineSettings,
+    "sft": SftSettings,
+}
 """The settings of each task, by the config's ``task``."""
 
 

@@ -105,7 +105,7 @@ class Formulas:
         self.settings, self.config, self.shapes, self.cut = settings, config, shapes, cut
         self.sizes = sizes_of(config)
         self._item = 2 if settings.model.dtype == "bfloat16" else 4
-        self._master = 2 if settings.model.param_dtype == "bfloat16" else 4
+        self._master = 4
         self._groups = settings.rollout.completions
 
     # -- work -------------------------------------------------------------------------------

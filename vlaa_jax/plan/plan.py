@@ -124,7 +124,7 @@ def works(own: Formulas) -> dict[str, tuple[int, Work]]:
     """Runs in a step, and the work of one, by program; every completion at its longest."""
     settings, shapes = own.settings, own.shapes
     prompts, limit = settings.rollout.prompts, settings.rollout.max_new_tokens
-    passes = (settings.algo.updates_per_rollout > 1) + bool(settings.algo.kl_coef)
+    passes = (settings.algo.updates_per_step > 1) + bool(settings.algo.kl_coef)
     micros = prompts // shapes.micro
     token = own.token(limit / 2)
     burst = Work(*(shapes.burst * figure for figure in token))
@@ -135,7 +135,7 @@ def works(own: Formulas) -> dict[str, tuple[int, Work]]:
         "burst": (bursts, burst),
         "score": (micros * passes, own.score()),
         "gradients": (micros, own.gradients()),
-        "apply": (settings.algo.updates_per_rollout, own.apply()),
+        "apply": (settings.algo.updates_per_step, own.apply()),
     }
 
 
@@ -209,5 +209,3 @@ def changes(settings: GrpoSettings, devices: int) -> Iterator[Change]:
                 continue
             own = replace(settings, mesh=replace(mesh, data=-1, fsdp=fsdp, tensor=tensor))
             yield f"mesh.fsdp={fsdp} mesh.tensor={tensor} mesh.data=-1", own
-    shared = replace(settings, model=replace(settings.model, param_dtype="bfloat16"))
-    yield "model.param_dtype=bfloat16", shared

@@ -160,7 +160,7 @@ def programs(parts: Parts) -> list[Program]:
     waves = -(-prompts // shapes.slots)
     bursts = waves * -(-settings.rollout.max_new_tokens // shapes.burst)
     micros = prompts // shapes.micro
-    passes = (settings.algo.updates_per_rollout > 1) + bool(settings.algo.kl_coef)
+    passes = (settings.algo.updates_per_step > 1) + bool(settings.algo.kl_coef)
     params, state = bytes_on_device(parts.params), bytes_on_device(parts.state)
     return [
         _casting(parts, kept),
@@ -191,7 +191,7 @@ def programs(parts: Parts) -> list[Program]:
             "apply",
             parts.update.apply,
             (parts.state, parts.state.trainable),
-            settings.algo.updates_per_rollout,
+            settings.algo.updates_per_step,
             kept - state,
         ),
     ]
