@@ -16,6 +16,7 @@ from vlaa_jax.policy.scoring import rewards_array
 from vlaa_jax.settings.grpo import GrpoSettings
 from vlaa_jax.train.grpo_loss import ADVANTAGES, KL_ESTIMATORS, Context, GroupBatch
 from vlaa_jax.train.learner import Learner, Outcome
+from vlaa_jax.train.rollout_log import TokenFigures
 
 Array = jax.Array
 Metrics = dict[str, float]
@@ -74,10 +75,11 @@ class PolicyUpdate:
         advantages_PG: np.ndarray,
         old_PGT: np.ndarray,
         ref_PGT: np.ndarray,
-    ) -> Metrics:
+    ) -> tuple[Metrics, TokenFigures]:
         """All optimizer updates of a step, each over its share of the prompts.
 
-        Nothing is read back from the devices before the last of them is under way.
+        Nothing is read back from the devices before the last of them is under way, and of the
+        figures of single tokens nothing at all.
         """
         algo, rollout = self._settings.algo, groups.rollout
         mask_PGT = rollout.mask_PGT
@@ -104,10 +106,19 @@ class PolicyUpdate:
                 self._batches(groups, arrays, share), context, count=count
             )
             outcomes.append(outcome)
-            reports.append(reduce(losses.merge_diagnostics, outcome.reports))
+            own_reports = [report.diagnostics for report in outcome.reports]
+            reports.append(reduce(losses.merge_diagnostics, own_reports))
             self._steer_kl(reports[-1], sequences)
         self._learner.stop_when_skipping()
-        return self._metrics(outcomes, reduce(losses.merge_diagnostics, reports))
+        found = [report for outcome in outcomes for report in outcome.reports]
+        figures = TokenFigures(
+            mask_PGT,
+            [report.logprobs_PGT for report in found],
+            [report.entropy_PGT for report in found],
+            old_PGT if algo.updates_per_rollout > 1 else None,
+            ref_PGT if algo.kl_coef else None,
+        )
+        return self._metrics(outcomes, reduce(losses.merge_diagnostics, reports)), figures
 
     def _batches(
         self, groups: Groups, arrays: tuple[np.ndarray, ...], share: slice
