@@ -30,8 +30,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from vlaa_jax.rewards.boxes import parse_boxes
 from vlaa_jax.rewards.extract import extract_answer
-from vlaa_jax.rewards.iou import parse_boxes
 from vlaa_jax.rewards.mcq import chosen_letter
 from vlaa_jax.rewards.mixed import MixedReward, RewardSettings
 from vlaa_jax.rewards.shaping import overlong_penalty, repetition_penalty

@@ -292,7 +292,7 @@ def bench_hostile(workers: int, timeout_s: float) -> dict[str, float]:
         start = time.perf_counter()
         scores = mixed.score(requests)
         wall = time.perf_counter() - start
-        nursery = mixed._pool._dispatcher._nursery
+        nursery = mixed._verifiers["math"]._pool._dispatcher._nursery
         group = nursery.pid if nursery else 0
     pairs = list(zip(rows, scores, strict=True))
     for (gold, answer, right), score in pairs:

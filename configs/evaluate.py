@@ -66,7 +66,6 @@ def _base() -> ConfigDict:
             "model": {
                 "checkpoint": "",
                 "dtype": "bfloat16",
-                "param_dtype": "bfloat16",
                 "unroll": 1,
             },
             "generation": {
@@ -106,6 +105,7 @@ def _base() -> ConfigDict:
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
             "run": {
                 "name": "",
+                "predictions": "tsv",
                 "wrong_shown": 40,
                 "compilation_cache": "~/.cache/vlaa_jax/xla",
             },
@@ -146,9 +146,8 @@ def _tiny(config: ConfigDict) -> None:
     config.data.root = "embedded"
     config.model.checkpoint = "embedded"
     config.model.dtype = "float32"
-    config.model.param_dtype = "float32"
     config.generation.system_prompt = TINY_SYSTEM_PROMPT
-    config.generation.new_tokens = 32
+    config.generation.new_tokens = 64
     config.generation.min_pixels = 0
     config.generation.max_pixels = 0
 

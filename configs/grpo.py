@@ -89,7 +89,6 @@ def _paper() -> ConfigDict:
             "model": {
                 "checkpoint": "",
                 "dtype": "bfloat16",  # (inferred)
-                "param_dtype": "float32",
                 "remat": "full",
                 "unroll": 1,
                 "freeze": (),  # (inferred) the framework trains everything
@@ -152,6 +151,7 @@ def _paper() -> ConfigDict:
                 "importance_cap": 0.0,
                 "dynamic_sampling": 0,
                 "mask_truncated": False,
+                "epochs": 1,
                 "updates_per_rollout": 8,  # (inferred) 512 x 4 responses in batches of 256
                 "micro_prompts": 16,
                 "logprob_chunk": 0,
@@ -199,6 +199,9 @@ def _paper() -> ConfigDict:
                 "cache_entries": 100_000,
                 "math_workers": 4,
                 "math_timeout_s": 5.0,
+                "custom": "",  # FILE.py:function, for records of the type "custom"
+                "custom_timeout_s": 60.0,
+                "custom_batch": 64,
                 "answer_box_space": placeholder(str),  # None: the space of the gold box
                 "max_failed_frac": 0.1,
                 "format_weight": 0.0,

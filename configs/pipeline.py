@@ -17,6 +17,7 @@ Values marked (inferred) are not published.
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -35,7 +36,31 @@ def get_config(variant: str = "") -> ConfigDict:
 
 
 def _model(url: str, model: str, key_env: str, **options: object) -> dict[str, object]:
-    return {"url": url, "model": model, "key_env": key_env, **options}
+    return {
+        "url": url,
+        "model": model,
+        "key_env": key_env,
+        "tag": "",
+        "temperature": placeholder(float),  # None: the server's
+        "top_p": placeholder(float),
+        "max_tokens": 1024,
+        "concurrency": 32,
+        "start_concurrency": 8,
+        "requests_per_minute": 0.0,
+        "tokens_per_minute": 0.0,
+        "timeout_s": 120.0,
+        "deadline_s": 1800.0,
+        "retries": 5,
+        "backoff_s": 0.5,
+        "price_prompt": 0.0,
+        "price_completion": 0.0,
+        "image_tokens": 1000,
+        "expected_tokens": 0,
+        "transport": "live",
+        "batch_requests": 1000,
+        "batch_poll_s": 30.0,
+        **options,
+    }
 
 
 def _paper() -> ConfigDict:
@@ -46,6 +71,7 @@ def _paper() -> ConfigDict:
             "task": "pipeline",
             "collect": {
                 "sources": "",
+                # coco and vg: (inferred) what becomes SFT and the 3,000 with boxes
                 "limits": "clevr_math=35000,geoqa170k=6499,math_puma=30000,arxivqa=54399,"
                 "docvqa=10194,vizwiz=20523,allava_laion=47066,coco=11727,vg=41242",
                 "unique_images": True,
@@ -120,6 +146,7 @@ def _paper() -> ConfigDict:
                 "dry_run": False,
                 "preview": 0,
                 "max_failed": 20,
+                "rest_s": 5.0,
             },
         }
     )

@@ -9,19 +9,25 @@ Dimension key (used as suffixes of array names, e.g. ``logits_BTV``):
 Nothing here imports an array library other than numpy, so every room can import it cheaply.
 """
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-VERIFIER_TYPES = ("digit", "mcq", "math", "iou", "open_ended")
-"""The five verifiers of VLAA-Thinker (arXiv 2504.11468, section 4.1)."""
+VERIFIER_TYPES = ("digit", "mcq", "math", "iou", "open_ended", "custom")
+"""The five verifiers of VLAA-Thinker (arXiv 2504.11468, section 4.1), and one's own.
 
-BOX_SPACES = ("normalized", "normalized_square", "resized_pixels", "original_pixels")
+The table of verifiers: each row names a module of ``vlaa_jax.rewards``."""
+
+BOX_SPACES = (
+    "normalized", "normalized_1000", "normalized_square", "resized_pixels", "original_pixels",
+)  # fmt: skip
 """Coordinate spaces of a box [x1, y1, x2, y2].
 
 ``normalized``         fractions of the original width and height, 0..1
+``normalized_1000``    thousandths of the original width and height, 0..1000 (Qwen2-VL's own)
 ``normalized_square``  fractions of the image padded to a centred square, 0..1
 ``resized_pixels``     pixels of the image as the model saw it after resizing
 ``original_pixels``    pixels of the original image
@@ -60,7 +66,7 @@ class Record:
     id: str
     question: str
     images: tuple[str, ...]
-    """POSIX paths relative to the image root, without a leading slash."""
+    """POSIX paths relative to the image root, without a leading slash; empty for text alone."""
     gt: str | None = None
     """Gold answer as text; None only where the SFT file lacks it."""
     verifier_type: str | None = None
@@ -92,6 +98,8 @@ class ScoreRequest:
     box_space: str | None = None
     images: tuple[str, ...] = ()
     """Readable paths of the images, for reward models that look at them."""
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Further fields of the record, for a verifier of one's own."""
 
 
 @dataclass(frozen=True)
@@ -122,3 +130,32 @@ class Summary:
     """Directory of what it wrote."""
     figures: Mapping[str, float] = field(default_factory=dict)
     """Its closing figures, by name."""
+
+
+def gold_text(value: Any) -> str:
+    """A gold as text: text as it is, a number, a list of numbers, boxes or ``bbox_2d`` objects.
+
+    The one reader of golds, for records and for the rewards command alike.
+
+    Raises:
+        ValueError: says what the value is instead.
+    """
+    if isinstance(value, str):
+        return value
+    leaves = list(_leaves(value, 8))
+    numbers = [leaf for leaf in leaves if type(leaf) in (int, float)]
+    if not numbers or any(type(leaf) not in (int, float, str) for leaf in leaves):
+        shown = str(value)[:60]
+        raise ValueError(f"{shown!r} is neither text, a number, a list of numbers nor boxes")
+    if not all(math.isfinite(number) for number in numbers if type(number) is float):
+        raise ValueError(f"{str(value)[:60]!r} holds a number that is not finite")
+    return json.dumps(value)
+
+
+def _leaves(value: Any, depth: int) -> Iterator[Any]:
+    """What is in lists and objects, to a depth; deeper ones as they are."""
+    if not isinstance(value, (list, dict)) or not depth:
+        yield value
+        return
+    for item in value.values() if isinstance(value, dict) else value:
+        yield from _leaves(item, depth - 1)

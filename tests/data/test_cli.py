@@ -174,3 +174,10 @@ def test_pointers_of_git_lfs_are_named_as_such(paths, tmp_path, capsys):
     (tmp_path / "one.json").write_text(json.dumps([record]))
     assert run(["check", str(tmp_path / "one.json"), *images, "--quiet"]) == 1
     assert "image 'a.png' is a git-lfs pointer" in capsys.readouterr().out
+
+
+def test_the_embedded_checkpoint_goes_by_its_name(paths, tmp_path, capsys):
+    common = [str(paths.grpo), "--images", str(paths.images), "--checkpoint=embedded"]
+    assert run(["build", *common, "--out", str(tmp_path / "b"), "--quiet"]) == 0
+    assert run(["show", common[0], "0", *common[1:]]) == 0
+    assert "planner" in capsys.readouterr().out

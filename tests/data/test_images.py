@@ -411,3 +411,16 @@ def test_a_header_is_refused_like_an_image(tmp_path, name, message):
     (tmp_path / "t.png").write_bytes(b"text")
     with pytest.raises(UserError, match=message):
         image_size(tmp_path, name)
+
+
+def test_an_absolute_path_is_refused_with_the_reason(tmp_path):
+    """Released records begin paths with a slash, and mean the image root by it."""
+    root, elsewhere = tmp_path / "images", tmp_path / "photos"
+    root.mkdir()
+    elsewhere.mkdir()
+    Image.new("RGB", (40, 30)).save(elsewhere / "a.png")
+    below = str(elsewhere / "a.png").lstrip("/")  # as a record gives it
+    with pytest.raises(UserError, match=f"if it was meant as /{below}: paths are read below the"):
+        open_image(root, below)
+    with pytest.raises(UserError, match=r"does not exist under [^;]*$"):
+        open_image(root, "vg/none.png")

@@ -1,9 +1,27 @@
 import pytest
 
+import vlaa_jax.pipeline.run as run_module
 from pipeline_cases import settings_for
 from vlaa_jax.pipeline.embedded import draw
 from vlaa_jax.pipeline.local_server import LocalServer
+from vlaa_jax.pipeline.scoring import RewardScorer
 from vlaa_jax.pipeline.scripted_models import MODELS, ScriptedModels
+
+
+class SharedScorer(RewardScorer):
+    """One set of parser processes for all runs; starting them takes longer than a run."""
+
+    def close(self):
+        pass
+
+
+@pytest.fixture(scope="session", autouse=True)
+def scorer():
+    shared = SharedScorer()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "RewardScorer", lambda: shared)
+        yield shared
+    RewardScorer.close(shared)
 
 
 class CountingModels(ScriptedModels):

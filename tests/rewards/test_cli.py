@@ -3,11 +3,16 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from vlaa_jax.rewards.cli import read_batches
+from vlaa_jax.data.records import parse_record
+from vlaa_jax.rewards import cli
+from vlaa_jax.rewards.cli import FIELDS, read_batches, read_object, read_request, score_lines
 
 COMMAND = [sys.executable, "-m", "vlaa_jax.rewards"]
 
@@ -61,14 +66,22 @@ def test_open_ended_answers_get_null_until_a_backend_is_chosen():
 BAD_LINES = [
     ("nonsense", "not JSON", None),
     ("[1]", "not a JSON object", None),
-    ("NaN", "not JSON", None),
+    ("NaN", "NaN", None),
     ('{"id": "x"}', "'verifier_type' is missing", "x"),
     ('{"id": "x", "verifier_type": "digit", "gt": "4"}', "'response' is missing", "x"),
     ('{"verifier_type": "digit", "gt": "4", "response": 4}', "'response' must be text", None),
-    ('{"verifier_type": "digit", "gt": null, "response": "4"}', "'gt' must be", None),
+    ('{"verifier_type": "digit", "gt": null, "response": "4"}', "'gt'", None),
     ('{"verifier_type": "iou", "gt": NaN, "response": "4"}', "NaN", None),
     (line("iou", [0, 0, 1, 1], image_size=[0, 5]), "'image_size'", None),
+    (line("iou", [0, 0, 1, 1], image_size=[10**400, 10]), "digits", None),
+    (line("iou", [0, 0, 1, 1], image_size=[10**18, 10]), "'image_size'", None),
+    (line("iou", [0, 0, 1, 1], resized_size=[10, 1e300]), "'resized_size'", None),
+    (line("iou", [0, 0, 1, 1], image_size=[0.5, 10]), "'image_size'", None),
+    (line("iou", [0, 0, 1, 1])[:-1] + ', "image_size": [1e999, 10]}', "too large", None),
+    (line("iou", [[[[True]]]]), "'gt'", None),
+    (line("digit", {}), "'gt'", None),
     (line("iou", [0, 0, 1, 1], box_space="inches"), "'box_space'", None),
+    (line("iou", [0, 0, 1, 1], box_space=[1]), "'box_space'", None),
     (line(id=[1]), "'id'", None),
     (line(images="a.png"), "'images'", None),
     ("[" * 100_000, "nested too deeply", None),
@@ -146,7 +159,7 @@ def test_the_answer_comes_before_the_next_line_is_sent():
     [
         (["/no/such/file.jsonl"], "No such file"),
         (["/"], "Is a directory"),
-        (["-", "--math-workers", "0"], "--math-workers is 0"),
+        (["-", "--math-workers", "0"], "--math-workers"),
         (["-", "--open-ended", "score_endpoint"], "set --endpoint-url"),
         (["-", "--beta", "x"], "invalid float"),
         ([], "required"),
@@ -182,7 +195,7 @@ def test_a_reader_that_leaves_ends_it_quietly():
 def test_an_interrupt_leaves_no_process(tmp_path):
     path = tmp_path / "in.jsonl"
     # Different golds, since equal pairs are compared once: both workers must be at work.
-    lines = [line("math", f"x+{n}", "$9^{9^{9}}$") for n in range(20)]
+    lines = [line("math", f"x+{n}", "$\\sum_{k=1}^{9^{9^9}} k^k$") for n in range(20)]
     path.write_text("\n".join(lines))
     child = subprocess.Popen(
         [*COMMAND, str(path), "--math-timeout-s", "600"],
@@ -233,6 +246,66 @@ def descendants(pid):
     for child in set(direct):
         found += [child, *descendants(child)]
     return found
+
+
+@pytest.mark.parametrize(
+    "gold",
+    [
+        [[0.1, 0.1, 0.5, 0.5], [0.6, 0.6, 0.9, 0.9]],
+        {"bbox_2d": [0.1, 0.1, 0.5, 0.5], "label": "cup"},
+        [{"bbox_2d": [0.1, 0.1, 0.5, 0.5]}],
+        "[0.1, 0.1, 0.5, 0.5]",
+        0.5,
+    ],
+)
+def test_the_command_and_the_records_read_golds_alike(gold):
+    row = read_object(line("math" if gold == 0.5 else "iou", gold).encode())
+    said = read_request(row).gt
+    assert parse_record({**row, "question": "q", "image": "a.png"}, fallback_id="x").gt == said
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+    | st.sampled_from(["digit", "iou", "math", "mcq", "[0,0,1,1]", "<answer>4</answer>", 10**30]),
+    lambda inside: st.lists(inside, max_size=3) | st.dictionaries(st.text(max_size=3), inside),
+    max_leaves=6,
+)  # fmt: skip
+objects = st.fixed_dictionaries({}, optional={name: values for name in sorted(FIELDS)})
+
+
+@settings(max_examples=500, deadline=None, database=None)
+@given(objects, st.binary(max_size=20))
+def test_whatever_is_in_a_line_each_gets_its_answer(mixed, row, junk):
+    good = {"verifier_type": "digit", "gt": 4, "response": "<answer>4</answer>", "id": "good"}
+    text = json.dumps(row).encode()
+    lines = [text, json.dumps({**good, **row}).encode(), junk, text[:-1] + junk]
+    outputs = score_lines([*enumerate([*lines, json.dumps(good).encode()], 1)], mixed)
+    assert len(outputs) == 5
+    for output, _ in outputs:
+        json.dumps(output, allow_nan=False)
+        assert (output["reward"] is None) == (output["error"] is not None)
+    assert outputs[-1][0]["reward"] == 1.0
+
+
+def test_a_line_without_end_is_refused_in_bounded_memory(monkeypatch, mixed):
+    monkeypatch.setattr(cli, "MAX_LINE_BYTES", 1 << 20)
+    reader, writer = os.pipe()
+    body = b'{"id": "' + b"x" * (5 << 20) + b'"}\n' + line(id="next").encode()
+
+    def write():
+        with os.fdopen(writer, "wb") as pipe:
+            pipe.write(body)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    batches = [batch for batch in read_batches(reader, limit=3) if batch]
+    thread.join()
+    os.close(reader)
+    numbered = [pair for batch in batches for pair in batch]
+    assert len(numbered[0][1]) < 2 << 20
+    (long, _), (after, _) = score_lines(numbered, mixed)
+    assert "line 1: longer than" in long["error"]
+    assert (after["id"], after["reward"]) == ("next", 1.0)
 
 
 def test_batches_follow_the_reads(tmp_path):

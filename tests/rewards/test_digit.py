@@ -71,12 +71,12 @@ ROWS = [
     ("a dozen", "12", 1),
     ("two dozen", "24", 1),
     ("zero", "0", 1),
-    ("none", "0", 0),
+    ("none", "0", 1),
     ("three four", "34", 0),
     ("three four", "3", 0),
     ("There are 9 red balls.", "9", 1),
     ("There are nine red balls.", "9", 1),
-    ("nine (9)", "9", 0),  # said twice is two numbers
+    ("nine (9)", "9", 1),  # a figure with its own word
     ("9 balls and 2 cubes", "9", 0),
     ("2 or 3", "3", 0),
     ("2, 3", "3", 0),

@@ -11,13 +11,14 @@ import os
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vlaa_jax.rewards import mixed as mixed_module
 from vlaa_jax.rewards.digit import score_digit
 from vlaa_jax.rewards.extract import extract_answer, has_strict_structure
 from vlaa_jax.rewards.iou import iou, match_boxes, score_iou
-from vlaa_jax.rewards.math import prepare_case
+from vlaa_jax.rewards.math import MathVerifier, prepare_case
 from vlaa_jax.rewards.mcq import chosen_letter, score_mcq
+from vlaa_jax.rewards.mixed import MixedReward, RewardSettings
 from vlaa_jax.rewards.similarity import text_similarity
+from vlaa_jax.rewards.verifier import Verdict
 from vlaa_jax.schema import ScoreRequest
 
 CASES = int(os.environ.get("VLAA_FUZZ_CASES", "100000"))
@@ -68,21 +69,21 @@ settled = settings(
 brief = settings(max_examples=300, deadline=None, database=None)
 
 
-class HostOnly(mixed_module.MixedReward):
-    """The mixed reward with symbolic comparison left out: undecided maths counts as wrong."""
+class HostMath(MathVerifier):
+    """Maths with symbolic comparison left out: undecided pairs count as wrong."""
 
-    def _begin_math(self, rows):
-        for row in rows:
-            if row.answer is not None:
-                try:
-                    case = prepare_case(row.answer, row.request.gt)
-                    row.reward = float(bool(case.verdict))
-                except ValueError as error:
-                    row.fail(str(error))
-        return lambda: None
+    def begin(self, items):
+        def verdict(item):
+            try:
+                return Verdict(float(bool(prepare_case(item.answer, item.request.gt).verdict)))
+            except ValueError as error:
+                return Verdict(error=str(error))
+
+        return lambda: list(map(verdict, items))
 
 
-HOST = HostOnly(mixed_module.RewardSettings(open_ended="text_similarity"))
+HOST = MixedReward(RewardSettings(open_ended="text_similarity"))
+HOST._verifiers["math"] = HostMath(1, 1.0)
 
 
 @settled

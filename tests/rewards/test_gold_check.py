@@ -16,14 +16,18 @@ def log(monkeypatch, tmp_path):
     return tmp_path / "log"
 
 
+def problems_of(pool, golds):
+    return parser_problems(pool, [(gold, {"gold": gold, "answer": gold}) for gold in golds])
+
+
 def make_pool(task="gold_tasks:check", **settings):
-    return KillablePool(task, **{"workers": 2, "timeout_s": 1.0, **settings})
+    return KillablePool(task, **{"workers": 2, "timeout_s": 1.0, "patience": 1.0, **settings})
 
 
 def test_a_gold_that_fails_once_is_good(log):
     golds = ["s+1", "y+1", "w+1", "z+1"]  # the first hangs once, the third ends its worker once
     with make_pool() as pool:
-        assert parser_problems(pool, golds) == [None] * 4
+        assert problems_of(pool, golds) == [None] * 4
     asked = log.read_text().split()
     assert asked[-2:] == ["s+1", "w+1"]  # alone, after the others
     assert sorted(asked) == sorted([*golds, "s+1", "w+1"])
@@ -31,7 +35,7 @@ def test_a_gold_that_fails_once_is_good(log):
 
 def test_a_gold_that_fails_twice_is_bad(log):
     with make_pool() as pool:
-        problems = parser_problems(pool, ["h+1", "y+1", "x+1", "m+1"])
+        problems = problems_of(pool, ["h+1", "y+1", "x+1", "m+1"])
     assert problems == [
         "gold 'h+1': timed out after 1 s",
         None,
@@ -44,13 +48,13 @@ def test_a_fork_that_fails_says_nothing_about_a_gold(log):
     with make_pool("unforkable_tasks:work", workers=1) as pool:
         assert pool.map(["exit"])[0].error == "the worker died"  # so that the next one needs a fork
         with pytest.raises(UserError, match=LINE) as caught:
-            parser_problems(pool, ["y+1"])
+            problems_of(pool, ["y+1"])
     assert os.strerror(11) in str(caught.value)
 
 
 def test_a_pool_that_breaks_says_nothing_about_golds(log):
     with make_pool(workers=1) as pool, pytest.raises(UserError, match=LINE):
-        parser_problems(pool, ["n+1", "y+1"])
+        problems_of(pool, ["n+1", "y+1"])
 
 
 def test_a_parser_that_cannot_be_imported_says_nothing_about_golds():
@@ -58,7 +62,7 @@ def test_a_parser_that_cannot_be_imported_says_nothing_about_golds():
         make_pool("no_such_module:check") as pool,
         pytest.raises(UserError, match=LINE) as caught,
     ):
-        parser_problems(pool, ["y+1"])
+        problems_of(pool, ["y+1"])
     assert "no_such_module" in str(caught.value)
 
 

@@ -5,15 +5,26 @@ from pathlib import Path
 from vlaa_jax.rewards.mixed import MixedReward, RewardSettings
 from vlaa_jax.schema import ScoreRequest
 
-HANGS = [
+LARGE = [
     "9^{9^{9}}",
     "7^{7^{7^{7}}}",
     "123456789!",
     "\\binom{10^{9}}{4\\cdot10^{8}}",
+    "\\sin(9^{9^{9}})",
     "(" * 60 + "3" + ")" * 60,
+    "(" * 400 + "3" + ")" * 400,
+    "3^{10^{11}}",
+    "2" + "^{2" * 100 + "}" * 100,
+    "\\sqrt{" * 120 + "2" + "}" * 120,
+    "-" * 900 + "1",
+    "1+" * 450 + "1",
+]
+"""Bounded before they are computed: wrong, and at once."""
+HANGS = [
     "\\sum_{k=1}^{10^{9}} \\frac{1}{k^{2}}",
     "\\prod_{k=1}^{10^{8}} k",
-    "3^{10^{11}}",
+    "\\int_0^{9^{9^{9}}} x^{9^{9^9}} dx",
+    "\\sum_{k=1}^{9^{9^9}} k^k",
 ]
 
 
@@ -23,13 +34,15 @@ def test_hangs_fail_with_a_reason_the_rest_is_scored_and_nothing_is_left():
     rows = []
     for index, row in enumerate(ordinary):
         rows.append(row)
-        if index % 3 == 0:
-            rows.append(("y^2-1", f"${HANGS[index // 3]}$", None))
+        if index % 2 == 0:
+            rows.append(("y^2-1", f"${LARGE[index // 2]}$", 0.0))
+        if index % 6 == 0:
+            rows.append(("y^2-1", f"${HANGS[index // 6]}$", None))
     requests = [ScoreRequest("math", g, f"<answer>{a}</answer>") for g, a, _ in rows]
     # Long enough for an ordinary comparison on a busy machine.
     with MixedReward(RewardSettings(math_timeout_s=2.0, math_workers=4)) as mixed:
         scores = mixed.score(requests)
-        nursery = mixed._pool._dispatcher._nursery.pid
+        nursery = mixed._verifiers["math"]._pool._dispatcher._nursery.pid
     for (gold, answer, expected), score in zip(rows, scores, strict=True):
         if expected is None:
             assert score.failed, answer

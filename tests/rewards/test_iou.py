@@ -133,7 +133,7 @@ def test_padding_of_a_tall_image_is_left_and_right():
         ("[nan, 0, 1, 1]", None),
         ("[20, 20, 60, 60]", "normalized"),
         (UNIT, "furlongs"),
-        ("[0,0,1,1]" * 11, None),
+        ("[0,0,1,1]" * 101, None),
     ],
 )
 def test_a_bad_gold_is_refused(gold, space):

@@ -1,6 +1,11 @@
+import json
+import re
+from pathlib import Path
+
 import pytest
 
 from vlaa_jax.rewards.math import math_gold_problem, prepare_case
+from vlaa_jax.rewards.math_judge import judge
 
 # answer, gold, expected
 ROWS = [
@@ -139,7 +144,7 @@ ROWS = [
     ("x∈[-3,8]", "-3≤x≤8", 1),
     ("x∈(-3,8)", "-3≤x≤8", 0),
     ("[-3,8]", "x\\in[-3,8]", 1),
-    ("-3≤x≤8", "x∈[-3,8]", 0),  # Math-Verify: where the gold is a set, so must the answer be
+    ("-3≤x≤8", "x∈[-3,8]", 1),
     # percent beside a box, several boxes in the gold
     ("$\\boxed{35}$ pct", "35", 1),
     ("$\\boxed{35}$ pct", "35\\%", 1),
@@ -184,7 +189,7 @@ ROWS = [
     ("\\boxed{}", "6", 0),
     ("\\boxed{6", "6", 0),
     ("\\frac{}{}", "6", 0),
-    ("six", "6", 0),  # number words belong to counting questions
+    ("six", "6", 1),
     ("stone", "x+1", 0),
     ("\U0001f600", "6", 0),
     ("((((((6", "6", 0),
@@ -240,13 +245,13 @@ def test_plain_golds_are_decided_on_the_host(gold):
     assert prepare_case(gold, gold).verdict is True
 
 
-def test_the_gold_goes_first_and_wrapped():
+def test_the_gold_goes_first():
     item = prepare_case("2\\sin(x)\\cos(x)", "\\sin(2x)").item
-    assert item == {"gold": "$\\sin(2x)$", "answer": "$2\\sin(x)\\cos(x)$"}
+    assert item == {"gold": "\\sin(2x)", "answer": "2\\sin(x)\\cos(x)"}
 
 
 def test_order_matters_to_the_parser_and_is_kept(score_answer):
-    # Math-Verify reads a relation as an interval only when the gold is the relation.
+    # (0,1) may be a point; where the gold is the range, an interval is one.
     assert score_answer("math", "$(0,1)$", "$0<x<1$").reward == 1
     assert score_answer("math", "$0<x<1$", "$(0,1)$").reward == 0
 
@@ -255,3 +260,23 @@ def test_anagrams_are_not_equal(score_answer):
     # "ab" and "ba" are products; "listen" and "silent" would be too, if they reached the parser.
     assert score_answer("math", "ab", "ba").reward == 1
     assert score_answer("math", "$silent$", "$x+1$").reward == 0
+
+
+RECORD = Path(__file__).with_name("math_verify_verdicts.jsonl")
+"""Pairs of expression_pairs.py with Math-Verify's verdicts; see record_verdicts.py."""
+
+
+@pytest.mark.parametrize("start", range(3))
+def test_verdicts_are_those_of_math_verify_but_where_it_is_known_to_be_wrong(start):
+    rows = [json.loads(line) for line in RECORD.read_text().splitlines()][start::9]
+    others = []
+    for gold, answer, equal in rows:
+        case = prepare_case(answer, gold)
+        said = case.verdict if case.item is None else judge(case.item)["equal"]
+        if said != bool(equal):
+            others.append((gold, answer, said))
+    # Left: moved or scaled inequalities, ranges and equations read backwards, sums of decimals.
+    for gold, answer, said in others:
+        assert said, (gold, answer)
+        assert re.search(r"[<>.]|^\d+=[a-z]$", gold), (gold, answer)
+    assert len(rows) > 100

@@ -133,7 +133,7 @@ LISTED = [
     (ANGLES, "B: 27°", "B", 0),  # letter and text disagree
     (ANGLES, "B: 27°", "A", 0),
     (ANGLES, "The answer is 30°", "B", 1),
-    (ANGLES, "30", "B", 0),
+    (ANGLES, "30", "B", 1),
     (ANGLES, "30° or 45°", "B", 0),
     (ANGLES, "27° 30° 45° 60°", "B", 0),
     (ANGLES, "B: 30° 45°", "B", 0),

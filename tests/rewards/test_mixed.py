@@ -5,17 +5,11 @@ import threading
 
 import pytest
 
-from vlaa_jax.rewards.mixed import (
-    VERIFIERS,
-    MixedReward,
-    RewardSettings,
-    check_failed,
-    gold_problem,
-    reward_metrics,
-)
+from vlaa_jax.rewards.mixed import MixedReward, RewardSettings, check_failed, reward_metrics
 from vlaa_jax.rewards.open_ended import Judged, ReferenceScorer
 from vlaa_jax.rewards.reward_head import RewardHeadScorer
-from vlaa_jax.schema import VERIFIER_TYPES, Score, ScoreRequest, UserError
+from vlaa_jax.rewards.verifier import RuleVerifier
+from vlaa_jax.schema import Score, ScoreRequest, UserError
 
 GOLDS = {
     "digit": ("4", "4", "5"),
@@ -30,7 +24,7 @@ def said(answer):
     return f"<think>hm</think><answer>{answer}</answer>"
 
 
-@pytest.mark.parametrize("verifier_type", VERIFIER_TYPES)
+@pytest.mark.parametrize("verifier_type", GOLDS)
 def test_each_type_knows_right_from_wrong_from_unanswered(mixed, verifier_type):
     gold, right, wrong = GOLDS[verifier_type]
     outputs = [said(right), said(wrong), right, "", said(right) + said(right), "<answer>" + right]
@@ -45,7 +39,7 @@ def test_each_type_knows_right_from_wrong_from_unanswered(mixed, verifier_type):
 def test_order_is_kept_over_a_mixture(mixed):
     requests = []
     for i in range(60):
-        name = VERIFIER_TYPES[i % 5]
+        name = list(GOLDS)[i % 5]
         gold, right, wrong = GOLDS[name]
         requests.append(ScoreRequest(name, gold, said(right if i % 3 else wrong), id=str(i)))
     scores = mixed.score(requests)
@@ -61,12 +55,12 @@ def test_threads_may_share_it(mixed):
         requests = [ScoreRequest(name, gold, said(right if i % 2 else wrong)) for i in range(20)]
         results[name] = [score.reward > 0.5 for score in mixed.score(requests)]
 
-    threads = [threading.Thread(target=use, args=(name,)) for name in VERIFIER_TYPES]
+    threads = [threading.Thread(target=use, args=(name,)) for name in GOLDS]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert results == {name: [i % 2 == 1 for i in range(20)] for name in VERIFIER_TYPES}
+    assert results == {name: [i % 2 == 1 for i in range(20)] for name in GOLDS}
 
 
 BAD_GOLDS = [
@@ -82,8 +76,9 @@ BAD_GOLDS = [
 
 @pytest.mark.parametrize(("verifier_type", "gold", "reason"), BAD_GOLDS)
 def test_a_bad_gold_is_nan_with_a_reason_and_found_beforehand(mixed, verifier_type, gold, reason):
-    assert reason in gold_problem(verifier_type, gold)
-    (score,) = mixed.score([ScoreRequest(verifier_type, gold, said("4"))])
+    request = ScoreRequest(verifier_type, gold, said("4"))
+    assert reason in mixed.gold_problems([request])[0]
+    (score,) = mixed.score([request])
     assert math.isnan(score.reward)
     assert math.isnan(score.parts["raw"])
     assert reason in score.error
@@ -91,8 +86,7 @@ def test_a_bad_gold_is_nan_with_a_reason_and_found_beforehand(mixed, verifier_ty
 
 def test_a_gold_box_outside_its_image_is_found_beforehand(mixed):
     gold = "[500, 20, 600, 60]"
-    assert gold_problem("iou", gold) is None
-    assert "outside the image" in gold_problem("iou", gold, image_size=(400, 200))
+    assert mixed.gold_problems([ScoreRequest("iou", gold, "")]) == [None]
     request = ScoreRequest("iou", gold, said("[1, 2, 3, 4]"), image_size=(400, 200))
     (problem,) = mixed.gold_problems([request])
     (score,) = mixed.score([request])
@@ -100,13 +94,9 @@ def test_a_gold_box_outside_its_image_is_found_beforehand(mixed):
     assert score.error == problem
 
 
-@pytest.mark.parametrize("verifier_type", VERIFIER_TYPES)
-def test_good_golds_have_no_problem(verifier_type):
-    assert gold_problem(verifier_type, GOLDS[verifier_type][0]) is None
-
-
-def test_every_type_has_a_verifier():
-    assert set(VERIFIERS) == set(VERIFIER_TYPES)
+def test_good_golds_have_no_problem(mixed):
+    requests = [ScoreRequest(name, gold, "") for name, (gold, *_) in GOLDS.items()]
+    assert mixed.gold_problems(requests) == [None] * len(GOLDS)
 
 
 def test_golds_are_put_to_the_parser_when_data_is_built(mixed):
@@ -120,16 +110,22 @@ def test_golds_are_put_to_the_parser_when_data_is_built(mixed):
 
 
 def test_a_verifier_that_breaks_is_nan_not_zero(mixed, monkeypatch):
-    from vlaa_jax.rewards import mixed as module
-
-    def broken(request, answer, settings):
+    def broken(*arguments):
         raise KeyError("bug")
 
-    row = module.Verifier(lambda request: None, broken)
-    monkeypatch.setattr(module, "VERIFIERS", {**module.VERIFIERS, "digit": row})
-    (score,) = mixed.score([ScoreRequest("digit", "4", said("4"))])
-    assert score.failed
-    assert "KeyError" in score.error
+    rule = RuleVerifier(broken, broken)
+    begins = RuleVerifier(lambda request, answer: 1.0, broken)
+    begins.begin = broken
+    short = RuleVerifier(lambda request, answer: 1.0, broken)
+    short.begin = lambda items: lambda: []
+    for verifier, reason in ((rule, "KeyError"), (begins, "KeyError"), (short, "0 verdicts")):
+        monkeypatch.setitem(mixed._verifiers, "digit", verifier)
+        wrong, right = mixed.score(
+            [ScoreRequest("digit", "4", said("4")), ScoreRequest("mcq", "B", said("B"))]
+        )
+        assert wrong.failed
+        assert reason in wrong.error
+        assert right.reward == 1.0
 
 
 def test_error_is_set_exactly_when_the_reward_is_nan(mixed):
@@ -241,7 +237,7 @@ def test_it_says_whether_scoring_needs_the_devices():
 def test_the_room_starts_without_an_array_framework_or_an_http_client():
     code = (
         "import sys, vlaa_jax.rewards.cli; "
-        "heavy = ('jax', 'flax', 'torch', 'numpy', 'sympy', 'httpx'); "
+        "heavy = ('jax', 'torch', 'numpy', 'sympy', 'mpmath', 'pint', 'httpx'); "
         "print([name for name in heavy if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

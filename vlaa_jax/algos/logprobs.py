@@ -225,6 +225,8 @@ def _chunked_backward(static, saved, cotangents):  # type: ignore[no-untyped-def
     start_sDV = _pin(layout, start_sDV, "batch", None, "vocab")
     chunks = (hidden_nCD, targets_nC, log_z_nC, entropy_nC, *cotangents)
     kernel_grad_sDV, hidden_grad_nCD = jax.lax.scan(one, start_sDV, chunks)
+    # Shards change places first and are summed then: a sum over shards alone comes out whole.
+    kernel_grad_sDV = _pin(layout, kernel_grad_sDV, "copies", *HEAD_AXES)
     kernel_grad_DV = _pin(layout, jnp.sum(kernel_grad_sDV, axis=0), *HEAD_AXES)
     kernel_grad_DV = kernel_grad_DV.astype(like.dtype)
     no_grad = np.zeros(targets_nC.shape, jax.dtypes.float0)

@@ -34,7 +34,7 @@ MANIFEST = "manifest.json"
 REJECTS = "rejects.jsonl"
 _PLAN = "plan.json"
 _READ_AHEAD = 64
-_HF_FILES = (
+HF_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "chat_template.json",
@@ -42,6 +42,7 @@ _HF_FILES = (
     "preprocessor_config.json",
     "processor_config.json",
 )
+"""What decides the lengths of records."""
 
 
 @dataclass(frozen=True)
@@ -106,9 +107,7 @@ class Builder:
             "format": FORMAT,
             "settings": asdict(settings),
             "records": {"file": record_file.name, "sha256": file_digest(record_file)},
-            "checkpoint": {
-                name: file_digest(hf_dir / name) for name in _HF_FILES if (hf_dir / name).is_file()
-            },
+            "checkpoint": checkpoint_digests(hf_dir),
             "golds_checked": gold_problems is not None,
         }
 
@@ -249,7 +248,8 @@ class Builder:
             reason = next((bad[path] for path in record.images if path in bad), None)
             found.append(None if reason is None else Refusal("image", reason))
         asked = [i for i, refusal in enumerate(found) if refusal is None]
-        sizes = [images[records[i].images[0]].size for i in asked]
+        firsts = [next(iter(records[i].images), None) for i in asked]
+        sizes = [None if first is None else images[first].size for first in firsts]
         problems = bad_golds(
             [records[i] for i in asked], sizes, self.gold_problems, resized=self.processor.resized
         )
@@ -371,6 +371,11 @@ def build(
         ).run()
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror or error})") from error
+
+
+def checkpoint_digests(hf_dir: Path) -> dict[str, str]:
+    """File name to SHA-256 of what decides the lengths of records."""
+    return {name: file_digest(hf_dir / name) for name in HF_FILES if (hf_dir / name).is_file()}
 
 
 def _digest(*tables: Mapping[str, Any]) -> str:

@@ -37,7 +37,7 @@ _JSON_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
-_LARGE_FILES = ("tokenizer.json", "vocab.json", "merges.txt")
+_LARGE_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "chat_template.jinja")
 _MAX_TOKENIZER_BYTES = 64 << 20
 """Qwen's tokenizer.json has 7 to 11 MB."""
 
@@ -70,7 +70,7 @@ class Chat:
         """Ids the tokenizer knows, added ones included; the head may have more rows."""
         structural = {i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
         structural |= {self.image_token_id, self.video_token_id, self.pad_id}
-        self.structural_ids: tuple[int, ...] = tuple(sorted(structural - {self.end_of_turn_id}))
+        self.structural_ids: tuple[int, ...] = tuple(sorted(structural - set(self.stop_ids)))
         """Ids that a completion may never hold: vision and turn markers, padding."""
         special = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
         special += [IMAGE_TOKEN, VIDEO_TOKEN, END_OF_TURN]

@@ -12,6 +12,8 @@ from itertools import islice
 from typing import NamedTuple
 
 from vlaa_jax.data.bit_depth import DEEP_MODES, SCALED_FROM
+from vlaa_jax.data.findings import Findings
+from vlaa_jax.data.foreign_forms import remarks
 from vlaa_jax.data.golds import GoldProblems, bad_golds
 from vlaa_jax.data.images import MAX_ASPECT, open_image, resolve_inside
 from vlaa_jax.data.progress import progress
@@ -123,6 +125,10 @@ class CheckReport:
     problems: int = 0
     modes: Counter[str] = field(default_factory=Counter)
     """Different images by the form of their pixels, where they were decoded."""
+    findings: Findings = field(default_factory=Findings)
+    """All problems by kind."""
+    remarks: Findings = field(default_factory=Findings)
+    """What can be trained on and is hardly meant, by kind."""
 
     @property
     def clean(self) -> bool:
@@ -135,7 +141,7 @@ class CheckReport:
 
     def table(self) -> str:
         """The report as text."""
-        published = PUBLISHED.get(self.kind or "", {})
+        published = self._published()
         lines: list[tuple[str, ...]] = [_HEAD]
         total = SourceRow()
         names = sorted(set(self.rows) | set(published), key=lambda n: (n == UNREADABLE, n))
@@ -144,13 +150,20 @@ class CheckReport:
             lines.append(_cells(name, row, published.get(name)))
             for attribute, value in vars(row).items():
                 setattr(total, attribute, getattr(total, attribute) + value)
-        lines.append(_cells("total", total, sum(published.values()) or None))
+        whole = len(published) == len(PUBLISHED.get(self.kind or "", {}))
+        lines.append(_cells("total", total, sum(published.values()) if whole else None))
         widths = [max(len(line[i]) for line in lines) for i in range(len(_HEAD))]
         text = [self.file]
         for line in lines:
             numbers = [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
             text.append("  ".join([line[0].ljust(widths[0]), *numbers]))
         return "\n".join(text)
+
+    def _published(self) -> dict[str, int]:
+        """Published counts of the sources in the file; of all where it has most of them."""
+        published = PUBLISHED.get(self.kind or "", {})
+        here = {name: count for name, count in published.items() if name in self.rows}
+        return published if 2 * len(here) > len(published) else here
 
     def mode_lines(self) -> list[str]:
         """How many images have which form of pixels, and what is done to some; for people."""
@@ -206,6 +219,7 @@ def check_file(
 
     def refuse(reject: Reject) -> None:
         report.problems += 1
+        report.findings.add(reject)
         if len(report.rejects) < max_rejects:
             report.rejects.append(reject)
         if on_reject is not None:
@@ -227,12 +241,14 @@ def check_file(
                 report.modes.update([fact.mode] if fact.mode else [])
                 seen[image] = same.setdefault(fact, fact)
                 _count_image(report.row(image.split("/", 1)[0] if "/" in image else ""), fact)
-            sizes = [_size(seen[record.images[0]]) for _, record in batch]
+            sizes = [_size(seen[r.images[0]]) if r.images else None for _, r in batch]
             golds = bad_golds([record for _, record in batch], sizes, gold_problems)
             for (index, record), gold in zip(batch, golds, strict=True):
                 row = report.row(record.source)
                 row.records += 1
                 row.bad_golds += gold is not None
+                for name, remark in remarks(record):
+                    report.remarks.add(file.reject(index, name, remark, record.id))
                 for path in record.images:
                     if reason := seen[path].reason:
                         refuse(file.reject(index, "image", reason, record.id))

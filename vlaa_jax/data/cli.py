@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import TextIO
 
@@ -88,6 +89,10 @@ def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress")
 
 
+def _checkpoint(value: str) -> str:
+    return str(resources.files("vlaa_jax") / "assets" / "tiny") if value == "embedded" else value
+
+
 def _boxes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--box-space",
@@ -100,7 +105,12 @@ def _boxes(parser: argparse.ArgumentParser) -> None:
 
 
 def _model(parser: argparse.ArgumentParser, required: bool) -> None:
-    parser.add_argument("--checkpoint", required=required, help="HF directory, for the lengths")
+    parser.add_argument(
+        "--checkpoint",
+        required=required,
+        type=_checkpoint,
+        help='HF directory, for the lengths, or "embedded" (the one of :tiny)',
+    )
     parser.add_argument("--min-pixels", type=int, default=0, help="0: the checkpoint's")
     parser.add_argument("--max-pixels", type=int, default=0, help="0: the checkpoint's")
     parser.add_argument("--system-prompt", default="", help="text, or @FILE")
@@ -115,10 +125,18 @@ def kind_of(path: str | Path) -> str:
         if not isinstance(result, Reject):
             return "sft" if result.verifier_type is None else "grpo"
         first = first or result
-    why = f"; the first: {first.reason}" if first else ""
+    why = f"; the first: {first}" if first else ""
     raise UserError(
         f"{path}: none of the first records can be used{why} (is it a file of records? --kind=grpo "
         "or --kind=sft lists every problem)"
+    )
+
+
+def _guessed(kind: str) -> str:
+    other, has = ("sft", "a") if kind == "grpo" else ("grpo", "no")
+    return (
+        f"read as {kind}, a guess: the first usable record has {has} verifier_type "
+        f"(--kind={other} if that is wrong)"
     )
 
 
@@ -137,14 +155,16 @@ def _check(args: argparse.Namespace, gold_problems: GoldProblems | None) -> int:
                 decode=not args.quick,
                 workers=args.workers,
                 on_reject=lambda reject: _list(reject, rejects),
-                max_rejects=_EXAMPLES_SHOWN,
+                max_rejects=0,  # they are shown by kind
                 show_progress=not args.quiet,
             )
             print("\n".join([report.table(), *report.mode_lines()]))
-            for reject in report.rejects:
-                print(f"  {reject}")
-            if (more := report.problems - len(report.rejects)) > 0:
-                print(f"  ... and {more:,} more; list them with --rejects FILE")
+            if args.kind == "auto":
+                print(f"  {_guessed(kind)}")
+            lines = [*report.findings.lines(), *(f"note: {r}" for r in report.remarks.lines())]
+            print("".join(f"  {line}\n" for line in lines), end="")
+            if report.problems > len(report.findings) and rejects is None:
+                print(f"  {report.problems:,} problems in all; list them with --rejects FILE")
             unknown = _unknown_sources(_box_space(args), report.rows)
             if unknown:
                 print(f"  --box-space names sources that are not there: {', '.join(unknown)}")
@@ -240,7 +260,7 @@ def _resized(args: argparse.Namespace) -> Resized | None:
 
 
 def _first_size(record: Record, image_root: str | None) -> tuple[int, int] | None:
-    if image_root is None:
+    if image_root is None or not record.images:
         return None
     facts = inspect_image(image_root, record.images[0])
     return facts.size if facts.status == "found" else None

@@ -230,7 +230,8 @@ def resolve_inside(root: str | os.PathLike[str], relative_path: str) -> Path:
             raise UserError(f"image path {relative_path!r} is a link that leaves the image root")
         if not os.path.isfile(path):  # also keeps us from waiting on a pipe
             reason = "is not a regular file" if os.path.exists(path) else "does not exist"
-            raise UserError(f"image {relative_path!r} {reason} under {os.fspath(root)}")
+            hint = _absolute_hint(base, pure)
+            raise UserError(f"image {relative_path!r} {reason} under {os.fspath(root)}{hint}")
     except (OSError, ValueError) as error:
         raise UserError(f"image path {relative_path!r} cannot be used ({error})") from error
     return Path(path)
@@ -266,6 +267,14 @@ def _decode(file: BinaryIO, name: str, max_image_pixels: int) -> Image.Image:
         image.load()
         ImageOps.exif_transpose(image, in_place=True)  # otherwise it copies even upright images
         return to_8_bits(image, name)
+
+
+def _absolute_hint(base: str, path: PurePosixPath) -> str:
+    """The reason, where somebody wrote absolute paths: records may begin a path with a slash."""
+    first = path.parts[0] if path.parts else ""
+    if os.path.lexists(os.path.join(base, first)) or not os.path.isdir(os.path.join("/", first)):
+        return ""
+    return f"; if it was meant as /{path}: paths are read below the image root, never from /"
 
 
 @contextmanager

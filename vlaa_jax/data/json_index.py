@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from vlaa_jax.data.foreign_forms import guess_file
 from vlaa_jax.foreign import refuse_dangling, refuse_pointer
 from vlaa_jax.schema import UserError
 
@@ -61,12 +62,15 @@ def index_json(path: Path) -> JsonIndex:
                 return _index_array(file, start, path)
             if first == b"{":
                 return _index_lines(file, start, path)
+            file.seek(0)
+            guess = guess_file(file.read(1000))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     if not first:
         raise UserError(f"{path}: the file is empty; expected a JSON array or JSON Lines")
     raise UserError(
         f"{path}: begins with {first!r}; expected a JSON array ('[') or JSON Lines ('{{')"
+        + (f"; {guess}" if guess else "")
     )
 
 

@@ -14,7 +14,9 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import grain
+import numpy as np
 from grain.experimental import ThreadPrefetchIterDataset
+from numpy.typing import DTypeLike
 
 from vlaa_jax.data.batches import RowBatch, collate_rows
 from vlaa_jax.data.bins import rows_needed
@@ -108,11 +110,15 @@ def row_loader(
     processes: int = 0,
     ahead: int = 2,
     transfer: Callable[[RowBatch], Any] | None = None,
+    shards: Sequence[int] | None = None,
+    dtype: DTypeLike = np.float32,
 ) -> Loader[Any]:
-    """Batches of packed rows of this host, all of the budget's shape.
+    """Batches of packed rows, all of the budget's shape.
 
-    With several hosts, leave ``order.epochs`` None: packing may give hosts different numbers of
-    batches in an epoch.
+    Several hosts that name their `shards` pack the same stream, by sizes, and lay out only the rows
+    of their own: together their batches are those of a single host, and the state is the same on
+    all. (A host slice in `order` packs by itself; leave ``order.epochs`` None with it, as packing
+    may give hosts different numbers of batches in an epoch.)
 
     Args:
       records: BuiltRecords, a RecordFile or a list; all with answers.
@@ -120,7 +126,7 @@ def row_loader(
       chat: tokenizer and template of the checkpoint.
       processor: image processor of the checkpoint.
       budget: shape of a batch, for example from ``row_budget``; ``n_shards`` counts the data shards
-        of this host.
+        that are packed for.
       order: seed, shuffle, epochs, mixing, host slice.
       system_prompt: empty for the template's own.
       threads: threads that decode and encode the samples of a batch; 0 takes the thread that packs.
@@ -128,6 +134,8 @@ def row_loader(
         state do not depend on it. See ``workers.Workers`` for what it asks for.
       ahead: batches made ahead of the caller; 0 makes each when it is asked for.
       transfer: called with each batch in the background, e.g. to put it on the devices.
+      shards: the data shards of this host, in order; None: all.
+      dtype: of the patches; uint8 leaves their normalisation to the model.
 
     Raises:
       UserError: no records; while iterating, a sample that fits no batch or an image that cannot
@@ -136,8 +144,12 @@ def row_loader(
     encoder = Encoder(opener(images), chat, processor, system_prompt)
     stream = ordered(records, order or Order())
     submit, executors = _submitter(encoder, threads, processes)
-    packed = _Packed(stream, encoder, budget, submit)
-    dataset: grain.IterDataset = packed.map(_Collate(encoder, budget, transfer, Buffers()))
+    mine = tuple(range(budget.n_shards) if shards is None else shards)
+    packed = _Packed(stream, encoder, budget, submit, mine)
+    own = replace(budget, n_shards=len(mine))
+    dataset: grain.IterDataset = packed.map(
+        _Collate(encoder, own, transfer, Buffers(), np.dtype(dtype))
+    )
     if ahead > 0:
         dataset = ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=ahead)
     return Loader(dataset, executors)
@@ -306,6 +318,7 @@ class _Collate:
     budget: PackBudget
     transfer: Callable[[RowBatch], Any] | None
     buffers: Buffers
+    dtype: np.dtype[Any]
 
     def __call__(self, rows: list[list[Job]]) -> Any:
         batch = collate_rows(
@@ -316,7 +329,8 @@ class _Collate:
             window_units=self.budget.window_units,
             rows_per_bin=self.budget.rows_per_bin,
             bins_per_shard=self.budget.bins_per_shard,
-            processor=self.encoder.processor,
+            dtype=self.dtype,
+            processor=None if self.dtype == np.uint8 else self.encoder.processor,
             empty=self.buffers.empty,
         )
         return batch if self.transfer is None else self.transfer(batch)
@@ -331,9 +345,10 @@ class _Packed(grain.IterDataset):
         encoder: Encoder,
         budget: PackBudget,
         submit: Submit | None,
+        shards: tuple[int, ...],
     ) -> None:
         super().__init__()
-        self._make = partial(_PackedIterator, stream, encoder, budget, submit)
+        self._make = partial(_PackedIterator, stream, encoder, budget, submit, shards)
 
     def __iter__(self) -> grain.DatasetIterator:
         return self._make()
@@ -360,10 +375,11 @@ class _PackedIterator(grain.DatasetIterator):
         encoder: Encoder,
         budget: PackBudget,
         submit: Submit | None,
+        shards: tuple[int, ...],
     ) -> None:
         super().__init__()
         self._stream, self._encoder, self._budget = stream, encoder, budget
-        self._submit = submit
+        self._submit, self._shards = submit, shards
         self._ready: deque[_Ready] = deque()
         self.set_state({"position": 0, "waiting": []})
 
@@ -408,7 +424,13 @@ class _PackedIterator(grain.DatasetIterator):
                     self._position += 1
         except (UserError, StopIteration) as error:
             return _Ready([], {}, error)
-        rows = [[self._job(self._sized.pop(index)) for index in row] for row in batch.rows]
+        sized = [[self._sized.pop(index) for index in row] for row in batch.rows]
+        part = len(sized) // self._budget.n_shards
+        rows = [
+            [self._job(one) for one in row]
+            for shard in self._shards
+            for row in sized[shard * part : (shard + 1) * part]
+        ]
         return _Ready(rows, self._packer_state())
 
     def _feed(self, index: int) -> PackedBatch[int] | None:

@@ -5,8 +5,10 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from vlaa_jax.evaluate.nouns import Judge, NoJudge, Question
+from vlaa_jax.evaluate.nouns import Judge, NoJudge, Question, Row, Verdict
 from vlaa_jax.evaluate.scoring.options import FAILURE_TEXT
+from vlaa_jax.evaluate.scoring.profiles import Profile
+from vlaa_jax.evaluate.scoring.storage import Cell, as_text, stored
 
 _PROMPTS = Path(__file__).parent / "prompts"
 _FIELD = re.compile(r"\{(\w+)\}")
@@ -41,9 +43,38 @@ async def first_usable(
     for attempt in range(attempts):
         temperature = 0.5 * attempt if warmer else None
         reply = await judge.ask(Question(stage, prompt, attempt, temperature, max_tokens))
-        if reply is not None and FAILURE_TEXT not in reply and usable(reply):
+        if reply is not None and f"{FAILURE_TEXT}." not in reply and usable(reply):
             return reply, attempt + 1
     return None, attempts
+
+
+async def extract_and_compare(
+    row: Row,
+    output: Cell,
+    judge: Judge | None,
+    profile: Profile,
+    *,
+    by_rule: str | None,
+    right: Callable[[Cell], bool],
+) -> Verdict:
+    """The verdict where rules extract or else the judge, and rules compare.
+
+    Args:
+        row: the question.
+        output: what is scored.
+        judge: asked where rules did not extract.
+        profile: how an extraction is stored before it is compared.
+        by_rule: what rules extracted.
+        right: whether a stored extraction is right.
+    """
+    if by_rule:
+        return Verdict(right(stored(by_rule, profile)), "rule", by_rule)
+    question, response = as_text(row["question"]), as_text(output)
+    prompt = judge_prompt("extract_answer", question=question, response=response)
+    reply, asked = await first_usable(judge, "extract", prompt)
+    cell = stored(reply or "", profile)
+    said = None if cell is None else str(cell)
+    return Verdict(right(cell), "failed" if reply is None else "judge", said, asked=asked)
 
 
 def judge_prompt(name: str, **fields: str) -> str:

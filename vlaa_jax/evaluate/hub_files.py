@@ -5,7 +5,6 @@ Files are taken in natural order of their names, so that ``sample_variant10`` fo
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,12 +12,12 @@ from typing import Any
 
 from vlaa_jax.evaluate.nouns import Benchmark
 from vlaa_jax.evaluate.questions import (
-    MAX_IMAGE_BYTES,
     MAX_ROWS,
     Columns,
     Questions,
     plain_index,
 )
+from vlaa_jax.foreign import MAX_IMAGE_BYTES, parse_json, read_bytes, read_text
 from vlaa_jax.schema import UserError
 
 MAX_JSON_BYTES = 2**30
@@ -75,14 +74,14 @@ def _records(file: Path) -> Iterator[Mapping[str, Any]]:
     if file.suffix == ".parquet":
         yield from _parquet(file)
         return
-    if file.stat().st_size > MAX_JSON_BYTES:
-        raise UserError(f"{file}: larger than {MAX_JSON_BYTES:,} bytes")
+    text = read_text(file, MAX_JSON_BYTES)
     try:
-        text = file.read_text(encoding="utf-8")
-        lines = text.splitlines() if file.suffix == ".jsonl" else None
-        found = json.loads(text) if lines is None else [json.loads(x) for x in lines if x.strip()]
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file}: cannot be read ({error})") from error
+        if file.suffix == ".jsonl":
+            found = [parse_json(line, finite=False) for line in text.split("\n") if line.strip()]
+        else:
+            found = parse_json(text, finite=False)
+    except ValueError as error:
+        raise UserError(f"{file}: {error}") from None
     values = found.values() if isinstance(found, dict) else found
     for place, record in enumerate(values):
         if not isinstance(record, dict):
@@ -124,10 +123,7 @@ def _bytes(image: Image, folder: Path) -> bytes:
 
     if isinstance(image, bytes):
         return image
-    path = resolve_inside(folder, image.as_posix())
-    if path.stat().st_size > MAX_IMAGE_BYTES:
-        raise UserError(f"{path}: larger than {MAX_IMAGE_BYTES:,} bytes")
-    return path.read_bytes()
+    return read_bytes(resolve_inside(folder, image.as_posix()), MAX_IMAGE_BYTES)
 
 
 def _digest(files: list[Path]) -> str:

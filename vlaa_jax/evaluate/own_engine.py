@@ -56,7 +56,7 @@ class OwnEngine:
             max_pixels=generation.max_pixels,
             max_prompt_tokens=generation.max_prompt_tokens,
         )
-        self._pretrained = open_pretrained(settings.model, data, self._mesh)
+        self._pretrained = open_pretrained(settings.model.shared(), data, self._mesh, trains=False)
         self._encode = Encoder(self._pretrained, data).alone
         self._collator = Collator(self._pretrained, data, self._mesh)
         shards = data_shards(self._mesh)
@@ -66,7 +66,7 @@ class OwnEngine:
             completions=generation.samples,
             max_new_tokens=generation.new_tokens,
             sampling=_sampling(settings),
-            eos_id=self._pretrained.chat.end_of_turn_id,
+            eos_id=self._pretrained.chat.stop_ids,
             allowed_V=self._pretrained.allowed_V,
             slots=self._batch,
             burst=_BURST,
@@ -77,7 +77,7 @@ class OwnEngine:
     async def generate(self, jobs: Sequence[Job], done: Done) -> None:
         """Answer all jobs; all samples of a question are drawn together."""
         if jobs and self._params is None:
-            self._params = self._pretrained.load_params(dtype=self._model.dtype)
+            self._params = self._pretrained.load_params()
         questions: dict[tuple[str, str], list[Job]] = {}
         for job in jobs:
             questions.setdefault((job.benchmark, job.index), []).append(job)

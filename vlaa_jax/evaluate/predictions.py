@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vlaa_jax.evaluate.questions import MAX_ROWS, plain_index
+from vlaa_jax.foreign import parse_json, read_text
 from vlaa_jax.schema import UserError
 
 MAX_FILE_BYTES = 2 * 2**30
@@ -55,11 +56,9 @@ def read_predictions(path: Path) -> PredictionFile:
     """
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path}: is none of {', '.join(SUFFIXES)}")
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from error
-    if size > MAX_FILE_BYTES:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    if path.stat().st_size > MAX_FILE_BYTES:
         raise UserError(f"{path}: larger than {MAX_FILE_BYTES:,} bytes")
     seen: dict[str, int] = {}
     found = PredictionFile([], [])
@@ -113,30 +112,19 @@ def _read_tsv(path: Path) -> Iterator[Mapping[str, Any]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             for row in csv.DictReader(file, delimiter="\t", restkey="", restval=None):
                 yield {key: value for key, value in row.items() if key}
-    except (csv.Error, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8") from None
+    except csv.Error as error:
         raise UserError(f"{path}: not a table ({error})") from error
 
 
 def _read_json(path: Path) -> Iterator[Mapping[str, Any]]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({error})") from error
-    if isinstance(found, dict):
-        found = _turned(found)
+        found = parse_json(read_text(path, MAX_FILE_BYTES), finite=False)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
     for number, record in enumerate(found if isinstance(found, list) else [found], 1):
         yield _object(record, f"{path}: record {number}")
-
-
-def _turned(columns: dict[str, Any]) -> list[dict[str, Any]]:
-    """Records of columns, each a list or a mapping from row to value."""
-    lists = {
-        name: list(cells.values()) if isinstance(cells, dict) else cells
-        for name, cells in columns.items()
-    }
-    if not all(isinstance(cells, list) for cells in lists.values()):
-        return [columns]
-    return [dict(zip(lists, cells, strict=True)) for cells in zip(*lists.values(), strict=False)]
 
 
 def _read_jsonl(path: Path) -> Iterator[Mapping[str, Any]]:
@@ -149,9 +137,9 @@ def _read_jsonl(path: Path) -> Iterator[Mapping[str, Any]]:
             if not line.strip():
                 continue
             try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise UserError(f"{path}: line {number} is not JSON ({error})") from error
+                record = parse_json(line, finite=False)
+            except ValueError as error:
+                raise UserError(f"{path}: line {number}: {error}") from None
             yield _object(record, f"{path}: line {number}")
 
 

@@ -10,7 +10,8 @@ from vlaa_jax.evaluate.scoring.storage import MISSING
 from vlaa_jax.schema import UserError
 
 MAX_ROWS = 1_000_000
-MAX_IMAGE_BYTES = 64 * 2**20
+OPTIONAL = frozenset({"hint", "knowledge concept", *"ABCDEFG"})
+"""Columns that a question may lack."""
 _CHUNK = 1 << 20
 
 Columns = dict[str, str | None]
@@ -81,9 +82,8 @@ def checked(questions: Questions, benchmark: Benchmark) -> Questions:
             problem = "has no index" if index is None else f"repeats index {index}"
             raise UserError(f"{questions.source}: row {place + 1} {problem}")
         seen.add(index)
-    optional = {"hint", *"ABCDEFG"}
     for column in ("question", *benchmark.columns):
-        if column not in optional and all(row.get(column) is None for row in questions.rows):
+        if column not in OPTIONAL and all(row.get(column) is None for row in questions.rows):
             raise UserError(f"{questions.source}: no row has a value in the column {column!r}")
     return questions
 

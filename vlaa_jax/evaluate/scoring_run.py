@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from vlaa_jax.evaluate.nouns import Benchmark, Judge, Scored, Unit
 from vlaa_jax.evaluate.predictions import Prediction, PredictionFile
-from vlaa_jax.evaluate.questions import Columns, Questions
+from vlaa_jax.evaluate.questions import OPTIONAL, Columns
 from vlaa_jax.evaluate.results import Result, Sample, summarise
 from vlaa_jax.evaluate.score import Output, score_outputs
 from vlaa_jax.evaluate.scoring.extract import without_thinking
@@ -120,8 +120,8 @@ def rows_of_file(benchmark: Benchmark, file: PredictionFile) -> list[Columns]:
         UserError: a column that the rules need is not in it.
     """
     first = file.columns[0]
-    optional = {"hint", "knowledge concept", *"ABCDEFG"}
-    absent = [c for c in ("question", *benchmark.columns) if c not in first and c not in optional]
+    wanted = [column for column in ("question", *benchmark.columns) if column not in OPTIONAL]
+    absent = [column for column in wanted if column not in first]
     if absent:
         raise UserError(
             f"the file has no column {absent[0]!r}: give --data with the table of {benchmark.title}"
@@ -130,8 +130,3 @@ def rows_of_file(benchmark: Benchmark, file: PredictionFile) -> list[Columns]:
     for prediction, columns in zip(file.predictions, file.columns, strict=True):
         rows.setdefault(prediction.index, {**columns, "index": prediction.index})
     return list(rows.values())
-
-
-def as_questions(rows: Sequence[Columns], source: str) -> Questions:
-    """Questions without images."""
-    return Questions(rows, lambda place: [], source, "")

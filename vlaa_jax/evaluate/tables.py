@@ -1,10 +1,10 @@
 """Counting hits by group, as the printed tables do."""
 
-import ast
 from collections.abc import Callable, Iterable, Sequence
 
 from vlaa_jax.data.literals import parse_literal
-from vlaa_jax.evaluate.nouns import Line, Row, Scored, Unit
+from vlaa_jax.evaluate.nouns import Line, Row, RowError, Scored, Unit
+from vlaa_jax.evaluate.scoring.options import lettered
 from vlaa_jax.evaluate.scoring.storage import Cell, as_text
 
 
@@ -63,20 +63,16 @@ def listed(cell: Cell) -> list[str]:
     return [str(item) for item in value] if isinstance(value, list | tuple) else [text]
 
 
-def option_list(cell: Cell) -> list[str]:
-    """The options in a cell, which may be an empty list.
+def listed_options(row: Row) -> dict[str, str]:
+    """The options in the column ``choices`` by letter; none for a free-form question.
 
     Raises:
-        ValueError: it holds no list.
+        RowError: the column holds no list.
     """
-    value = _literal(as_text(cell))
-    if not isinstance(value, list | tuple):
-        raise ValueError("choices is no list")
-    return [str(item) for item in value]
-
-
-def _literal(text: str) -> object:
     try:
-        return ast.literal_eval(text)
-    except (SyntaxError, TypeError, MemoryError, RecursionError) as error:
-        raise ValueError("choices is no list") from error
+        value = parse_literal(as_text(row["choices"]))
+    except ValueError:
+        value = None
+    if not isinstance(value, list | tuple):
+        raise RowError("choices is no list")
+    return lettered([str(item) for item in value])

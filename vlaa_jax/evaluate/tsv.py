@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vlaa_jax.evaluate.questions import (
-    MAX_IMAGE_BYTES,
     MAX_ROWS,
     Columns,
     Questions,
     missing_as_none,
     plain_index,
 )
+from vlaa_jax.foreign import MAX_IMAGE_BYTES
 from vlaa_jax.schema import UserError
 
 MAX_CELL = 2 * MAX_IMAGE_BYTES

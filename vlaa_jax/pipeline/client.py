@@ -1,6 +1,7 @@
 """One call to a served model: looked up, budgeted, paced, made, recorded."""
 
 import asyncio
+import os
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -16,11 +17,25 @@ from vlaa_jax.pipeline.ledger import Entry, Ledger, Reply
 from vlaa_jax.pipeline.pacing import Pace, Pacer
 from vlaa_jax.pipeline.request import Request
 from vlaa_jax.schema import UserError
-from vlaa_jax.settings.pipeline import ServedModel
+from vlaa_jax.settings.pipeline import PipelineRunSettings, ServedModel
 
 
 class CapReached(UserError):
     """The next call might cost more than what is left under the cap."""
+
+
+def check_models(models: Mapping[str, ServedModel]) -> None:
+    """See that every model can be asked.
+
+    Raises:
+        UserError: a model has no url, no name, or a key that is not set.
+    """
+    for step, model in models.items():
+        group = "split" if step == "difficulty" else step
+        if not model.url or not model.model:
+            raise UserError(f"{group}.model: url and model must be set")
+        if model.key_env and not os.environ.get(model.key_env):
+            raise UserError(f"{group}.model.key_env: ${model.key_env} is not set")
 
 
 class Budget:
@@ -60,7 +75,7 @@ class Client:
     """Asks the models of all steps. Belongs to one event loop; use it as a context.
 
     Raises:
-        UserError: a model that is asked has no url or no name.
+        UserError: a model cannot be asked; see ``check_models``.
     """
 
     def __init__(
@@ -69,19 +84,16 @@ class Client:
         image_root: Path,
         ledger: Ledger,
         *,
-        max_cost: float = 0.0,
-        breaker_calls: int = 20,
+        run: PipelineRunSettings | None = None,
     ) -> None:
-        for step, model in models.items():
-            if not model.url or not model.model:
-                raise UserError(f"{step}.model: url and model must be set")
+        run = run or PipelineRunSettings()
+        check_models(models)
         self._models = dict(models)
         self._image_root, self._ledger = image_root, ledger
-        costs = ledger.costs()
-        self.budget = Budget(max_cost, sum(cost.cost for cost in costs.values()))
+        self.budget = Budget(run.max_cost, ledger.spent())
         self.calls: Counter[str] = Counter()
         """Calls answered by a model, per step; those answered by the ledger are not in it."""
-        self._breaker_calls = breaker_calls
+        self._run = run
         self._open: dict[bytes, asyncio.Future[Reply]] = {}
         self._lines: dict[tuple[Any, ...], _Line] = {}
         self._exit = AsyncExitStack()
@@ -89,7 +101,7 @@ class Client:
     async def __aenter__(self) -> "Client":
         for model in self._models.values():
             if _place(model) not in self._lines:
-                line = _Line(model, self._ledger, self._breaker_calls)
+                line = _Line(model, self._ledger, self._run)
                 self._lines[_place(model)] = await self._exit.enter_async_context(line)
         return self
 
@@ -125,9 +137,12 @@ class Client:
         mine = self._open[key] = asyncio.get_running_loop().create_future()
         try:
             reply = await self._call(request, model, key)
-        except BaseException as error:
-            mine.set_exception(error if isinstance(error, Exception) else CapReached("cancelled"))
+        except Exception as error:
+            mine.set_exception(error)
             mine.exception()  # whoever waits is told; nobody may wait
+            raise
+        except BaseException:
+            mine.cancel()
             raise
         else:
             mine.set_result(reply)
@@ -161,7 +176,7 @@ class Client:
 class _Line:
     """One endpoint with its pacer and transport; steps that ask the same model share it."""
 
-    def __init__(self, model: ServedModel, ledger: Ledger, breaker_calls: int) -> None:
+    def __init__(self, model: ServedModel, ledger: Ledger, run: PipelineRunSettings) -> None:
         self.model = model
         self.pacer = Pacer(
             Pace(
@@ -174,7 +189,8 @@ class _Line:
                 deadline_s=model.deadline_s,
                 retries=model.retries,
                 backoff_s=model.backoff_s,
-                breaker_calls=breaker_calls,
+                breaker_calls=run.max_failed,
+                rest_s=run.rest_s,
             )
         )
         self._endpoint = Endpoint(

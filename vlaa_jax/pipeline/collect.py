@@ -7,6 +7,7 @@ drawn. An image is read once; its bytes give the digest, and are put below the i
 import hashlib
 import heapq
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,10 @@ from vlaa_jax.data.records import Refusal, clean_image_path
 from vlaa_jax.pipeline.sample import Sample
 from vlaa_jax.pipeline.sources import SOURCES, Source
 from vlaa_jax.pipeline.sources.formats import Row, Unusable
-from vlaa_jax.rewards.mixed import gold_problem
+from vlaa_jax.rewards.digit import digit_gold_problem
+from vlaa_jax.rewards.iou import iou_gold_problem
+from vlaa_jax.rewards.math import math_gold_problem
+from vlaa_jax.rewards.mcq import mcq_gold_problem
 from vlaa_jax.schema import UserError
 from vlaa_jax.settings.by_source import source_counts, source_folders
 from vlaa_jax.settings.pipeline import CollectSettings, SplitSettings
@@ -55,8 +59,13 @@ def collect(settings: CollectSettings, workdir: Path, image_root: Path) -> Colle
     """
     done = Collected(workdir / SAMPLES, workdir / REJECTS)
     stamp = workdir / STAMP
-    folders = {name: Path(at) for name, at in known(source_folders, settings, "sources").items()}
+    folders = {
+        name: Path(at).expanduser()
+        for name, at in known(source_folders, settings, "sources").items()
+    }
     limits = known(source_counts, settings, "limits")
+    if not folders:
+        raise UserError("collect.sources: name at least one, e.g. arxivqa=/data/arxivqa")
     wanted = json.loads(json.dumps(asdict(settings)))
     if stamp.is_file():
         before = json.loads(stamp.read_text(encoding="utf-8"))
@@ -165,7 +174,7 @@ class _Collector:
             raise Unusable("image used before", self._images[digest])
         verifier = row.verifier_type or source.verifier_type
         uses = tuple(use for use in (row.uses or source.uses) if use in source.uses)
-        if "rl" in uses and (why := gold_problem(verifier, row.gt, question=row.question)):
+        if "rl" in uses and (why := _gold_problem(verifier, row.gt, row.question)):
             if uses == ("rl",):
                 raise Unusable("gold cannot be scored", why)
             uses = ("sft",)
@@ -192,7 +201,7 @@ class _Collector:
         )
 
     def _place_image(self, source: Source, loaded: "_Loaded") -> str:
-        """Put the image below the root, unless it is there."""
+        """Put the image below the root, as a link where it is a file of the same disk."""
         row = loaded.row
         suffix = row.suffix or f"images/{_UNSAFE.sub('_', row.name)}.{loaded.kind}"
         try:
@@ -206,7 +215,11 @@ class _Collector:
         if not (target.is_file() and _digest_of(target) == loaded.digest):
             target.parent.mkdir(parents=True, exist_ok=True)
             partial = target.with_name(f"{target.name}.partial")
-            partial.write_bytes(loaded.data)
+            partial.unlink(missing_ok=True)
+            try:
+                os.link(row.image.path(), partial)
+            except OSError:  # another disk, or no file of its own
+                partial.write_bytes(loaded.data)
             partial.replace(target)
         return path
 
@@ -256,3 +269,13 @@ def drawn_first(seed: int, ids: Mapping[int, str], count: int) -> set[int]:
     """The keys of ``count`` ids that a seeded draw takes; all where there are fewer."""
     ranked = ((_rank(seed, name), key) for key, name in ids.items())
     return {key for _, key in heapq.nsmallest(count, ranked)}
+
+
+def _gold_problem(verifier: str, gold: str, question: str) -> str | None:
+    """What the text of a gold tells; the maths parser is asked once, when the sets are split."""
+    if verifier == "mcq":
+        return mcq_gold_problem(gold, question)
+    if verifier == "iou":
+        return iou_gold_problem(gold)
+    rules = {"digit": digit_gold_problem, "math": math_gold_problem}
+    return rules[verifier](gold) if verifier in rules else None

@@ -85,7 +85,7 @@ class _SampleWindow:
                 self.stopped = self.stopped or str(error)
                 return
             self._failed_in_row = self._failed_in_row + 1 if outcome.state == "failed" else 0
-            if self._failed_in_row >= self._max_failed:
+            if self._failed_in_row >= self._max_failed and not self.stopped:
                 reason = f"{self._failed_in_row} samples failed in a row, the last one in"
                 self.stopped = f"{reason} {outcome.step}: {outcome.detail}"
             self._on_outcome(outcome)

@@ -98,6 +98,7 @@ class _Encode:
             self.processor,
             system_prompt=self.data.system_prompt,
             max_tokens=self.data.max_prompt_tokens,
+            as_pixels=True,
         )
         return Prompt(record, encoded, images[0].size if images else None)
 
@@ -134,6 +135,7 @@ class Collator:
             window_units=self._pretrained.window_units,
             rows_per_bin=self._data.vision_rows_per_bin or None,
             bins_per_shard=self._data.vision_bins_per_shard or None,
+            dtype=np.uint8,
         )
         return jax.device_put(prompt_inputs(batch), self.sharding), batch
 

@@ -1,21 +1,25 @@
 """Packed rows on the devices: which records can be used, how they are packed, where they lie."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from vlaa_jax.data.batches import RowBatch
+from vlaa_jax.data.batches import RowBatch, collate_rows
 from vlaa_jax.data.loader import ImageOpener, Loader, Order
-from vlaa_jax.data.measure import Unfit, measure, over_limit
-from vlaa_jax.data.packing import PackBudget
+from vlaa_jax.data.measure import Built, Unfit, measure, over_limit
+from vlaa_jax.data.packing import PackBudget, pack
+from vlaa_jax.data.row_loader import Encoder as RowEncoder
 from vlaa_jax.data.row_loader import count_batches, row_budget, row_loader
 from vlaa_jax.models.qwen_vl.model import RowInputs
 from vlaa_jax.models.qwen_vl.vision import VisionInputs
-from vlaa_jax.parallel.mesh import batch_sharding, data_shards
+from vlaa_jax.parallel import hosts
+from vlaa_jax.parallel.local import local_shards, owned_shards, put_local
+from vlaa_jax.parallel.mesh import data_shards
 from vlaa_jax.policy.pretrained import Pretrained
 from vlaa_jax.schema import Record, UserError
 from vlaa_jax.settings import by_source
@@ -34,22 +38,27 @@ class RowTargets(NamedTuple):
     predicts_BT: Any
 
 
-def row_targets(batch: RowBatch) -> RowTargets:
-    """The model's view of a host batch; a batch without an image has no vision part."""
+def row_targets(batch: RowBatch, *, vision: bool) -> RowTargets:
+    """The model's view of a host batch, with or without its vision part."""
     host: Any = batch  # numpy arrays stand in for the device's
     predicts = np.zeros_like(batch.loss_mask_BT)
     predicts[:, :-1] = batch.loss_mask_BT[:, 1:]
-    vision = VisionInputs(*host.vision) if np.any(batch.vision.seg_id_SQ) else None
-    rows = RowInputs(host.ids_BT, host.positions_BT3, host.segment_ids_BT, host.unit_src_BT, vision)
+    images = VisionInputs(*host.vision) if vision else None
+    rows = RowInputs(host.ids_BT, host.positions_BT3, host.segment_ids_BT, host.unit_src_BT, images)
     return RowTargets(rows, predicts)
 
 
 @dataclass(frozen=True)
 class RowCheck:
-    """Refuses, without touching pixels, what no row can hold; see ``usable.load_checked``."""
+    """Refuses, without touching pixels, what no row can hold; see ``usable.load_checked``.
+
+    Attributes:
+        found: lengths of the records that rows can hold, by id.
+    """
 
     pretrained: Pretrained
     data: RowSettings
+    found: dict[str, Built] = field(default_factory=dict)
 
     def check(self, record: Record, sizes: Sequence[tuple[int, int]]) -> None:
         """Measures a record with its answer.
@@ -66,12 +75,18 @@ class RowCheck:
             with_answer=True,
         )
         if problem := over_limit(found, self.data.tokens_per_row):
-            field, reason = problem
-            raise Unfit(field, f"{reason} (data.tokens_per_row)", record.id)
+            where, reason = problem
+            raise Unfit(where, f"{reason} (data.tokens_per_row)", record.id)
+        self.found[record.id] = Built(tokens=found.tokens, image_sizes=[list(s) for s in sizes])
+
+    def measured(self, record: Record) -> Record:
+        """A record that was checked, with its lengths: whoever packs it need not measure again."""
+        known = {**record.meta.get("built", {}), **self.found[record.id]}
+        return replace(record, meta={**record.meta, "built": Built(known)})
 
 
 class RowSource:
-    """Packs records into rows and puts these on the mesh.
+    """Packs records into rows and puts these on the mesh, every host those of its data shards.
 
     Args:
         records: usable ones.
@@ -104,7 +119,7 @@ class RowSource:
             )
         self._records, self._images = records, images
         self._pretrained, self._data = pretrained, data
-        self._sharding = batch_sharding(mesh)
+        self._mesh = mesh
         weights = by_source.source_weights(data.source_weights)
         self._order = Order(seed=seed, source_weights=weights)
         self.budget: PackBudget = row_budget(
@@ -151,9 +166,47 @@ class RowSource:
             budget=self.budget,
             order=order,
             threads=self._data.workers,
+            dtype=np.uint8,
+            shards=local_shards(self._mesh),
             **self._reading,
         )
 
-    def put(self, batch: RowBatch) -> RowTargets:
-        """A host batch on the mesh, rows and vision bins split over the data shards."""
-        return jax.device_put(row_targets(batch), self._sharding)
+    def put(self, batches: Sequence[RowBatch]) -> Iterator[RowTargets]:
+        """Host batches on the mesh, rows and vision bins split over the data shards.
+
+        A batch that has no image on any host has no vision part.
+        """
+        seen = [bool(np.any(batch.vision.seg_id_SQ)) for batch in batches]
+        vision = np.any(hosts.gather(seen, "which batches have images"), axis=0)
+        return (
+            put_local(row_targets(batch, vision=bool(has)), self._mesh)
+            for batch, has in zip(batches, vision, strict=True)
+        )
+
+    def own(self, batch: RowBatch) -> RowBatch:
+        """The part of a host batch that only this host counts."""
+        local, owned = local_shards(self._mesh), owned_shards(self._mesh)
+        if local == owned:
+            return batch
+        keep = np.isin(local, owned)
+        return jax.tree.map(lambda array: array[np.repeat(keep, len(array) // len(local))], batch)
+
+    def numbered(self) -> Iterator[tuple[list[list[Record]], RowBatch]]:
+        """Every record once, with the records of each row in the order of their segments."""
+        encoder = RowEncoder(self._images, **self._reading)
+        sized = map(encoder.size, self._records)
+        samples = ((one, one.n_tokens, one.grids) for one in sized)
+        with ThreadPoolExecutor(max(self._data.workers, 1), "encode") as pool:
+            for packed in pack(samples, self.budget):
+                rows = [list(pool.map(encoder.encode, row)) for row in packed.rows]
+                batch = collate_rows(
+                    rows,
+                    self.budget.n_shards,
+                    pad_id=encoder.chat.pad_id,
+                    tokens_per_row=self.budget.tokens_per_row,
+                    window_units=self.budget.window_units,
+                    rows_per_bin=self.budget.rows_per_bin,
+                    bins_per_shard=self.budget.bins_per_shard,
+                    dtype=np.uint8,
+                )
+                yield [[one.record for one in row] for row in packed.rows], batch

@@ -51,6 +51,7 @@ class CompletionScorer:
             resized_size=self.processor.resized(*size) if size else None,
             box_space=record.box_space,
             images=tuple(str(resolve_inside(self.image_root, path)) for path in record.images),
+            extra=record.meta,
         )
 
     def score(

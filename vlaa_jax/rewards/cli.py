@@ -13,20 +13,26 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from vlaa_jax.foreign import parse_json
 from vlaa_jax.rewards.mixed import MixedReward
-from vlaa_jax.schema import BOX_SPACES, VERIFIER_TYPES, Score, ScoreRequest, UserError
+from vlaa_jax.rewards.verifier import reason
+from vlaa_jax.schema import BOX_SPACES, VERIFIER_TYPES, Score, ScoreRequest, UserError, gold_text
 from vlaa_jax.settings.rewards import OPEN_ENDED_BACKENDS, RewardSettings
 
-FIELDS = {field.name for field in dataclasses.fields(ScoreRequest)}
-"""Of an input object; others are left alone, and named at the end."""
+FIELDS = {field.name for field in dataclasses.fields(ScoreRequest)} - {"extra"}
+"""Of an input object; others reach a reward of one's own, and are named at the end elsewhere."""
+MAX_LINE_BYTES = 64 << 20
+MAX_SIDE = 10**6
+"""Pixels; no image is wider or higher."""
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 _DESCRIPTION = """\
 Score model outputs. Each input line is a JSON object with verifier_type (digit, mcq, math, iou,
-open_ended), gt and response (the whole output, think block included), and optionally id, question,
-image_size [w, h], resized_size [w, h], box_space and images [path, ...]. Each output line has id,
-reward (a number, or null where it could not be scored), parts, extracted, verifier_type and error.
-A summary goes to stderr. Exit code: 0 all scored, 1 some line could not be read or scored, 2 usage.
+open_ended, custom), gt and response (the whole output, think block included), and optionally id,
+question, image_size [w, h], resized_size [w, h], box_space and images [path, ...]. Each output
+line has id, reward (a number, or null where it could not be scored), parts, extracted,
+verifier_type and error. A summary goes to stderr. Exit code: 0 all scored, 1 some line could not
+be read or scored, 2 usage.
 """
 
 
@@ -69,15 +75,17 @@ def read_batches(descriptor: int, limit: int) -> Iterator[list[tuple[int, bytes]
 
     Yields the complete lines that one read brought, at most ``limit`` at a time, without blanks.
     """
-    number, partial = 0, [b""]
+    number, partial, held = 0, [b""], 0
     while True:
         piece = os.read(descriptor, 1 << 18)
         head, newline, tail = piece.rpartition(b"\n")
         if piece and not newline:
-            partial.append(piece)
+            if held <= MAX_LINE_BYTES:  # beyond, it is refused whatever follows
+                partial.append(piece)
+            held += len(piece)
             continue
         lines = b"".join([*partial, head if piece else b""]).split(b"\n")
-        partial = [tail]
+        partial, held = [tail], len(tail)
         numbered = [(number + i, line) for i, line in enumerate(lines, 1) if line.strip()]
         number += len(lines)
         for start in range(0, len(numbered), limit):
@@ -106,10 +114,10 @@ def score_lines(
         try:
             row = read_object(line)
             read.append((row, read_request(row)))
-            if ignored is not None:
+            if ignored is not None and row["verifier_type"] != "custom":
                 ignored.update(row.keys() - FIELDS)
-        except ValueError as error:
-            read.append((row, f"{name} line {number}: {error}"))
+        except Exception as error:  # whatever is in a line, the others get their answers
+            read.append((row, f"{name} line {number}: {reason(error)}"))
     scores = iter(mixed.score([said for _, said in read if isinstance(said, ScoreRequest)]))
     outputs: list[tuple[dict[str, Any], Score | None]] = []
     for row, said in read:
@@ -130,14 +138,10 @@ def read_object(line: bytes) -> dict[str, Any]:
     Raises:
         ValueError: the line is something else.
     """
-    try:
-        # Broken UTF-8 in one line must not end the run; sampled text has it now and then.
-        text = line.decode("utf-8", errors="surrogateescape").removeprefix("\ufeff")
-        row = json.loads(text, parse_constant=_no_constant)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    except ValueError as error:
-        raise ValueError(f"not JSON ({error})") from None
+    if len(line) > MAX_LINE_BYTES:
+        raise ValueError(f"longer than {MAX_LINE_BYTES:,} bytes")
+    # Broken UTF-8 in one line must not end the run; sampled text has it now and then.
+    row = parse_json(line.decode("utf-8", errors="surrogateescape").removeprefix("\ufeff"))
     if not isinstance(row, dict):
         raise ValueError("not a JSON object")
     return row
@@ -167,6 +171,7 @@ def read_request(row: dict[str, Any]) -> ScoreRequest:
         resized_size=_size(row, "resized_size"),
         box_space=space,
         images=_paths(row.get("images")),
+        extra={name: value for name, value in row.items() if name not in FIELDS},
     )
 
 
@@ -266,7 +271,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--endpoint-timeout-s", type=float, help="deadline of one item in seconds")
     add("--beta", type=float, help="smoothing of the open-ended reward")
     add("--math-workers", type=int, help="processes for mathematics")
-    add("--math-timeout-s", type=float, help="seconds one comparison may take")
+    add("--math-timeout-s", type=float, help="CPU seconds one comparison may take")
+    add("--custom", metavar="FILE.py:FUNCTION", help="scores lines of the verifier type custom")
     add("--answer-box-space", choices=BOX_SPACES, help="space the model's boxes are in")
     add("--format-weight", type=float, help="share of the reward for strict structure")
     return parser
@@ -296,10 +302,6 @@ def _opened(name: str) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")
-
-
 def _text(row: dict[str, Any], field: str) -> str:
     value = row.get(field, "")
     if value is None and field == "question":
@@ -310,12 +312,10 @@ def _text(row: dict[str, Any], field: str) -> str:
 
 
 def _gold(value: Any) -> str:
-    """Released files hold golds as text, and counts as numbers."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bool) or not isinstance(value, (int, float, list, dict)):
-        raise ValueError(f"field 'gt' must be text, a number or a box, is {type(value).__name__}")
-    return json.dumps(value)
+    try:
+        return gold_text(value)
+    except ValueError as error:
+        raise ValueError(f"field 'gt': {error}") from None
 
 
 def _size(row: dict[str, Any], field: str) -> tuple[int, int] | None:
@@ -326,9 +326,9 @@ def _size(row: dict[str, Any], field: str) -> tuple[int, int] | None:
         isinstance(value, list)
         and len(value) == 2
         and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value)
-        and all(math.isfinite(v) and v > 0 for v in value)
+        and all(1 <= v <= MAX_SIDE for v in value)
     ):
-        raise ValueError(f"field {field!r} must be [width, height], both above 0")
+        raise ValueError(f"field {field!r} must be [width, height], from 1 to {MAX_SIDE:,} each")
     return int(value[0]), int(value[1])
 
 

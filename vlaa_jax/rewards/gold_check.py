@@ -1,13 +1,15 @@
 """Puts maths golds to the parser, telling a gold that is bad from a checker that is broken."""
 
 from collections.abc import Sequence
+from typing import Any
 
-from vlaa_jax.rewards.math import self_check_item
 from vlaa_jax.rewards.pool import KillablePool, Outcome
 from vlaa_jax.schema import UserError
 
 
-def parser_problems(pool: KillablePool, golds: Sequence[str]) -> list[str | None]:
+def parser_problems(
+    pool: KillablePool, checks: Sequence[tuple[str, dict[str, Any] | None]]
+) -> list[str | None]:
     """Why the parser cannot use each gold; None where it parses and equals itself in time.
 
     A gold that fails, be it by a timeout or by the death of its worker, is tried once more after
@@ -15,14 +17,14 @@ def parser_problems(pool: KillablePool, golds: Sequence[str]) -> list[str | None
 
     Args:
         pool: runs ``math.TASK``.
-        golds: those without a ``math_gold_problem``.
+        checks: golds, each with the item that compares it with itself; None where it needs none.
 
     Raises:
         UserError: the pool failed, so that nothing is known about the golds.
     """
+    golds = [gold for gold, _ in checks]
     problems: list[str | None] = [None] * len(golds)
-    items = [self_check_item(gold) for gold in golds]
-    asked = [(i, item, pool.submit(item)) for i, item in enumerate(items) if item is not None]
+    asked = [(i, item, pool.submit(item)) for i, (_, item) in enumerate(checks) if item is not None]
     again = []
     for index, item, future in asked:
         outcome = _sound(future.result())

@@ -7,31 +7,33 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
+from vlaa_jax.rewards.boxes import Box, find_boxes, parse_boxes
+from vlaa_jax.rewards.commitment import stands_around
 from vlaa_jax.rewards.extract import strip_answer_tags
-from vlaa_jax.rewards.numbers import fold
-from vlaa_jax.schema import BOX_SPACES
+from vlaa_jax.rewards.verifier import RuleVerifier, Setup, Verifier
+from vlaa_jax.schema import BOX_SPACES, ScoreRequest, UserError
 
-Box = tuple[float, float, float, float]
 Size = tuple[int, int]
 
-MAX_BOXES = 10
-"""Most boxes a gold may hold; an exact assignment of more is not worth its time."""
 MAX_COORDINATE = 1e9
 """Beyond this a coordinate is no pixel of any image."""
-_MAX_ANSWER = 20_000
+NATIVE_SPACES = {"qwen2_vl": "normalized_1000", "qwen2_5_vl": "resized_pixels"}
+"""The space in which a model family writes boxes by itself: Qwen2-VL 0 to 1000 of each side
+(arXiv 2409.12191), Qwen2.5-VL pixels of the image as it sees it (arXiv 2502.13923)."""
 
-_N = r"[-+]?(?:(?:\d{1,40}(?:\.\d{0,40})?|\.\d{1,40})(?:[eE][-+]?\d{1,3})?|nan|inf(?:inity)?)"
-_NUMBER = re.compile(_N, re.IGNORECASE)
-_GROUP = re.compile(r"[\[(]([^\[\](){}]*)[\])]")
-_LIST = re.compile(rf"\s*{_N}(?:\s*,\s*{_N}|\s+{_N})*\s*,?\s*", re.IGNORECASE)
-_BARE = re.compile(rf"\s*(?:{_N}\s*,\s*){{3}}{_N}\s*\.?\s*", re.IGNORECASE)
-_CORNERS = re.compile(
-    r"[\"']?x_?(?:1|min)[\"']?\s*[:=]\s*(N)\s*,\s*[\"']?y_?(?:1|min)[\"']?\s*[:=]\s*(N)\s*,\s*"
-    r"[\"']?x_?(?:2|max)[\"']?\s*[:=]\s*(N)\s*,\s*[\"']?y_?(?:2|max)[\"']?\s*[:=]\s*(N)".replace(
-        "N", _N
-    ),
-    re.IGNORECASE,
-)
+_PART = re.compile(r"\b(?:half|twice|double|triple|quarter|part|third)\b(?:\s+of)?\W*$", re.I)
+
+
+def native_box_space(family: str) -> str:
+    """The space of ``schema.BOX_SPACES`` in which a family (``model_type``) writes boxes.
+
+    Raises:
+        UserError: the family is unknown.
+    """
+    if family not in NATIVE_SPACES:
+        known = ", ".join(NATIVE_SPACES)
+        raise UserError(f"model family {family!r} has no known box space: use one of {known}")
+    return NATIVE_SPACES[family]
 
 
 def score_iou(
@@ -76,8 +78,8 @@ def score_iou(
         return _clip(moved, frame)
 
     golds = [place(box, space) for box in targets]
-    boxes = parse_boxes(answer)
-    if boxes is None or (len(golds) == 1 and len(boxes) != 1) or len(boxes) > 3 * MAX_BOXES:
+    boxes = _committed_boxes(answer)
+    if boxes is None or (len(golds) == 1 and len(boxes) != 1):
         return 0.0
     if not all(_finite(box) and _usable(box) for box in boxes):
         return 0.0
@@ -134,13 +136,14 @@ def iou_gold_problem(
     boxes = _gold_boxes(gold)
     if not boxes:
         return f"gold {gold[:60]!r} holds no box [x1, y1, x2, y2]"
-    if len(boxes) > MAX_BOXES:
-        return f"gold holds {len(boxes)} boxes, more than {MAX_BOXES}"
     for box in boxes:
         if not _finite(box) or not _usable(box):
             return f"gold {gold[:60]!r} has an inverted, empty or non-finite box"
-        if box_space in ("normalized", "normalized_square") and max(map(abs, box)) > 1.5:
-            return f"gold {gold[:60]!r} is not in {box_space} coordinates (0..1)"
+        top = {"normalized": 1, "normalized_square": 1, "normalized_1000": 1000}.get(
+            box_space or ""
+        )
+        if top and max(map(abs, box)) > 1.5 * top:
+            return f"gold {gold[:60]!r} is not in {box_space} coordinates (0..{top})"
     space = box_space or _guess_space(boxes)
     try:
         frame = _frame(space, image_size, resized_size)
@@ -175,47 +178,22 @@ def match_boxes(answers: Sequence[Box], golds: Sequence[Box]) -> float:
         return 0.0
     if len(answers) == len(golds) == 1:
         return iou(answers[0], golds[0])
-    few, many = sorted((list(answers), list(golds)), key=len)
-    # best[mask]: largest total with the boxes of ``few`` in ``mask`` already matched.
-    best = {0: 0.0}
-    for box in many:
-        grown = dict(best)
-        for mask, total in best.items():
-            for index, other in enumerate(few):
-                if not mask >> index & 1:
-                    value = total + iou(box, other)
-                    key = mask | 1 << index
-                    if value > grown.get(key, -1.0):
-                        grown[key] = value
-        best = grown
-    return min(1.0, max(best.values()) / len(many))
+    # Imported here: most answers hold one box, and SciPy takes a while to import.
+    from scipy.optimize import linear_sum_assignment
+
+    values = [[iou(answer, gold) for gold in golds] for answer in answers]
+    rows, columns = linear_sum_assignment(values, maximize=True)
+    total = sum(values[i][j] for i, j in zip(rows, columns, strict=True))
+    return min(1.0, total / max(len(answers), len(golds)))
 
 
-def parse_boxes(text: str) -> list[Box] | None:
-    """All boxes of a text in order; None when it has none or anything malformed.
-
-    Reads ``[x1, y1, x2, y2]``, lists of it, parentheses, JSON or Python dicts with the box in a
-    list or in keys x1, y1, x2, y2, fenced or not, and four bare comma-separated numbers. A bracket
-    with numbers in any other count makes the whole text unreadable.
-    """
-    if len(text) > _MAX_ANSWER:
+def _committed_boxes(answer: str) -> list[Box] | None:
+    """The boxes of an answer that stands by them."""
+    found = find_boxes(answer)
+    if found is None:
         return None
-    text = fold(text)
-    boxes: list[Box] = []
-    for match in _GROUP.finditer(text):
-        inside = match[1]
-        if _LIST.fullmatch(inside):
-            numbers = [float(n) for n in _NUMBER.findall(inside)]
-            if len(numbers) != 4:
-                return None
-            boxes.append((numbers[0], numbers[1], numbers[2], numbers[3]))
-    for match in _CORNERS.finditer(text) if ":" in text or "=" in text else ():
-        x1, y1, x2, y2 = (float(n) for n in match.groups())
-        boxes.append((x1, y1, x2, y2))
-    if not boxes and _BARE.fullmatch(text):
-        x1, y1, x2, y2 = (float(n) for n in _NUMBER.findall(text))
-        boxes.append((x1, y1, x2, y2))
-    return boxes or None
+    boxes, lead, tail = found
+    return boxes if stands_around(lead, tail) and not _PART.search(lead) else None
 
 
 def to_normalized(
@@ -228,6 +206,8 @@ def to_normalized(
     """
     if space == "normalized":
         return box
+    if space == "normalized_1000":
+        return box[0] / 1000, box[1] / 1000, box[2] / 1000, box[3] / 1000
     if space == "original_pixels":
         wide, high = _need(image_size, "image_size", space)
     elif space == "resized_pixels":
@@ -262,8 +242,9 @@ def _guess_space(boxes: Sequence[Box]) -> str:
 
 def _frame(space: str, image_size: Size | None, resized_size: Size | None) -> Box:
     """The image's own extent in a space; unbounded in pixels of an image of unknown size."""
-    if space == "normalized":
-        return 0.0, 0.0, 1.0, 1.0
+    if space in ("normalized", "normalized_1000"):
+        side = 1.0 if space == "normalized" else 1000.0
+        return 0.0, 0.0, side, side
     if space == "normalized_square":
         if image_size is None:
             return 0.0, 0.0, 1.0, 1.0
@@ -299,3 +280,24 @@ def _usable(box: Box) -> bool:
 
 def _area(box: Box) -> float:
     return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def make(setup: Setup) -> Verifier:
+    """The verifier of grounding questions."""
+
+    def rule(request: ScoreRequest, answer: str) -> float:
+        return score_iou(
+            answer,
+            request.gt,
+            box_space=request.box_space,
+            answer_space=setup.settings.answer_box_space,
+            image_size=request.image_size,
+            resized_size=request.resized_size,
+        )
+
+    return RuleVerifier(
+        rule,
+        lambda request: iou_gold_problem(
+            request.gt, request.box_space, request.image_size, request.resized_size
+        ),
+    )

@@ -1,23 +1,33 @@
-"""Mathematical expressions: equivalence by Math-Verify, in worker processes (section 4.1, "math").
+"""Mathematical expressions (section 4.1, "math"): equality of value, in worker processes.
 
-The host side reads both texts first. Plain numbers, letters and the few words that are answers are
-compared here and never reach a parser that would read ``None`` as a product of four variables. What
-is left goes to Math-Verify as (gold, prediction), the gold wrapped in dollar signs, because a bare
-``2\\sqrt{3}`` is read as 2.
+The host finds the value that each text commits to (``reading``). Plain numbers, letters and the few
+words that are answers are compared here; expressions go to ``math_judge`` in a process that can be
+killed.
 """
 
 import re
+from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any
 
-from vlaa_jax.rewards.exact.decide import decide
-from vlaa_jax.rewards.expression import (
+from vlaa_jax.rewards.extract import strip_answer_tags
+from vlaa_jax.rewards.gold_check import parser_problems
+from vlaa_jax.rewards.mcq import chosen_letter
+from vlaa_jax.rewards.pool import KillablePool, Outcome
+from vlaa_jax.rewards.reading import (
     MAX_EXPRESSION,
     Reading,
-    read_expression,
+    factors_between,
+    read_answer,
+    read_gold,
     with_decimal_comma,
 )
-from vlaa_jax.rewards.extract import strip_answer_tags
-from vlaa_jax.rewards.mcq import chosen_letter
+from vlaa_jax.rewards.text import plain
+from vlaa_jax.rewards.verifier import Finish, Item, Setup, Verdict, Verifier, reason
+from vlaa_jax.schema import ScoreRequest
 
 TASK = "vlaa_jax.rewards.math_judge:judge"
 """What a ``KillablePool`` runs for this verifier."""
@@ -28,7 +38,7 @@ class MathCase:
     """A comparison: decided here, or left to a worker."""
 
     verdict: bool | None = None
-    item: dict[str, str] | None = None
+    item: dict[str, Any] | None = None
     """JSON item for ``math_judge.judge``; None when ``verdict`` is set."""
 
 
@@ -38,66 +48,138 @@ def prepare_case(answer: str, gold: str) -> MathCase:
     Raises:
         ValueError: the gold is not mathematics that could be compared.
     """
-    problem = math_gold_problem(gold)
-    if problem:
-        raise ValueError(problem)
-    target = read_expression(strip_answer_tags(gold), is_gold=True)
+    target = _target(gold)
+    if target is None:
+        raise ValueError(math_gold_problem(gold) or "the gold is no mathematics")
     if target.letter is not None:
-        return MathCase(verdict=_letter(answer) == target.letter)
-    said = read_expression(answer)
-    if target.literal is not None or said.literal is not None:
-        return MathCase(verdict=target.literal == said.literal)
-    if target.unit and said.unit and target.unit != said.unit:
-        return MathCase(verdict=False)
-    if target.number is not None:
-        number = said.number
-        if number is None:
-            number = with_decimal_comma(answer)
-        if number is not None and (number == target.number or (target.exact and said.exact)):
-            return MathCase(verdict=number == target.number)
-        if number is not None and said.latex is None:
-            return MathCase(verdict=number == target.number)
-    if said.latex is None or target.latex is None:
-        return MathCase(verdict=False)
-    if _squeezed(said.latex) == _squeezed(target.latex):
+        return MathCase(verdict=chosen_letter(plain(answer)) == target.letter)
+    if _verbatim(answer) == _verbatim(strip_answer_tags(gold)):
         return MathCase(verdict=True)
-    verdict = _decided(target.latex, said.latex)
-    if verdict is not None:
-        return MathCase(verdict=verdict)
-    return MathCase(item={"gold": target.latex, "answer": said.latex})
+    said = read_answer(answer)
+    if target.number is not None and with_decimal_comma(answer) == target.number:
+        return MathCase(verdict=True)
+    if said is None or target.literal is not None or said.literal is not None:
+        return MathCase(verdict=said is not None and said.literal == target.literal is not None)
+    factors = factors_between(target, said)
+    if target.number is not None and said.number is not None:
+        return MathCase(verdict=any(_close(target, said, factor) for factor in factors))
+    if not factors or _squeezed(said.latex) == _squeezed(target.latex):
+        return MathCase(verdict=1 in factors)
+    item: dict[str, Any] = {"gold": target.latex, "answer": said.latex}
+    if factors != [1]:
+        item["factors"] = [str(factor) for factor in factors]
+    return MathCase(item=item)
 
 
-def self_check_item(gold: str) -> dict[str, str] | None:
+def self_check_item(gold: str) -> dict[str, Any] | None:
     """The item by which a worker tells whether a gold parses; None where no parser is needed."""
-    reading = read_expression(strip_answer_tags(gold), is_gold=True)
-    if reading.latex is None or reading.number is not None:
+    reading = _target(gold)
+    if reading is None or reading.number is not None or not reading.latex:
         return None
     return {"gold": reading.latex, "answer": reading.latex}
 
 
-def _decided(gold: str, answer: str) -> bool | None:
-    """The exact verdict on ordinary algebra; None where Math-Verify is needed."""
-    inner = [text[1:-1] for text in (gold, answer) if text[:1] == text[-1:] == "$"]
-    if len(inner) < 2 or "$" in inner[0] + inner[1]:
-        return None
-    return decide(inner[0], inner[1])
-
-
-def _squeezed(latex: str) -> str:
-    return re.sub(r"\\[,;: ]|\s+(?![A-Za-z])", "", latex)
-
-
 def math_gold_problem(gold: str) -> str | None:
     """Why no answer can be compared with this gold, as far as can be told without a parser."""
-    reading = read_expression(strip_answer_tags(gold), is_gold=True)
     if not gold.strip():
         return "gold is empty"
     if len(gold) > MAX_EXPRESSION:
         return f"gold has {len(gold)} characters, more than {MAX_EXPRESSION}"
-    if reading == Reading():
+    if _target(gold) is None:
         return f"gold {gold[:60]!r} is words, not mathematics"
     return None
 
 
-def _letter(answer: str) -> str | None:
-    return chosen_letter(re.sub(r"\\(?:text|mathrm|textbf)\s*\{([^{}]*)\}", r"\1", answer))
+@lru_cache(maxsize=4096)  # a gold is compared with a whole group of answers
+def _target(gold: str) -> Reading | None:
+    return read_gold(strip_answer_tags(gold))
+
+
+def _close(gold: Reading, answer: Reading, factor: Fraction) -> bool:
+    """Whether two numbers are one: exactly, or as a decimal that is a value's rounding."""
+    ours, said = gold.number or Fraction(0), (answer.number or Fraction(0)) * factor
+    if ours == said:
+        return True
+    if factor != 1 and factor.denominator > 10**6:  # a conversion that is no round number
+        return abs(ours - said) <= max(abs(ours), abs(said)) / 10**9
+    if all("." not in reading.latex for reading in (gold, answer)):
+        return False
+    return abs(ours - said) <= min(Fraction(1), max(abs(ours), abs(said))) / 2_000_000
+
+
+def _verbatim(text: str) -> str:
+    """A text without the spaces that say nothing: those between digits stay."""
+    return re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", plain(text))
+
+
+def _squeezed(latex: str) -> str:
+    return re.sub(r"(?<!\d)\s+(?![A-Za-z])|\s+(?![A-Za-z\d])", "", latex)
+
+
+class MathVerifier:
+    """Compares on the host what it can, and the rest in a pool of processes.
+
+    Args:
+        workers: number of processes.
+        timeout_s: CPU seconds that one comparison may take.
+    """
+
+    uses_devices = False
+
+    def __init__(self, workers: int, timeout_s: float) -> None:
+        self._pool = KillablePool(TASK, workers=workers, timeout_s=timeout_s)
+
+    def start(self) -> None:
+        """Begin starting the processes."""
+        self._pool.start()
+
+    def begin(self, items: Sequence[Item]) -> Finish:
+        """Send what the host cannot decide to the processes; equal pairs are compared once."""
+        asked: dict[str, Future[Outcome]] = {}
+        waiting: list[Verdict | Future[Outcome]] = []
+        for item in items:
+            try:
+                case = prepare_case(item.answer, item.request.gt)
+            except Exception as error:
+                waiting.append(Verdict(error=reason(error)))
+                continue
+            if case.item is None:
+                waiting.append(Verdict(float(bool(case.verdict))))
+                continue
+            key = repr(case.item)
+            if key not in asked:
+                asked[key] = self._pool.submit(case.item)
+            waiting.append(asked[key])
+        return lambda: [
+            told if isinstance(told, Verdict) else _verdict(told.result()) for told in waiting
+        ]
+
+    def gold_problems(self, requests: Sequence[ScoreRequest]) -> list[str | None]:
+        """Texts are judged here; then each gold is compared with itself in the processes.
+
+        Raises:
+            UserError: the processes failed, so that nothing is known about the golds.
+        """
+        problems = [math_gold_problem(request.gt) for request in requests]
+        sound = [i for i, problem in enumerate(problems) if problem is None]
+        checks = [(requests[i].gt, self_check_item(requests[i].gt)) for i in sound]
+        for i, problem in zip(sound, parser_problems(self._pool, checks), strict=True):
+            problems[i] = problem
+        return problems
+
+    def close(self) -> None:
+        """End the processes."""
+        self._pool.close()
+
+
+def _verdict(outcome: Outcome) -> Verdict:
+    if outcome.error is not None:
+        return Verdict(error=f"maths: {outcome.error}")
+    if "gold_problem" in outcome.value:
+        return Verdict(error=outcome.value["gold_problem"])
+    return Verdict(float(outcome.value["equal"]))
+
+
+def make(setup: Setup) -> Verifier:
+    """The verifier of mathematical expressions."""
+    return MathVerifier(setup.settings.math_workers, setup.settings.math_timeout_s)

@@ -1,80 +1,56 @@
-"""Multiple choice: exactly one option letter, or the text of exactly one listed option."""
+"""Multiple choice, "mcq": a commitment to one option, by letter or by text (section 4.1)."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from types import MappingProxyType
 
+from vlaa_jax.rewards.commitment import before_reason, commit
 from vlaa_jax.rewards.extract import strip_answer_tags
-from vlaa_jax.rewards.numbers import fold, unwrap
+from vlaa_jax.rewards.reading import Reading, factors_between, read_answer
+from vlaa_jax.rewards.text import plain
+from vlaa_jax.rewards.verifier import RuleVerifier, Setup, Verifier
 
 MAX_ANSWER = 2_000
 """Characters; a longer "choice" is an essay."""
 
-_BARE = re.compile(r"[(\[{]?\s*([A-Za-z])\s*[)\]}]?\s*[.:,;]?")
-_LETTER_TEXT = re.compile(
-    r"(?:[(\[{]\s*([A-Za-z])\s*[)\]}]\s*[.:,-]?|([A-Za-z])\s*[).:]|([A-Z])\s+[-=]\s)\s*(\S.*)",
-    re.DOTALL,
+_BARE = re.compile(r"[(\[{<]?\s*([A-Za-z])\s*[)\]}>]?\s*[.:,;]?")
+_LETTER = re.compile(
+    r"[(\[{]\s*(?P<a>[A-Za-z])\s*[)\]}]|(?P<b>[A-Za-z])\s*[).:](?=\W|[A-Z\d]|$)"
+    r"|(?P<c>[A-Z])(?=\s*(?:[,;!=]|-\s|$|[\u4e00-\u9fff]))"
+    r"|(?P<d>[A-Z])(?=\s+(?:is|was|because|since|as|due|given|seems|matches|would|must|should)\b|\s*\()"
+    r"|(?P<e>[A-Z])(?=\s)"
 )
-_LEAD = re.compile(
-    r"(?:(?:so|thus|hence|therefore)\s*,?\s+)?"
-    r"(?:(?:the|my|our)\s+)?(?:(?:final|correct|right|best|most\s+likely)\s+)*"
-    r"(?:answer|option|choice|selection|response)\s*"
-    r"(?:(?:is|would\s+be|should\s+be|must\s+be)\s*)?[:=]?\s*(?:(?:option|choice|letter)\s+)?"
-    r"|(?:i\s+(?:choose|pick|select)|choose|select|pick)\s+(?:(?:option|choice|letter)\s+)?"
-    r"|it\s+is\s+",
-    re.IGNORECASE,
+# Another option after the first one. The article is none, nor is a point or side of a figure.
+_ARTICLE = r"A(?=\s+[a-z]{2,}|\s+\d)(?!\s+(?:and|or|is|nor|not|then|maybe)\b)"
+_FIGURE = (
+    r"(?:point|points|angle|angles|line|side|sides|segment|vertex|arc|chord|circle|plane|triangle|center"
+    r"|centre|set|row|column|figure|vitamin|type|class|group|team|∠|△|\\angle|\\triangle)\s*"
 )
-_TRAIL = re.compile(
-    r"[(\[]?([A-Z])[)\]]?\s+is\s+(?:the\s+)?(?:(?:correct|right|best|final)\s*)*"
-    r"(?:answer|option|choice)?\s*\.?",
+_CAPITAL = re.compile(
+    rf"(?<![A-Za-z0-9_\\'])(?!{_ARTICLE})([A-H])(?![A-Za-z0-9_'])(?!\s*[=<>^+*/≤≥](?!.*[:)]\s))"
 )
-# A second option named after the first: "B or C", "B, C", "B: 3, C: 4", "(A) 3 (B) 4".
-_ANOTHER = re.compile(
-    r"(?:\b(?i:or|and|not|nor|maybe|possibly|perhaps|either|also|both|option|choice|answer)\b"
-    r"(?:\s+(?:is|be|option|choice))*|[,;/|&+>])"
-    r"\s*[(\[]?([A-Z])[)\]]?(?=\W|$)(?!['’])"
-    r"|[(\[]\s*([A-Z])\s*[)\]]|(?:^|\s)([A-Z])\s*[:)](?=\W|$)|(?:^|\s)([A-Z])\.\s+\S"
+_NAMED = re.compile(rf"{_FIGURE}(?:[A-Z]\b(?:\s*(?:,|and|to|or)\s*)?)+", re.IGNORECASE)
+_RUN = re.compile(r"(?<![\w\\])[A-H]{2,8}(?!\w)")
+_SMALL = re.compile(
+    r"(?:^|(?<=[\s,;/|&=+-]))\(?([a-h])\)(?=\W|$)|(?<![\w\\])[(\[{]\s*([a-h])\s*[)\]}]"
+    r"|(?:\b(?:or|nor|maybe|possibly|perhaps|either|option|choice|answer)\b|^\s*[,;/|&-]?)\s*"
+    r"([b-h])(?![\w'’]|\s*[\^<>+*=≤≥≠])|(?:^|\s)([a-h])[.:](?=\s*\S)|\b(?:or|nor)\s+(a)\s*\W?$"
 )
-_STYLED = re.compile(r"\\text\{([^{}]*)\}|\*\*([^*]*)\*\*")
-_STANDALONE = re.compile(r"(?<![\w\\])([A-H])(?![\w'’])")
-# A lower-case letter that stands alone: not the article ("a dog", "a 45 degree angle"), and not a
-# variable of a formula ("c = 5", "b > 0", "a^2 + b^2") or a function.
-_JOINING = "and|are|choice|is|maybe|nor|not|option|or|perhaps|possibly|then"
-_A = rf"a(?!\s+(?:(?!(?:{_JOINING})\b)[^\W_]{{2,}}|\d))"
-_SMALL = rf"(?:[b-e]|[f-h](?!\()|{_A})(?![\w'’]|\s*(?:=\s*[-\d.\\]|[\^<>+*≤≥≠]|=\s*[a-z(]))"
-_IN_FORMULA = r"(?<![\w\\∠△])(?<![\^<>=+*≤≥≠-])(?<![\^<>=+*≤≥≠-]\s)"
-# One that looks like an option beside a capital as well: marked, in the first place, or offered.
-_MARKED = (
-    rf"(?:^|(?<=[\s,;/|&])){_SMALL}(?=\s*[:)\]}}]|\.\s+\S)"
-    rf"|(?<![\w\\])[(\[{{]\s*{_SMALL}(?=\s*[)\]}}])"
-)
-_OFFERED = rf"^{_SMALL}|\b(?i:or|nor|maybe|possibly|perhaps|either|option|choice|answer)\s+{_SMALL}"
-# Brackets around a formula, and arguments: "(a, b)", "(c - d)", "f(a)". "(or c)" has a word.
-_FORMULA = (
-    r"\b(?:[A-Za-z]|sin|cos|tan|log|ln)\(\s*\w\s*\)"
-    r"|[(\[](?!\s*[a-h]\s*[)\]])(?:(?![A-Za-z]{2})[^()\[\]:;])*[)\]]"
-)
-_SMALL_ALONE = re.compile(rf"(?P<formula>{_FORMULA})|{_MARKED}|{_IN_FORMULA}{_SMALL}")
-_SMALL_MARKED = re.compile(rf"(?P<formula>{_FORMULA})|{_MARKED}|{_OFFERED}")
-_SMALL_LISTED = re.compile(rf"(?P<formula>{_FORMULA})|{_MARKED}")
-_ABBREVIATION = re.compile(r"(?<![\w.])(?:e\.g|i\.e|a\.k\.a)\.(?!\w)", re.IGNORECASE)
-_ALONE = re.compile(r"\b[A-H]\b")
-_CAPITALS = re.compile(r"(?<!\w)[A-H]{1,8}(?!\w)")
-_SMALL_RUN = re.compile(r"(?<!\w)[A-Ha-h]{1,8}(?!\w)")
-# A rest of nothing but letters, runs of letters and what stands between them.
-_ONLY_LETTERS = re.compile(
-    rf"(?:(?<!\w)(?:[A-Ha-h]{{1,8}}|{_JOINING}|either|both|also)(?!\w)|[\s,;:./|&=()\[\]{{}}-])+"
-)
+_MARKED = re.compile(r"(?<![\w.'])[(\[]?[a-h][)\].:](?=\W|$)")
 _CHAIN = re.compile(
-    r"(?<![\w\\])[a-h](?:\s*(?:[,;/|&]|,?\s*\b(?:and|or|nor)\b)\s*[a-h](?!\w)){2,}(?!\s*[\^<>=+*≤≥≠])"
+    r"^\W*(?:(?:all|both|each|any)\s+(?:of\s+)?)?[a-h](?:(?:\W+|\s+(?:and|or|nor|then)\s+)[a-h])*\W*$",
 )
+_ONLY = re.compile(r"^\W*[A-Ha-h]{1,8}(?:(?:\W+|\s+(?:and|or|nor|then)\s+)[A-Ha-h]{1,8})*\W*$")
+_ABBREVIATION = re.compile(r"(?<![\w.])(?:e\.g|i\.e|a\.k\.a)\.(?!\w)", re.IGNORECASE)
+_FORMULA = re.compile(r"\b[a-zA-Z]+\([^()]{1,20}\)|[(\[](?=[^()\[\]]*[,+*^-])[^()\[\]:;]*[)\]]")
 _OPTION_LINE = re.compile(r"^\s*[(\[]?([A-Z])\s*[)\].:、]\s*(\S.*?)\s*$", re.MULTILINE)
 _OPTION_INLINE = re.compile(r"(?:^|[\s,;])[(\[]?([A-Z])\s*[)\].:](?=\s|[^\sA-Za-z])")
+_ENDS = re.compile(r"[.,;:](?=\s|$)|\s(?=[a-z]{2,}\b)|\s-\s|\n")
 
 
 def score_mcq(answer: str, gold: str, question: str = "") -> float:
-    """1.0 when the answer chooses exactly the gold's option, else 0.0.
+    """1.0 when the answer commits to exactly the gold's option, else 0.0.
 
     Args:
         answer: extracted answer text.
@@ -82,15 +58,15 @@ def score_mcq(answer: str, gold: str, question: str = "") -> float:
         question: where it lists options, an option's text is as good as its letter.
 
     Raises:
-        ValueError: the gold does not name one option.
+        ValueError: the gold does not name one option of the question.
     """
-    options = listed_options(question)
-    target = _target(gold, question)
-    if target is None:
-        raise ValueError(mcq_gold_problem(gold, question) or "the gold names no option")
-    return float(chosen_letter(answer, options) == target)
+    problem = mcq_gold_problem(gold, question)
+    if problem:
+        raise ValueError(problem)
+    return float(chosen_letter(answer, listed_options(question)) == _target(gold, question))
 
 
+@lru_cache(maxsize=4096)  # a gold is compared with a whole group of answers
 def mcq_gold_problem(gold: str, question: str = "") -> str | None:
     """Why no answer can be compared with this gold; None when all is well."""
     options = listed_options(question)
@@ -105,28 +81,101 @@ def mcq_gold_problem(gold: str, question: str = "") -> str | None:
 def chosen_letter(answer: str, options: Mapping[str, str] | None = None) -> str | None:
     """The one option an answer commits to, upper-case; None when none or several.
 
-    Accepts ``B``, ``b``, ``(B)``, ``B.``, ``B: text``, ``(B) text``, ``Option B``, ``The answer is
-    (B)``, ``B is correct`` and the exact text of one option. Several letters give None, and so does
-    a letter with the text of a different option.
+    Accepts ``B``, ``b``, ``(B)``, ``B. text``, ``Option B``, ``The answer is (B)``, ``B is
+    correct`` and the text of one option, also without its unit. A letter with the text of a
+    different option is none.
     """
-    options = options or {}
     if len(answer) > MAX_ANSWER:
         return None
-    text = _tidy(answer)
-    by_text = _option_with_text(text, options)
-    # "A" may itself be the text of an option ("B: A"); the letter then still means the letter.
-    match = _BARE.fullmatch(text)
-    if match:
-        return match[1].upper()
-    if by_text:
-        return by_text
-    match = _TRAIL.fullmatch(text)
-    if match:
-        return match[1]
-    lead = _LEAD.match(text)
-    if lead and lead.end() < len(text):
-        return _leading_letter(_tidy(text[lead.end() :]), options, stated=True)
-    return _leading_letter(text, options)
+    text = plain(answer)
+    bare = _BARE.fullmatch(text)
+    if bare:  # "A" may itself be the text of an option ("B: A"); the letter then means the letter
+        return bare[1].upper()
+    chooser = _Chooser(options or {})
+    named = _option_with(text, chooser.options)
+    if named or _ONLY.fullmatch(text):
+        return named
+    return commit(text, chooser.read, chooser.rivals)
+
+
+class _Chooser:
+    """Reads options in an answer to one question."""
+
+    def __init__(self, options: Mapping[str, str]) -> None:
+        self.options = options
+
+    def read(self, text: str, start: int) -> Iterator[tuple[str, int]]:
+        """Options that may be named at a place: by text, then by letter."""
+        if self.options:
+            ends = [match.start() for match in _ENDS.finditer(text, start + 1)]
+            for end in [len(text), *reversed(ends[:8])]:
+                named = _option_with(text[start:end], self.options)
+                if named:
+                    yield named, end
+        match = _LETTER.match(text, start)
+        if not match:
+            return
+        said = next(group for group in match.groups() if group)  # the letter
+        letter, rest = said.upper(), text[match.end() :]
+        if match["e"] and not self._is_own(letter, rest):
+            return
+        if self._contradicts(letter, rest, said.islower()):
+            return
+        yield letter, match.end() + self._own_length(letter, rest)
+
+    def rivals(self, text: str) -> bool:
+        """Whether a piece of text names an option."""
+        text = _FORMULA.sub(" ", _NAMED.sub(" ", text))
+        return bool(_CAPITAL.search(text) or _MARKED.search(text)) or self._quotes_other(text, "")
+
+    def _is_own(self, letter: str, rest: str) -> bool:
+        own = self.options.get(letter, "")
+        return bool(own) and _same(rest.strip(" .,:;=-()[]") or "-", own)
+
+    def _own_length(self, letter: str, rest: str) -> int:
+        """Characters of the letter's own text at the head of what follows it, marks included."""
+        if self._is_own(letter, rest):
+            return len(rest)
+        marks = len(rest) - len(rest.lstrip(" .,:;=-"))
+        own = self.options.get(letter, "").rstrip(".")
+        if own and rest[marks:].casefold().startswith(own.casefold()):
+            return marks + len(own)
+        return marks
+
+    def _contradicts(self, letter: str, rest: str, is_small: bool) -> bool:
+        """Whether what follows a letter names another option, by letter or by text."""
+        said = rest.strip(" .,:;=-")
+        if not said or self._is_own(letter, rest):
+            return False
+        named = _option_with(said.strip("()[]. "), self.options)
+        if named:
+            return named != letter
+        bare = _FORMULA.sub(" ", _ABBREVIATION.sub(" ", rest))
+        if _ONLY.fullmatch(rest) or (_CHAIN.fullmatch(rest) and is_small):
+            return set(re.findall("[A-H]", rest.upper())) != {letter}
+        every = set(self.options) or set("ABCD")
+        runs = {frozenset(run) for run in _RUN.findall(rest)}
+        if any(every <= run | {letter} for run in runs) or _lists_all(rest, every, letter):
+            return True
+        others = {group.upper() for m in _SMALL.finditer(bare) for group in m.groups() if group}
+        if (is_small or others - {"A"}) and others - {letter}:
+            return True
+        return self._quotes_other(before_reason(rest), letter)
+
+    def _quotes_other(self, rest: str, letter: str) -> bool:
+        said, own = _plain(rest), _plain(self.options.get(letter, ""))
+        others = {_plain(text) for other, text in self.options.items() if other != letter} - {""}
+        return any(
+            re.search(rf"(?<![\w.-]){re.escape(text)}(?!\w)", said)
+            for text in others
+            if text not in own
+        )
+
+
+def _lists_all(rest: str, every: set[str], letter: str) -> bool:
+    """``all of a, b, c, d``, but not ``since a, b, c, d > 0``."""
+    listed = re.search(r"\b(?:all|any|each) (?:of )?((?:[a-h](?:, | and |,? or )?){2,})\b", rest)
+    return listed is not None and every <= set(re.findall("[A-H]", listed[1].upper())) | {letter}
 
 
 @lru_cache(maxsize=4096)  # a question is asked of a whole group of answers
@@ -165,90 +214,57 @@ def _run_from_a(pieces: list[tuple[str, str]]) -> dict[str, str]:
     return best
 
 
-def _leading_letter(text: str, options: Mapping[str, str], stated: bool = False) -> str | None:
-    match = _BARE.fullmatch(text)
-    if match:
-        return match[1].upper()
-    match = _LETTER_TEXT.fullmatch(text)
-    if not match:
-        return _option_with_text(text, options) if stated else None
-    letter = (match[1] or match[2] or match[3]).upper()
-    rest = match[4].strip()
-    named = _option_with_text(rest, options)
-    if named:
-        return letter if named == letter or _same(rest, options.get(letter, "")) else None
-    rest = _ABBREVIATION.sub(" ", rest).strip()
-    if _names_all(rest, letter, options):
+def _option_with(text: str, options: Mapping[str, str]) -> str | None:
+    """The one option whose text this is; the same text first, then the same value."""
+    if not options or not text.strip():
         return None
-    # Small letters are options where the first one is small; beside a capital they are names of
-    # sides and the like, unless they look like options.
-    is_small = (match[1] or match[2] or match[3]).islower()
-    rest = _raised(rest, _SMALL_ALONE if is_small else _SMALL_MARKED)
-    others = {group for found in _ANOTHER.finditer(rest) for group in found.groups() if group}
-    if others - {letter}:
-        return None
-    # "A: B" and "A: B C D": letters where the option's text should be, or several strewn in it.
-    strewn = set(_STANDALONE.findall(rest)) - {letter}
-    if len(strewn) > 1 or (strewn and _STANDALONE.match(rest)):
-        return None
-    # Nor may the explanation quote another option in full, next to or instead of its own.
-    if _quotes_other(rest, letter, options):
-        return None
-    return letter
-
-
-def _raised(text: str, pattern: re.Pattern[str]) -> str:
-    return pattern.sub(lambda match: match[0] if match["formula"] else match[0].upper(), text)
-
-
-def _names_all(rest: str, letter: str, options: Mapping[str, str]) -> bool:
-    """Whether every option's letter is there, apart or in runs (``BCD``).
-
-    Small letters count where they are marked (``b)``), where they are listed in full (``a, b, c,
-    d``), and where nothing else follows the answer; elsewhere they are the names of variables.
-    """
-    every = set(options) or set("ABCD")
-    if _ONLY_LETTERS.fullmatch(rest):
-        runs = _SMALL_RUN.findall(rest)
-        lists = [run.upper() for run in runs if run.isupper() or set(run.upper()) <= every]
-        named = set().union(*lists)
-    else:
-        named = set().union(*_CAPITALS.findall(_raised(rest, _SMALL_LISTED)))
-        if any(every <= set(_ALONE.findall(chain.upper())) for chain in _CHAIN.findall(rest)):
-            return True
-    return every <= named | {letter}
-
-
-def _quotes_other(rest: str, letter: str, options: Mapping[str, str]) -> bool:
-    said = _plain(rest)
-    own = _plain(options.get(letter, ""))
-    for other, text in options.items():
-        text = _plain(text)
-        if other == letter or not text or text in own:
-            continue
-        if re.search(rf"(?<!\w){re.escape(text)}(?!\w)", said):
-            return True
-    return False
-
-
-def _option_with_text(text: str, options: Mapping[str, str]) -> str | None:
-    matches = [letter for letter, option in options.items() if _same(text, option)]
-    return matches[0] if len(matches) == 1 else None
+    for alike in (_same_words, _same_value):
+        found = [letter for letter, option in options.items() if alike(text, option)]
+        if found:
+            return found[0] if len(found) == 1 else None
+    return None
 
 
 def _same(left: str, right: str) -> bool:
+    return _same_words(left, right) or _same_value(left, right)
+
+
+def _same_words(left: str, right: str) -> bool:
     return bool(_plain(left)) and _plain(left) == _plain(right)
+
+
+def _same_value(left: str, right: str) -> bool:
+    """Two quantities of one value; the unit of the option may be left out."""
+    said, ours = _quantity(left), _quantity(right)
+    if said is None or ours is None or (said.nouns and not ours.nouns):
+        return False
+    if said.number is None or ours.number is None or (said.unit and not ours.unit):
+        return False
+    return any(said.number * factor == ours.number for factor in factors_between(ours, said)[:1])
+
+
+@lru_cache(maxsize=8192)
+def _quantity(text: str) -> Reading | None:
+    text = text.strip()
+    if (
+        len(text) > 60
+        or not re.search(r"\d", text)
+        or not re.match(r"[-+\d.($\\€£¥]|[a-z]\s*=", text)
+    ):
+        return None
+    return read_answer(re.sub(r"^[a-z]\s*=", "", text))
 
 
 @lru_cache(maxsize=8192)
 def _plain(text: str) -> str:
     """Option text for comparison: case, spaces, wrappers and a final point do not matter."""
-    text = unwrap(fold(text)).replace("^\\circ", "°").replace("^{\\circ}", "°")
+    text = plain(text).replace("^\\circ", "°").replace("^{\\circ}", "°")
     return " ".join(text.split()).rstrip(".").strip().casefold()
 
 
-def _tidy(text: str) -> str:
-    text = unwrap(fold(text))
-    if "\\" in text or "*" in text:
-        text = _STYLED.sub(lambda m: m[1] or m[2] or "", text)
-    return " ".join(text.split()).strip("$").strip()
+def make(setup: Setup) -> Verifier:
+    """The verifier of multiple-choice questions."""
+    return RuleVerifier(
+        lambda request, answer: score_mcq(answer, request.gt, request.question),
+        lambda request: mcq_gold_problem(request.gt, request.question),
+    )

@@ -11,9 +11,12 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Protocol
 
 from vlaa_jax.rewards import similarity
+from vlaa_jax.rewards.verifier import Finish, Item, Setup, Verdict, Verifier, reason
+from vlaa_jax.schema import ScoreRequest
 
 MAX_ANSWER = 20_000
 """Characters of an answer that are sent to a scorer; a longer one is refused with reward 0."""
@@ -215,6 +218,95 @@ class ReferenceScorer:
         if key not in self._digests:
             self._digests[key] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
         return self._digests[key]
+
+
+class OpenEndedVerifier:
+    """Pays for beating the reference, by the scores of a backend.
+
+    Args:
+        backend: where S comes from; None: nothing was chosen, so no answer has a score.
+        beta: smoothing per point of S.
+    """
+
+    def __init__(self, backend: OpenEndedScorer | None, beta: float) -> None:
+        self._backend, self._beta = backend, beta
+        self._lock = Lock()
+
+    @property
+    def uses_devices(self) -> bool:
+        """Whether the backend does."""
+        return self._backend is not None and self._backend.uses_devices
+
+    def start(self) -> None:
+        """Nothing to start."""
+
+    def begin(self, items: Sequence[Item]) -> Finish:
+        """Ask the backend when asked to finish: it is called from one thread at a time."""
+        return lambda: self._finish(items)
+
+    def gold_problems(self, requests: Sequence[ScoreRequest]) -> list[str | None]:
+        """Any text can be a reference."""
+        return [None] * len(requests)
+
+    def close(self) -> None:
+        """Close the backend."""
+        if self._backend is not None:
+            self._backend.close()
+
+    def _finish(self, items: Sequence[Item]) -> list[Verdict]:
+        verdicts = [self._refused(item) for item in items]
+        asked = [i for i, verdict in enumerate(verdicts) if verdict is None]
+        if asked and self._backend is not None:
+            for i, margin in zip(asked, self._margins(self._backend, items, asked), strict=True):
+                verdicts[i] = self._verdict(self._backend.name, margin)
+        return [verdict or Verdict(0.0) for verdict in verdicts]
+
+    def _refused(self, item: Item) -> Verdict | None:
+        """The verdict on an answer that no backend is asked about."""
+        if not item.request.gt.strip():
+            return Verdict(error="gold is empty")
+        if self._backend is None:
+            return Verdict(error="no open-ended backend: choose rewards.open_ended")
+        return Verdict(0.0) if len(item.answer) > MAX_ANSWER else None
+
+    def _margins(
+        self, backend: OpenEndedScorer, items: Sequence[Item], asked: Sequence[int]
+    ) -> list[Margin]:
+        requests = [items[i].request for i in asked]
+        texts = [
+            OpenItem(request.question, items[i].answer, request.gt, request.images)
+            for i, request in zip(asked, requests, strict=True)
+        ]
+        try:
+            with self._lock:
+                margins = backend.margins(texts)
+            if len(margins) != len(texts):
+                raise ValueError(f"{len(texts)} answers were sent, {len(margins)} scores came back")
+        except Exception as error:
+            return [Margin(error=reason(error))] * len(texts)
+        return margins
+
+    def _verdict(self, name: str, margin: Margin) -> Verdict:
+        if margin.error is not None:
+            return Verdict(error=f"{name}: {margin.error}")
+        try:
+            reward = reference_reward(margin.response, margin.reference, self._beta)
+        except ValueError as error:
+            return Verdict(error=f"{name}: {error}")
+        parts = {"response_score": margin.response, "reference_score": margin.reference}
+        return Verdict(reward, parts=parts)
+
+
+def make(setup: Setup) -> Verifier:
+    """The verifier of free-form answers.
+
+    Raises:
+        UserError: the settings name a backend that cannot be made from them.
+    """
+    from vlaa_jax.rewards.backends import make_open_ended  # it imports this module
+
+    backend = setup.open_ended or make_open_ended(setup.settings)
+    return OpenEndedVerifier(backend, setup.settings.beta)
 
 
 def _digest(parts: Iterable[str]) -> str:

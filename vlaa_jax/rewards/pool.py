@@ -49,6 +49,11 @@ class _Worker:
     channel: socket.socket
     job: _Job | None = None
     deadline: float = 0.0
+    """When to look next whether it overran, by the monotonic clock."""
+    last: float = 0.0
+    """When it overran in any case."""
+    used_s: float = 0.0
+    """CPU seconds before its task."""
     reply: bytearray = field(default_factory=bytearray)
     done: int = 0
 
@@ -64,7 +69,8 @@ class KillablePool:
         task: ``"package.module:function"``; imported in the children only. The module's
             ``warm_up()``, where it has one, runs once before any task.
         workers: number of processes.
-        timeout_s: seconds a task may take, from when a worker starts on it.
+        timeout_s: CPU seconds a task may take in its worker, so that a busy host fails none.
+        patience: wall time it may take, as a multiple of that: for tasks that wait, not compute.
         memory_mb: address space a worker may use, in MiB; beyond it a task fails with MemoryError.
         recycle_after: tasks after which a worker is replaced, so that caches cannot grow for ever.
     """
@@ -75,14 +81,15 @@ class KillablePool:
         *,
         workers: int = 2,
         timeout_s: float = 5.0,
+        patience: float = 20.0,
         memory_mb: int = 4096,
         recycle_after: int = 5_000,
     ) -> None:
-        if workers < 1 or not timeout_s > 0:
+        if workers < 1 or not timeout_s > 0 or not patience >= 1:
             raise ValueError("a pool needs at least one worker and a timeout above 0 seconds")
         self.workers = workers
         self.timeout_s = timeout_s
-        self._dispatcher = _Dispatcher(task, workers, memory_mb, recycle_after)
+        self._dispatcher = _Dispatcher(task, workers, patience, memory_mb, recycle_after)
         self._finalizer = weakref.finalize(self, self._dispatcher.close)
 
     def start(self) -> None:
@@ -112,7 +119,10 @@ class KillablePool:
 class _Dispatcher:
     """One thread that owns the nursery and all workers; everyone else only queues jobs."""
 
-    def __init__(self, task: str, workers: int, memory_mb: int, recycle_after: int) -> None:
+    def __init__(
+        self, task: str, workers: int, patience: float, memory_mb: int, recycle_after: int
+    ) -> None:
+        self._patience = patience
         self._task, self._size = task, workers
         self._memory_mb, self._recycle_after = memory_mb, recycle_after
         self._jobs: deque[_Job] = deque()
@@ -225,7 +235,9 @@ class _Dispatcher:
             with self._lock:
                 worker.job = self._jobs.popleft()
             self._busy.add(worker)
-            worker.deadline = time.monotonic() + worker.job.timeout_s
+            limit, now = worker.job.timeout_s, time.monotonic()
+            worker.used_s = _cpu_seconds(worker.pid) or 0.0
+            worker.deadline, worker.last = now + limit, now + limit * self._patience
             try:
                 worker.channel.sendall(worker.job.line)
             except OSError:  # it died before it had the task
@@ -245,6 +257,11 @@ class _Dispatcher:
         now = time.monotonic()
         for worker in [w for w in self._busy if w.deadline <= now]:
             limit = worker.job.timeout_s if worker.job else 0.0
+            used = _cpu_seconds(worker.pid)
+            left = 0.0 if used is None else limit - (used - worker.used_s)
+            if left > 0 and now < worker.last:
+                worker.deadline = min(now + left, worker.last)
+                continue
             outcome = Outcome(error=f"timed out after {limit:g} s", timed_out=True)
             self._finish(worker, outcome, reusable=False)
 
@@ -327,3 +344,13 @@ class _Dispatcher:
             self._jobs.clear()
         for job in jobs:
             job.future.set_result(Outcome(error=self._reason, pool_failed=True))
+
+
+def _cpu_seconds(pid: int) -> float | None:
+    """CPU time that a process has used; None where the system does not tell (not Linux)."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            fields = stat.read().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

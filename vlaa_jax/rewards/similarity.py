@@ -10,7 +10,7 @@ from collections import Counter
 
 from rapidfuzz.distance import Indel
 
-from vlaa_jax.rewards.numbers import fold
+from vlaa_jax.rewards.text import fold
 
 BASELINE = 0.4
 """Similarity that stands for S(reference): what an on-topic answer with no knowledge of the gold

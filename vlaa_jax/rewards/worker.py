@@ -10,6 +10,7 @@ import contextlib
 import errno
 import gc
 import importlib
+import importlib.util
 import json
 import os
 import resource
@@ -54,9 +55,19 @@ def main(argv: list[str]) -> int:
 
 
 def load_task(path: str) -> Task:
-    """The function named by ``module:function``; calls ``module.warm_up()`` where there is one."""
-    module_name, _, name = path.partition(":")
-    module = importlib.import_module(module_name)
+    """The function named by ``module:function``; calls ``module.warm_up()`` where there is one.
+
+    A module may also be a local file, ``/path/FILE.py``, whose folder it may import from.
+    """
+    module_name, _, name = path.rpartition(":")
+    if module_name.endswith(".py"):
+        sys.path.insert(0, os.path.dirname(module_name))
+        spec = importlib.util.spec_from_file_location("vlaa_custom_reward", module_name)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    else:
+        module = importlib.import_module(module_name)
     if hasattr(module, "warm_up"):
         module.warm_up()
     task: Task = getattr(module, name)

@@ -69,6 +69,7 @@ class Engine:
         mesh: where weights and buffers of decoding lie, buffers split by prompt and by head: a
             `weights.sampling_mesh`. None leaves that to jax.
         min_bucket: smallest T of a rollout.
+        like: an engine for the same structure and mesh, whose weights and prefill are shared.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Engine:
         burst: int = 0,
         mesh: Mesh | None = None,
         min_bucket: int = 32,
+        like: "Engine | None" = None,
     ) -> None:
         self.completions = completions
         self.max_new_tokens = max_new_tokens
@@ -94,7 +96,7 @@ class Engine:
         self._min_bucket = min_bucket
         self._lengths = cache_lengths(max_new_tokens, self._burst_steps)
         self._shards = 1 if mesh is None else data_shards(mesh)
-        self.weights = SamplingWeights(graphdef, mesh)
+        self.weights: SamplingWeights = like.weights if like else SamplingWeights(graphdef, mesh)
         model_of = self.weights.model
         layout = None if mesh is None else Layout(mesh, SAMPLE)
 
@@ -113,8 +115,8 @@ class Engine:
             )
             return place(buffers), tokens, logprobs
 
-        place = partial(pin_buffers, layout)
-        self._prefill = jax.jit(prefill)
+        place: Any = partial(pin_buffers, layout)
+        self._prefill: Any = like._prefill if like else jax.jit(prefill)
         self._empty = jax.jit(
             lambda *a, **k: place(generate.empty_buffers(*a, **k)),
             static_argnames=("slots", "completions", "prefix", "length"),

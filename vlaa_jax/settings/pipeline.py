@@ -4,7 +4,16 @@ from dataclasses import dataclass, field
 
 from vlaa_jax.schema import UserError
 from vlaa_jax.settings.by_source import source_counts, source_folders
-from vlaa_jax.settings.fields import Group, above, at_least, one_of, reads_as, setting
+from vlaa_jax.settings.fields import (
+    ADDRESS,
+    VARIABLE,
+    Group,
+    above,
+    at_least,
+    one_of,
+    reads_as,
+    setting,
+)
 
 GAPS = ("length", "edit")
 VERIFY = ("judge", "verifier", "auto")
@@ -17,10 +26,10 @@ RUNNERS = ("asyncio", "beam")
 class ServedModel(Group, name="model"):
     """A model behind an OpenAI-compatible endpoint: how it is asked, how fast, at what price."""
 
-    url: str = ""
+    url: str = setting("", ADDRESS)
     """Base URL, e.g. ``https://api.openai.com/v1``; "embedded" is the scripted local server."""
     model: str = ""
-    key_env: str = ""
+    key_env: str = setting("", VARIABLE)
     """Environment variable that holds the key; empty sends none."""
     tag: str = ""
     """Becomes part of what a recorded reply is found by: change it when another model is served
@@ -184,8 +193,11 @@ class PipelineRunSettings(Group, name="run"):
     preview: int = setting(0, at_least(0))
     """Run this many samples through all steps, write preview.html and stop; 0: all samples."""
     max_failed: int = setting(20, at_least(1))
-    """Calls that may fail in a row before the run stops; in the asyncio runner also the number of
-    calls after which an endpoint is given a rest when most of them fail."""
+    """Samples that may fail in a row before the run stops; also the number of latest calls of an
+    endpoint of which most must fail before it is left alone for a while."""
+    rest_s: float = setting(5.0, above(0))
+    """How long a failing endpoint is left alone at first, in seconds; doubles twice, then the run
+    stops."""
 
 
 @dataclass(frozen=True)

@@ -50,9 +50,8 @@ class ModelSettings(Group, name="model"):
     checkpoint: str = ""
     """HF directory, one of our checkpoints, a hub id, or "embedded" (the tiny default)."""
     dtype: str = setting("bfloat16", one_of(*DTYPES))
-    """Activation dtype: float32 or bfloat16."""
-    param_dtype: str = setting("float32", one_of(*DTYPES))
-    """Dtype of the trained weights, float32 or bfloat16; the optimizer's moments follow it."""
+    """Activation dtype: float32 or bfloat16. Matrices that do not train are kept in it; what trains
+    is float32, and so are its moments."""
     remat: str = setting("full", one_of("none", "dots", "full"))
     """What is computed again in the backward pass: "full" all of a layer, "dots" all but its
     products with weights, "none" nothing."""
@@ -61,7 +60,7 @@ class ModelSettings(Group, name="model"):
     freeze: tuple[str, ...] = setting((), one_of(*FREEZABLE))
     """Parts that do not train: any of vision, merger, language, embeddings; not beside LoRA."""
     lora: LoraSettings = field(default_factory=LoraSettings)
-    """With adapters, the base is kept in `dtype` and never trains."""
+    """With adapters, the base never trains."""
 
     def check(self) -> None:
         """Something trains, and it is said in one place what does."""
@@ -157,6 +156,11 @@ class RolloutSettings(Group, name="rollout"):
     takes batch_prompts."""
     burst: int = setting(0, at_least(0))
     """Tokens decoded between two looks for finished completions; 0 decodes to the end in one go."""
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether unlikely tokens are left out."""
+        return self.top_p < 1 or bool(self.top_k) or bool(self.min_p)
 
     @property
     def at_once(self) -> int:

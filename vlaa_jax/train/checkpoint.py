@@ -18,10 +18,12 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 from vlaa_jax import digests
 from vlaa_jax.data.loader import records_digest
 from vlaa_jax.models.qwen_vl.trees import merge
+from vlaa_jax.parallel import hosts
 from vlaa_jax.schema import Record, UserError
 from vlaa_jax.train.state import TrainState
 
 PARAMS, OPTIMIZER, PROGRESS = "params", "optimizer", "progress"
+COUNTS = ("updates", "skipped", "still")
 SCORE = "heldout_mean"
 CHUNK_BYTES = 64 * 2**20
 """Upper bound of a stored piece: a reader holds one at a time, not a stack of layers."""
@@ -113,7 +115,9 @@ class Checkpoints:
 
     def __init__(self, directory: Path, keep: int, damaged: str = "stop") -> None:
         self._directory = directory
-        self.put_aside = _put_damaged_aside(directory, damaged)
+        self.put_aside = hosts.from_writer(
+            lambda: _put_damaged_aside(directory, damaged), "the check of the checkpoints"
+        )
         """Damaged checkpoints, newest first: (step, what is wrong)."""
         best = BestN(
             get_metric_fn=lambda metrics: metrics[SCORE],
@@ -201,7 +205,8 @@ class Checkpoints:
             raise UserError(f"{where}: cannot be restored ({one_line(error)})") from error
         tree, params = found[OPTIMIZER], found[PARAMS]
         trainable = _like(state.trainable, params)
-        restored = TrainState(trainable, tree["opt_state"], tree["updates"], tree["skipped"])
+        counts = (tree[name] for name in COUNTS)
+        restored = TrainState(trainable, tree["opt_state"], *counts)
         return restored, _like(frozen, params), Progress(**found[PROGRESS])
 
     def close(self) -> None:
@@ -257,7 +262,7 @@ def one_line(error: BaseException) -> str:
 
 
 def _optimizer_tree(state: TrainState) -> dict[str, Any]:
-    return {"opt_state": state.opt_state, "updates": state.updates, "skipped": state.skipped}
+    return {"opt_state": state.opt_state, **{name: getattr(state, name) for name in COUNTS}}
 
 
 def _like(tree: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:

@@ -53,6 +53,11 @@ def run(settings: GrpoSettings, workdir: Path, console: Console) -> Summary:
         reward = rundir.closes(mixed_reward(settings.rewards, mesh, settings.model.dtype))
         pretrained = open_pretrained(settings.model, settings.data, mesh)
         reward.start()
+        if settings.rollout.is_cut:
+            console.print(
+                "note: top_p, top_k or min_p cut the sampler's distribution, and the loss is taken "
+                "of the whole one: their log-probabilities differ by more than rounding"
+            )
         data = open_data(settings, Encoder(pretrained, settings.data), reward, rundir)
         distribution = _distribution(settings, pretrained, mesh)
         learner = _learner(settings, pretrained, distribution, mesh)
@@ -64,8 +69,13 @@ def run(settings: GrpoSettings, workdir: Path, console: Console) -> Summary:
         placed = Placed(collator)
         limit = settings.rollout.max_new_tokens
         scorer = CompletionScorer(reward, pretrained.chat, pretrained.processor, data.images, limit)
-        sampler = partial(Sampler, pretrained, collator, settings.rollout, mesh, seed=settings.seed)
-        validation = _validation(settings, data, sampler, scorer, rundir)
+        make_sampler = partial(
+            Sampler, pretrained, collator, settings.rollout, mesh, seed=settings.seed
+        )
+        sampler = make_sampler()
+        validation = _validation(
+            settings, data, partial(make_sampler, like=sampler), scorer, rundir
+        )
         allowed_V = jax.device_put(pretrained.allowed_V, replicated(mesh))
         logprobs = GroupLogprobs(distribution, placed, allowed_V, settings.micro_prompts)
         coef = progress.task.get("kl_coef")
@@ -76,9 +86,9 @@ def run(settings: GrpoSettings, workdir: Path, console: Console) -> Summary:
         console.print(f"ready after {time.monotonic() - began:.0f} s")
         with (
             scoring_threads() as threads,
-            rundir.saving(learner, settings.algo.updates_per_rollout),
+            rundir.saving(learner, settings.algo.updates_per_step),
         ):
-            gatherer = Gatherer(settings, data.loader, sampler(), scorer, placed, threads)
+            gatherer = Gatherer(settings, data.loader, sampler, scorer, placed, threads)
             parts = Parts(learner, gatherer, logprobs, update, pretrained.config, mesh)
             train(settings, rundir, parts, validation)
         after = validation.measure(learner.params, "after")
@@ -141,12 +151,12 @@ def old_and_reference(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Log-probabilities under the sampling policy and under the reference, [P, G, T] each.
 
-    With one update per rollout the trainer's own first pass is the old policy; the sampler's
+    With one update per step the trainer's own first pass is the old policy; the sampler's
     numbers stand in for it here and are only used for the KL in the reward.
     """
     learner, algo = parts.learner, settings.algo
     old, ref = rollout.logprobs_PGT, np.zeros_like(rollout.logprobs_PGT)
-    if algo.updates_per_rollout > 1:
+    if algo.updates_per_step > 1:
         old = parts.logprobs(learner.params, prompts, rollout)
     if algo.kl_coef:
         ref = parts.logprobs(learner.reference, prompts, rollout)
@@ -213,7 +223,7 @@ def _learner(
         settings.model,
         settings.optimizer,
         partial(grpo_loss, distribution, settings.algo, limit),
-        updates=settings.run.steps * settings.algo.updates_per_rollout,
+        updates=settings.run.steps * settings.algo.updates_per_step,
         seed=settings.seed,
         mesh=mesh,
         keeps_reference=bool(settings.algo.kl_coef),

@@ -109,7 +109,7 @@ def grpo_loss(
         entropy_gradient=algo.entropy_coef != 0,
     )
     # With one update per rollout the old policy *is* the current one; no second pass is needed.
-    on_policy = algo.updates_per_rollout == 1
+    on_policy = algo.updates_per_step == 1
     old = jax.lax.stop_gradient(logprobs) if on_policy else batch.old_logprobs_PGT
     per_token = _surrogate(algo, logprobs, old, batch.advantages_PG, mask)
     if algo.importance_cap:

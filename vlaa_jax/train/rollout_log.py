@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from vlaa_jax.parallel import hosts
 from vlaa_jax.policy.groups import Groups
 from vlaa_jax.report.record import HELDOUT, INDEX, ROLLOUTS
 from vlaa_jax.report.shards import make_shard, write_shard
@@ -29,15 +30,17 @@ class TokenFigures(NamedTuple):
     """What the trainer knows of every token of a step; all of it was computed anyway.
 
     Attributes:
+        order: the step's groups in the order of all that follows.
         mask_PGT: True on tokens that take part in the loss.
-        logprobs: in the order of the prompts, [p, G, T] each, on the devices: under the policy
-            that the token's own update started from.
+        logprobs: [p, G, T] each, on the devices: under the policy that the token's own update
+            (the first one, with several passes over a rollout) started from.
         entropy: the same for the entropy of the distribution.
         old_PGT: under the policy that sampled, as the trainer computes it; None where one update
             uses all prompts, since that is `logprobs`.
         ref_PGT: under the reference; None without one.
     """
 
+    order: np.ndarray
     mask_PGT: np.ndarray
     logprobs: list[jax.Array]
     entropy: list[jax.Array]
@@ -48,7 +51,7 @@ class TokenFigures(NamedTuple):
 class RolloutLog:
     """Writes the completions of steps in a thread.
 
-    A failure to write is told and does not end the run.
+    A failure to write is told and does not end the run. Of several hosts one writes.
 
     Args:
         workdir: run directory.
@@ -84,6 +87,8 @@ class RolloutLog:
         self._thread.shutdown()
 
     def _submit(self, *what: Any) -> None:
+        if not hosts.is_writer():
+            return
         self.flush(left=MAX_WAITING - 1)
         self._waiting.append(self._thread.submit(_write, self._workdir, *what))
 
@@ -128,11 +133,15 @@ def _shard(groups: Groups, figures: TokenFigures | None) -> Any:
     columns = {"tokens": rollout.tokens_PGT, "mask": rollout.mask_PGT}
     columns["sampler"] = rollout.logprobs_PGT
     if figures is not None:
-        columns["mask"] = figures.mask_PGT
-        columns["trainer"] = np.concatenate([np.asarray(part) for part in figures.logprobs])
-        columns["entropy"] = np.concatenate([np.asarray(part) for part in figures.entropy])
-        known = {"old": figures.old_PGT, "reference": figures.ref_PGT}
-        columns |= {k: v for k, v in known.items() if v is not None}
+        known = {
+            "mask": figures.mask_PGT,
+            "trainer": np.concatenate([np.asarray(part) for part in figures.logprobs]),
+            "entropy": np.concatenate([np.asarray(part) for part in figures.entropy]),
+            "old": figures.old_PGT,
+            "reference": figures.ref_PGT,
+        }
+        back = np.argsort(figures.order)
+        columns |= {name: array[back] for name, array in known.items() if array is not None}
     return make_shard(
         rollout.length_PG.reshape(-1),
         rollout.mask_PGT.reshape(-1, rollout.mask_PGT.shape[-1]),

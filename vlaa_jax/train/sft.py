@@ -16,6 +16,7 @@ from vlaa_jax.data.batches import RowBatch
 from vlaa_jax.data.loader import Loader
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.flops import row_flops
+from vlaa_jax.parallel import hosts
 from vlaa_jax.parallel.mesh import data_shards, make_mesh
 from vlaa_jax.parallel.peak import flop_metrics
 from vlaa_jax.policy.distribution import Distribution
@@ -89,13 +90,14 @@ def train(parts: Parts, rundir: RunDir, watched: "Watched", validation: Validati
         clock = StepClock()
         batches = list(islice(loader, rows.batches_per_update))
         clock.lap("data")
-        total = sum(int(batch.loss_mask_BT[:, 1:].sum()) for batch in batches)
-        placed = (rows.put(batch) for batch in batches)
-        outcome = learner.update(placed, jnp.float32(total), count=len(batches))
+        own = [rows.own(batch) for batch in batches]
+        targets = sum(int(batch.loss_mask_BT[:, 1:].sum()) for batch in own)
+        (total,) = hosts.total([targets], f"the data of step {step + 1}")
+        outcome = learner.update(rows.put(batches), jnp.float32(total), count=len(batches))
         learner.stop_when_skipping()
         metrics = loss_metrics(outcome) | {"train/lr": learner.learning_rate}
         clock.lap("update")
-        metrics |= batch_metrics(parts.pretrained.config, parts.mesh, batches, clock)
+        metrics |= batch_metrics(parts.pretrained.config, parts.mesh, own, clock)
         if rundir.evaluates(step):
             metrics |= watched(learner) | validation(learner.params, step + 1)
         rundir.report(step, metrics, clock, words(metrics))
@@ -119,7 +121,8 @@ class Watched:
             return {}
         with self._source.once() as loader:
             params = learner.params
-            found = [self._loss(params, self._source.put(batch)) for batch in loader]
+            placed = (next(self._source.put([batch])) for batch in loader)
+            found = [self._loss(params, batch) for batch in placed]
         tokens = sum(int(report.tokens) for report in found)
         return {"validation/loss": sum(float(report.loss) for report in found) / max(tokens, 1)}
 
@@ -139,18 +142,36 @@ def loss_metrics(outcome: Outcome) -> Metrics:
 def batch_metrics(
     config: QwenVLConfig, mesh: Mesh, batches: list[RowBatch], clock: StepClock
 ) -> Metrics:
-    """What the rows held, how much of them was padding, and how fast they were learnt."""
+    """What the rows of all hosts held, how much was padding, and how fast they were learnt.
+
+    Args:
+        config: of the model.
+        mesh: the device mesh.
+        batches: what this host counts of the update.
+        clock: of the step.
+    """
     lengths = [n for batch in batches for n in _segment_lengths(batch.segment_ids_BT)]
     images = [n for batch in batches for n in _segment_lengths(batch.vision.seg_id_SQ)]
-    targets = sum(int(batch.loss_mask_BT.sum()) for batch in batches)
-    slots = sum(batch.ids_BT.size for batch in batches)
+    patches = [(np.count_nonzero(b.vision.seg_id_SQ), b.vision.seg_id_SQ.size) for b in batches]
+    samples, tokens, slots, targets, flops, *seen = hosts.total(
+        [
+            len(lengths),
+            sum(lengths),
+            sum(batch.ids_BT.size for batch in batches),
+            sum(int(batch.loss_mask_BT.sum()) for batch in batches),
+            3 * row_flops(config, lengths, images),
+            *(int(count) for pair in patches for count in pair),
+        ]
+    )
     seconds = clock.seconds["update"]
-    flops = 3 * row_flops(config, lengths, images)
+    padding = [
+        1.0 - real / size if real else 0.0 for real, size in zip(seen[::2], seen[1::2], strict=True)
+    ]
     return {
-        "data/samples": float(len(lengths)),
-        "padding/text_frac": 1.0 - sum(lengths) / slots,
-        "padding/vision_frac": float(np.mean([batch.vision.padding_frac for batch in batches])),
-        "train/tokens_per_s": sum(lengths) / seconds,
+        "data/samples": float(samples),
+        "padding/text_frac": 1.0 - tokens / slots,
+        "padding/vision_frac": float(np.mean(padding)),
+        "train/tokens_per_s": tokens / seconds,
         "train/slots_per_s": slots / seconds,
         "train/loss_tokens_per_s": targets / seconds,
         **flop_metrics(flops / seconds, mesh),

@@ -1,6 +1,7 @@
 """Where a supervised run's rows come from, and the questions its answers are watched by."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from jax.sharding import Mesh
@@ -8,6 +9,7 @@ from jax.sharding import Mesh
 from vlaa_jax.data.batches import RowBatch
 from vlaa_jax.data.loader import Loader
 from vlaa_jax.data.synthetic.dataset import write_dataset
+from vlaa_jax.parallel import hosts
 from vlaa_jax.policy.heldout import Heldout
 from vlaa_jax.policy.pretrained import Pretrained
 from vlaa_jax.policy.prompts import Collator, Encoder, Prompt
@@ -52,24 +54,26 @@ def open_data(settings: SftSettings, pretrained: Pretrained, mesh: Mesh, rundir:
         UserError: a file or a record cannot be used, or rows do not fit the mesh.
     """
     data = settings.data
-    check = RowCheck(pretrained, data)
 
     def usable(path: Path, images: Path) -> Usable:
+        check = RowCheck(pretrained, data)
         found, rejects = load_checked(path, images, check, kind="sft")
         rundir.list_rejects(path, len(found), rejects)
-        return found
+        return Usable(map(check.measured, found), found.images)
 
     def source(records: Usable) -> RowSource:
         return RowSource(records, records.images, pretrained, data, mesh, seed=settings.seed)
 
     if data.records == "embedded":
         count = data.embedded_train
-        paths = write_dataset(
+        write = partial(
+            write_dataset,
             rundir.path / "data",
             n_train=1,
             n_heldout=data.embedded_heldout,
             n_sft=count + data.embedded_heldout,
         )
+        paths = hosts.after_writer(write, "the drawing of embedded records")
         every = usable(paths.sft, paths.images)
         train, watched = (Usable(part, every.images) for part in (every[:count], every[count:]))
         return RowData(train, source(train), source(watched), paths.heldout, paths.images)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from vlaa_jax.parallel import hosts
 from vlaa_jax.policy.heldout import Heldout
 from vlaa_jax.train.console import heldout_table
 from vlaa_jax.train.rundir import RunDir, save_json
@@ -38,21 +39,25 @@ class Validation:
 
     def measure(self, params: Mapping[str, Any], name: str) -> dict[str, float]:
         """Held-out rewards under a name, kept in heldout.json so that a resumed run has them."""
-        path = self._rundir.path / "heldout.json"
-        kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         if self._heldout is None:
             return {}
+        kept = hosts.from_writer(self._kept, "the held-out results")
         if name == "after" or name not in kept:
             kept[name] = self(params, self._rundir.progress.step)
-        save_json(path, kept)
-        if name == "after" and self._drawn and "constant" not in kept:
-            kept["constant"] = self._heldout.constant_scores()
+        if hosts.is_writer():
+            path = self._rundir.path / "heldout.json"
             save_json(path, kept)
+            if name == "after" and self._drawn and "constant" not in kept:
+                kept["constant"] = self._heldout.constant_scores()
+                save_json(path, kept)
         return kept[name]
+
+    def _kept(self) -> dict[str, Any]:
+        path = self._rundir.path / "heldout.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
     def summary(self) -> None:
         """Prints held-out rewards per verifier before and after, where there are some."""
-        path = self._rundir.path / "heldout.json"
-        if path.exists():
-            kept = json.loads(path.read_text(encoding="utf-8"))
+        kept = self._kept()
+        if kept:
             self._rundir.console.print(heldout_table(kept))

@@ -9,31 +9,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from vlaa_jax.evaluate.asking import first_usable, judge_prompt
+from vlaa_jax.evaluate.asking import extract_and_compare
 from vlaa_jax.evaluate.hub import as_column, with_choices
-from vlaa_jax.evaluate.nouns import Benchmark, Judge, Line, Path, Row, RowError, Scored, Verdict
+from vlaa_jax.evaluate.nouns import Benchmark, Judge, Line, Row, Scored, Verdict
 from vlaa_jax.evaluate.scoring.equality import answers_equal
-from vlaa_jax.evaluate.scoring.options import chosen_option, lettered
+from vlaa_jax.evaluate.scoring.options import chosen_option
 from vlaa_jax.evaluate.scoring.profiles import Profile
-from vlaa_jax.evaluate.scoring.storage import Cell, as_text, stored
-from vlaa_jax.evaluate.tables import accuracy_lines, option_list, row_units
+from vlaa_jax.evaluate.scoring.storage import Cell, as_text
+from vlaa_jax.evaluate.tables import accuracy_lines, listed_options, row_units
 
 
 async def score(row: Row, output: Cell, judge: Judge | None, profile: Profile) -> Verdict:
     """The verdict on one output."""
-    options = _options(row)
-    extracted = _by_rule(row, options, output, profile)
-    if extracted:
-        cell = stored(extracted, profile)
-        return Verdict(_right(row, options, cell, profile), "rule", extracted)
-    prompt = judge_prompt(
-        "extract_answer", question=as_text(row["question"]), response=as_text(output)
+    options = listed_options(row)
+    return await extract_and_compare(
+        row,
+        output,
+        judge,
+        profile,
+        by_rule=_by_rule(row, options, output, profile),
+        right=lambda extracted: _right(row, options, extracted, profile),
     )
-    reply, asked = await first_usable(judge, "extract", prompt)
-    cell = stored(reply or "", profile)
-    path: Path = "failed" if reply is None else "judge"
-    said = None if cell is None else str(cell)
-    return Verdict(_right(row, options, cell, profile), path, said, asked=asked)
 
 
 def _by_rule(row: Row, options: dict[str, str], output: Cell, profile: Profile) -> str | None:
@@ -49,13 +45,6 @@ def _right(row: Row, options: dict[str, str], extracted: Cell, profile: Profile)
     if options:
         said = chosen_option(as_text(extracted), options, profile)
     return said is not None and answers_equal(said, as_text(row["answer"]), profile.latex)
-
-
-def _options(row: Row) -> dict[str, str]:
-    try:
-        return lettered(option_list(row["choices"]))
-    except ValueError as error:
-        raise RowError(str(error)) from None
 
 
 def table(scored: Sequence[Scored]) -> list[Line]:

@@ -8,13 +8,13 @@ goes to the judge, because it is taken for nothing.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vlaa_jax.evaluate.asking import first_usable, judge_prompt
+from vlaa_jax.evaluate.asking import extract_and_compare
 from vlaa_jax.evaluate.hub import as_column, choice_letter
-from vlaa_jax.evaluate.nouns import Benchmark, Judge, Line, Path, Row, RowError, Scored, Verdict
-from vlaa_jax.evaluate.scoring.options import chosen_option, lettered
+from vlaa_jax.evaluate.nouns import Benchmark, Judge, Line, Row, Scored, Verdict
+from vlaa_jax.evaluate.scoring.options import chosen_option
 from vlaa_jax.evaluate.scoring.profiles import Profile
-from vlaa_jax.evaluate.scoring.storage import Cell, as_text, stored
-from vlaa_jax.evaluate.tables import accuracy_lines, listed, option_list, row_units
+from vlaa_jax.evaluate.scoring.storage import Cell, as_text
+from vlaa_jax.evaluate.tables import accuracy_lines, listed, listed_options, row_units
 
 _NUMBER = {"integer": int, "float": float}
 _MAX_DIGITS = 4_000
@@ -22,29 +22,29 @@ _MAX_DIGITS = 4_000
 
 async def score(row: Row, output: Cell, judge: Judge | None, profile: Profile) -> Verdict:
     """The verdict on one output."""
-    extracted = _by_rule(row, output, profile)
-    if extracted:
-        return Verdict(_right(row, stored(extracted, profile), profile), "rule", extracted)
-    prompt = judge_prompt(
-        "extract_answer", question=as_text(row["question"]), response=as_text(output)
+    options = listed_options(row) if row["question_type"] == "multi_choice" else None
+    return await extract_and_compare(
+        row,
+        output,
+        judge,
+        profile,
+        by_rule=_by_rule(row, options, output, profile),
+        right=lambda extracted: _right(row, options, extracted, profile),
     )
-    reply, asked = await first_usable(judge, "extract", prompt)
-    cell = stored(reply or "", profile)
-    path: Path = "failed" if reply is None else "judge"
-    said = None if cell is None else str(cell)
-    return Verdict(_right(row, cell, profile), path, said, asked=asked)
 
 
-def _by_rule(row: Row, output: Cell, profile: Profile) -> str | None:
-    if row["question_type"] == "multi_choice":
-        return chosen_option(as_text(output), _options(row), profile)
+def _by_rule(
+    row: Row, options: Mapping[str, str] | None, output: Cell, profile: Profile
+) -> str | None:
+    if options is not None:
+        return chosen_option(as_text(output), options, profile)
     value = _number(row, output)
     return str(value) if value and value == _number(row, row["answer"]) else None
 
 
-def _right(row: Row, extracted: Cell, profile: Profile) -> bool:
-    if row["question_type"] == "multi_choice":
-        letter = chosen_option(as_text(extracted), _options(row), profile)
+def _right(row: Row, options: Mapping[str, str] | None, extracted: Cell, profile: Profile) -> bool:
+    if options is not None:
+        letter = chosen_option(as_text(extracted), options, profile)
         return letter is not None and letter == row["answer_option"]
     value = _number(row, extracted)
     return value is not None and value == _number(row, row["answer"])
@@ -59,13 +59,6 @@ def _number(row: Row, cell: Cell) -> int | float | None:
         return read(cell)
     except (ValueError, OverflowError):
         return None
-
-
-def _options(row: Row) -> dict[str, str]:
-    try:
-        return lettered(option_list(row["choices"]))
-    except ValueError as error:
-        raise RowError(str(error)) from None
 
 
 def table(scored: Sequence[Scored]) -> list[Line]:

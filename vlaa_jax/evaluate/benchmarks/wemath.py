@@ -15,7 +15,7 @@ from typing import Any, Literal
 from vlaa_jax.evaluate.asking import first_usable, judge_prompt
 from vlaa_jax.evaluate.hub import as_column
 from vlaa_jax.evaluate.nouns import Benchmark, Judge, Line, Row, RowError, Scored, Unit, Verdict
-from vlaa_jax.evaluate.scoring.options import chosen_option
+from vlaa_jax.evaluate.scoring.options import FAILURE_TEXT, chosen_option
 from vlaa_jax.evaluate.scoring.profiles import Profile
 from vlaa_jax.evaluate.scoring.storage import Cell, as_text
 from vlaa_jax.evaluate.tables import mean
@@ -42,7 +42,8 @@ async def score(row: Row, output: Cell, judge: Judge | None, profile: Profile) -
     if judge is None:
         return score_exactly(row, output)
     options, gold = _options(row), as_text(row["answer"])
-    letter = chosen_option(as_text(output), options, profile)
+    matched = functools.partial(chosen_option, options=options, profile=profile)
+    letter = matched(as_text(output))
     if letter:
         return Verdict(letter == gold, "rule", letter)
     question = judge_prompt(
@@ -55,13 +56,13 @@ async def score(row: Row, output: Cell, judge: Judge | None, profile: Profile) -
         judge,
         "match",
         question,
-        usable=lambda reply: chosen_option(reply, options, profile) is not None,
+        usable=lambda reply: FAILURE_TEXT not in reply and bool(matched(reply)),
         attempts=3,
         warmer=False,
     )
     if reply is None:
         return Verdict(False, "failed", None, reason="no option in any reply", asked=asked)
-    letter = chosen_option(reply, options, profile)
+    letter = matched(reply)
     return Verdict(letter == gold, "judge", letter, asked=asked)
 
 

@@ -17,8 +17,9 @@ from vlaa_jax.pipeline.sources.formats import (
     conversation,
     json_rows,
     maker,
+    object_of,
     one_file,
-    parse_json,
+    parsed,
     text_of,
 )
 
@@ -71,4 +72,4 @@ class _Captions:
     def of(self, number: int) -> str:
         if number not in self._places:
             raise Unusable("caption missing")
-        return conversation(parse_json(self._bytes(self._places[number])))[1]
+        return conversation(object_of(parsed(self._bytes(self._places[number]))))[1]

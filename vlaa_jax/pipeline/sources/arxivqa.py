@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from vlaa_jax.pipeline.sources.formats import (
-    ImageFile,
     Row,
     Unusable,
+    image_of,
     json_rows,
     maker,
     one_file,
@@ -27,10 +27,9 @@ def arxivqa(folder: Path) -> Iterator[tuple[str, Any]]:
 def _row(row: Any, folder: Path, place: str) -> Row:
     options, gold = letters_of(row.get("options"), text_of(row, "label"))
     listed = "\n".join(f"{_LETTERS[i]}) {option}" for i, option in enumerate(options))
-    image = text_of(row, "image")
     return Row(
         name=text_of(row, "id", place),
-        image=ImageFile(folder, (image, f"images/{image}")),
+        image=image_of(row, folder, "images"),
         question=f"{text_of(row, 'question')}\n{listed}",
         gt=gold,
         meta={"rationale": text_of(row, "rationale", "")},

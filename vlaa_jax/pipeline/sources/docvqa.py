@@ -1,14 +1,14 @@
 """DocVQA, training part: the official ``train_v1.0*.json`` with ``documents/``, or Parquet."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vlaa_jax.foreign import parse_json
 from vlaa_jax.pipeline.sources.formats import (
-    ImageFile,
     Row,
     Unusable,
+    image_of,
     json_rows,
     maker,
     parquet_rows,
@@ -37,11 +37,11 @@ def _rows(folder: Path) -> Iterator[tuple[str, Any]]:
     if len(data) > _MAX_BYTES:
         raise UserError(f"{files[0]}: more than {_MAX_BYTES >> 20} MiB")
     try:
-        whole = json.loads(data)
-    except (ValueError, RecursionError):  # one row a line, then
+        whole = parse_json(data, finite=False)
+    except ValueError:  # one row a line, then
         yield from json_rows(files[0])
         return
-    rows = whole.get("data") if isinstance(whole, dict) else whole
+    rows = whole.get("data", [whole]) if isinstance(whole, dict) else whole
     if not isinstance(rows, list):
         raise UserError(f"{files[0]}: has no list of questions under 'data'")
     for number, row in enumerate(rows):
@@ -52,14 +52,9 @@ def _row(row: Any, folder: Path, place: str) -> Row:
     answers = row.get("answers")
     if not isinstance(answers, list) or not answers:
         raise Unusable("field answers missing")
-    image = row.get("image")
-    if isinstance(image, str):
-        image = ImageFile(folder, (image, f"documents/{Path(image).name}"))
-    elif image is None:
-        raise Unusable("field image missing")
     return Row(
         name=text_of(row, "questionId", place),
-        image=image,
+        image=image_of(row, folder, "documents"),
         question=text_of(row, "question"),
         gt=text_of({"answers": answers[0]}, "answers"),
         meta={"answers": [str(answer) for answer in answers]},

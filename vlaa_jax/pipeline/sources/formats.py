@@ -1,6 +1,5 @@
 """What the public sources are made of: JSON files, Parquet files, image files, conversations."""
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 from vlaa_jax.data.images import resolve_inside
 from vlaa_jax.data.json_index import index_json
 from vlaa_jax.data.records import MAX_RECORD_BYTES
+from vlaa_jax.foreign import parse_json
 from vlaa_jax.schema import UserError
 
 MAX_IMAGE_BYTES = 32 << 20
@@ -41,12 +41,23 @@ class ImageFile:
         Raises:
             Unusable: none of the names is there, or the file is too large.
         """
+        path = self.path()
+        try:
+            with path.open("rb") as file:
+                return _bounded(file.read(MAX_IMAGE_BYTES + 1))
+        except OSError as error:
+            raise Unusable("image unreadable", str(error.strerror)) from None
+
+    def path(self) -> Path:
+        """Where the file lies.
+
+        Raises:
+            Unusable: none of the names is there.
+        """
         for name in self.names:
             try:
-                path = resolve_inside(self.folder, name)
-                with path.open("rb") as file:
-                    return _bounded(file.read(MAX_IMAGE_BYTES + 1))
-            except (UserError, OSError):
+                return resolve_inside(self.folder, name)
+            except UserError:
                 continue
         raise Unusable("image missing", self.names[0])
 
@@ -55,9 +66,13 @@ class ImageFile:
 class ParquetImage:
     """A locator: the image column of one row of a Parquet file."""
 
-    path: Path
+    file: Path
     group: int
     row: int
+
+    def path(self) -> Path:
+        """There is none; whoever wants a link takes the bytes."""
+        raise FileNotFoundError(self.file)
 
     def read(self) -> bytes:
         """The encoded bytes.
@@ -65,10 +80,10 @@ class ParquetImage:
         Raises:
             Unusable: the row holds no image, or one that is too large.
         """
-        value = _image_column(self.path, self.group)[self.row].as_py()
+        value = _image_column(self.file, self.group)[self.row].as_py()
         data = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(data, bytes) or not data:
-            raise Unusable("image missing", f"{self.path.name} row {self.row}")
+            raise Unusable("image missing", f"{self.file.name} row {self.row}")
         return _bounded(data)
 
 
@@ -98,14 +113,20 @@ class Row:
 def maker(make: Callable[..., Row], row: Any, *rest: Any) -> Callable[[], Row]:
     """``make(row, *rest)`` for later, which refuses what is no mapping."""
 
-    def made() -> Row:
-        if isinstance(row, Unusable):
-            raise row
-        if not isinstance(row, dict):
-            raise Unusable("row is no object")
-        return make(row, *rest)
+    return lambda: make(object_of(row), *rest)
 
-    return made
+
+def object_of(value: Any) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        Unusable: it is none.
+    """
+    if isinstance(value, Unusable):
+        raise value
+    if not isinstance(value, dict):
+        raise Unusable("row is no object")
+    return value
 
 
 def one_file(folder: Path, *names: str) -> Path:
@@ -133,14 +154,14 @@ def json_rows(path: Path) -> Iterator[tuple[str, Any]]:
             if end - start > MAX_RECORD_BYTES:
                 yield place, Unusable("row too large", f"{end - start} bytes")
                 continue
-            yield place, parse_json(os.pread(file.fileno(), int(end - start), int(start)))
+            yield place, parsed(os.pread(file.fileno(), int(end - start), int(start)))
 
 
-def parse_json(data: bytes) -> Any:
+def parsed(data: bytes) -> Any:
     """A parsed value; an Unusable where there is none."""
     try:
-        return json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
+        return parse_json(data, finite=False)
+    except ValueError as error:
         return Unusable("row is not JSON", str(error)[:200])
 
 
@@ -195,6 +216,19 @@ def text_of(row: Mapping[str, Any], name: str, default: str | None = None) -> st
     if not value.strip() and default is None:
         raise Unusable(f"field {name} empty")
     return value.strip()
+
+
+def image_of(row: Mapping[str, Any], folder: Path, *below: str) -> ImageFile | ParquetImage:
+    """The locator in the field ``image``: a path, looked for in folders ``below`` too, or Parquet.
+
+    Raises:
+        Unusable: it is neither.
+    """
+    image = row.get("image")
+    if isinstance(image, ParquetImage):
+        return image
+    path = text_of(row, "image")
+    return ImageFile(folder, (path, *(f"{name}/{path}" for name in below)))
 
 
 def conversation(row: Mapping[str, Any]) -> tuple[str, str]:

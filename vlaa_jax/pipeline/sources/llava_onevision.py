@@ -10,17 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from vlaa_jax.pipeline.sources.formats import (
-    ImageFile,
     Row,
     Unusable,
     conversation,
+    image_of,
     json_rows,
     maker,
+    object_of,
     one_file,
     parquet_rows,
     text_of,
 )
+from vlaa_jax.schema import UserError
 
+_LOOKS = ("size", "color", "material", "shape")
 _CLEVR_NAME = re.compile(r"CLEVR_\w+?_\d+")
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?![\w.]*\d)")
 _ANSWER = re.compile(r"[Aa]nswer\s*(?:is|:)?\s*\(?([A-H])\b")
@@ -36,13 +39,7 @@ def _rows(folder: Path) -> Iterator[tuple[str, Any]]:
 
 def _name_and_image(folder: Path, place: str, row: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a Row that say what it is and where its image lies."""
-    name = text_of(row, "id", place)
-    image = row.get("image")
-    if isinstance(image, str):
-        return {"name": name, "image": ImageFile(folder, (image, f"images/{image}"))}
-    if image is None:
-        raise Unusable("field image missing")
-    return {"name": name, "image": image}
+    return {"name": text_of(row, "id", place), "image": image_of(row, folder, "images")}
 
 
 def clevr_math(folder: Path) -> Iterator[tuple[str, Any]]:
@@ -67,14 +64,14 @@ def _clevr(row: Any, folder: Path, place: str, scenes: Mapping[str, str]) -> Row
 def _scenes(path: Path) -> dict[str, str]:
     """A sentence per scene that lists its objects, by the name of the image."""
     sentences = {}
-    for _, scene in json_rows(path) if path.is_file() else ():
-        if isinstance(scene, dict) and isinstance(scene.get("objects"), list):
-            kinds = [
-                " ".join(text_of(thing, key) for key in ("size", "color", "material", "shape"))
-                for thing in scene["objects"]
-            ]
+    for place, scene in json_rows(path) if path.is_file() else ():
+        try:
+            things = [object_of(thing) for thing in object_of(scene)["objects"]]
+            kinds = [" ".join(text_of(thing, key) for key in _LOOKS) for thing in things]
             name = text_of(scene, "image_filename").partition(".")[0]
-            sentences[name] = f"The scene holds {len(kinds)} objects: {', '.join(kinds)}."
+        except (Unusable, KeyError, TypeError) as error:
+            raise UserError(f"{path.parent / place}: no scene of CLEVR v1.0 ({error})") from None
+        sentences[name] = f"The scene holds {len(kinds)} objects: {', '.join(kinds)}."
     return sentences
 
 

@@ -49,6 +49,6 @@ def make_verify(settings: VerifySettings, scorer: Scorer) -> Step:
 
 def read_verdict(text: str) -> bool | None:
     """Yes or No as the only one of the two words in a reply; anything else is no verdict."""
-    words = {word.strip("*_`\"'.,:;!()[]").casefold() for word in text.split()}
+    words = {word.strip("*_`\"'.,:;!?()[]").casefold() for word in text.split()}
     yes, no = "yes" in words, "no" in words
     return yes if yes != no else None

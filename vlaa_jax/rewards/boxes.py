@@ -1,0 +1,152 @@
+r"""Boxes in a text: JSON, Python lists, the models' own grounding formats, and bare numbers.
+
+    boxes  =  four numbers, with or without brackets
+           |  two points: (x1, y1), (x2, y2)                                  Qwen2-VL
+           |  an object with a key for the box, or with x1, y1, x2, y2         Qwen2.5-VL
+           |  a list of these
+
+Brackets must close. Labels are quoted text or stand between the tags of an object reference; what
+is in them is not read.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from vlaa_jax.rewards.text import fold, unwrap
+
+Box = tuple[float, float, float, float]
+
+MAX_TEXT = 20_000
+MAX_DEPTH = 8
+MAX_BOXES = 100
+
+_N = r"[-+]?(?:(?:\d{1,40}(?:\.\d{0,40})?|\.\d{1,40})(?:[eE][-+]?\d{1,3})?|nan\b|inf(?:inity)?\b)"
+_LABEL = re.compile(
+    r"<\|object_ref_start\|>.*?<\|object_ref_end\|>|<ref>.*?</ref>|```(?:json)?", re.DOTALL
+)
+_TAG = re.compile(
+    r"<\|?/?(?:box|quad)(?:_start|_end)?\|?>|\\(?:boxed|fbox)\s*(?=\{)|\\(?=[\[\](){}])|\$"
+)
+_TOKEN = re.compile(
+    rf"\s+|(?P<open>[\[({{])|(?P<close>[\])}}])|\"(?P<double>(?:[^\"\\]|\\.)*)\""
+    rf"|'(?P<single>(?:[^'\\]|\\.|'(?=\w))*)'|(?P<number>(?<![\w.]){_N}(?![\w.]*\w))"
+    r"|(?P<word>[^\W\d]\w*)|(?P<sign>.)",
+    re.IGNORECASE | re.DOTALL,
+)
+_CORNERS = {
+    name: place
+    for place, names in enumerate(
+        ("x1 x_1 xmin x_min left", "y1 y_1 ymin y_min top", "x2 x_2 xmax x_max right",
+         "y2 y_2 ymax y_max bottom")
+    )
+    for name in names.split()
+}  # fmt: skip
+_NOT_A_BOX = frozenset({"score", "confidence", "conf", "id", "index", "point_2d", "count", "area"})
+_PAIRS = {"(": ")", "[": "]", "{": "}"}
+
+
+class _Malformed(Exception):
+    """No boxes, or some that cannot be read."""
+
+
+def parse_boxes(text: str) -> list[Box] | None:
+    """All boxes of a text in order; None when it has none or anything malformed."""
+    found = find_boxes(text)
+    return found[0] if found else None
+
+
+def find_boxes(text: str) -> tuple[list[Box], str, str] | None:
+    """All boxes of a text in order, with the words before and after them; None as above."""
+    if len(text) > MAX_TEXT:
+        return None
+    text = _TAG.sub(" ", _LABEL.sub(" ", unwrap(fold(text)).replace("**", " ")))
+    try:
+        return _read(text)
+    except _Malformed:
+        return None
+
+
+def _read(text: str) -> tuple[list[Box], str, str]:
+    stack: list[list[Any]] = [[]]
+    brackets: list[str] = []
+    bracketed, bare = [len(text), 0], [len(text), 0]  # where brackets and where numbers stand
+    for match in _TOKEN.finditer(text):
+        quoted = match["double"] if match["double"] is not None else match["single"]
+        for place, found in ((bracketed, brackets or match["open"]), (bare, match["number"])):
+            if found:
+                place[:] = min(place[0], match.start()), match.end()
+        if match["open"]:
+            brackets.append(match["open"])
+            stack.append([])
+            if len(stack) > MAX_DEPTH:
+                raise _Malformed
+        elif match["close"]:
+            if not brackets or _PAIRS[brackets.pop()] != match["close"]:
+                raise _Malformed
+            inside = stack.pop()
+            stack[-1].append(inside)
+        elif match["number"]:
+            stack[-1].append(float(match["number"]))
+        elif quoted is not None:
+            number = re.fullmatch(_N, quoted.strip())
+            stack[-1].append(float(quoted) if number else quoted)
+        elif match["word"]:
+            stack[-1].append(match["word"])
+    if brackets:
+        raise _Malformed
+    boxes = _boxes_in(stack[0], outermost=True)
+    if not boxes or len(boxes) > MAX_BOXES:
+        raise _Malformed
+    first, last = bracketed if bracketed[1] else bare
+    return boxes, text[:first], text[last:]
+
+
+def _boxes_in(items: Sequence[Any], outermost: bool = False) -> list[Box]:
+    """Boxes of one bracket, in order; its numbers must make up boxes."""
+    corners, rest = _keyed(items)
+    numbers = [item for item in rest if isinstance(item, float)]
+    lists = [item for item in rest if isinstance(item, list)]
+    boxes = [corners] if corners else []
+    if outermost and lists:  # numbers among the words of a sentence
+        numbers = []
+    if numbers and (lists or len(numbers) != 4):
+        raise _Malformed
+    if numbers:
+        return [*boxes, _box(numbers)]
+    points: list[float] = []
+    for inside in lists:
+        if len(inside) == 2 and all(isinstance(item, float) for item in inside):
+            points += inside
+            if len(points) == 4:
+                boxes.append(_box(points))
+                points = []
+        else:
+            boxes += _boxes_in(inside)
+    if points:
+        raise _Malformed
+    return boxes
+
+
+def _keyed(items: Sequence[Any]) -> tuple[Box | None, list[Any]]:
+    """The box in keys x1 ... y2, and the items that are no value of another number's key."""
+    corners: dict[int, float] = {}
+    rest = []
+    key = ""
+    for item in items:
+        if isinstance(item, str):
+            key = item.casefold()
+        elif isinstance(item, float) and key in _CORNERS:
+            corners[_CORNERS[key]] = item
+            key = ""
+        elif not (isinstance(item, float) and key in _NOT_A_BOX):
+            rest.append(item)
+            key = ""
+    if corners and len(corners) != 4:
+        raise _Malformed
+    return (_box([corners[i] for i in range(4)]) if corners else None), rest
+
+
+def _box(numbers: Sequence[float]) -> Box:
+    x1, y1, x2, y2 = numbers
+    return x1, y1, x2, y2

@@ -1,0 +1,143 @@
+"""A reward of one's own: a function in a local file that scores records of the type "custom".
+
+    # my_reward.py
+    def score(batch):
+        return [float(row["answer"] == row["gt"]) for row in batch]
+
+    --config.rewards.custom=my_reward.py:score
+
+The function gets a list of dicts (``answer``, ``gt``, ``response``, ``id``, ``question``,
+``images``, ``image_size``, ``resized_size``, ``box_space``, and the further fields of the record)
+and returns as many numbers in 0..1, or None where it cannot say. It runs in a process of its own
+that is killed when it overruns; the file is named by the user, and nothing else is ever loaded.
+"""
+
+import ast
+import math
+from collections.abc import Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from vlaa_jax.rewards.pool import KillablePool, Outcome
+from vlaa_jax.rewards.verifier import Finish, Item, Setup, Verdict, Verifier
+from vlaa_jax.schema import ScoreRequest, UserError
+
+MEMORY_MB = 1 << 20
+"""Address space of the function's process: it may load a model of its own."""
+MAX_FILE_BYTES = 1 << 20
+
+
+class CustomVerifier:
+    """Scores by a function of the user's.
+
+    Args:
+        path: ``FILE.py:function``; empty: nothing was chosen, so no answer has a score.
+        timeout_s: seconds that a batch may take.
+        batch: most answers handed over at once.
+
+    Raises:
+        UserError: there is no such file, or no such function in it.
+    """
+
+    uses_devices = False
+
+    def __init__(self, path: str, timeout_s: float, batch: int) -> None:
+        self._batch = batch
+        self._name = path.rpartition(":")[2]
+        self._pool = None
+        if path:
+            task = _checked(path)
+            self._pool = KillablePool(
+                task, workers=1, timeout_s=timeout_s, patience=1, memory_mb=MEMORY_MB
+            )
+
+    def start(self) -> None:
+        """Begin importing the file."""
+        if self._pool is not None:
+            self._pool.start()
+
+    def begin(self, items: Sequence[Item]) -> Finish:
+        """Hand the answers over in batches."""
+        if self._pool is None:
+            none = Verdict(error="no reward of one's own: set rewards.custom=FILE.py:function")
+            return lambda: [none] * len(items)
+        batches = [items[i : i + self._batch] for i in range(0, len(items), self._batch)]
+        waiting: list[tuple[int, Future[Outcome]]] = [
+            (len(batch), self._pool.submit([_row(item) for item in batch])) for batch in batches
+        ]
+        return lambda: [v for n, future in waiting for v in self._verdicts(n, future.result())]
+
+    def gold_problems(self, requests: Sequence[ScoreRequest]) -> list[str | None]:
+        """Only the function knows what a good gold is."""
+        return [None] * len(requests)
+
+    def close(self) -> None:
+        """End the process."""
+        if self._pool is not None:
+            self._pool.close()
+
+    def _verdicts(self, count: int, outcome: Outcome) -> list[Verdict]:
+        said = outcome.value
+        if outcome.error is not None:
+            return [Verdict(error=f"{self._name}: {outcome.error}")] * count
+        if not isinstance(said, list) or len(said) != count:
+            got = f"{len(said)} scores" if isinstance(said, list) else type(said).__name__
+            return [
+                Verdict(error=f"{self._name}: {count} answers were sent, {got} came back")
+            ] * count
+        return [self._verdict(score) for score in said]
+
+    def _verdict(self, score: Any) -> Verdict:
+        if score is None:
+            return Verdict(error=f"{self._name}: no score")
+        if isinstance(score, bool) or not isinstance(score, (int, float)) or not 0 <= score <= 1:
+            return Verdict(error=f"{self._name}: {str(score)[:40]!r} is not a number from 0 to 1")
+        return Verdict(float(score)) if math.isfinite(score) else Verdict(error="not finite")
+
+
+def _checked(path: str) -> str:
+    """The task for the pool, once the file has such a function; it is not run here."""
+    file, _, name = path.rpartition(":")
+    if not file.endswith(".py") or not name.isidentifier():
+        raise UserError(f"rewards.custom is {path!r}: use FILE.py:function")
+    place = Path(file).expanduser()
+    try:
+        if place.stat().st_size > MAX_FILE_BYTES:
+            raise UserError(f"rewards.custom: {file} is larger than {MAX_FILE_BYTES:,} bytes")
+        tree = ast.parse(place.read_bytes(), filename=file)
+    except OSError as error:
+        raise UserError(f"rewards.custom: {file}: {error.strerror}") from None
+    except (SyntaxError, ValueError) as error:
+        raise UserError(f"rewards.custom: {file} is not Python: {error}") from None
+    functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+    if name not in functions:
+        known = ", ".join(functions) or "none"
+        raise UserError(f"rewards.custom: {file} has no function {name!r} (functions: {known})")
+    return f"{place.resolve()}:{name}"
+
+
+def _row(item: Item) -> dict[str, Any]:
+    request = item.request
+    return {
+        **request.extra,
+        "answer": item.answer,
+        "gt": request.gt,
+        "response": request.response,
+        "id": request.id,
+        "question": request.question,
+        "images": list(request.images),
+        "image_size": request.image_size,
+        "resized_size": request.resized_size,
+        "box_space": request.box_space,
+    }
+
+
+def make(setup: Setup) -> Verifier:
+    """The verifier of one's own.
+
+    Raises:
+        UserError: there is no such file, or no such function in it.
+    """
+    settings = setup.settings
+    return CustomVerifier(settings.custom, settings.custom_timeout_s, settings.custom_batch)

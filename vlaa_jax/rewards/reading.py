@@ -1,0 +1,314 @@
+r"""What a maths text says, before any parser: a number, a letter, a literal word, or LaTeX.
+
+The grammar of commitment finds the one expression; here its unit and the noun it counts are taken
+off, and what is left is LaTeX or calculator spelling for the reader in the workers (latex.py).
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+from vlaa_jax.rewards.commitment import commit, leaves_as_it_is
+from vlaa_jax.rewards.commitment_words import HEDGES, RETRACTIONS
+from vlaa_jax.rewards.numerals import FIGURES, NUMERAL, value_of
+from vlaa_jax.rewards.text import brace_end, fold, unwrap
+from vlaa_jax.rewards.units import UNIT, Unit, read_unit
+
+MAX_EXPRESSION = 1_000
+"""Characters; a longer answer is no expression, and costs the parser more than it is worth."""
+
+_LITERALS = {
+    "yes": "yes", "no": "no", "true": "true", "false": "false", "undefined": "undefined",
+    "no solution": "no solution", "no solutions": "no solution", "无解": "no solution",
+    "no real solution": "no solution", "no real solutions": "no solution", "dne": "does not exist",
+    "does not exist": "does not exist", "increasing": "increasing", "decreasing": "decreasing",
+}  # fmt: skip
+_LITERAL = re.compile(
+    "(?:" + "|".join(sorted(_LITERALS, key=len, reverse=True)) + r")(?![A-Za-z'])", re.IGNORECASE
+)
+_NEGATIVE = frozenset({"no", "false", "no solution", "does not exist", "undefined"})
+_UNSETTLED = re.compile(rf"\b(?:{HEDGES}|{RETRACTIONS}|or|but)\b|\?", re.IGNORECASE)
+_NEGATED = re.compile(r"\b(?:not|never)\b|n't\b", re.IGNORECASE)
+
+_FUNCTION_NAMES = (
+    "sin cos tan cot sec csc arcsin arccos arctan asin acos atan sinh cosh tanh log ln lg exp pi "
+    "theta alpha beta gamma phi omega lambda infty sqrt abs max min mod lim det inf infinity and "
+    "or gcd lcm"
+)
+FUNCTIONS = frozenset(_FUNCTION_NAMES.split())
+_SMALL_WORDS = "is as at by in of on to an the are not but so we it if no yes my its for has was"
+_SHORT_WORDS = frozenset(_SMALL_WORDS.split())
+_COMMANDS = re.compile(
+    r"\\(?:begin|end|operatorname\*?|overline|angle|triangle|vec|widehat)\s*\{[^{}]*\}|\\[A-Za-z]+"
+)
+_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
+_APART = "\x01"  # stands where \text{} began: what follows is set apart
+_TEXT = re.compile(
+    r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|rm|mbox)\s*"
+    r"\{\s*((?:[^{}]|\^\{-?\d\})*?)\s*\}"
+)
+_SPACES = re.compile(r"\\(?:[,;:! ]|qquad\b|quad\b)|(?<!\\)~")
+_DEGREES = re.compile(
+    r"\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z])|\{\s*o\s*\}|°)|\\degree(?![A-Za-z])"
+)
+_SIZED = re.compile(r"\\(?:left|right|big|Big)(?![A-Za-z])")
+_OUTPUT = re.compile(r"^Output\s+\d+\s*:\s*")
+_CURRENCY = re.compile(r"^(?P<sign>-?)\s*(?:US\s*)?(?P<unit>[$＄€£¥])\s*(?=[\d.(])")
+_JOINS = re.compile(r"\s*(?:,|;|\band\b|\bor\b|和|或|,\s*(?:and|or)\b)\s*", re.IGNORECASE)
+_LOOSE = re.compile(r"^(?:and|or)\b|(?:\b(?:and|or)|[,;+*/=-])$")
+_UNIT_TAIL = re.compile(
+    rf"(?<=[\d}}\])π²³!A-Za-z{_APART}])(?P<gap>\s*{_APART}\s*|\s*)(?P<unit>{UNIT.pattern})[\s.]*$"
+)
+_NOUNS = re.compile(
+    rf"(?<=[\d}})π])[\s{_APART}]+(?P<nouns>(?!(?:and|or)\b)[A-Za-z]{{3,}}"
+    rf"(?:[\s{_APART}]+[A-Za-z]+){{0,7}})[\s.]*$|(?<=[\d}})π])(?P<zh>[\u4e00-\u9fff]{{1,6}})[\s.]*$"
+)
+_ENDS = re.compile(
+    r"[.,;:!?](?=[\s\u4e00-\u9fff]|$)|\s(?=[A-Za-z]{2,}\b)|\s(?=\()|(?<![\u4e00-\u9fff])[\u4e00-\u9fff]|\n|\s-\s|(?<=\$)\s"
+)
+_NUMBER = re.compile(
+    rf"(?P<sign>[+-]?)\s*(?:(?P<whole>\d{{1,9}})?\s*\\[dt]?frac\s*\{{\s*(?P<a>-?\d{{1,18}})\s*\}}"
+    rf"\s*\{{\s*(?P<b>\d{{1,18}})\s*\}}|(?P<c>\d{{1,18}})\s*/\s*(?P<d>\d{{1,18}})"
+    rf"|(?P<plain>{FIGURES})|(?P<spaced>\d{{1,3}}(?: \d{{3}})+(?:\.\d+)?)|(?P<comma>0,\d+))\s*\.?"
+)
+_COMMA = re.compile(r"([+-]?)(\d{1,30}),(\d{1,30})")
+_RIVAL = re.compile(r"\d|\\(?:sqrt|frac|dfrac|pi|boxed)(?![A-Za-z])|[π√½]")
+_LABELS = re.compile(r"_\s*\{?\d{1,3}\}?|(?:∠|\\angle|\bangle|△|Angle)\s*\d+")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the host makes of one text before any parser sees it."""
+
+    latex: str = ""
+    """The expression, without delimiters and unit."""
+    number: Fraction | None = None
+    literal: str | None = None
+    letter: str | None = None
+    unit: Unit | None = None
+    nouns: frozenset[str] = frozenset()
+
+    @property
+    def has_pi(self) -> bool:
+        """Whether a bare angle of this value is meant in radians."""
+        return bool(re.search(r"\\pi(?![A-Za-z])|π|\bpi\b", self.latex))
+
+
+def read_answer(text: str) -> Reading | None:
+    """The one value that an answer commits to; None where there is none."""
+    if len(text) > MAX_EXPRESSION:
+        return None
+    return commit(_prepared(text), _read, _names_value)
+
+
+def read_gold(text: str) -> Reading | None:
+    """The value of a gold; None where it is no mathematics. A capital letter is an option."""
+    core = unwrap(fold(_OUTPUT.sub("", text.strip())))
+    if not core or len(core) > MAX_EXPRESSION:
+        return None
+    if re.fullmatch(r"\(?[A-Z]\)?\.?", core):
+        return Reading(letter=core.strip("()."))
+    prepared = _prepared(text)
+    whole = _value(prepared)
+    if whole is not None and not (whole.number is not None and not re.search(r"\d", prepared)):
+        return whole
+    if not re.search(r"[\d$\\=]", prepared) and not _LITERAL.match(prepared):
+        return None  # words
+    return commit(prepared, _read, _names_value)
+
+
+def with_decimal_comma(text: str) -> Fraction | None:
+    """``1000,99`` as a decimal; only asked for where the gold is one number, not a list."""
+    match = _COMMA.fullmatch(unwrap(fold(text)).strip())
+    if not match:
+        return None
+    value = Fraction(f"{match[2]}.{match[3]}")
+    return -value if match[1] == "-" else value
+
+
+def plain_number(text: str) -> Fraction | None:
+    """Value of a text that is one number: figures, thousands, a simple or mixed fraction."""
+    match = _NUMBER.fullmatch(text.strip())
+    if not match or len(text) > 60:
+        return None
+    if match["a"] or match["c"]:
+        under = int(match["b"] or match["d"])
+        if not under:
+            return None
+        value = Fraction(int(match["a"] or match["c"]), under) + int(match["whole"] or 0)
+    elif match["comma"]:
+        value = Fraction(match["comma"].replace(",", "."))
+    else:
+        value = Fraction((match["plain"] or match["spaced"]).replace(",", "").replace(" ", ""))
+    return -value if match["sign"] == "-" else value
+
+
+def factors_between(gold: Reading, answer: Reading) -> list[Fraction]:
+    """Factors by which an answer's value may be multiplied to be the gold's; none: units differ."""
+    ours, said = gold.unit, answer.unit
+    if gold.nouns and answer.nouns and not gold.nouns & answer.nouns:
+        return []
+    if (ours and ours.dimension and answer.nouns) or (said and said.dimension and gold.nouns):
+        return []
+    if ours and said:
+        if ours.is_percent != said.is_percent or ours.dimension != said.dimension:
+            return []
+        return [said.scale / ours.scale]
+    if ours and ours.is_percent:
+        return [Fraction(1), Fraction(100)]
+    if said and said.is_percent:
+        return [Fraction(1), Fraction(1, 100)]
+    if ours and ours.is_angle and answer.has_pi and not gold.has_pi:
+        return [1 / ours.scale]
+    if said and said.is_angle and gold.has_pi:
+        return [said.scale]
+    return [Fraction(1)]
+
+
+def _prepared(text: str) -> str:
+    """One kind of delimiter and of degree sign, and ``\\text`` as words that are set apart."""
+    text = unwrap(fold(_OUTPUT.sub("", text.strip())))
+    if "\\" in text or "~" in text:
+        text = text.replace("\\$", "＄")  # dollars, not a delimiter
+        text = re.sub(r"\\[(\[]|\\[)\]]|\${2}", "$", _SIZED.sub("", text))
+        text = _unboxed(text)
+        text = _DEGREES.sub("°", _SPACES.sub(" ", text)).replace("\\%", "%").replace("{,}", ",")
+        text = _TEXT.sub(lambda match: f" {_APART}{match[1]} ", text)
+    else:
+        text = text.replace("$$", "$")
+    if text.startswith("$") and text.count("$") == 1 and re.match(r"\$\s*[\d.]", text):
+        return text.strip()  # dollars, not a delimiter
+    return text.replace("**", "").strip() if not re.search(r"\w\*\*\s*[\w(-]", text) else text
+
+
+def _unboxed(text: str) -> str:
+    r"""Boxes as delimiters: ``\boxed{6}`` is ``$6$``, and inside of delimiters just ``6``."""
+    while match := re.search(r"\\(?:boxed|fbox)\s*\{", text):
+        end = brace_end(text, match.end())
+        if end < 0:
+            return text
+        inside = text[: match.start()].count("$") % 2
+        content = unwrap(text[match.end() : end])
+        mark = "" if inside else "$"
+        text = f"{text[: match.start()]}{mark}{content.replace('$', '')}{mark}{text[end + 1 :]}"
+    return text
+
+
+def _read(text: str, start: int) -> Iterator[tuple[Reading, int]]:
+    literal = _LITERAL.match(text, start)
+    if literal:
+        value = _LITERALS[literal[0].lower()]
+        if _stands(value, text[literal.end() :]):
+            yield Reading(literal=value), len(text)
+        return
+    ends = [match.start() for match in _ENDS.finditer(text, start + 1)]
+    for end in [len(text), *reversed(ends[:12])]:
+        reading = _value(text[start:end])
+        if reading is not None:
+            yield reading, end
+
+
+def _stands(value: str, tail: str) -> bool:
+    """Whether a sentence after a literal answer is in keeping with it."""
+    if _UNSETTLED.search(tail) or (value not in _NEGATIVE and _NEGATED.search(tail)):
+        return False
+    others = {_LITERALS[said.lower()] for said in _LITERAL.findall(tail)} - {value}
+    return not others & {"yes", "no", "true", "false"}
+
+
+def _value(text: str) -> Reading | None:
+    """A text that is one value with its unit and nothing else."""
+    text = text.strip().rstrip(".").strip()
+    if not text or text.startswith(("=", "≈")) or _LOOSE.search(text):
+        return None
+    if text.rstrip().endswith("\\"):
+        text = text.rstrip("\\ ")
+    currency = _CURRENCY.match(text)
+    if currency and text.count("$") <= 1:
+        unit, text = currency["unit"].replace("＄", "$"), currency["sign"] + text[currency.end() :]
+        reading = _value(text)
+        return reading and (reading if reading.unit else _with_unit(reading, unit))
+    if "$" in text:
+        joined = _joined(text)
+        if joined is None:
+            return None
+        text = joined
+    numeral = NUMERAL.fullmatch(text)
+    if numeral and (numeral["words"] or numeral["chinese"] or numeral["times"] or numeral["minus"]):
+        number = value_of(numeral)
+        return None if number is None else Reading(str(number), number)
+    head, unit, nouns = _split_unit(text)
+    head = head.replace(_APART, " ").strip()
+    if not head or _is_prose(head):
+        return None
+    head = _JOINS.sub(lambda match: match[0] if match[0].strip() in ",;" else ", ", head)
+    numeral = NUMERAL.fullmatch(head)
+    number = value_of(numeral) if numeral and not numeral["under"] else plain_number(head)
+    return Reading(head, number, unit=unit, nouns=nouns)
+
+
+def _with_unit(reading: Reading, unit: str) -> Reading:
+    return Reading(reading.latex, reading.number, unit=read_unit(unit), nouns=reading.nouns)
+
+
+def _joined(text: str) -> str | None:
+    """Text with its delimiters taken out; None where pieces stand side by side without a joint."""
+    pieces = text.split("$")
+    if len(pieces) % 2 == 0:
+        return None
+    for index in range(2, len(pieces) - 1, 2):
+        if not pieces[index].strip(" \x01"):
+            return None
+    return " ".join(pieces).strip()
+
+
+def _split_unit(text: str) -> tuple[str, Unit | None, frozenset[str]]:
+    match = _UNIT_TAIL.search(text)
+    if (
+        match
+        and match.start()
+        and _is_set_apart(text[: match.start()], match["gap"], match["unit"])
+    ):
+        unit = read_unit(match["unit"])
+        if unit is not None:
+            return text[: match.start()], unit, frozenset()
+    match = _NOUNS.search(text)
+    if (
+        match
+        and match.start()
+        and leaves_as_it_is(" " + match[0].replace(_APART, ""), _names_value)
+    ):
+        words = (match["nouns"] or "").replace(_APART, " ").lower().split()
+        if not FUNCTIONS.intersection(words) and not (match["zh"] or "").startswith(("和", "或")):
+            nouns = frozenset(word.rstrip("s") for word in words if len(word) > 3)
+            return text[: match.start()], None, nouns
+    return text, None, frozenset()
+
+
+def _is_set_apart(head: str, gap: str, unit: str) -> bool:
+    if _APART in gap or head.endswith(_APART) or not re.match(r"[A-Za-z]", unit):
+        return True
+    bare = re.sub(r"\\[A-Za-z]+", " ", head)
+    single = re.match(r"[A-Za-z](?![A-Za-z])", unit)
+    if single and re.search("[A-Za-z]", bare):
+        return False
+    touches = head[-1:].isdigit() and (not single or re.search(r"/|\bper\b", unit))
+    return bool(touches or (gap and head[-1:] in "0123456789})]π²³"))
+
+
+def _is_prose(text: str) -> bool:
+    """Whether a text has words that are no function, product of letters or LaTeX command."""
+    for match in _WORD.finditer(_COMMANDS.sub(" ", text)):
+        word = match[0].casefold()
+        if word not in FUNCTIONS and (
+            len(word) > 3 or (word in _SHORT_WORDS and not match[0].isupper())
+        ):
+            rest = re.sub("|".join(sorted(FUNCTIONS, key=len, reverse=True)), " ", match[0])
+            if any(len(piece) > 1 for piece in rest.split()) or rest == match[0]:
+                return True
+    return bool(re.search(r"[\u4e00-\u9fff#@?!]{1}(?<![\w)]!)|\?", text))
+
+
+def _names_value(text: str) -> bool:
+    return _RIVAL.search(_LABELS.sub("", text)) is not None
