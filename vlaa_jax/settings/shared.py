@@ -229,7 +229,7 @@ class RunSettings(Group, name="run"):
     eval_completions: int = setting(1, at_least(1))
     """Completions per held-out record (mean@n, pass@n)."""
     log_rollouts_every: int = setting(1, at_least(0), harmless=True)
-    """Steps between rollout files; 0 writes none."""
+    """Steps between recorded rollouts; 0 records none. Held-out answers are always recorded."""
     damaged: str = setting("stop", one_of("stop", "older"), harmless=True)
     """What to do where the newest checkpoint is damaged: "stop", or go on from an "older" one."""
     compilation_cache: str = setting("~/.cache/vlaa_jax/xla", harmless=True)
