@@ -230,6 +230,8 @@ class RunSettings(Group, name="run"):
     """Completions per held-out record (mean@n, pass@n)."""
     log_rollouts_every: int = setting(1, at_least(0), harmless=True)
     """Steps between recorded rollouts; 0 records none. Held-out answers are always recorded."""
+    wandb: str = setting("", harmless=True)
+    """Project of Weights & Biases that gets the metrics too; empty: none."""
     damaged: str = setting("stop", one_of("stop", "older"), harmless=True)
     """What to do where the newest checkpoint is damaged: "stop", or go on from an "older" one."""
     compilation_cache: str = setting("~/.cache/vlaa_jax/xla", harmless=True)
