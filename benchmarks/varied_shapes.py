@@ -57,7 +57,7 @@ def draw(rng: np.random.Generator, checkpoint: Pretrained) -> Prompt:
     image = Image.fromarray(rng.integers(0, 255, (height, width, 3), np.uint8))
     words = rng.choice(WORDS, int(rng.integers(4, 90)))
     record = Record(id="x", images=("x.png",), question=" ".join(words), gt="1")
-    encoded = encode_prompt(record, [image], checkpoint.chat, checkpoint.processor)
+    encoded = encode_prompt(record, [image], checkpoint.chat, checkpoint.processor, as_pixels=True)
     return Prompt(record, encoded, image.size)
 
 

@@ -52,16 +52,30 @@ def get_config(variant: str = "") -> ConfigDict:
     Raises:
         ValueError: a variant that does not exist, or two that exclude each other.
     """
+    return with_variants("configs/grpo.py", _paper(), variant, VARIANTS, EXCLUSIVE)
+
+
+def with_variants(
+    file: str,
+    config: ConfigDict,
+    variant: str,
+    variants: dict[str, Callable[[ConfigDict], None]],
+    exclusive: tuple[set[str], ...],
+) -> ConfigDict:
+    """The config with named variants, applied in the order of the table.
+
+    Raises:
+        ValueError: a variant that does not exist, or two that exclude each other.
+    """
     names = [name.strip() for name in variant.split(",") if name.strip()]
     for name in names:
-        if name not in VARIANTS:
-            known = ", ".join(sorted(VARIANTS))
-            raise ValueError(f"configs/grpo.py has no variant {name!r}; known: {known}")
-    for group in EXCLUSIVE:
+        if name not in variants:
+            known = ", ".join(sorted(variants))
+            raise ValueError(f"{file} has no variant {name!r}; known: {known}")
+    for group in exclusive:
         if len(both := sorted(group & set(names))) > 1:
-            raise ValueError(f"configs/grpo.py: choose one of {' and '.join(both)}, not both")
-    config = _paper()
-    for name, change in VARIANTS.items():  # in their order, not in that of the command line
+            raise ValueError(f"{file}: choose one of {' and '.join(both)}, not both")
+    for name, change in variants.items():
         if name in names:
             change(config)
     return config
@@ -75,7 +89,6 @@ def _paper() -> ConfigDict:
             "model": {
                 "checkpoint": "",
                 "dtype": "bfloat16",  # (inferred)
-                "param_dtype": "float32",
                 "remat": "full",
                 "unroll": 1,
                 "freeze": (),  # (inferred) the framework trains everything
@@ -108,7 +121,6 @@ def _paper() -> ConfigDict:
                 "embedded_train": 1000,
                 "embedded_heldout": 200,
                 "workers": 8,
-                "processes": 0,
             },
             "rollout": {
                 "prompts": 512,  # (inferred) the paper's batch of 512, taken as prompts
@@ -138,6 +150,7 @@ def _paper() -> ConfigDict:
                 "importance_cap": 0.0,
                 "dynamic_sampling": 0,
                 "mask_truncated": False,
+                "epochs": 1,
                 "updates_per_rollout": 8,  # (inferred) 512 x 4 responses in batches of 256
                 "micro_prompts": 16,
                 "logprob_chunk": 0,
@@ -158,6 +171,8 @@ def _paper() -> ConfigDict:
                 "steps": 49,
                 "save_every": 5,
                 "keep_checkpoints": 2,
+                "wandb": "",  # a project; WANDB_MODE=offline needs no network
+                "damaged": "stop",  # "older": go on from the newest checkpoint that is sound
                 "eval_every": 0,
                 "eval_completions": 1,
                 "log_rollouts_every": 1,

@@ -4,6 +4,7 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from vlaa_jax.schema import UserError
 
@@ -62,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--quiet", action="store_true", help="draw no progress bar")
 
     check = commands.add_parser("verify", help="there and back by bytes, logits by transformers")
-    check.add_argument("source", metavar="HF_DIR", help="HF directory or hub id")
+    check.add_argument("source", metavar="DIR", help="HF directory or hub id, or a training run")
     check.add_argument("--scratch", metavar="DIR", help="where the two copies are written")
     check.add_argument("--seed", type=int, default=0)
     check.set_defaults(run=_verify)
@@ -101,8 +102,10 @@ def _jax_to_hf(arguments: argparse.Namespace) -> int:
                 "--layout, --dtype and --max-shard-size shape merged weights; an adapter is "
                 "written as stored: leave them out, or leave out --adapter"
             )
+        _say_step(arguments.source)
         print(export_adapter(arguments.source, arguments.target, overwrite=arguments.overwrite))
         return 0
+    _say_step(arguments.source)
     target = export(
         arguments.source,
         arguments.target,
@@ -114,10 +117,35 @@ def _jax_to_hf(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _say_step(source: str) -> None:
+    """Which checkpoint of a run is taken; nothing for others."""
+    from vlaa_jax.models.qwen_vl.weights import step_of
+
+    step = step_of(Path(source))
+    if step is not None:
+        print(f"taking checkpoint {step.name} of {step.parent.parent}", file=sys.stderr)
+
+
+def _verify_run(source: Path) -> int:
+    """Holds every checkpoint of a run against the digests that were written with it."""
+    from vlaa_jax.train.checkpoint import problem, steps_of
+
+    own = source.parent.name == "checkpoints"
+    folder = source.parent if own else source / "checkpoints"
+    steps = [int(source.name)] if own else steps_of(folder)
+    found = {step: problem(folder / str(step)) for step in sorted(steps)}
+    for step, reason in found.items():
+        print(f"checkpoint {step}: {'sound' if reason is None else f'damaged, {reason}'}")
+    print("FAILED" if any(found.values()) else "passed")
+    return 1 if any(found.values()) else 0
+
+
 def _verify(arguments: argparse.Namespace) -> int:
-    from vlaa_jax.models.qwen_vl.weights import existing
+    from vlaa_jax.models.qwen_vl.weights import existing, step_of
 
     source = existing(arguments.source)  # before the seconds that jax and torch take to load
+    if step_of(source) is not None:
+        return _verify_run(source)
     from converters.verify import TOLERANCE, verify
 
     report = verify(source, scratch=arguments.scratch, seed=arguments.seed)

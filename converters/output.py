@@ -26,6 +26,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from vlaa_jax.foreign import refuse_dangling
 from vlaa_jax.schema import UserError
 
 SUFFIX = ".incomplete"
@@ -95,7 +96,9 @@ def sidecar_files(directory: Path) -> list[Path]:
 
 
 def copy_sidecars(source: Path, target: Path) -> None:
-    """Copies every non-weight file byte for byte."""
+    """Copies every non-weight file byte for byte; a link to nothing raises UserError."""
+    for entry in source.iterdir():
+        refuse_dangling(entry)
     for file in sidecar_files(source):
         (target / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / file, target / file)

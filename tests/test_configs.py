@@ -4,9 +4,10 @@ import dataclasses
 
 import pytest
 
-from configs import grpo
+from configs import evaluate, grpo
 from vlaa_jax.schema import UserError
 from vlaa_jax.settings import by_source
+from vlaa_jax.settings.evaluate import EvaluateSettings
 from vlaa_jax.settings.grpo import GrpoSettings
 from vlaa_jax.settle import settle
 
@@ -17,6 +18,23 @@ VARIANTS = ["", *grpo.VARIANTS, "tiny,dapo", "7b,rule-only,lora"]
 def test_configs_settle(variant):
     config = grpo.get_config(variant).to_dict()
     settle(config)
+
+
+@pytest.mark.parametrize("variant", ["", *evaluate.VARIANTS, "tiny,pass8", "leaderboard,pass8"])
+def test_evaluations_settle(variant):
+    settings = settle(evaluate.get_config(variant).to_dict())
+    assert isinstance(settings, EvaluateSettings)
+
+
+def test_the_regimes_of_decoding_are_those_of_paper_and_leaderboard():
+    paper, board = (evaluate.get_config(name).generation for name in ("paper", "leaderboard"))
+    assert (paper.new_tokens, paper.max_pixels, paper.temperature) == (800, 256 * 32 * 32, 0)
+    assert (board.new_tokens, board.temperature, board.top_k) == (2048, 0.01, 1)
+    assert (board.min_pixels, board.max_pixels) == (1280 * 28 * 28, 16384 * 28 * 28)
+    assert paper.system_prompt == grpo.SYSTEM_PROMPT
+    assert len(board.system_prompt) == len(grpo.SYSTEM_PROMPT) - 2
+    assert board.system_prompt.endswith("</think><answer> answer here </answer>")
+    assert "and<answer> </answer> tags" in board.system_prompt
 
 
 def test_variants_are_applied_in_one_order():
@@ -51,6 +69,7 @@ def flat(mapping, prefix=""):
 def test_every_setting_is_in_the_config():
     config = flat(grpo.get_config().to_dict())
     assert config == keys(GrpoSettings)
+    assert flat(evaluate.get_config().to_dict()) == keys(EvaluateSettings)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +106,7 @@ def test_values_out_of_range_are_refused_by_name(group, name, value):
         ("source_weights", "vg=0", r"data\.source_weights: vg=0: must be above 0"),
         ("source_weights", "vg=nan", r"data\.source_weights: vg=nan: must be above 0"),
         ("source_weights", "vg=1,,coco=1", r"data\.source_weights: '' is not SOURCE=VALUE"),
-        ("processes", -1, r"data\.processes: -1 is too small"),
+        ("workers", -1, r"data\.workers: -1 is too small"),
     ],
 )
 def test_data_settings_are_checked_at_the_door(name, value, message):

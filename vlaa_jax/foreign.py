@@ -21,7 +21,7 @@ MAX_CONFIG_BYTES = 4 << 20
 """Of a configuration, an index of weights or a header; the largest released ones have 0.3 MB. JSON
 may take thirty times its length when it is parsed."""
 MAX_IMAGE_BYTES = 256 << 20
-"""Of one encoded image."""
+"""Of one encoded image; the largest one that is decoded has as much without compression."""
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -52,6 +52,11 @@ def parse_json(text: str | bytes, *, finite: bool = True, max_depth: int = MAX_D
         raise _too_deep(max_depth) from None
     _check_depth(value, max_depth)
     return value
+
+
+def local_path(path: str | os.PathLike[str]) -> Path:
+    """A path as a person may write it: with ``~`` for the home folder, which no shell has seen."""
+    return Path(os.path.expanduser(path))
 
 
 def read_bytes(file: Path, max_bytes: int) -> bytes:
@@ -86,9 +91,14 @@ def refuse_dangling(file: Path) -> None:
         raise UserError(f"{file} is a link to {os.readlink(file)}, which does not exist")
 
 
+def is_lfs_pointer(start: bytes) -> bool:
+    """Whether a file that starts like this is a git-lfs pointer to the real one."""
+    return start.startswith(_LFS_POINTER)
+
+
 def refuse_pointer(file: Path, start: bytes) -> None:
     """Raises UserError where a file that starts like this is a git-lfs pointer to the real one."""
-    if start.startswith(_LFS_POINTER):
+    if is_lfs_pointer(start):
         raise UserError(
             f"{file} is a git-lfs pointer, not the file itself; run `git lfs pull` in "
             f"{file.parent}, or download it again"

@@ -19,6 +19,24 @@ from vlaa_jax.settle import settle
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with a variant after ':'.")
 WORKDIR = flags.DEFINE_string("workdir", "runs/default", "Directory of the run.")
+HOSTS = flags.DEFINE_enum(
+    "hosts", "auto", ["auto", "one"], "auto joins the other processes of a cluster; one never does."
+)
+COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    os.environ.get("JAX_COORDINATOR_ADDRESS", ""),
+    "ADDRESS:PORT of process 0, where the cluster does not say it.",
+)
+COUNT = flags.DEFINE_integer(
+    "process_count", int(os.environ.get("JAX_NUM_PROCESSES", 0)), "Processes of the run."
+)
+INDEX = flags.DEFINE_integer(
+    "process_id", int(os.environ.get("JAX_PROCESS_ID", -1)), "Number of this process, from 0."
+)
+SILENCE_S = flags.DEFINE_float(
+    "host_silence_s", 30.0, "Seconds after which a host that is not heard counts as lost."
+)
+WAIT_S = flags.DEFINE_float("host_wait_s", 3600.0, "Longest wait for a host that is alive.")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -38,23 +56,49 @@ def main(argv: Sequence[str]) -> None:
         _run(settings, Path(WORKDIR.value).expanduser())
     except UserError as error:
         sys.exit(f"vlaa_jax: {error}")
-    except KeyboardInterrupt:
-        print(
-            "vlaa_jax: interrupted; the same command goes on after the last saved step, if any",
-            file=sys.stderr,
-        )
+    except KeyboardInterrupt as reason:
+        print(interrupted(reason), file=sys.stderr)
         sys.exit(130)
 
 
-TASKS = {"grpo": "vlaa_jax.train.grpo"}
+def interrupted(reason: KeyboardInterrupt) -> str:
+    """What is said of a run that was told to go."""
+    why = f" ({reason})" if str(reason) else ""
+    return f"vlaa_jax: interrupted{why}; the same command goes on after the last saved step, if any"
+
+
+TASKS = {
+    "evaluate": "vlaa_jax.evaluate.run",
+    "grpo": "vlaa_jax.train.grpo",
+    "heldout": "vlaa_jax.study.heldout",
+    "perplexity": "vlaa_jax.train.perplexity",
+    "pipeline": "vlaa_jax.pipeline.run",
+    "sft": "vlaa_jax.train.sft",
+    "study": "vlaa_jax.study.run",
+}
 """Module of each task; its ``run(settings, workdir, console)`` does the work."""
+
+HOST_TASKS = frozenset(("pipeline", "study"))
+"""Tasks that need no accelerator themselves; a study leaves it to its commands."""
 
 
 def _run(settings: Any, workdir: Path) -> None:
+    if settings.task in HOST_TASKS:
+        importlib.import_module(TASKS[settings.task]).run(settings, workdir, Console())
+        return
     _check_versions()
+    from vlaa_jax.parallel import hosts
+    from vlaa_jax.parallel.start import Where, start
+
+    start(
+        Where(
+            HOSTS.value, COORDINATOR.value, COUNT.value, INDEX.value, SILENCE_S.value, WAIT_S.value
+        )
+    )
     task = importlib.import_module(TASKS[settings.task])
-    _start_jax(settings.run.compilation_cache)
-    task.run(settings, workdir, Console())
+    with hosts.ending_together():
+        _start_jax(settings.run.compilation_cache)
+        task.run(settings, workdir, Console(quiet=not hosts.is_writer()))
 
 
 def _start_jax(cache: str) -> None:
@@ -68,7 +112,11 @@ def _start_jax(cache: str) -> None:
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise UserError(f"jax finds no device to run on: {reason}") from error
-    print(f"vlaa_jax {__version__}  jax {jax.__version__}  {len(devices)} x {devices[0]}")
+    where = f"  {jax.process_count()} hosts" if jax.process_count() > 1 else ""
+    if jax.process_index() == 0:
+        print(
+            f"vlaa_jax {__version__}  jax {jax.__version__}  {len(devices)} x {devices[0]}{where}"
+        )
 
 
 def _check_versions() -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from converters import hf_to_jax, jax_to_hf, output
 from converters.cli import main
+from vlaa_jax import digests
 from vlaa_jax.models.qwen_vl import weights
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig, TextConfig, VisionConfig
 from vlaa_jax.models.qwen_vl.hf_keys import hf_shapes
@@ -242,3 +243,20 @@ def test_help_starts_without_jax():
     )
     assert "verify" in run.stdout
     assert run.stdout.strip().endswith("False")
+
+
+def test_a_damaged_checkpoint_is_named_and_not_exported(tmp_path, capsys):
+    run = tmp_path / "run"
+    for step in ("3", "4"):
+        params = run / "checkpoints" / step / "params"
+        params.mkdir(parents=True)
+        (params / "data").write_bytes(b"weights" * 100)
+        digests.write(params)
+    (run / "checkpoints" / "4" / "params" / "data").write_bytes(b"Weights" * 100)
+    assert main(["jax-to-hf", str(run), str(tmp_path / "out")]) != 0
+    told = capsys.readouterr().err
+    assert "taking checkpoint 4" in told
+    assert "4: damaged, params/data is not as it was written; an older one is" in told
+    assert main(["verify", str(run)]) == 1
+    told = capsys.readouterr().out
+    assert "checkpoint 4: damaged" in told

@@ -15,6 +15,7 @@ import transformers
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from converters import hf_to_jax, jax_to_hf
+from converters.output import copy_sidecars
 from vlaa_jax.models.qwen_vl import weights
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.hf_keys import canonical, flatten, key_table
@@ -326,3 +327,10 @@ def test_files_hold_vision_first_and_layers_by_number():
         "model.layers.10.mlp.up_proj.weight",
         "lm_head.weight",
     ]
+
+
+def test_a_sidecar_that_is_a_link_to_nothing_is_an_error(tmp_path):
+    (tmp_path / "tokenizer.json").symlink_to("gone")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match=r"tokenizer\.json is a link to gone"):
+        copy_sidecars(tmp_path, tmp_path / "out")

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from vlaa_jax.data.built import BuiltRecords
 from vlaa_jax.data.cli import kind_of, run
 from vlaa_jax.data.images import ImageProcessor, image_size
 from vlaa_jax.data.records import load_records
@@ -143,3 +144,40 @@ def test_the_module_runs_and_knows_the_verifiers(paths):
     argv = [sys.executable, "-m", "vlaa_jax.data", "show", str(paths.heldout), "0"]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "gold check: fine" in done.stdout
+
+
+def test_paths_may_begin_at_the_home_folder(paths, hf_dir, tmp_path, monkeypatch, capsys):
+    """``--images=~/x`` reaches a program as it stands: no shell replaces it there."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "data").symlink_to(paths.grpo.parent)
+    (tmp_path / "hf").symlink_to(hf_dir)
+    file, images = f"~/data/{paths.grpo.name}", f"--images=~/data/{paths.images.name}"
+    assert run(["check", file, images, "--rejects=~/rejects", "--quiet"]) == 0
+    assert (tmp_path / "rejects").exists()
+    common = [file, images, "--checkpoint=~/hf"]
+    assert run(["build", *common, "--out=~/built", "--quiet"]) == 0
+    assert len(BuiltRecords("~/built")) == len(load_records(paths.grpo))
+    (tmp_path / "prompt").write_text("Think first.\n")
+    argv = ["show", file, "0", images, "--checkpoint=~/hf", "--system-prompt=@~/prompt"]
+    assert run(argv) == 0
+    assert "planner" in capsys.readouterr().out
+
+
+def test_pointers_of_git_lfs_are_named_as_such(paths, tmp_path, capsys):
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+    (tmp_path / "grpo.json").write_text(pointer)
+    images = ["--images", str(tmp_path)]
+    assert run(["check", str(tmp_path / "grpo.json"), *images]) == 2
+    assert "grpo.json is a git-lfs pointer" in capsys.readouterr().err
+    (tmp_path / "a.png").write_text(pointer)
+    record = {**json.loads(paths.grpo.read_text())[0], "image": "a.png"}
+    (tmp_path / "one.json").write_text(json.dumps([record]))
+    assert run(["check", str(tmp_path / "one.json"), *images, "--quiet"]) == 1
+    assert "image 'a.png' is a git-lfs pointer" in capsys.readouterr().out
+
+
+def test_the_embedded_checkpoint_goes_by_its_name(paths, tmp_path, capsys):
+    common = [str(paths.grpo), "--images", str(paths.images), "--checkpoint=embedded"]
+    assert run(["build", *common, "--out", str(tmp_path / "b"), "--quiet"]) == 0
+    assert run(["show", common[0], "0", *common[1:]]) == 0
+    assert "planner" in capsys.readouterr().out

@@ -36,7 +36,7 @@ SIZES = [
     (2016, 1390),
     (42, 70),  # both sides half-way between multiples of 28
 ]
-MODES = ["RGB", "RGBA", "P", "P-transparent", "L", "LA", "CMYK", "1", "I;16", "RGB-tRNS", "YCbCr"]
+MODES = ["RGB", "RGBA", "P", "P-transparent", "L", "LA", "CMYK", "1", "RGB-tRNS", "YCbCr"]
 
 
 def noise(width, height, seed=0):
@@ -103,6 +103,16 @@ def test_bit_exact_at_ragged_sizes(hf_class, make, size):
 @pytest.mark.parametrize("mode", MODES)
 def test_bit_exact_in_every_mode(hf_class, mode):
     assert_same(ImageProcessor(), hf_class(), in_mode(mode))
+
+
+def test_sixteen_bits_are_read_as_the_same_picture_in_eight(hf_class):
+    """transformers itself cuts them off at 255; its reading of the 8-bit picture is the oracle."""
+    deep = in_mode("I;16")
+    plain = Image.fromarray((np.asarray(deep) // 257).astype(np.uint8))
+    ours, grid = ImageProcessor().patches(deep)
+    theirs = hf_class()(images=[plain], return_tensors="np")
+    np.testing.assert_array_equal(ours, theirs["pixel_values"])
+    assert [grid] == [tuple(g) for g in theirs["image_grid_thw"]]
 
 
 @pytest.mark.parametrize("limits", [(3136, 12845056), (50_000, 60_000), (1280 * 784, 16384 * 784)])
@@ -401,3 +411,16 @@ def test_a_header_is_refused_like_an_image(tmp_path, name, message):
     (tmp_path / "t.png").write_bytes(b"text")
     with pytest.raises(UserError, match=message):
         image_size(tmp_path, name)
+
+
+def test_an_absolute_path_is_refused_with_the_reason(tmp_path):
+    """Released records begin paths with a slash, and mean the image root by it."""
+    root, elsewhere = tmp_path / "images", tmp_path / "photos"
+    root.mkdir()
+    elsewhere.mkdir()
+    Image.new("RGB", (40, 30)).save(elsewhere / "a.png")
+    below = str(elsewhere / "a.png").lstrip("/")  # as a record gives it
+    with pytest.raises(UserError, match=f"if it was meant as /{below}: paths are read below the"):
+        open_image(root, below)
+    with pytest.raises(UserError, match=r"does not exist under [^;]*$"):
+        open_image(root, "vg/none.png")

@@ -1,6 +1,7 @@
 """The TFDS builder: round trip, rejects, and no TensorFlow."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -136,15 +137,46 @@ def test_a_registered_builder_judges_golds_and_lengths(paths, hf_dir, tmp_path):
     assert sizes["gone"] is None and all(v for k, v in sizes.items() if k != "gone")
     resize = ImageProcessor.from_dir(hf_dir).resized
     assert all(r.resized_size == (s and resize(*s)) for r in requests for s in [r.image_size])
+    other_dir = tmp_path / "hf"
+    shutil.copytree(hf_dir, other_dir)
+    processor = json.loads((other_dir / "preprocessor_config.json").read_text())
+    (other_dir / "preprocessor_config.json").write_text(json.dumps({**processor, "x": 1}))
+    limit = {"max_tokens": 256}
     for other, words in (
         ({"box_space": "normalized"}, "prepared with box_space={'vg': 'normalized_square'}"),
         ({"checkpoint": hf_dir, "max_tokens": 128}, "prepared with max_tokens=256, not 128"),
+        ({"checkpoint": hf_dir, **limit, "system_prompt": "x"}, "without a system prompt"),
+        ({"checkpoint": other_dir, **limit}, "prepared with another checkpoint"),
     ):
         with pytest.raises(UserError, match=words):
             tfds.builder("vlaa_thinking/grpo", data_dir=tmp_path / "data", **other)
     tfds.builder("vlaa_thinking/grpo", **{**options, "box_space": {"VG": "normalized_square"}})
     again = tfds.builder("vlaa_thinking/grpo", data_dir=tmp_path / "data")
     assert len(TfdsRecords(again.as_data_source(split="train"))) == 20
+
+
+def test_a_set_that_was_prepared_bare_is_not_served_as_a_judged_one(paths, hf_dir, tmp_path):
+    prepare("grpo", paths.root, tmp_path / "data")
+
+    def reopen(**asked):
+        return tfds.builder("vlaa_thinking/grpo", data_dir=tmp_path / "data", **asked)
+
+    assert reopen().info.splits["train"].num_examples == 20
+    assert reopen(box_space="normalized").info.splits["train"].num_examples == 20
+    for asked, words in (
+        ({"checkpoint": hf_dir}, "prepared without measuring its records"),
+        ({"gold_problems": lambda requests: []}, "prepared without a check of its golds"),
+        ({"box_space": {"vg": "normalized_square"}}, "prepared with box_space='normalized', not"),
+    ):
+        with pytest.raises(UserError, match=words):
+            reopen(**asked)
+    settings = reopen().data_path / "prepared.json"
+    settings.write_text("[" * 1000)
+    with pytest.raises(UserError, match=r"prepared\.json cannot be read"):
+        reopen(checkpoint=hf_dir)
+    settings.unlink()
+    with pytest.raises(UserError, match="without measuring its records"):
+        reopen(checkpoint=hf_dir)
 
 
 def test_meta_that_json_cannot_hold_is_left_out(paths, tmp_path):

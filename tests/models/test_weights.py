@@ -287,6 +287,27 @@ def test_damaged_weight_files(tmp_path, damage, message):
         weights.open_params(tmp_path)
 
 
+def test_the_tie_is_blamed_on_the_key_that_makes_it(tmp_path):
+    config = CONFIGS["2, tied"]
+    tensors = write_hf(tmp_path, config)
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] + 1
+    safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors")
+    raw = config.to_hf()
+    raw["text_config"] = {"tie_word_embeddings": raw.pop("tie_word_embeddings")}
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    with pytest.raises(UserError, match=r"set text_config\.tie_word_embeddings to false"):
+        weights.open_params(tmp_path)
+
+
+def test_a_path_may_begin_at_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_hf(tmp_path / "hf", CONFIGS["2, tied"])
+    assert weights.resolve("~/hf") == tmp_path / "hf" == weights.sidecar_dir("~/hf")
+    assert weights.open_params("~/hf").sidecars == tmp_path / "hf"
+    with pytest.raises(UserError, match=f"{tmp_path}/gone is not a directory"):
+        weights.open_params("~/gone")
+
+
 def test_an_index_of_an_earlier_save_never_brings_its_weights_back(tmp_path):
     """Two sets are refused by both names; without old shards the single file is read, as by HF."""
     config = CONFIGS["2, tied"]

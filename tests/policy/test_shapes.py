@@ -32,7 +32,9 @@ def test_varied_prompts_compile_no_more_programs_than_the_ladder_has_entries():
         image = Image.fromarray(rng.integers(0, 255, (height, width, 3), np.uint8))
         words = "red circles " * int(rng.integers(1, 50))
         record = Record("x", words, ("x.png",), gt="1", verifier_type="digit")
-        encoded = encode_prompt(record, [image], checkpoint.chat, checkpoint.processor)
+        encoded = encode_prompt(
+            record, [image], checkpoint.chat, checkpoint.processor, as_pixels=True
+        )
         return Prompt(record, encoded, image.size)
 
     longest, bins, drawn = 0, 0, set()

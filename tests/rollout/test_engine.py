@@ -1,5 +1,7 @@
 """The engine's completions: log-probabilities, ends, limits, seeds."""
 
+from contextlib import contextmanager
+
 import jax
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from flax import nnx
 
 from update_case import CONFIG, VOCAB
 from vlaa_jax.algos.logprobs import token_logprobs
+from vlaa_jax.models.qwen_vl.axes import PARAM_AXES, layout
 from vlaa_jax.models.qwen_vl.model import (
     Compute,
     PromptInputs,
@@ -14,9 +17,11 @@ from vlaa_jax.models.qwen_vl.model import (
     init_params,
     split_model,
 )
-from vlaa_jax.parallel.mesh import batch_sharding, make_mesh, replicated
+from vlaa_jax.parallel.mesh import batch_sharding, data_shards, make_mesh
+from vlaa_jax.parallel.sharding import tree_shardings
 from vlaa_jax.rollout.engine import Engine
 from vlaa_jax.rollout.sampling import Sampling
+from vlaa_jax.rollout.weights import sampling_mesh
 
 EOS, TEMPERATURE, LIMIT = 7, 1.3, 20
 ALLOWED = np.arange(VOCAB) < 30
@@ -36,6 +41,22 @@ def setup():
         min_bucket=8,
     )
     return graphdef, params, engine
+
+
+@contextmanager
+def compilations():
+    """Collects the seconds of every compilation inside."""
+    seconds = []
+
+    def listen(event, duration, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            seconds.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield seconds
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def run(engine, params, prompt, keys, *, part=None, **options):
@@ -178,15 +199,54 @@ def test_refill_and_smaller_buffers_change_no_completion(setup, slots, part, bur
     np.testing.assert_allclose(got.logprobs_PGT, want.logprobs_PGT, atol=1e-5)
 
 
-def test_the_buffers_on_a_mesh_give_the_same_completions(setup):
+@pytest.mark.parametrize(
+    ("shape", "tensor", "unroll"),
+    [
+        ((4, 1, 1), 0, True),
+        ((8, 1, 1), 0, 1),
+        ((1, 8, 1), 0, 1),
+        ((1, 4, 2), 0, 1),  # one key head: repeated
+        ((2, 2, 2), 0, 1),
+        ((1, 4, 1), 2, 1),  # cut for decoding alone
+    ],
+    ids=str,
+)
+def test_the_buffers_on_a_mesh_give_the_same_completions(setup, shape, tensor, unroll):
     _, params, engine = setup
-    graphdef, _ = split_model(CONFIG, Compute(data_shards=4))
-    prompt = prompts([6, 3, 9, 1, 4, 4, 7, 2, 8, 5, 3, 6])
-    keys = jax.random.split(jax.random.key(4), 12)
+    prompt = prompts([6, 3, 9, 1, 4, 4, 7, 2, 8, 5, 3, 6, 4, 2, 5, 9])
+    keys = jax.random.split(jax.random.key(4), 16)
     want = run(engine, params, prompt, keys)
-    mesh = make_mesh(data=4, fsdp=1, tensor=1, devices=jax.devices()[:4])
-    params = jax.device_put(params, replicated(mesh))
-    small = small_buffers(graphdef, slots=8, burst=3, mesh=mesh)
-    got = run(small, params, jax.device_put(prompt, batch_sharding(mesh)), keys, part=4)
+    mesh = make_mesh(*shape, devices=jax.devices()[: np.prod(shape)])
+    graphdef, _ = split_model(CONFIG, Compute(data_shards=data_shards(mesh), unroll=unroll))
+    places = tree_shardings(params, PARAM_AXES, layout(CONFIG, mesh))
+    params = jax.device_put(params, places)
+    small = small_buffers(graphdef, slots=8, burst=3, mesh=sampling_mesh(mesh, tensor))
+    prompt = jax.device_put(prompt, batch_sharding(mesh))
+    got = run(small, small.weights(params), prompt, keys, part=8)
     np.testing.assert_array_equal(got.tokens_PGT, want.tokens_PGT)
     np.testing.assert_allclose(got.logprobs_PGT, want.logprobs_PGT, atol=1e-5)
+    with compilations() as compiled:
+        run(small, params, prompt, keys, part=8)
+    assert not compiled, "places drift: a program is compiled twice"
+
+
+def test_any_of_several_tokens_ends_a_completion(setup):
+    graphdef, params, _ = setup
+    options = {"completions": 5, "max_new_tokens": LIMIT, "sampling": Sampling(TEMPERATURE)}
+    keys = jax.random.split(jax.random.key(1), 3)
+    tokens = {}
+    for stops in (EOS, {EOS}, (11, EOS)):
+        engine = Engine(graphdef, eos_id=stops, allowed_V=ALLOWED, min_bucket=LIMIT, **options)
+        rollout = run(engine, params, prompts([6, 3, 9]), keys)
+        tokens[str(stops)] = rollout.tokens_PGT
+        for row, length in zip(
+            rollout.tokens_PGT.reshape(15, -1), rollout.length_PG.reshape(-1), strict=True
+        ):
+            assert not np.isin(row[: length - 1], stops if stops != EOS else [EOS]).any()
+            assert not row[length:].any()
+    one, same, two = tokens.values()
+    np.testing.assert_array_equal(one, same)
+    assert (two[..., :-1] == 11).any(), "the case should end somewhere with the second token"
+    kept = np.cumprod(np.roll(two == 11, 1, axis=-1) == 0, axis=-1).astype(bool)
+    kept[..., 0] = True
+    np.testing.assert_array_equal(two[kept & (two > 0)], one[kept & (two > 0)])

@@ -8,7 +8,7 @@ EOS = 9
 
 
 def seated(prompts=3, completions=4, limit=6):
-    slots = Slots(1, prompts, completions, limit=limit, eos_id=EOS)
+    slots = Slots(1, prompts, completions, limit=limit, stop_ids=(EOS,))
     places = slots.room(prompts)
     slots.occupy(places, np.arange(prompts)[None])
     return slots, Results(prompts, completions, limit)
@@ -55,7 +55,7 @@ def test_a_slot_is_free_when_its_last_completion_ends():
 
 
 def test_padding_prompts_count_as_finished():
-    slots = Slots(1, 2, 3, limit=4, eos_id=EOS)
+    slots = Slots(1, 2, 3, limit=4, stop_ids=(EOS,))
     slots.occupy(slots.room(2), np.array([[0, -1]]))
     assert slots.alive_SPG.sum(-1).tolist() == [[3, 0]]
 
@@ -79,7 +79,7 @@ def test_shrinking_keeps_everybody_who_is_growing():
 
 
 def test_shards_seat_their_own_prompts():
-    slots = Slots(2, 2, 2, limit=4, eos_id=EOS)
+    slots = Slots(2, 2, 2, limit=4, stop_ids=(EOS,))
     slots.occupy(slots.room(2), np.array([[0, 1], [2, 3]]))
     results = Results(4, 2, 4)
     tokens = np.ones((4, 2, 1), int)

@@ -1,7 +1,5 @@
 """Which checkpoints stay, and that they come back bit for bit."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,17 +95,3 @@ def test_a_run_goes_on_with_its_records_and_no_others(tmp_path, place):
         found.with_records(records[1:])
     with pytest.raises(UserError, match="4 then, 4 now"):
         found.with_records(records[::-1])
-
-
-def test_a_checkpoint_that_knows_nothing_of_its_records_is_taken(tmp_path, place):
-    checkpoints = Checkpoints(tmp_path, 1)
-    save(checkpoints, place, 3)
-    checkpoints.close()
-    file = tmp_path / "3/progress/metadata"
-    saved = json.loads(file.read_text())
-    del saved["records"], saved["records_sha256"]
-    file.write_text(json.dumps(saved))
-    found = restored(tmp_path, place)
-    assert found == Progress(3, {"at": 3}, {"kl_coef": 0.5})
-    records = [Record("r", "q", ("a/x.png",))]
-    assert found.with_records(records).with_records(records).records == 1

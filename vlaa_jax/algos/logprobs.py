@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from vlaa_jax.parallel.sharding import Layout, gather
+from vlaa_jax.parallel.sharding import Layout
 
 HEAD_AXES = ("embed", "vocab")
 """Logical axes of the output head."""
@@ -67,8 +67,9 @@ def token_logprobs(
 
     Args:
       hidden_ND: final hidden states, after the last norm.
-      kernel_DV: output head; for tied weights the transposed embedding. bfloat16 products are
-        accumulated in float32 and the logits are never rounded.
+      kernel_DV: output head; for tied weights the transposed embedding. It is cast to the hidden
+        states' type. bfloat16 products are accumulated in float32, the logits are never rounded,
+        and neither is the gradient of a float32 head.
       targets_N: chosen ids. Ids outside [0, V) are clipped into it: mask such rows downstream.
       temperature: positive; a constant for differentiation.
       allowed_V: False for ids that must not be sampled (vision and padding tokens). A forbidden
@@ -102,8 +103,6 @@ def token_logprobs(
     rows = -(-n_rows // (n_chunks * row_shards)) * row_shards  # per chunk, evenly filled
     padding = rows * n_chunks - n_rows
     targets_N = jnp.clip(targets_N, 0, vocab_size - 1)
-    if layout is not None:
-        kernel_DV = gather(kernel_DV, layout, HEAD_AXES)
     # Chunks lie on axis 1: row-major order puts neighbouring rows into different chunks.
     hidden_CnD = jnp.pad(hidden_ND, ((0, padding), (0, 0))).reshape(rows, n_chunks, width)
     targets_Cn = jnp.pad(targets_N, (0, padding)).reshape(rows, n_chunks)
@@ -182,17 +181,22 @@ def _chunked(
 
 
 def _chunked_forward(static, hidden_nCD, kernel_DV, targets_nC, temperature, allowed_V):  # type: ignore[no-untyped-def]
+    layout, like = static[2], jnp.zeros((), kernel_DV.dtype)
+    kernel_DV = kernel_DV.astype(hidden_nCD.dtype)
+    if layout is not None:
+        kernel_DV = layout.pin_gathered(kernel_DV, *HEAD_AXES)
+
     def one(chunk: tuple[Array, Array]) -> tuple[Array, Array, Array]:
-        return _forward_chunk(*chunk, kernel_DV, temperature, allowed_V, static[2])
+        return _forward_chunk(*chunk, kernel_DV, temperature, allowed_V, layout)
 
     logprob_nC, entropy_nC, log_z_nC = jax.lax.map(one, (hidden_nCD, targets_nC))
-    saved = (hidden_nCD, kernel_DV, targets_nC, temperature, allowed_V, log_z_nC, entropy_nC)
+    saved = (hidden_nCD, kernel_DV, like, targets_nC, temperature, allowed_V, log_z_nC, entropy_nC)
     return (logprob_nC, entropy_nC), saved
 
 
 def _chunked_backward(static, saved, cotangents):  # type: ignore[no-untyped-def]
     row_shards, entropy_gradient, layout = static
-    hidden_nCD, kernel_DV, targets_nC, temperature, allowed_V, log_z_nC, entropy_nC = saved
+    hidden_nCD, kernel_DV, like, targets_nC, temperature, allowed_V, log_z_nC, entropy_nC = saved
     vocab_V = jnp.arange(kernel_DV.shape[1])
 
     def one(kernel_grad_sDV, chunk):  # type: ignore[no-untyped-def]
@@ -221,8 +225,10 @@ def _chunked_backward(static, saved, cotangents):  # type: ignore[no-untyped-def
     start_sDV = _pin(layout, start_sDV, "batch", None, "vocab")
     chunks = (hidden_nCD, targets_nC, log_z_nC, entropy_nC, *cotangents)
     kernel_grad_sDV, hidden_grad_nCD = jax.lax.scan(one, start_sDV, chunks)
+    # Shards change places first and are summed then: a sum over shards alone comes out whole.
+    kernel_grad_sDV = _pin(layout, kernel_grad_sDV, "copies", *HEAD_AXES)
     kernel_grad_DV = _pin(layout, jnp.sum(kernel_grad_sDV, axis=0), *HEAD_AXES)
-    kernel_grad_DV = kernel_grad_DV.astype(kernel_DV.dtype)
+    kernel_grad_DV = kernel_grad_DV.astype(like.dtype)
     no_grad = np.zeros(targets_nC.shape, jax.dtypes.float0)
     no_allowed = None if allowed_V is None else np.zeros(allowed_V.shape, jax.dtypes.float0)
     return hidden_grad_nCD, kernel_grad_DV, no_grad, jnp.zeros_like(temperature), no_allowed

@@ -26,6 +26,7 @@ from vlaa_jax.data.measure import Unfit, measure, over_limit
 from vlaa_jax.data.progress import progress
 from vlaa_jax.data.records import KINDS, RecordFile, Refusal, Reject, iter_indexed
 from vlaa_jax.data.shards import ShardWriter, file_digest, whole_shard, write_json, write_whole
+from vlaa_jax.foreign import local_path
 from vlaa_jax.schema import Record, UserError
 
 FORMAT = 2
@@ -33,7 +34,7 @@ MANIFEST = "manifest.json"
 REJECTS = "rejects.jsonl"
 _PLAN = "plan.json"
 _READ_AHEAD = 64
-_HF_FILES = (
+HF_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "chat_template.json",
@@ -41,6 +42,7 @@ _HF_FILES = (
     "preprocessor_config.json",
     "processor_config.json",
 )
+"""What decides the lengths of records."""
 
 
 @dataclass(frozen=True)
@@ -105,9 +107,7 @@ class Builder:
             "format": FORMAT,
             "settings": asdict(settings),
             "records": {"file": record_file.name, "sha256": file_digest(record_file)},
-            "checkpoint": {
-                name: file_digest(hf_dir / name) for name in _HF_FILES if (hf_dir / name).is_file()
-            },
+            "checkpoint": checkpoint_digests(hf_dir),
             "golds_checked": gold_problems is not None,
         }
 
@@ -248,7 +248,8 @@ class Builder:
             reason = next((bad[path] for path in record.images if path in bad), None)
             found.append(None if reason is None else Refusal("image", reason))
         asked = [i for i, refusal in enumerate(found) if refusal is None]
-        sizes = [images[records[i].images[0]].size for i in asked]
+        firsts = [next(iter(records[i].images), None) for i in asked]
+        sizes = [None if first is None else images[first].size for first in firsts]
         problems = bad_golds(
             [records[i] for i in asked], sizes, self.gold_problems, resized=self.processor.resized
         )
@@ -355,14 +356,14 @@ def build(
     Raises:
       UserError: an input cannot be read, or ``out`` cannot be used.
     """
-    if not Path(image_root).is_dir():
+    if not local_path(image_root).is_dir():
         raise UserError(f"{image_root}: no such image folder")
     try:
         return Builder(
-            Path(record_file),
-            Path(image_root),
-            Path(out),
-            Path(hf_dir),
+            local_path(record_file),
+            local_path(image_root),
+            local_path(out),
+            local_path(hf_dir),
             settings,
             gold_problems,
             max(1, workers),
@@ -370,6 +371,11 @@ def build(
         ).run()
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror or error})") from error
+
+
+def checkpoint_digests(hf_dir: Path) -> dict[str, str]:
+    """File name to SHA-256 of what decides the lengths of records."""
+    return {name: file_digest(hf_dir / name) for name in HF_FILES if (hf_dir / name).is_file()}
 
 
 def _digest(*tables: Mapping[str, Any]) -> str:
@@ -410,6 +416,6 @@ def _without(value: dict[str, Any], *keys: str) -> dict[str, Any]:
 
 def iter_rejects(out: str | os.PathLike[str]) -> Iterator[Reject]:
     """The rejects of a finished build."""
-    with (Path(out) / REJECTS).open(encoding="utf-8") as file:
+    with (local_path(out) / REJECTS).open(encoding="utf-8") as file:
         for line in file:
             yield Reject(**json.loads(line))

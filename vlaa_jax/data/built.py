@@ -13,6 +13,7 @@ from vlaa_jax.data.build import FORMAT, MANIFEST
 from vlaa_jax.data.images import decode_image
 from vlaa_jax.data.measure import Built
 from vlaa_jax.data.shards import file_digest
+from vlaa_jax.foreign import local_path
 from vlaa_jax.schema import Record, UserError
 
 _FIELDS = (
@@ -53,7 +54,7 @@ class BuiltRecords(Sequence[Record]):
           UserError: the folder holds no finished build, or one of another format; its manifest is
             incomplete; or a shard is missing or has another size.
         """
-        self.folder = Path(folder)
+        self.folder = local_path(folder)
         self.manifest = _read_manifest(self.folder)
         self._records = self._source("record_shards")
         self._images = self._source("image_shards")
@@ -100,9 +101,9 @@ class BuiltRecords(Sequence[Record]):
     def encoded_images(self, record: Record) -> tuple[bytes, ...]:
         """The image files of one of the records, byte for byte."""
         numbers = record.meta["built"]["image_numbers"]
-        if self._images is None:
+        if numbers and self._images is None:
             raise UserError(f"{self.folder}: holds no images")
-        return tuple(self._images[number] for number in numbers)
+        return tuple(self._images[number] for number in numbers)  # type: ignore[index]
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

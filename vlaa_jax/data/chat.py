@@ -7,7 +7,7 @@ And the answer is tokenised apart from the prompt, so that the prompt of supervi
 token for token the prompt of generation.
 """
 
-import json
+import contextlib
 import os
 import re
 from collections.abc import Sequence
@@ -17,12 +17,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from vlaa_jax.data.template import (
+    MAX_OUTPUT_CHARS,
+    Messages,
+    messages,
+    template_file,
+    try_out,
+)
+from vlaa_jax.foreign import local_path, read_bytes, read_object
 from vlaa_jax.schema import UserError
 
 IMAGE_TOKEN = "<|image_pad|>"
 VIDEO_TOKEN = "<|video_pad|>"
 END_OF_TURN = "<|im_end|>"
 END_OF_TEXT = "<|endoftext|>"
+_JSON_FILES = (
+    "config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+_LARGE_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "chat_template.jinja")
+_MAX_TOKENIZER_BYTES = 64 << 20
+"""Qwen's tokenizer.json has 7 to 11 MB."""
 
 
 class Chat:
@@ -32,12 +49,13 @@ class Chat:
         """Wrap a fast transformers tokenizer; ``name`` is for messages. See ``from_dir``."""
         if not getattr(tokenizer, "chat_template", None):
             raise UserError(f"{name}: no chat template (tokenizer_config.json or chat_template.*)")
+        try_out(tokenizer.chat_template, name)
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise UserError(f"{name}: needs a fast tokenizer (tokenizer.json)")
         backend.no_truncation()
         backend.no_padding()
-        self._tokenizer = tokenizer
+        self._tokenizer, self._name = tokenizer, name
         self._backend = backend
         self.image_token_id = self._id(IMAGE_TOKEN, name)
         self.video_token_id: int = backend.token_to_id(VIDEO_TOKEN) or -1
@@ -52,7 +70,7 @@ class Chat:
         """Ids the tokenizer knows, added ones included; the head may have more rows."""
         structural = {i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
         structural |= {self.image_token_id, self.video_token_id, self.pad_id}
-        self.structural_ids: tuple[int, ...] = tuple(sorted(structural - {self.end_of_turn_id}))
+        self.structural_ids: tuple[int, ...] = tuple(sorted(structural - set(self.stop_ids)))
         """Ids that a completion may never hold: vision and turn markers, padding."""
         special = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
         special += [IMAGE_TOKEN, VIDEO_TOKEN, END_OF_TURN]
@@ -74,27 +92,35 @@ class Chat:
         """
         from transformers import AutoTokenizer  # a second of import that planning does not need
 
-        path = Path(tokenizer_dir)
+        path = local_path(tokenizer_dir)
         if not path.is_dir():
             raise UserError(f"{path}: no such tokenizer directory")
+        _check_files(path)
         try:
             tokenizer = AutoTokenizer.from_pretrained(
                 os.fspath(path), local_files_only=True, trust_remote_code=False
             )
-        except Exception as error:  # the loader raises many kinds for one cause: unusable files
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        # The loader raises many kinds for one cause, unusable files; a panic of its Rust part is
+        # not even an Exception.
+        except BaseException as error:
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise UserError(f"{path}: cannot load the tokenizer ({reason[0]})") from error
         if not getattr(tokenizer, "chat_template", None):
-            tokenizer.chat_template = _template_file(path)
+            tokenizer.chat_template = template_file(path)
         chat = cls(tokenizer, os.fspath(path))
-        config = _read_json(path / "config.json")
+        with contextlib.suppress(FileNotFoundError):
+            chat._check_image_token(path, read_object(path / "config.json"))
+        return chat
+
+    def _check_image_token(self, path: Path, config: dict[str, Any]) -> None:
         expected = config.get("image_token_id")
-        if expected is not None and expected != chat.image_token_id:
+        if expected is not None and expected != self.image_token_id:
             raise UserError(
                 f"{path}: config.json says image_token_id {expected} but the tokenizer gives "
-                f"{IMAGE_TOKEN} id {chat.image_token_id}"
+                f"{IMAGE_TOKEN} id {self.image_token_id}"
             )
-        return chat
 
     def check_text(self, text: str, what: str) -> None:
         """Refuse text that would be read as structure, or that is not valid Unicode.
@@ -115,7 +141,7 @@ class Chat:
 
         An empty system prompt leaves the system turn to the template (Qwen adds its default line).
         """
-        return self._apply(_messages(question, n_images, system_prompt), True)
+        return self._apply(messages(question, n_images, system_prompt), True)
 
     def prompt_ids(
         self, question: str, n_images: int = 0, system_prompt: str = "", what: str = "prompt"
@@ -145,7 +171,7 @@ class Chat:
         """
         return self._answer(
             self.render(question, n_images, system_prompt),
-            _messages(question, n_images, system_prompt),
+            messages(question, n_images, system_prompt),
             answer,
             what,
         )
@@ -161,15 +187,15 @@ class Chat:
         """``prompt_ids`` and ``answer_ids``, the prompt rendered once; errors as both."""
         self.check_text(question, f"{what}: question")
         self.check_text(system_prompt, f"{what}: system prompt")
-        messages = _messages(question, n_images, system_prompt)
-        prompt = self._apply(messages, True)
-        return self.encode(prompt), self._answer(prompt, messages, answer, what)
+        conversation = messages(question, n_images, system_prompt)
+        prompt = self._apply(conversation, True)
+        return self.encode(prompt), self._answer(prompt, conversation, answer, what)
 
     def _answer(
-        self, prompt: str, messages: list[dict[str, Any]], answer: str, what: str
+        self, prompt: str, conversation: Messages, answer: str, what: str
     ) -> NDArray[np.int32]:
         self.check_text(answer, f"{what}: answer")
-        full = self._apply([*messages, {"role": "assistant", "content": answer}], False)
+        full = self._apply([*conversation, {"role": "assistant", "content": answer}], False)
         if not full.startswith(prompt + answer):
             raise UserError(f"{what}: the chat template does not continue the prompt by the answer")
         ids = self.encode(full[len(prompt) :])
@@ -178,12 +204,18 @@ class Chat:
             raise UserError(f"{what}: the chat template does not end a turn with one {END_OF_TURN}")
         return ids[: ends[0] + 1]
 
-    def _apply(self, messages: list[dict[str, Any]], prompt: bool) -> str:
-        return str(
-            self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=prompt
+    def _apply(self, conversation: Messages, prompt: bool) -> str:
+        try:
+            text = self._tokenizer.apply_chat_template(
+                conversation, tokenize=False, add_generation_prompt=prompt
             )
-        )
+        except Exception as error:  # a template is a program: it may raise anything
+            reason = " ".join(str(error).split())[:200]
+            failed = f"the chat template failed ({type(error).__name__}: {reason})"
+            raise UserError(f"{self._name}: {failed}") from error
+        if len(text) > MAX_OUTPUT_CHARS + 2 * len(str(conversation)):
+            raise UserError(f"{self._name}: the chat template writes {len(text):,} characters")
+        return str(text)
 
     def encode(self, text: str) -> NDArray[np.int32]:
         """Token ids of text in which special tokens count as such; nothing is added."""
@@ -202,27 +234,15 @@ class Chat:
         return list(self._backend.decode_batch(rows, skip_special_tokens=skip_special_tokens))
 
 
-def _messages(question: str, n_images: int, system_prompt: str) -> list[dict[str, Any]]:
-    system = [{"role": "system", "content": system_prompt}] if system_prompt else []
-    content: list[dict[str, str]] = [{"type": "image"} for _ in range(n_images)]
-    content.append({"type": "text", "text": question})
-    return [*system, {"role": "user", "content": content}]
+def _check_files(path: Path) -> None:
+    """Refuses files that the libraries would read without bounds, before they do.
 
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error})") from error
-    return value if isinstance(value, dict) else {}
-
-
-def _template_file(path: Path) -> str | None:
-    """The template kept beside the tokenizer: chat_template.jinja, or .json in older releases."""
-    jinja = path / "chat_template.jinja"
-    if jinja.is_file():
-        return jinja.read_text(encoding="utf-8")
-    found = _read_json(path / "chat_template.json").get("chat_template")
-    return found if isinstance(found, str) else None
+    Raises:
+        UserError: a file is no JSON object, too large, a git-lfs pointer or a link to nothing.
+    """
+    for name in _JSON_FILES:
+        with contextlib.suppress(FileNotFoundError):
+            read_object(path / name)
+    for name in _LARGE_FILES:
+        with contextlib.suppress(FileNotFoundError):
+            read_bytes(path / name, _MAX_TOKENIZER_BYTES)

@@ -4,17 +4,21 @@ One table per file, a row per source, with the published counts beside (arXiv 25
 """
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from typing import NamedTuple
 
+from vlaa_jax.data.bit_depth import DEEP_MODES, SCALED_FROM
+from vlaa_jax.data.findings import Findings
+from vlaa_jax.data.foreign_forms import remarks
 from vlaa_jax.data.golds import GoldProblems, bad_golds
-from vlaa_jax.data.images import MAX_ASPECT, decode_image, resolve_inside
+from vlaa_jax.data.images import MAX_ASPECT, open_image, resolve_inside
 from vlaa_jax.data.progress import progress
 from vlaa_jax.data.records import RecordFile, Reject, iter_indexed
+from vlaa_jax.foreign import MAX_IMAGE_BYTES, local_path, read_bytes
 from vlaa_jax.schema import Record, UserError
 
 PUBLISHED = {
@@ -42,7 +46,6 @@ PUBLISHED = {
 }
 """Records per source of the two released files; 126,413 and 25,195 in all."""
 
-MAX_IMAGE_BYTES = 256 << 20
 _HEAD = (
     *("source", "records", "published", "refused"),
     *("images", "found", "missing", "corrupt", "bad golds"),
@@ -63,6 +66,8 @@ class ImageFacts(NamedTuple):
     """(width, height) of the upright image."""
     data: bytes = b""
     """The encoded bytes, where asked for."""
+    mode: str = ""
+    """Pillow's name of the pixels' form, where the image was decoded."""
 
 
 def inspect_image(
@@ -80,20 +85,18 @@ def inspect_image(
         file = resolve_inside(root, path)
     except UserError as error:
         return ImageFacts("missing", str(error))
+    if not decode:
+        return ImageFacts("found")
     try:
-        if (size := file.stat().st_size) > MAX_IMAGE_BYTES:
-            return ImageFacts("corrupt", f"image {path!r} has {size:,} bytes, the limit is 256 MiB")
-        if not decode:
-            return ImageFacts("found")
-        data = file.read_bytes()
-        with decode_image(data, path) as image:
-            width, height = image.size
+        with open_image(root, path) as image:
+            (width, height), mode = image.size, image.info.get(SCALED_FROM, image.mode)
+        data = read_bytes(file, MAX_IMAGE_BYTES) if keep else b""
     except (UserError, OSError) as error:
         return ImageFacts("corrupt", str(error))
     if max(width, height) > MAX_ASPECT * min(width, height):
         reason = f"image {path!r} of {width}x{height} pixels is too narrow"
         return ImageFacts("corrupt", reason)
-    return ImageFacts("found", "", (width, height), data if keep else b"")
+    return ImageFacts("found", "", (width, height), data, mode)
 
 
 @dataclass
@@ -120,6 +123,12 @@ class CheckReport:
     rejects: list[Reject] = field(default_factory=list)
     """Up to ``max_rejects``; the counts go on."""
     problems: int = 0
+    modes: Counter[str] = field(default_factory=Counter)
+    """Different images by the form of their pixels, where they were decoded."""
+    findings: Findings = field(default_factory=Findings)
+    """All problems by kind."""
+    remarks: Findings = field(default_factory=Findings)
+    """What can be trained on and is hardly meant, by kind."""
 
     @property
     def clean(self) -> bool:
@@ -132,7 +141,7 @@ class CheckReport:
 
     def table(self) -> str:
         """The report as text."""
-        published = PUBLISHED.get(self.kind or "", {})
+        published = self._published()
         lines: list[tuple[str, ...]] = [_HEAD]
         total = SourceRow()
         names = sorted(set(self.rows) | set(published), key=lambda n: (n == UNREADABLE, n))
@@ -141,13 +150,29 @@ class CheckReport:
             lines.append(_cells(name, row, published.get(name)))
             for attribute, value in vars(row).items():
                 setattr(total, attribute, getattr(total, attribute) + value)
-        lines.append(_cells("total", total, sum(published.values()) or None))
+        whole = len(published) == len(PUBLISHED.get(self.kind or "", {}))
+        lines.append(_cells("total", total, sum(published.values()) if whole else None))
         widths = [max(len(line[i]) for line in lines) for i in range(len(_HEAD))]
         text = [self.file]
         for line in lines:
             numbers = [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
             text.append("  ".join([line[0].ljust(widths[0]), *numbers]))
         return "\n".join(text)
+
+    def _published(self) -> dict[str, int]:
+        """Published counts of the sources in the file; of all where it has most of them."""
+        published = PUBLISHED.get(self.kind or "", {})
+        here = {name: count for name, count in published.items() if name in self.rows}
+        return published if 2 * len(here) > len(published) else here
+
+    def mode_lines(self) -> list[str]:
+        """How many images have which form of pixels, and what is done to some; for people."""
+        if not self.modes:
+            return []
+        counts = ", ".join(f"{mode} {count:,}" for mode, count in self.modes.most_common())
+        deep = sum(self.modes[mode] for mode in DEEP_MODES)
+        note = f"{deep:,} images of more than 8 bits a pixel are scaled to 8 by their range"
+        return [f"pixels: {counts}", *([note] if deep else [])]
 
 
 def _cells(name: str, row: SourceRow, published: int | None) -> tuple[str, ...]:
@@ -186,7 +211,7 @@ def check_file(
     Raises:
       UserError: the file or the image root cannot be read at all.
     """
-    if not Path(image_root).is_dir():
+    if not local_path(image_root).is_dir():
         raise UserError(f"{image_root}: no such image folder")
     report = CheckReport(str(path), kind)
 
@@ -194,6 +219,7 @@ def check_file(
 
     def refuse(reject: Reject) -> None:
         report.problems += 1
+        report.findings.add(reject)
         if len(report.rejects) < max_rejects:
             report.rejects.append(reject)
         if on_reject is not None:
@@ -212,14 +238,17 @@ def check_file(
             new = list(dict.fromkeys(p for _, r in batch for p in r.images if p not in seen))
             facts = pool.map(lambda p: inspect_image(image_root, p, decode=decode), new)
             for image, fact in zip(new, facts, strict=True):
+                report.modes.update([fact.mode] if fact.mode else [])
                 seen[image] = same.setdefault(fact, fact)
                 _count_image(report.row(image.split("/", 1)[0] if "/" in image else ""), fact)
-            sizes = [_size(seen[record.images[0]]) for _, record in batch]
+            sizes = [_size(seen[r.images[0]]) if r.images else None for _, r in batch]
             golds = bad_golds([record for _, record in batch], sizes, gold_problems)
             for (index, record), gold in zip(batch, golds, strict=True):
                 row = report.row(record.source)
                 row.records += 1
                 row.bad_golds += gold is not None
+                for name, remark in remarks(record):
+                    report.remarks.add(file.reject(index, name, remark, record.id))
                 for path in record.images:
                     if reason := seen[path].reason:
                         refuse(file.reject(index, "image", reason, record.id))

@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import TextIO
 
@@ -13,6 +14,7 @@ from vlaa_jax.data.golds import GoldProblems, Resized, bad_golds
 from vlaa_jax.data.images import ImageProcessor
 from vlaa_jax.data.records import KINDS, RecordFile, Reject
 from vlaa_jax.data.show import describe, find_record
+from vlaa_jax.foreign import local_path, read_text
 from vlaa_jax.schema import BOX_SPACES, Record, UserError
 from vlaa_jax.settings import by_source
 
@@ -87,6 +89,10 @@ def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress")
 
 
+def _checkpoint(value: str) -> str:
+    return str(resources.files("vlaa_jax") / "assets" / "tiny") if value == "embedded" else value
+
+
 def _boxes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--box-space",
@@ -99,7 +105,12 @@ def _boxes(parser: argparse.ArgumentParser) -> None:
 
 
 def _model(parser: argparse.ArgumentParser, required: bool) -> None:
-    parser.add_argument("--checkpoint", required=required, help="HF directory, for the lengths")
+    parser.add_argument(
+        "--checkpoint",
+        required=required,
+        type=_checkpoint,
+        help='HF directory, for the lengths, or "embedded" (the one of :tiny)',
+    )
     parser.add_argument("--min-pixels", type=int, default=0, help="0: the checkpoint's")
     parser.add_argument("--max-pixels", type=int, default=0, help="0: the checkpoint's")
     parser.add_argument("--system-prompt", default="", help="text, or @FILE")
@@ -114,10 +125,18 @@ def kind_of(path: str | Path) -> str:
         if not isinstance(result, Reject):
             return "sft" if result.verifier_type is None else "grpo"
         first = first or result
-    why = f"; the first: {first.reason}" if first else ""
+    why = f"; the first: {first}" if first else ""
     raise UserError(
         f"{path}: none of the first records can be used{why} (is it a file of records? --kind=grpo "
         "or --kind=sft lists every problem)"
+    )
+
+
+def _guessed(kind: str) -> str:
+    other, has = ("sft", "a") if kind == "grpo" else ("grpo", "no")
+    return (
+        f"read as {kind}, a guess: the first usable record has {has} verifier_type "
+        f"(--kind={other} if that is wrong)"
     )
 
 
@@ -136,14 +155,16 @@ def _check(args: argparse.Namespace, gold_problems: GoldProblems | None) -> int:
                 decode=not args.quick,
                 workers=args.workers,
                 on_reject=lambda reject: _list(reject, rejects),
-                max_rejects=_EXAMPLES_SHOWN,
+                max_rejects=0,  # they are shown by kind
                 show_progress=not args.quiet,
             )
-            print(report.table())
-            for reject in report.rejects:
-                print(f"  {reject}")
-            if (more := report.problems - len(report.rejects)) > 0:
-                print(f"  ... and {more:,} more; list them with --rejects FILE")
+            print("\n".join([report.table(), *report.mode_lines()]))
+            if args.kind == "auto":
+                print(f"  {_guessed(kind)}")
+            lines = [*report.findings.lines(), *(f"note: {r}" for r in report.remarks.lines())]
+            print("".join(f"  {line}\n" for line in lines), end="")
+            if report.problems > len(report.findings) and rejects is None:
+                print(f"  {report.problems:,} problems in all; list them with --rejects FILE")
             unknown = _unknown_sources(_box_space(args), report.rows)
             if unknown:
                 print(f"  --box-space names sources that are not there: {', '.join(unknown)}")
@@ -162,7 +183,7 @@ def _unknown_sources(spaces: str | dict[str, str], sources: Iterable[str]) -> li
 
 def _open(path: str) -> TextIO:
     try:
-        return Path(path).open("w", encoding="utf-8")
+        return local_path(path).open("w", encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 
@@ -196,6 +217,8 @@ def _build(args: argparse.Namespace, gold_problems: GoldProblems | None) -> int:
         show_progress=not args.quiet,
     )
     print(f"{args.out}: {manifest['kept']:,} of {manifest['read']:,} records kept ({kind})")
+    if args.kind == "auto":
+        print(f"  {_guessed(kind)}")
     for source, counts in manifest["sources"].items():
         kept = counts.get("records", 0)
         mean = counts.get("tokens", 0) / kept if kept else 0.0
@@ -239,7 +262,7 @@ def _resized(args: argparse.Namespace) -> Resized | None:
 
 
 def _first_size(record: Record, image_root: str | None) -> tuple[int, int] | None:
-    if image_root is None:
+    if image_root is None or not record.images:
         return None
     facts = inspect_image(image_root, record.images[0])
     return facts.size if facts.status == "found" else None
@@ -256,6 +279,6 @@ def _prompt(value: str) -> str:
     if not value.startswith("@"):
         return value
     try:
-        return Path(value[1:]).read_text(encoding="utf-8").rstrip("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--system-prompt {value}: cannot be read ({error})") from error
+        return read_text(local_path(value[1:])).rstrip("\n")
+    except FileNotFoundError:
+        raise UserError(f"--system-prompt {value}: does not exist") from None

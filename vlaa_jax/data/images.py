@@ -14,13 +14,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
+from vlaa_jax.data.bit_depth import to_8_bits
+from vlaa_jax.data.metered import Metered
 from vlaa_jax.data.processor_config import field_problem, read_processor_config
+from vlaa_jax.foreign import MAX_IMAGE_BYTES, is_lfs_pointer, local_path
 from vlaa_jax.schema import UserError
 
 MAX_IMAGE_PIXELS = 89_478_485
@@ -67,7 +70,11 @@ def smart_resize(
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Three channels; transparency is laid on white (as transformers 5 does; 4.x dropped it)."""
+    """Three channels; transparency is laid on white (as transformers 5 does; 4.x dropped it).
+
+    More than eight bits a pixel are scaled to eight, where transformers cuts them off.
+    """
+    image = to_8_bits(image)
     if "A" in image.getbands() or image.info.get("transparency") is not None:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
@@ -114,7 +121,7 @@ class ImageProcessor:
         Raises:
             UserError: no such file, or one that we cannot follow exactly.
         """
-        found, path = read_processor_config(Path(hf_dir))
+        found, path = read_processor_config(local_path(hf_dir))
         found |= {"min_pixels": min_pixels} if min_pixels else {}
         found |= {"max_pixels": max_pixels} if max_pixels else {}
         try:
@@ -216,14 +223,15 @@ def resolve_inside(root: str | os.PathLike[str], relative_path: str) -> Path:
         raise UserError(f"image path {relative_path!r} is empty or has a null character")
     if pure.is_absolute() or ".." in pure.parts:
         raise UserError(f"image path {relative_path!r} leads outside the image root")
-    base = os.path.realpath(root)
+    base = os.path.realpath(local_path(root))
     try:
         path = os.path.realpath(os.path.join(base, relative_path))
         if os.path.commonpath([base, path]) != base:
             raise UserError(f"image path {relative_path!r} is a link that leaves the image root")
         if not os.path.isfile(path):  # also keeps us from waiting on a pipe
             reason = "is not a regular file" if os.path.exists(path) else "does not exist"
-            raise UserError(f"image {relative_path!r} {reason} under {os.fspath(root)}")
+            hint = _absolute_hint(base, pure)
+            raise UserError(f"image {relative_path!r} {reason} under {os.fspath(root)}{hint}")
     except (OSError, ValueError) as error:
         raise UserError(f"image path {relative_path!r} cannot be used ({error})") from error
     return Path(path)
@@ -238,12 +246,8 @@ def open_image(
         UserError: path leaves the root, or the file is missing, empty, truncated, not an image of
             a known format, or larger than ``max_image_pixels``.
     """
-    path = resolve_inside(root, relative_path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"image {relative_path!r} cannot be read ({error.strerror})") from error
-    return decode_image(data, relative_path, max_image_pixels)
+    with _opened(root, relative_path) as file:
+        return _decode(file, relative_path, max_image_pixels)
 
 
 def decode_image(
@@ -252,11 +256,49 @@ def decode_image(
     """Decode an encoded image, upright; the same refusals as ``open_image``, naming ``name``."""
     if not data:
         raise UserError(f"image {name!r} is an empty file")
+    if is_lfs_pointer(data):
+        raise UserError(f"image {name!r} is a git-lfs pointer, not an image; run `git lfs pull`")
+    return _decode(BytesIO(data), name, max_image_pixels)
+
+
+def _decode(file: BinaryIO, name: str, max_image_pixels: int) -> Image.Image:
     with _refusals(name):
-        image = _open(BytesIO(data), name, max_image_pixels)
+        image = _open(file, name, max_image_pixels)
         image.load()
         ImageOps.exif_transpose(image, in_place=True)  # otherwise it copies even upright images
-        return image
+        return to_8_bits(image, name)
+
+
+def _absolute_hint(base: str, path: PurePosixPath) -> str:
+    """The reason, where somebody wrote absolute paths: records may begin a path with a slash."""
+    first = path.parts[0] if path.parts else ""
+    if os.path.lexists(os.path.join(base, first)) or not os.path.isdir(os.path.join("/", first)):
+        return ""
+    return f"; if it was meant as /{path}: paths are read below the image root, never from /"
+
+
+@contextmanager
+def _opened(root: str | os.PathLike[str], relative_path: str) -> Iterator[BinaryIO]:
+    """An image file below ``root``, of a size that may be read."""
+    path = resolve_inside(root, relative_path)
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_IMAGE_BYTES:
+                raise UserError(
+                    f"image {relative_path!r} has {size:,} bytes, the limit is {MAX_IMAGE_BYTES:,}"
+                )
+            if not (start := file.read(64)):
+                raise UserError(f"image {relative_path!r} is an empty file")
+            if is_lfs_pointer(start):
+                raise UserError(
+                    f"image {relative_path!r} is a git-lfs pointer, not an image; run `git lfs "
+                    "pull`"
+                )
+            file.seek(0)
+            yield file
+    except OSError as error:
+        raise UserError(f"image {relative_path!r} cannot be read ({error.strerror})") from error
 
 
 def image_size(
@@ -270,27 +312,19 @@ def image_size(
     Raises:
         UserError: as ``open_image``, for what the path and the header show.
     """
-    path = resolve_inside(root, relative_path)
-    try:
-        with path.open("rb") as file:
-            if not file.read(1):
-                raise UserError(f"image {relative_path!r} is an empty file")
-            file.seek(0)
-            with _refusals(relative_path):
-                image = _open(file, relative_path, max_image_pixels)
-                if image.format == "TIFF":
-                    turned = False  # Pillow turns these itself, and says so in the size
-                elif image.format == "PNG" and "exif" not in image.info:
-                    turned = _late_exif(file) and _turned(image)  # loads the image, and is rare
-                else:
-                    turned = _turned(image)
-                return image.size[::-1] if turned else image.size
-    except OSError as error:
-        raise UserError(f"image {relative_path!r} cannot be read ({error.strerror})") from error
+    with _opened(root, relative_path) as file, _refusals(relative_path):
+        image = _open(file, relative_path, max_image_pixels)
+        if image.format == "TIFF":
+            turned = False  # Pillow turns these itself, and says so in the size
+        elif image.format == "PNG" and "exif" not in image.info:
+            turned = _late_exif(Metered(file, relative_path)) and _turned(image)  # loads it: rare
+        else:
+            turned = _turned(image)
+        return image.size[::-1] if turned else image.size
 
 
 def _open(file: BinaryIO, name: str, max_image_pixels: int) -> Image.Image:
-    image = Image.open(file, formats=_FORMATS)
+    image = Image.open(cast(BinaryIO, Metered(file, name)), formats=_FORMATS)
     width, height = image.size
     if width * height > max_image_pixels:
         raise UserError(
@@ -304,12 +338,12 @@ def _turned(image: Image.Image) -> bool:
     return image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
 
 
-def _late_exif(file: BinaryIO) -> bool:
+def _late_exif(file: Metered) -> bool:
     """Whether a PNG file has an eXIf chunk anywhere; Pillow sees only those before the pixels."""
     file.seek(8)
     while len(head := file.read(8)) == 8:
-        if head[4:] == b"eXIf":
-            return True
+        if head[4:] in (b"eXIf", b"IEND"):
+            return head[4:] == b"eXIf"
         file.seek(int.from_bytes(head[:4], "big") + 4, os.SEEK_CUR)
     return False
 
@@ -319,7 +353,7 @@ def _refusals(name: str) -> Iterator[None]:
     """Whatever Pillow raises, as one line."""
     try:
         yield
-    except UserError:
+    except (UserError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
         raise UserError(f"image {name!r} is over the limit of pixels ({error})") from error

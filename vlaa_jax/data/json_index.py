@@ -6,6 +6,7 @@ element (bad UTF-8, bad escape) is one refused record and not a refused file.
 """
 
 import re
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,13 @@ from typing import BinaryIO
 
 import numpy as np
 
+from vlaa_jax.data.foreign_forms import guess_file
+from vlaa_jax.foreign import refuse_dangling, refuse_pointer
 from vlaa_jax.schema import UserError
 
 _CHUNK = 1 << 20
+MAX_STRAYS = 1000
+"""Elements in a row that are no objects, after which a file is no file of records."""
 _BOM = b"\xef\xbb\xbf"
 _IN_STRING = re.compile(rb'["\\]')
 _TOP_LEVEL = re.compile(rb'["\[\]{},]')
@@ -42,23 +47,30 @@ def index_json(path: Path) -> JsonIndex:
     """Index a JSON array or JSON Lines file.
 
     Raises:
-      UserError: the file cannot be read, is empty, begins with neither ``[`` nor ``{``, or goes on
-        after the closing bracket of its array.
+      UserError: the file cannot be read, is empty, begins with neither ``[`` nor ``{``, goes on
+        after the closing bracket of its array, or holds MAX_STRAYS elements in a row that are no
+        objects.
     """
     try:
+        refuse_dangling(path)
         with path.open("rb") as file:
+            refuse_pointer(path, file.read(64))
+            file.seek(0)
             first, start = _first_byte(file)
             file.seek(start)
             if first == b"[":
                 return _index_array(file, start, path)
             if first == b"{":
-                return _index_lines(file, start)
+                return _index_lines(file, start, path)
+            file.seek(0)
+            guess = guess_file(file.read(1000))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     if not first:
         raise UserError(f"{path}: the file is empty; expected a JSON array or JSON Lines")
     raise UserError(
         f"{path}: begins with {first!r}; expected a JSON array ('[') or JSON Lines ('{{')"
+        + (f"; {guess}" if guess else "")
     )
 
 
@@ -80,23 +92,46 @@ def _chunks(file: BinaryIO, offset: int) -> Iterator[tuple[int, bytes]]:
         offset += len(chunk)
 
 
-def _index_lines(file: BinaryIO, start: int) -> JsonIndex:
-    spans, lines = [], []
-    line_start, number, blank = start, 1 + _newlines_before(file, start), True
+class _Spans:
+    """Spans as they are found: sixteen bytes each, and a bound on elements that are no objects."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._bounds, self._strays = path, array("q"), 0
+
+    def add(self, start: int, end: int, is_object: bool) -> None:
+        """Note an element; UserError after too many in a row that are no objects."""
+        self._bounds.extend((start, end))
+        self._strays = 0 if is_object else self._strays + 1
+        if self._strays >= MAX_STRAYS:
+            count = len(self._bounds) // 2
+            raise UserError(
+                f"{self._path}: is no file of records: {MAX_STRAYS:,} elements in a row are no "
+                f"objects, from number {count - MAX_STRAYS} to byte {end}"
+            )
+
+    def as_array(self) -> np.ndarray:
+        """int64 [N, 2]."""
+        return np.array(self._bounds, np.int64).reshape(-1, 2)
+
+
+def _index_lines(file: BinaryIO, start: int, path: Path) -> JsonIndex:
+    spans, lines = _Spans(path), array("q")
+    line_start, number = start, 1 + _newlines_before(file, start)
+    first = b""  # of what is in the line beside blanks
     file.seek(start)
     end = start
     for offset, chunk in _chunks(file, start):
         end, i = offset + len(chunk), 0
         while (j := chunk.find(b"\n", i)) >= 0:
-            if not blank or chunk[i:j].strip():
-                spans.append((line_start, offset + j))
+            if first := first or chunk[i:j].lstrip()[:1]:
+                spans.add(line_start, offset + j, first == b"{")
                 lines.append(number)
-            number, i, line_start, blank = number + 1, j + 1, offset + j + 1, True
-        blank = blank and not chunk[i:].strip()
-    if not blank:
-        spans.append((line_start, end))
+            number, i, line_start, first = number + 1, j + 1, offset + j + 1, b""
+        first = first or chunk[i:].lstrip()[:1]
+    if first:
+        spans.add(line_start, end, first == b"{")
         lines.append(number)
-    return JsonIndex(False, _as_spans(spans), np.asarray(lines, np.int64), not blank)
+    return JsonIndex(False, spans.as_array(), np.array(lines, np.int64), bool(first))
 
 
 def _newlines_before(file: BinaryIO, start: int) -> int:
@@ -108,7 +143,7 @@ def _newlines_before(file: BinaryIO, start: int) -> int:
 
 
 def _index_array(file: BinaryIO, start: int, path: Path) -> JsonIndex:
-    scan = _ArrayScan()
+    scan = _ArrayScan(path)
     closed_at = -1
     for offset, chunk in _chunks(file, start):
         if closed_at < 0:
@@ -121,24 +156,23 @@ def _index_array(file: BinaryIO, start: int, path: Path) -> JsonIndex:
                 f"{path}: more data follows the array, which closes at byte {closed_at}; "
                 "mend the file or split it in two"
             )
-    spans = scan.spans
-    tail_start, tail_end = spans[-1] if closed_at >= 0 else (scan.element_start, scan.end)
     if closed_at < 0:
-        spans.append((tail_start, tail_end))
-    if _is_blank(file, tail_start, tail_end):
-        spans.pop()  # an empty array, a comma before the closing bracket, or a cut after a comma
-    return JsonIndex(True, _as_spans(spans), None, closed_at < 0)
+        scan.end_element(scan.end)
+    spans_N2 = scan.spans.as_array()
+    if _is_blank(file, *spans_N2[-1].tolist()):
+        spans_N2 = spans_N2[:-1]  # an empty array, a comma before the closing bracket or the cut
+    return JsonIndex(True, spans_N2, None, closed_at < 0)
 
 
 class _ArrayScan:
     """Finds the commas and the closing bracket of the outermost array, chunk by chunk."""
 
-    def __init__(self) -> None:
-        self.spans: list[tuple[int, int]] = []
-        self.element_start = 0
+    def __init__(self, path: Path) -> None:
+        self.spans = _Spans(path)
         self.end = 0
+        self._element_start = 0
         self._depth = 0
-        self._in_string = False
+        self._in_string = self._is_object = False
         self._skip = 0
 
     def feed(self, offset: int, chunk: bytes) -> int:
@@ -163,15 +197,21 @@ class _ArrayScan:
         if token in b"[{":
             self._depth += 1
             if self._depth == 1:
-                self.element_start = at + 1
+                self._element_start = at + 1
+            elif self._depth == 2:
+                self._is_object = token == b"{"
             return False
         if token in b"]}":
             self._depth -= 1
             if self._depth > 0:
                 return False
-        self.spans.append((self.element_start, at))
-        self.element_start = at + 1
+        self.end_element(at)
         return self._depth == 0
+
+    def end_element(self, at: int) -> None:
+        """Note the element that ends before byte ``at``."""
+        self.spans.add(self._element_start, at, self._is_object)
+        self._element_start, self._is_object = at + 1, False
 
 
 def _is_blank(file: BinaryIO, start: int, end: int) -> bool:
@@ -181,7 +221,3 @@ def _is_blank(file: BinaryIO, start: int, end: int) -> bool:
             return False
         start += len(chunk)
     return True
-
-
-def _as_spans(spans: list[tuple[int, int]]) -> np.ndarray:
-    return np.asarray(spans, np.int64).reshape(-1, 2)

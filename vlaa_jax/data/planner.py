@@ -253,7 +253,7 @@ def gather_patches(
     dtype: DTypeLike = np.float32,
     normalize: Normalize | None = None,
     empty: Empty = np.empty,
-) -> NDArray[np.float32]:
+) -> NDArray[Any]:
     """Lay the patches of the images out as planned; one copy, padding slots are zero.
 
     Bytes are gathered, a row of patches at a time, and normalised into their places.
@@ -262,7 +262,8 @@ def gather_patches(
         plan: of the same images in the same order.
         patches_per_shard: per shard, per image, [n, C] from ``ImageProcessor.patches`` or, with
             ``normalize``, from ``ImageProcessor.pixels``.
-        dtype: of the result, e.g. ml_dtypes.bfloat16 to halve the transfer.
+        dtype: of the result, e.g. ml_dtypes.bfloat16 to halve the transfer, or uint8 for pixels
+            that the model itself normalises.
         normalize: ``ImageProcessor.normalize``, applied to images that are still uint8.
         empty: makes the result's array, as ``numpy.empty`` does; ``Buffers.empty`` uses memory
             again.
@@ -271,7 +272,9 @@ def gather_patches(
         patches_SR64C
     """
     one_of_each = {p.shape[1:]: p for shard in patches_per_shard for p in shard}.values()
-    widths = {_ready(p[:1], normalize).shape[1] for p in one_of_each} or {1176}
+    bytes_ = np.dtype(dtype) == np.uint8
+    widths = {_ready(p[:1], normalize, bytes_).shape[1] for p in one_of_each}
+    widths = widths or {588 if bytes_ else 1176}
     if len(widths) > 1:
         raise ValueError(f"patches of different widths in one batch: {sorted(widths)}")
     C = widths.pop()
@@ -304,7 +307,7 @@ def _lay(
             stop = min(start + UNITS_PER_ROW, end)
             some = patches[order[start:stop]]
             target = out_U4C[there[start] : there[start] + stop - start]
-            if some.dtype != np.uint8:
+            if some.dtype != np.uint8 or target.dtype == np.uint8:
                 target[...] = some
             elif target.dtype == np.float32 and normalize is not None:
                 normalize(some.reshape(4 * len(some), -1), target.reshape(4 * len(some), -1))
@@ -314,8 +317,12 @@ def _lay(
         first = end
 
 
-def _ready(patches: NDArray[Any], normalize: Normalize | None) -> NDArray[np.float32]:
-    if patches.dtype != np.uint8:
+def _ready(
+    patches: NDArray[Any], normalize: Normalize | None, as_bytes: bool = False
+) -> NDArray[Any]:
+    if as_bytes and (patches.dtype != np.uint8 or normalize is not None):
+        raise ValueError("bytes are wanted: encode as_pixels, and normalise nothing")
+    if patches.dtype != np.uint8 or as_bytes:
         return patches
     if normalize is None:
         raise ValueError("the patches are raw pixels: pass ImageProcessor.normalize")

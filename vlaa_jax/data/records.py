@@ -11,12 +11,12 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, overload
 
+from vlaa_jax.data.foreign_forms import guess_record, without_placeholders
 from vlaa_jax.data.json_index import JsonIndex, index_json
 from vlaa_jax.data.literals import as_json, parse_literal
-from vlaa_jax.foreign import parse_json
+from vlaa_jax.foreign import local_path, parse_json
 from vlaa_jax.schema import BOX_SPACES, VERIFIER_TYPES, Record, UserError, gold_text
 
 KINDS = ("grpo", "sft")
@@ -32,6 +32,7 @@ _KNOWN = frozenset(
 )
 
 
+_URL = re.compile(r"\s*(data(?=:)|[a-z][a-z0-9+.-]+(?=://))", re.IGNORECASE)
 _ANSWER_MARK = re.compile(r"†\s*(?:Answer\s*)?[:：]", re.IGNORECASE)
 
 
@@ -96,7 +97,7 @@ class RecordFile(Sequence[Record]):
         """
         if kind is not None and kind not in KINDS:
             raise ValueError(f"kind must be one of {KINDS}, not {kind!r}")
-        self.path = Path(path)
+        self.path = local_path(path)
         self.kind = kind
         self._box_space: str | dict[str, str] = (
             box_space
@@ -291,6 +292,8 @@ def parse_record(raw: Any, *, fallback_id: str, kind: str | None = None) -> Reco
 
 
 def _parse_fields(raw: dict[str, Any], record_id: str, kind: str | None) -> Record:
+    if raw.get("question") is None and (guess := guess_record(raw)):
+        raise Refusal("question", f"missing; {guess}")
     images = _images(raw)
     meta = _meta(raw.get("meta"), {k: v for k, v in raw.items() if k not in _KNOWN})
     verifier_type = raw.get("verifier_type")
@@ -299,17 +302,22 @@ def _parse_fields(raw: dict[str, Any], record_id: str, kind: str | None) -> Reco
     box_space = meta.pop("box_space", None)
     if box_space is not None and box_space not in BOX_SPACES:
         raise Refusal("box_space", f"{_short(box_space)} is none of {BOX_SPACES}")
+    if verifier_type == "iou" and not images:
+        raise Refusal("image", "missing; a box lies in an image")
     gold = _gold(raw.get("gt"))
     if verifier_type == "math" and gold is not None and (answer := _marked_answer(gold)):
         meta["gt_solution"], gold = gold, answer
+    question = _text(raw, "question", required=True) or ""
+    if not without_placeholders(question):
+        raise Refusal("question", f"empty but for {_short(question.strip())}")
     record = Record(
         id=record_id,
-        question=_text(raw, "question", required=True) or "",
+        question=question,
         images=images,
         gt=gold,
         verifier_type=verifier_type,
         answer=_text(raw, "answer", required=kind == "sft"),
-        source=images[0].split("/", 1)[0] if "/" in images[0] else "",
+        source=images[0].split("/", 1)[0] if images and "/" in images[0] else "",
         caption=_text(raw, "caption"),
         box_space=box_space,
         meta=meta,
@@ -379,10 +387,11 @@ def _marked_answer(gold: str) -> str:
 
 
 def _images(raw: dict[str, Any]) -> tuple[str, ...]:
+    """Paths of the images; a record without the field, or with an empty list, is text alone."""
     field = "image" if raw.get("image") is not None else "images"
     value = raw.get(field)
     if value is None:
-        raise Refusal("image", "missing")
+        return ()
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = parse_literal(value)
@@ -391,8 +400,8 @@ def _images(raw: dict[str, Any]) -> tuple[str, ...]:
     paths = [value] if isinstance(value, str) else value
     if not isinstance(paths, list | tuple) or not all(isinstance(p, str) for p in paths):
         raise Refusal(field, f"{_short(value)} is neither a path nor a list of paths")
-    if not 1 <= len(paths) <= MAX_IMAGES:
-        raise Refusal(field, f"{len(paths)} images; 1 to {MAX_IMAGES} are allowed")
+    if len(paths) > MAX_IMAGES:
+        raise Refusal(field, f"{len(paths)} images; at most {MAX_IMAGES} are allowed")
     return tuple(clean_image_path(path, field) for path in paths)
 
 
@@ -400,8 +409,13 @@ def clean_image_path(path: str, field: str = "image") -> str:
     """A path relative to the image root, without leading slashes, that cannot leave the root.
 
     Raises:
-      Refusal: empty, too long, with ``..``, a backslash, a control character or a drive letter.
+      Refusal: empty, too long, a URL, with ``..``, a backslash, a control character or a drive
+        letter.
     """
+    if scheme := _URL.match(path):
+        what = f"is a URL ({scheme[1].lower()}:)"
+        advice = "only files below the image root are read: save it there and give its path"
+        raise Refusal(field, f"{_short(path)} {what}; {advice}")
     if len(path) > MAX_PATH_CHARS:
         raise Refusal(field, f"{len(path):,} characters long, more than {MAX_PATH_CHARS:,}")
     _check_encodable(field, path)
@@ -410,7 +424,9 @@ def clean_image_path(path: str, field: str = "image") -> str:
     parts = [part for part in path.strip().split("/") if part not in ("", ".")]
     if not parts:
         raise Refusal(field, f"{_short(path)} names no file")
-    if ".." in parts or (len(parts[0]) > 1 and parts[0][1] == ":"):
+    if len(parts[0]) > 1 and parts[0][1] == ":":
+        raise Refusal(field, f"{_short(path)} is an absolute path, which leaves the image root")
+    if ".." in parts:
         raise Refusal(field, f"{_short(path)} leaves the image root")
     return "/".join(parts)
 

@@ -14,7 +14,9 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import grain
+import numpy as np
 from grain.experimental import ThreadPrefetchIterDataset
+from numpy.typing import DTypeLike
 
 from vlaa_jax.data.batches import RowBatch, collate_rows
 from vlaa_jax.data.bins import rows_needed
@@ -26,7 +28,6 @@ from vlaa_jax.data.loader import ImageOpener, Loader, Order, image_sizes, opener
 from vlaa_jax.data.measure import Built, measure
 from vlaa_jax.data.packing import PackBudget, PackedBatch, Packer, fit_budget, vision_load
 from vlaa_jax.data.planner import Grid
-from vlaa_jax.data.workers import Workers
 from vlaa_jax.schema import Record, UserError
 
 _AT_ONCE = 256
@@ -105,14 +106,17 @@ def row_loader(
     order: Order | None = None,
     system_prompt: str = "",
     threads: int = 2,
-    processes: int = 0,
     ahead: int = 2,
     transfer: Callable[[RowBatch], Any] | None = None,
+    shards: Sequence[int] | None = None,
+    dtype: DTypeLike = np.float32,
 ) -> Loader[Any]:
-    """Batches of packed rows of this host, all of the budget's shape.
+    """Batches of packed rows, all of the budget's shape.
 
-    With several hosts, leave ``order.epochs`` None: packing may give hosts different numbers of
-    batches in an epoch.
+    Several hosts that name their `shards` pack the same stream, by sizes, and lay out only the rows
+    of their own: together their batches are those of a single host, and the state is the same on
+    all. (A host slice in `order` packs by itself; leave ``order.epochs`` None with it, as packing
+    may give hosts different numbers of batches in an epoch.)
 
     Args:
       records: BuiltRecords, a RecordFile or a list; all with answers.
@@ -120,14 +124,14 @@ def row_loader(
       chat: tokenizer and template of the checkpoint.
       processor: image processor of the checkpoint.
       budget: shape of a batch, for example from ``row_budget``; ``n_shards`` counts the data shards
-        of this host.
+        that are packed for.
       order: seed, shuffle, epochs, mixing, host slice.
       system_prompt: empty for the template's own.
       threads: threads that decode and encode the samples of a batch; 0 takes the thread that packs.
-      processes: processes that decode and encode instead; 0 leaves it to the threads. Output and
-        state do not depend on it. See ``workers.Workers`` for what it asks for.
       ahead: batches made ahead of the caller; 0 makes each when it is asked for.
       transfer: called with each batch in the background, e.g. to put it on the devices.
+      shards: the data shards of this host, in order; None: all.
+      dtype: of the patches; uint8 leaves their normalisation to the model.
 
     Raises:
       UserError: no records; while iterating, a sample that fits no batch or an image that cannot
@@ -135,9 +139,13 @@ def row_loader(
     """
     encoder = Encoder(opener(images), chat, processor, system_prompt)
     stream = ordered(records, order or Order())
-    submit, executors = _submitter(encoder, threads, processes)
-    packed = _Packed(stream, encoder, budget, submit)
-    dataset: grain.IterDataset = packed.map(_Collate(encoder, budget, transfer, Buffers()))
+    submit, executors = _submitter(encoder, threads)
+    mine = tuple(range(budget.n_shards) if shards is None else shards)
+    packed = _Packed(stream, encoder, budget, submit, mine)
+    own = replace(budget, n_shards=len(mine))
+    dataset: grain.IterDataset = packed.map(
+        _Collate(encoder, own, transfer, Buffers(), np.dtype(dtype))
+    )
     if ahead > 0:
         dataset = ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=ahead)
     return Loader(dataset, executors)
@@ -207,6 +215,35 @@ def row_budget(
     )
 
 
+def count_batches(
+    records: Sequence[Record],
+    images: str | os.PathLike[str] | ImageOpener,
+    *,
+    chat: Chat,
+    processor: ImageProcessor,
+    budget: PackBudget,
+    order: Order,
+    system_prompt: str = "",
+) -> int:
+    """Batches that ``row_loader`` will give in finite epochs; packs sizes, decodes nothing.
+
+    Args:
+      records: as for ``row_loader``.
+      images: as for ``row_loader``.
+      chat: tokenizer and template of the checkpoint.
+      processor: image processor of the checkpoint.
+      budget: shape of a batch.
+      order: with a number of epochs.
+      system_prompt: empty for the template's own.
+    """
+    encoder = Encoder(opener(images), chat, processor, system_prompt)
+    packer: Packer[int] = Packer(budget)
+    stream = ordered(records, order)
+    sized = (encoder.size(stream[i]) for i in range(len(stream)))
+    full = sum(packer.add(0, s.n_tokens, s.grids) is not None for s in sized)
+    return full + sum(1 for _ in packer.flush())
+
+
 def _distinct_sizes(
     records: Sequence[Record], encoder: Encoder, order: Order, tokens_per_row: int
 ) -> dict[tuple[Grid, ...], str]:
@@ -250,19 +287,14 @@ def _fits(budget: PackBudget, grids: tuple[Grid, ...]) -> bool:
 
 
 Job = Callable[[], Encoded]
-"""Gives a sample, now or when a thread or a process has finished it."""
+"""Gives a sample, now or when a thread has finished it."""
 
 Submit = Callable[[Sized], Job]
 """Begins to encode a sample."""
 
 
-def _submitter(
-    encoder: Encoder, threads: int, processes: int
-) -> tuple[Submit | None, tuple[Executor, ...]]:
+def _submitter(encoder: Encoder, threads: int) -> tuple[Submit | None, tuple[Executor, ...]]:
     """How samples are encoded in the background, if at all, and what to shut down in the end."""
-    if processes > 0:
-        workers = Workers(encoder.encode, processes)
-        return workers.submit, (workers.executor,)
     if threads > 0:
         pool = ThreadPoolExecutor(threads, "encode")
         return lambda sized: pool.submit(encoder.encode, sized).result, (pool,)
@@ -277,6 +309,7 @@ class _Collate:
     budget: PackBudget
     transfer: Callable[[RowBatch], Any] | None
     buffers: Buffers
+    dtype: np.dtype[Any]
 
     def __call__(self, rows: list[list[Job]]) -> Any:
         batch = collate_rows(
@@ -287,7 +320,8 @@ class _Collate:
             window_units=self.budget.window_units,
             rows_per_bin=self.budget.rows_per_bin,
             bins_per_shard=self.budget.bins_per_shard,
-            processor=self.encoder.processor,
+            dtype=self.dtype,
+            processor=None if self.dtype == np.uint8 else self.encoder.processor,
             empty=self.buffers.empty,
         )
         return batch if self.transfer is None else self.transfer(batch)
@@ -302,9 +336,10 @@ class _Packed(grain.IterDataset):
         encoder: Encoder,
         budget: PackBudget,
         submit: Submit | None,
+        shards: tuple[int, ...],
     ) -> None:
         super().__init__()
-        self._make = partial(_PackedIterator, stream, encoder, budget, submit)
+        self._make = partial(_PackedIterator, stream, encoder, budget, submit, shards)
 
     def __iter__(self) -> grain.DatasetIterator:
         return self._make()
@@ -321,7 +356,7 @@ class _Ready(NamedTuple):
 class _PackedIterator(grain.DatasetIterator):
     """State: the position of the stream, and the positions that wait to be packed.
 
-    With threads or processes it packs one batch ahead, so that they encode the next one while this
+    With threads it packs one batch ahead, so that they encode the next one while this
     one is being laid out; the state is always that behind the batch handed out last.
     """
 
@@ -331,10 +366,11 @@ class _PackedIterator(grain.DatasetIterator):
         encoder: Encoder,
         budget: PackBudget,
         submit: Submit | None,
+        shards: tuple[int, ...],
     ) -> None:
         super().__init__()
         self._stream, self._encoder, self._budget = stream, encoder, budget
-        self._submit = submit
+        self._submit, self._shards = submit, shards
         self._ready: deque[_Ready] = deque()
         self.set_state({"position": 0, "waiting": []})
 
@@ -379,7 +415,13 @@ class _PackedIterator(grain.DatasetIterator):
                     self._position += 1
         except (UserError, StopIteration) as error:
             return _Ready([], {}, error)
-        rows = [[self._job(self._sized.pop(index)) for index in row] for row in batch.rows]
+        sized = [[self._sized.pop(index) for index in row] for row in batch.rows]
+        part = len(sized) // self._budget.n_shards
+        rows = [
+            [self._job(one) for one in row]
+            for shard in self._shards
+            for row in sized[shard * part : (shard + 1) * part]
+        ]
         return _Ready(rows, self._packer_state())
 
     def _feed(self, index: int) -> PackedBatch[int] | None:

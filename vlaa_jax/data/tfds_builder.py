@@ -31,12 +31,14 @@ import tensorflow_datasets as tfds
 from absl import logging
 from PIL import Image
 
+from vlaa_jax.data.build import checkpoint_digests
 from vlaa_jax.data.chat import Chat
 from vlaa_jax.data.check import ImageFacts, inspect_image
 from vlaa_jax.data.golds import GoldProblems, bad_golds
 from vlaa_jax.data.images import ImageProcessor, decode_image
 from vlaa_jax.data.measure import Unfit, measure, over_limit
 from vlaa_jax.data.records import RecordFile, Reject, iter_indexed
+from vlaa_jax.foreign import local_path, read_object
 from vlaa_jax.schema import Record, UserError
 
 FILES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -53,6 +55,14 @@ FILES: dict[str, dict[str, tuple[str, ...]]] = {
 IMAGE_FOLDER = "images"
 SETTINGS_FILE = "prepared.json"
 """In the data set's folder: what its records were judged by."""
+_BARE = {
+    "box_space": "without saying which space boxes are in",
+    "golds_checked": "without a check of its golds",
+    "max_tokens": "without measuring its records",
+    "system_prompt": "without a system prompt",
+    "checkpoint": "without measuring its records",
+}
+"""What a set is that was prepared without something that is asked for now."""
 _TEXTS = ("id", "question", "gt", "verifier_type", "answer", "source", "caption", "box_space")
 _AT_ONCE = 64
 _OPTIONAL = ("gt", "verifier_type", "answer", "caption", "box_space")
@@ -104,35 +114,48 @@ class VlaaThinking(tfds.core.GeneratorBasedBuilder):
           options: of every TFDS builder; the file format must be array_record.
 
         Raises:
-          UserError: ``data_dir`` holds the data set prepared with another box space, or, where a
-            checkpoint is given, with another limit or system prompt.
+          UserError: ``data_dir`` holds the data set prepared with another box space; or, where a
+            checkpoint is given, unmeasured or with another one, limit or system prompt; or, where
+            ``gold_problems`` is given, with golds unchecked.
         """
         options.setdefault("file_format", "array_record")
         super().__init__(**options)
         self._gold_problems, self._box_space = gold_problems, box_space or "normalized"
-        self._settings: dict[str, Any] = {"box_space": box_space and _plain_space(box_space)}
+        self._asked: dict[str, Any] = {
+            **({"box_space": _plain_space(box_space)} if box_space else {}),
+            **({"golds_checked": True} if gold_problems is not None else {}),
+        }
         self._ruler = None
         if checkpoint is not None:
             chat, processor = Chat.from_dir(checkpoint), ImageProcessor.from_dir(checkpoint)
             chat.check_text(system_prompt, "the system prompt")
             self._ruler = _Ruler(chat, processor, max_tokens, system_prompt)
-            self._settings |= {"max_tokens": max_tokens, "system_prompt": system_prompt}
+            self._asked |= {
+                "max_tokens": max_tokens,
+                "system_prompt": system_prompt,
+                "checkpoint": checkpoint_digests(local_path(checkpoint)),
+            }
         self._refuse_other_settings()
         self.rejects: list[Reject] = []
         """Records that the last build left out."""
 
     def _refuse_other_settings(self) -> None:
         # TFDS opens what is prepared already without asking how that was done.
-        file = Path(self.data_path) / SETTINGS_FILE
-        if not file.is_file():
+        folder = Path(self.data_path)
+        if not folder.is_dir() or not self._asked:
             return
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        for name, value in self._settings.items():
-            if value is not None and kept.get(name, value) != value:
-                raise UserError(
-                    f"{self.data_path}: was prepared with {name}={kept[name]!r}, not {value!r}; "
-                    "choose another data_dir or delete this one"
-                )
+        try:
+            kept = read_object(folder / SETTINGS_FILE)
+        except FileNotFoundError:
+            kept = {}
+        for name, value in self._asked.items():
+            if (was := kept.get(name)) == value:
+                continue
+            how = f"with {name}={was!r}, not {value!r}" if was else _BARE[name]
+            how = "with another checkpoint" if was and name == "checkpoint" else how
+            raise UserError(
+                f"{self.data_path}: was prepared {how}; choose another data_dir or delete this one"
+            )
 
     @property
     def _kind(self) -> str:
@@ -168,9 +191,9 @@ class VlaaThinking(tfds.core.GeneratorBasedBuilder):
             elif split == "train":
                 raise UserError(f"{folder}: holds none of {', '.join(names)}")
         self.rejects = []
-        settings = {**self._settings, "box_space": _plain_space(self._box_space)}
+        judged_by = {**self._asked, "box_space": _plain_space(self._box_space)}
         file = Path(self.data_path) / SETTINGS_FILE
-        file.write_text(json.dumps(settings) + "\n", encoding="utf-8")
+        file.write_text(json.dumps(judged_by) + "\n", encoding="utf-8")
         return splits
 
     def _generate_examples(  # type: ignore[override]

@@ -8,7 +8,6 @@ width whole: tokens stay cut over the batch axes all the way, and parameters are
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from math import prod
 from typing import Any
 
@@ -68,10 +67,10 @@ class Layout:
             names: their logical axes.
             taken: mesh axes that may cut nothing.
         """
-        used, places = set(taken), []
+        used, places = set(taken), list[str | tuple[str, ...] | None]()
         for size, name in zip(shape, names, strict=True):
             axes = TABLES[self.table][name] if name is not None else ()
-            axes = tuple(axis for axis in axes if axis not in used)
+            axes = tuple(axis for axis in axes if axis not in used and self.mesh.shape[axis] > 1)
             parts = prod(self.mesh.shape[axis] for axis in axes)
             pieces = self.units.get(name or "", size)
             if not axes or size % parts or pieces % parts:
@@ -79,6 +78,9 @@ class Layout:
                 continue
             used.update(axes)
             places.append(axes if len(axes) > 1 else axes[0])
+        # As the compiler words its answers: a program's results fit the next one's arguments.
+        while places and places[-1] is None:
+            places.pop()
         return PartitionSpec(*places)
 
     def sharding(self, shape: tuple[int, ...], names: Names) -> NamedSharding:
@@ -102,26 +104,6 @@ class Layout:
         """How often `count` units of an axis must be repeated so that the mesh divides them."""
         parts = prod(self.mesh.shape[axis] for axis in TABLES[self.table][name])
         return parts // count if parts > count and parts % count == 0 else 1
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def gather(kernel: jax.Array, layout: Layout, names: Names) -> jax.Array:
-    """A parameter gathered over the batch axes; its gradient is reduced to where it lies.
-
-    A plain constraint would hold for the gradient too, and have it summed whole on every device.
-    """
-    return layout.pin_gathered(kernel, *names)
-
-
-def _gather_fwd(kernel: jax.Array, layout: Layout, names: Names) -> tuple[jax.Array, None]:
-    return gather(kernel, layout, names), None
-
-
-def _gather_bwd(layout: Layout, names: Names, _: None, grad: jax.Array) -> tuple[jax.Array]:
-    return (layout.pin(grad, *names),)
-
-
-gather.defvjp(_gather_fwd, _gather_bwd)
 
 
 def param_sharding(path: str, shape: tuple[int, ...], axes: Mapping, layout: Layout) -> Any:

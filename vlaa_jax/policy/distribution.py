@@ -82,13 +82,13 @@ class Distribution:
     ) -> tuple[Array, Array]:
         logprobs_N, entropy_N = token_logprobs(
             hidden.reshape(-1, hidden.shape[-1]),
-            # The sampler multiplies in the activation dtype too: one policy, one head.
-            model.head_kernel_DV.astype(model.dtype),
+            model.head_kernel_DV,
             tokens.reshape(-1),
             temperature=self.temperature,
             allowed_V=allowed_V,
             chunk=self.chunk or None,
             row_shards=self.row_shards,
             entropy_gradient=entropy_gradient,
+            layout=model.compute.layout,
         )
         return logprobs_N.reshape(tokens.shape), entropy_N.reshape(tokens.shape)

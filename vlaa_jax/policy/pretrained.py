@@ -16,13 +16,15 @@ from jax.sharding import Mesh
 from vlaa_jax.data.chat import Chat
 from vlaa_jax.data.images import ImageProcessor
 from vlaa_jax.models.qwen_vl import lora, weights
-from vlaa_jax.models.qwen_vl.axes import PARAM_AXES
+from vlaa_jax.models.qwen_vl.axes import PARAM_AXES, layout
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.model import Compute, split_model
-from vlaa_jax.models.qwen_vl.trees import merge
+from vlaa_jax.models.qwen_vl.trees import merge, part_of
+from vlaa_jax.models.qwen_vl.vision import PixelNorm
 from vlaa_jax.parallel.mesh import data_shards
-from vlaa_jax.parallel.sharding import dotted, tree_shardings
+from vlaa_jax.parallel.sharding import Layout, dotted, tree_shardings
 from vlaa_jax.rollout.sampling import allowed_tokens
+from vlaa_jax.rollout.weights import is_matrix
 from vlaa_jax.schema import UserError
 from vlaa_jax.settings.shared import DataSettings, ModelSettings
 
@@ -52,19 +54,27 @@ class Pretrained:
         vision = self.config.vision
         return vision.window_size // (vision.patch_size * vision.merge_size)
 
-    def load_params(self, seed: int = 0, dtype: str | None = None) -> dict[str, Any]:
+    def load_params(self, seed: int = 0) -> dict[str, Any]:
         """Reads the weights straight onto the mesh, each device its own slices.
 
         LoRA branches are new, drawn from `seed`: those of a trained run are read merged.
         """
         base = lora.without_adapters(self.abstract)
-        params = weights.load_params(self.path, base, dtype=dtype)
+        params = weights.load_params(self.path, base)
         branches = lora.adapters_of(self.abstract)
         return merge(params, lora.init_branches(branches, seed)) if branches else params
 
 
-def open_pretrained(model: ModelSettings, data: DataSettings, mesh: Mesh) -> Pretrained:
+def open_pretrained(
+    model: ModelSettings, data: DataSettings, mesh: Mesh, *, trains: bool = True
+) -> Pretrained:
     """Opens an HF directory, one of our checkpoints, a hub id, or the embedded default.
+
+    Args:
+        model: which checkpoint, and what of it trains.
+        data: limits of image sizes.
+        mesh: the device mesh.
+        trains: whether anything trains at all.
 
     Raises:
         UserError: there is nothing there, or it does not fit together.
@@ -72,11 +82,19 @@ def open_pretrained(model: ModelSettings, data: DataSettings, mesh: Mesh) -> Pre
     path = _locate(model.checkpoint)
     sidecars = weights.sidecar_dir(path)
     config = QwenVLConfig.from_hf_dir(sidecars)
+    processor = ImageProcessor.from_dir(sidecars, data.min_pixels or None, data.max_pixels or None)
     compute = Compute(
         dtype=model.dtype,
         remat=model.remat,
         unroll=model.unroll or True,
         data_shards=data_shards(mesh),
+        layout=layout(config, mesh),
+        pixels=PixelNorm(
+            processor.rescale_factor,
+            tuple(processor.image_mean),
+            tuple(processor.image_std),
+            processor.temporal_patch_size,
+        ),
     )
     base_graphdef, _ = split_model(config, compute)
     graphdef, shapes = split_model(config, compute, model.lora)
@@ -87,11 +105,9 @@ def open_pretrained(model: ModelSettings, data: DataSettings, mesh: Mesh) -> Pre
         config=config,
         graphdef=graphdef,
         base_graphdef=base_graphdef,
-        abstract=_place(shapes, model, mesh),
+        abstract=place_params(shapes, model, layout(config, mesh), trains=trains),
         chat=chat,
-        processor=ImageProcessor.from_dir(
-            sidecars, data.min_pixels or None, data.max_pixels or None
-        ),
+        processor=processor,
         allowed_V=allowed_tokens(config.text.vocab_size, chat.vocab_size, chat.structural_ids),
     )
 
@@ -110,14 +126,20 @@ def _locate(checkpoint: str) -> Path:
     return path
 
 
-def _place(shapes: Mapping[str, Any], model: ModelSettings, mesh: Mesh) -> Any:
-    shardings = tree_shardings(shapes, PARAM_AXES, mesh)
+def place_params(
+    shapes: Mapping[str, Any], model: ModelSettings, where: Layout, *, trains: bool = True
+) -> Any:
+    """Shapes, dtypes and places of the parameters that training holds, like `shapes`."""
+    shardings = tree_shardings(shapes, PARAM_AXES, where)
 
     def place(path: tuple, leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
-        # A base that never trains gains nothing from more digits than it is computed with.
-        base = model.lora.rank and not lora.is_adapter(dotted(path))
-        dtype = jnp.dtype(model.dtype if base else model.param_dtype)
-        return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=sharding)
+        # A matrix that never trains gains nothing from more digits than it is multiplied with;
+        # one that trains needs them: at a rate of 1e-6 a bfloat16 weight hardly ever moves.
+        name = dotted(path)
+        adapts = bool(model.lora.rank) and not lora.is_adapter(name)
+        still = not trains or adapts or part_of(name) in model.freeze
+        dtype = model.dtype if still and is_matrix(name) else "float32"
+        return jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(dtype), sharding=sharding)
 
     return jax.tree_util.tree_map_with_path(place, shapes, shardings)
 

@@ -27,6 +27,7 @@ class Sampler:
         mesh: the device mesh.
         seed: of the keys.
         completions: per prompt; None takes that of the settings.
+        like: a sampler of the same policy, whose compiled prefill is shared.
     """
 
     def __init__(
@@ -38,20 +39,22 @@ class Sampler:
         *,
         seed: int,
         completions: int | None = None,
+        like: "Sampler | None" = None,
     ) -> None:
         self.collator = collator
         self.at_once = settings.at_once
         self._key = jax.random.key(seed)
-        self.engine = Engine(
+        self.engine: Engine = Engine(
             pretrained.graphdef,
             completions=completions or settings.completions,
             max_new_tokens=settings.max_new_tokens,
             sampling=Sampling(settings.temperature, settings.top_k, settings.top_p, settings.min_p),
-            eos_id=pretrained.chat.end_of_turn_id,
+            eos_id=pretrained.chat.stop_ids,
             allowed_V=pretrained.allowed_V,
             slots=settings.batch_prompts or settings.prompts,
             burst=settings.burst,
             mesh=mesh,
+            like=like.engine if like else None,
         )
 
     def keys(self, stream: int, first: int, count: int) -> jax.Array:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Protocol
 
 import jax
 
@@ -23,6 +24,7 @@ from vlaa_jax.data.loader import (
 from vlaa_jax.data.measure import Unfit
 from vlaa_jax.data.progress import progress
 from vlaa_jax.data.records import RecordFile, Reject, iter_indexed
+from vlaa_jax.policy.pretrained import Pretrained
 from vlaa_jax.policy.prompts import Encoder, Prompt
 from vlaa_jax.rewards.mixed import MixedReward
 from vlaa_jax.schema import Record, UserError
@@ -32,6 +34,25 @@ from vlaa_jax.settings.shared import PromptSettings
 _AT_ONCE = 256
 _MANY = 2000
 """Records whose check takes long enough to say how far it has come."""
+
+
+GoldCheck = Callable[[Sequence[Record], Sequence[tuple[int, int] | None]], list[str | None]]
+"""What is wrong with each record's gold, given the size of its first image."""
+
+
+class RecordCheck(Protocol):
+    """What decides whether a record can be used, without touching pixels."""
+
+    @property
+    def pretrained(self) -> Pretrained:
+        """Whose image processor resizes the images."""
+
+    @property
+    def data(self) -> PromptSettings:
+        """Which records are wanted, and what to do with bad ones."""
+
+    def check(self, record: Record, sizes: Sequence[tuple[int, int]]) -> None:
+        """Raises ``Unfit`` for a record that cannot be used."""
 
 
 class Usable(list[Record]):
@@ -57,11 +78,12 @@ class _Source:
 def load_checked(
     path: Path,
     image_root: Path,
-    encoder: Encoder,
+    encoder: RecordCheck,
     *,
+    kind: str = "grpo",
     gold_problems: GoldProblems | None = None,
-) -> tuple[list[Record], list[Reject]]:
-    """Reads GRPO records and sorts out, before the first step, what cannot be used.
+) -> "tuple[Usable, list[Reject]]":
+    """Reads records and sorts out, before the first step, what cannot be used.
 
     Golds are put to their verifier, headers of images are read, and prompts are measured. A build
     knows its images, and its golds where they were checked when it was made; boxes in resized
@@ -71,6 +93,7 @@ def load_checked(
         path: records file, or folder of a finished build.
         image_root: folder the image paths are relative to; a build brings its own images.
         encoder: its settings say whether to stop at the first bad record or to skip it.
+        kind: "grpo", or "sft" for records with answers, whose golds nobody asks for.
         gold_problems: ``MixedReward.gold_problems``; None asks one made for the purpose.
 
     Returns:
@@ -88,19 +111,23 @@ def load_checked(
         rejects.append(reject)
 
     source = (
-        _open_build(path, data) if path.is_dir() else _open_file(path, image_root, data, refuse)
+        _open_build(path, data, kind)
+        if path.is_dir()
+        else _open_file(path, image_root, data, kind, refuse)
     )
     wanted = data.verifier_types
     usable: list[Record] = []
     with ExitStack() as stack:
-        if gold_problems is None:
-            gold_problems = stack.enter_context(MixedReward()).gold_problems
-        golds = partial(
-            bad_golds,
-            gold_problems=gold_problems,
-            resized=encoder.pretrained.processor.resized,
-            only_resized=source.golds_checked,
-        )
+        golds: GoldCheck = _no_golds
+        if kind == "grpo":
+            if gold_problems is None:
+                gold_problems = stack.enter_context(MixedReward()).gold_problems
+            golds = partial(
+                bad_golds,
+                gold_problems=gold_problems,
+                resized=encoder.pretrained.processor.resized,
+                only_resized=source.golds_checked,
+            )
         pool = stack.enter_context(ThreadPoolExecutor(max(data.workers, 1)))
         found = progress(source.records, source.count, f"check {path}", source.count > _MANY)
         numbered = (pair for pair in found if not wanted or pair[1].verifier_type in wanted)
@@ -119,19 +146,29 @@ def load_checked(
     return Usable(usable, source.images), sorted(rejects, key=lambda reject: reject.index)
 
 
+def _no_golds(
+    records: Sequence[Record], sizes: Sequence[tuple[int, int] | None]
+) -> list[str | None]:
+    return [None] * len(records)
+
+
 def _open_file(
-    path: Path, image_root: Path, data: PromptSettings, refuse: Callable[[Reject], None]
+    path: Path,
+    image_root: Path,
+    data: PromptSettings,
+    kind: str,
+    refuse: Callable[[Reject], None],
 ) -> _Source:
     spaces = by_source.box_spaces(data.box_space)
-    file = RecordFile(path, kind="grpo", box_space=spaces)
+    file = RecordFile(path, kind=kind, box_space=spaces)
     return _Source(iter_indexed(file, refuse), len(file), opener(image_root), file.reject, False)
 
 
-def _open_build(path: Path, data: PromptSettings) -> _Source:
+def _open_build(path: Path, data: PromptSettings, kind: str) -> _Source:
     built = BuiltRecords(path)
     settings = built.manifest["settings"]
-    if settings["kind"] != "grpo":
-        raise UserError(f"{path}: is a build of kind {settings['kind']!r}, GRPO needs 'grpo'")
+    if settings["kind"] != kind:
+        raise UserError(f"{path}: is a build of kind {settings['kind']!r}, {kind!r} is needed")
     spaces = by_source.box_spaces(data.box_space)
     if data.box_space and spaces != settings["box_space"]:
         raise UserError(
@@ -149,13 +186,13 @@ def _open_build(path: Path, data: PromptSettings) -> _Source:
 def _problems(
     records: Sequence[Record],
     images: ImageOpener,
-    encoder: Encoder,
-    golds_of: Callable[[Sequence[Record], Sequence[tuple[int, int] | None]], list[str | None]],
+    encoder: RecordCheck,
+    golds_of: GoldCheck,
     pool: ThreadPoolExecutor,
 ) -> list[tuple[str, str] | None]:
     """Field and reason why each record cannot be used, or None."""
     sizes = list(pool.map(partial(_sizes, images), records))
-    first = [None if isinstance(found, str) else found[0] for found in sizes]
+    first = [found[0] if found and not isinstance(found, str) else None for found in sizes]
     golds = golds_of(records, first)
 
     def problem(
@@ -211,8 +248,7 @@ def training_loader(
             host_count=hosts,
         ),
         threads=encoder.data.workers,
-        processes=encoder.data.processes,
-        process=encoder.alone,
+        process=encoder,
     )
 
 

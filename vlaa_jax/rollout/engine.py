@@ -1,31 +1,35 @@
-"""The rollout engine: prompts in, G completions each out, on the trainer's own parameters.
+"""The rollout engine: prompts in, G completions each out, with the trainer's own parameters.
 
-There is no second copy of the weights and no second implementation of the model, so there is
-nothing to synchronise. Decoding runs in bursts on the device. Between bursts the host seats waiting
-prompts in slots whose completions have all ended, and moves the last completions to smaller buffers
-when nobody waits any more, so that a few long answers do not hold up a large batch.
+There is no second implementation of the model and no name mapping; where it pays, the weights are
+cast and laid out for decoding once per rollout (weights.py). Decoding runs in bursts on the device.
+Between bursts the host seats waiting prompts in slots whose completions have all ended, and moves
+the last completions to smaller buffers when nobody waits any more, so that a few long answers do
+not hold up a large batch.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from vlaa_jax.data.planner import ladder
-from vlaa_jax.models.qwen_vl.cache import PrefixCache
+from vlaa_jax.models.qwen_vl.cache import PrefixCache, SuffixCache
 from vlaa_jax.models.qwen_vl.model import PromptInputs
-from vlaa_jax.parallel.mesh import BATCH_AXES, data_shards
+from vlaa_jax.parallel.mesh import data_shards
+from vlaa_jax.parallel.sharding import Layout
 from vlaa_jax.rollout import generate
 from vlaa_jax.rollout.generate import Buffers
 from vlaa_jax.rollout.sampling import Sampling
 from vlaa_jax.rollout.slots import Results, Slots
+from vlaa_jax.rollout.weights import SAMPLE, SamplingWeights
 
 Array = jax.Array
+Cache = TypeVar("Cache", PrefixCache, SuffixCache)
 
 
 class Rollout(NamedTuple):
@@ -58,12 +62,14 @@ class Engine:
         completions: G.
         max_new_tokens: token limit of a completion.
         sampling: how to draw tokens.
-        eos_id: the token that ends a completion.
+        eos_id: the token that ends a completion, or all of those that do.
         allowed_V: which ids may be sampled.
         slots: most prompts decoded at once; 0 decodes all at once.
         burst: tokens between two looks of the host; 0 decodes to the end in one go.
-        mesh: where the buffers lie, split by prompt; None leaves that to jax.
+        mesh: where weights and buffers of decoding lie, buffers split by prompt and by head: a
+            `weights.sampling_mesh`. None leaves that to jax.
         min_bucket: smallest T of a rollout.
+        like: an engine for the same structure and mesh, whose weights and prefill are shared.
     """
 
     def __init__(
@@ -73,40 +79,44 @@ class Engine:
         completions: int,
         max_new_tokens: int,
         sampling: Sampling,
-        eos_id: int,
+        eos_id: int | Collection[int],
         allowed_V: np.ndarray,
         slots: int = 0,
         burst: int = 0,
         mesh: Mesh | None = None,
         min_bucket: int = 32,
+        like: "Engine | None" = None,
     ) -> None:
         self.completions = completions
         self.max_new_tokens = max_new_tokens
         self._slots = slots
         self._burst_steps = min(burst or max_new_tokens, max_new_tokens)
-        self._eos_id = eos_id
+        self._stop_ids = stop_ids(eos_id)
         self._allowed_V = jnp.asarray(allowed_V)
         self._min_bucket = min_bucket
         self._lengths = cache_lengths(max_new_tokens, self._burst_steps)
         self._shards = 1 if mesh is None else data_shards(mesh)
+        self.weights: SamplingWeights = like.weights if like else SamplingWeights(graphdef, mesh)
+        model_of = self.weights.model
+        layout = None if mesh is None else Layout(mesh, SAMPLE)
 
         def prefill(params: Any, prompt: PromptInputs) -> PrefixCache:
-            return nnx.merge(graphdef, params).prefill(prompt)
+            return pin_cache(layout, model_of(params).prefill(prompt))
 
         def burst_(params: Any, buffers: Buffers, allowed_V: Array) -> tuple:
             buffers, tokens, logprobs = generate.burst(
-                nnx.merge(graphdef, params),
+                model_of(params),
                 buffers,
                 allowed_V=allowed_V,
-                eos_id=eos_id,
+                stop_ids=self._stop_ids,
                 max_tokens=max_new_tokens,
                 sampling=sampling,
                 steps=self._burst_steps,
             )
-            return buffers, tokens, logprobs
+            return place(buffers), tokens, logprobs
 
-        place = partial(_on_mesh, mesh)
-        self._prefill = jax.jit(prefill)
+        place: Any = partial(pin_buffers, layout)
+        self._prefill: Any = like._prefill if like else jax.jit(prefill)
         self._empty = jax.jit(
             lambda *a, **k: place(generate.empty_buffers(*a, **k)),
             static_argnames=("slots", "completions", "prefix", "length"),
@@ -127,7 +137,8 @@ class Engine:
             self._lengthen,
             self._burst,
         )
-        return sum(int(f._cache_size()) for f in jitted)  # type: ignore
+        programs = sum(int(f._cache_size()) for f in jitted)  # type: ignore
+        return programs + self.weights.compile_count
 
     def generate(
         self,
@@ -141,7 +152,7 @@ class Engine:
         """Samples G completions of every prompt.
 
         Args:
-            params: the policy's parameters.
+            params: the policy's parameters, or `weights` of them.
             parts: the prompts on the device, a few at a time, the same number in each part; asked
                 for one ahead, so that the host prepares a part while the device decodes.
             keys_P: one random key per real prompt; prompts of the last part beyond them are
@@ -153,7 +164,9 @@ class Engine:
         Returns:
             The completions in the order of the prompts, cropped to the ladder size of the longest.
         """
-        return _Round(self, params, iter(parts), keys_P, prefix_length).run(on_finished)
+        return _Round(self, self.weights(params), iter(parts), keys_P, prefix_length).run(
+            on_finished
+        )
 
 
 class _Round:
@@ -180,7 +193,7 @@ class _Round:
             fill // engine._shards,
             engine.completions,
             limit=engine.max_new_tokens,
-            eos_id=engine._eos_id,
+            stop_ids=engine._stop_ids,
         )
         self.buffers: Buffers | None = None
 
@@ -275,18 +288,25 @@ def _fit_columns(array_PGT: np.ndarray, length: int) -> np.ndarray:
     return np.pad(array_PGT[..., :length], ((0, 0), (0, 0), (0, missing)))
 
 
-def _on_mesh(mesh: Mesh | None, buffers: Buffers) -> Buffers:
+def stop_ids(eos_id: int | Collection[int]) -> tuple[int, ...]:
+    """Ids that end a completion, in order."""
+    return (eos_id,) if isinstance(eos_id, int) else tuple(sorted(map(int, eos_id)))
+
+
+def pin_cache(layout: Layout | None, cache: Cache) -> Cache:
+    """Splits a prefix or suffix cache by prompt, and its keys and values by head too."""
+    if layout is None:
+        return cache
+    k, v, *rest = cache
+    # Keys come with as many heads as the mesh has parts; see SelfAttention.project.
+    k, v = (layout.pin(a, None, "batch", "heads", *(None,) * (a.ndim - 3)) for a in (k, v))
+    return type(cache)(k, v, *(layout.pin(a, "batch") for a in rest))
+
+
+def pin_buffers(layout: Layout | None, buffers: Buffers) -> Buffers:
     """Splits the slots over the data shards."""
-    if mesh is None:
+    if layout is None:
         return buffers
-
-    def pin(array: Array, axis: int) -> Array:
-        spec = PartitionSpec(*(None,) * axis, BATCH_AXES)
-        return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, spec))
-
     prefix, suffix, *rows = buffers
-    return Buffers(
-        PrefixCache(*(pin(a, 1 if a.ndim > 1 else 0) for a in prefix)),
-        type(suffix)(*(pin(a, 1 if a.ndim > 1 else 0) for a in suffix)),
-        *(pin(a, 0) for a in rows),
-    )
+    rows = [layout.pin(a, "batch", None) for a in rows]
+    return Buffers(pin_cache(layout, prefix), pin_cache(layout, suffix), *rows)

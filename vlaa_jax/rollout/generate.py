@@ -183,7 +183,7 @@ def burst(
     buffers: Buffers,
     *,
     allowed_V: Array | None,
-    eos_id: int,
+    stop_ids: tuple[int, ...],
     max_tokens: int,
     sampling: Sampling,
     steps: int,
@@ -194,11 +194,15 @@ def burst(
         The buffers, and the tokens and log-probabilities [P, G, steps] that were added; zeros
         behind an end.
     """
+    layout = model.compute.layout
     columns = (*buffers.ids_PG.shape, steps)
     recent = empty_burst(buffers.suffix, steps)
     layers, prefix, past, recent = model.by_layer(buffers.prefix, buffers.suffix, recent)
     kernel = model.head_kernel_DV.astype(model.dtype)
     kernel, product = (kernel, matmul) if layers is None else (kernel.T, matmul_out_first)
+
+    def ends(tokens_PG: Array) -> Array:
+        return jnp.isin(tokens_PG, jnp.array(stop_ids, jnp.int32))
 
     def running(carry: Carry) -> Array:
         return (carry.recent.written < steps) & jnp.any(_running(carry, past.step_P, max_tokens))
@@ -206,6 +210,8 @@ def burst(
     def body(carry: Carry) -> Carry:
         hidden_PGD, recent = model.decode(prefix, past, carry.recent, carry.ids_PG, layers)
         logits_BV = product(hidden_PGD.reshape(-1, hidden_PGD.shape[-1]), kernel)
+        if layout is not None:
+            logits_BV = layout.pin(logits_BV, "batch", "vocab")
         count = carry.recent.written
         step_P = past.step_P + count
         keys_PG = jax.vmap(jax.vmap(jax.random.fold_in, in_axes=(0, None)))(buffers.keys_PG, step_P)
@@ -217,7 +223,7 @@ def burst(
         return Carry(
             recent,
             tokens_PG,
-            carry.done_PG | (running_PG & (tokens_PG == eos_id)),
+            carry.done_PG | (running_PG & ends(tokens_PG)),
             carry.tokens_PGC.at[..., count].set(tokens_PG),
             carry.logprobs_PGC.at[..., count].set(logprobs_PG),
         )

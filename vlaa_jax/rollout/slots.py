@@ -70,13 +70,19 @@ class Slots:
         per_shard: slots of each shard.
         completions: G of a full slot.
         limit: most tokens of a completion.
-        eos_id: the token that ends one.
+        stop_ids: the tokens that end one.
     """
 
     def __init__(
-        self, shards: int, per_shard: int, completions: int, *, limit: int, eos_id: int
+        self,
+        shards: int,
+        per_shard: int,
+        completions: int,
+        *,
+        limit: int,
+        stop_ids: tuple[int, ...],
     ) -> None:
-        self._limit, self._eos_id = limit, eos_id
+        self._limit, self._stop_ids = limit, stop_ids
         self._slots, self._full = per_shard, completions
         self.prompt_SP = np.full((shards, per_shard), -1)
         self.row_SPG = np.zeros((shards, per_shard, completions), int)
@@ -118,7 +124,7 @@ class Slots:
         shape = (*self.alive_SPG.shape, tokens_PGC.shape[-1])
         tokens, logprobs = tokens_PGC.reshape(shape), logprobs_PGC.reshape(shape)
         time = self.step_SP[..., None, None] + np.arange(shape[-1])
-        ends = tokens == self._eos_id
+        ends: np.ndarray = np.isin(tokens, self._stop_ids)
         before = np.cumsum(ends, axis=-1) - ends
         real = self.alive_SPG[..., None] & (before == 0) & (time < self._limit)
         s, p, g, c = np.nonzero(real)

@@ -37,6 +37,27 @@ def source_weights(text: str) -> dict[str, float] | None:
     return weights
 
 
+def source_counts(text: str) -> dict[str, int]:
+    """``"vg=2000,coco=1000"`` as whole numbers, none negative.
+
+    Raises:
+        ValueError: names what is no count, or given twice.
+    """
+    counts = _assignments(text) if text.strip() else {}
+    if wrong := [f"{source}={count}" for source, count in counts.items() if not count.isdecimal()]:
+        raise ValueError(f"{wrong[0]}: expected a whole number")
+    return {source: int(count) for source, count in counts.items()}
+
+
+def source_folders(text: str) -> dict[str, str]:
+    """``"docvqa=/data/docvqa"`` as folders; nothing for an empty text and for "embedded".
+
+    Raises:
+        ValueError: names what is not of this form, or given twice.
+    """
+    return {} if text.strip() in ("", "embedded") else _assignments(text)
+
+
 def _space(name: str, where: str = "") -> str:
     if name not in BOX_SPACES:
         raise ValueError(f"{where}{name!r} is not one of {', '.join(BOX_SPACES)}")

@@ -54,13 +54,20 @@ class AlgoSettings(Group, name="algo"):
     """Most further rollouts of a step that replace groups with equal rewards; 0 keeps all."""
     mask_truncated: bool = False
     """Leave completions that hit the token limit out of the loss."""
+    epochs: int = setting(1, at_least(1))
+    """Passes over a rollout; each makes all its updates again, against the same old policy."""
     updates_per_rollout: int = setting(8, at_least(1))
-    """Optimizer updates per step, each on an equal share of the prompts; 1 is on-policy."""
+    """Optimizer updates per pass, each on an equal share of the prompts; 1 is on-policy."""
     micro_prompts: int = setting(0, at_least(0))
     """Prompts per gradient-accumulation step; 0 takes a whole update at once."""
     logprob_chunk: int = setting(1024, at_least(0))
     """Tokens whose logits over the vocabulary exist at the same time, over all devices; 0 takes as
     many as make 2^26 logits on a data shard."""
+
+    @property
+    def updates_per_step(self) -> int:
+        """Optimizer updates on one rollout."""
+        return self.epochs * self.updates_per_rollout
 
     def check(self) -> None:
         """The loss is one that its name promises, and has a gradient."""

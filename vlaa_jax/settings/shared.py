@@ -50,9 +50,8 @@ class ModelSettings(Group, name="model"):
     checkpoint: str = ""
     """HF directory, one of our checkpoints, a hub id, or "embedded" (the tiny default)."""
     dtype: str = setting("bfloat16", one_of(*DTYPES))
-    """Activation dtype: float32 or bfloat16."""
-    param_dtype: str = setting("float32", one_of(*DTYPES))
-    """Dtype of the trained weights, float32 or bfloat16; the optimizer's moments follow it."""
+    """Activation dtype: float32 or bfloat16. Matrices that do not train are kept in it; what trains
+    is float32, and so are its moments."""
     remat: str = setting("full", one_of("none", "dots", "full"))
     """What is computed again in the backward pass: "full" all of a layer, "dots" all but its
     products with weights, "none" nothing."""
@@ -61,7 +60,7 @@ class ModelSettings(Group, name="model"):
     freeze: tuple[str, ...] = setting((), one_of(*FREEZABLE))
     """Parts that do not train: any of vision, merger, language, embeddings; not beside LoRA."""
     lora: LoraSettings = field(default_factory=LoraSettings)
-    """With adapters, the base is kept in `dtype` and never trains."""
+    """With adapters, the base never trains."""
 
     def check(self) -> None:
         """Something trains, and it is said in one place what does."""
@@ -106,8 +105,6 @@ class DataSettings(Group, name="data"):
     """Held-out records drawn where records is "embedded"."""
     workers: int = setting(2, at_least(0), harmless=True)
     """Threads that decode and encode images."""
-    processes: int = setting(0, at_least(0), harmless=True)
-    """Processes that decode and encode images instead of threads; 0: none."""
 
     def check(self) -> None:
         """Where records come from, and how large their images are, is said once."""
@@ -157,6 +154,11 @@ class RolloutSettings(Group, name="rollout"):
     takes batch_prompts."""
     burst: int = setting(0, at_least(0))
     """Tokens decoded between two looks for finished completions; 0 decodes to the end in one go."""
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether unlikely tokens are left out."""
+        return self.top_p < 1 or bool(self.top_k) or bool(self.min_p)
 
     @property
     def at_once(self) -> int:
@@ -217,7 +219,7 @@ class RunSettings(Group, name="run"):
     """Length of the run and what it writes."""
 
     steps: int = setting(49, at_least(0))
-    """Rollouts (a step is one rollout with all its updates)."""
+    """Steps: of GRPO, rollouts with all their updates; of SFT, updates (0: data.epochs says)."""
     save_every: int = setting(10, at_least(1), harmless=True)
     """Steps between checkpoints; the last step and a new best by held-out reward are saved too."""
     keep_checkpoints: int = setting(2, at_least(1), harmless=True)
@@ -227,14 +229,13 @@ class RunSettings(Group, name="run"):
     eval_completions: int = setting(1, at_least(1))
     """Completions per held-out record (mean@n, pass@n)."""
     log_rollouts_every: int = setting(1, at_least(0), harmless=True)
-    """Steps between rollout files; 0 writes none."""
+    """Steps between recorded rollouts; 0 records none. Held-out answers are always recorded."""
+    wandb: str = setting("", harmless=True)
+    """Project of Weights & Biases that gets the metrics too; empty: none."""
+    damaged: str = setting("stop", one_of("stop", "older"), harmless=True)
+    """What to do where the newest checkpoint is damaged: "stop", or go on from an "older" one."""
     compilation_cache: str = setting("~/.cache/vlaa_jax/xla", harmless=True)
     """Folder of the persistent compilation cache; empty turns it off."""
-
-    def evaluates(self, step: int) -> bool:
-        """Whether held-out records are looked at after this step."""
-        last = step + 1 == self.steps
-        return last or bool(self.eval_every and (step + 1) % self.eval_every == 0)
 
     def logs_rollouts(self, step: int) -> bool:
         """Whether this step's completions are written."""

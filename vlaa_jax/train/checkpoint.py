@@ -7,6 +7,7 @@ step that was under way is done again.
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,12 +15,15 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
+from vlaa_jax import digests
 from vlaa_jax.data.loader import records_digest
 from vlaa_jax.models.qwen_vl.trees import merge
+from vlaa_jax.parallel import hosts
 from vlaa_jax.schema import Record, UserError
 from vlaa_jax.train.state import TrainState
 
 PARAMS, OPTIMIZER, PROGRESS = "params", "optimizer", "progress"
+COUNTS = ("updates", "skipped", "still")
 SCORE = "heldout_mean"
 CHUNK_BYTES = 64 * 2**20
 """Upper bound of a stored piece: a reader holds one at a time, not a stack of layers."""
@@ -33,6 +37,7 @@ class Progress(NamedTuple):
         loader: state of the data loader.
         task: numbers that the task itself brings back.
         records: number of records that the loader's position is in.
+        inputs: digests of what else the run reads, see `inputs.inputs`.
         records_sha256: their `records_digest`; empty where a checkpoint does not know it.
     """
 
@@ -41,6 +46,7 @@ class Progress(NamedTuple):
     task: Mapping[str, float] = {}
     records: int = 0
     records_sha256: str = ""
+    inputs: Mapping[str, str] = {}
 
     def with_records(self, records: Sequence[Record]) -> "Progress":
         """The position in these records.
@@ -58,15 +64,63 @@ class Progress(NamedTuple):
         return self._replace(records=len(records), records_sha256=digest)
 
 
+class _Digested:
+    """A handler whose files get digests before the checkpoint gets its final name."""
+
+    def finalize(self, directory: Any) -> None:
+        """Ends an item's directory."""
+        super().finalize(directory)  # type: ignore[misc]
+        digests.write(Path(directory))
+
+
+class _Arrays(_Digested, ocp.StandardCheckpointHandler):
+    pass
+
+
+class _Json(_Digested, ocp.JsonCheckpointHandler):
+    pass
+
+
+# Orbax finds the handler of an item by the type of its arguments.
+@ocp.args.register_with_handler(_Arrays, for_save=True)
+class _SaveArrays(ocp.args.StandardSave):
+    pass
+
+
+@ocp.args.register_with_handler(_Arrays, for_restore=True)
+class _RestoreArrays(ocp.args.StandardRestore):
+    pass
+
+
+@ocp.args.register_with_handler(_Json, for_save=True)
+class _SaveJson(ocp.args.JsonSave):
+    pass
+
+
+@ocp.args.register_with_handler(_Json, for_restore=True)
+class _RestoreJson(ocp.args.JsonRestore):
+    pass
+
+
 class Checkpoints:
     """The checkpoints of one run.
 
     Args:
         directory: WORKDIR/checkpoints.
         keep: how many of the newest to keep; the best one by held-out reward stays beside them.
+        damaged: what to do where the newest is damaged: "stop", or take the "older" sound one and
+            put those behind it aside as N.damaged.
+
+    Raises:
+        UserError: the directory cannot be used, or a damaged checkpoint is in the way.
     """
 
-    def __init__(self, directory: Path, keep: int) -> None:
+    def __init__(self, directory: Path, keep: int, damaged: str = "stop") -> None:
+        self._directory = directory
+        self.put_aside = hosts.from_writer(
+            lambda: _put_damaged_aside(directory, damaged), "the check of the checkpoints"
+        )
+        """Damaged checkpoints, newest first: (step, what is wrong)."""
         best = BestN(
             get_metric_fn=lambda metrics: metrics[SCORE],
             n=1,
@@ -78,9 +132,15 @@ class Checkpoints:
             create=True,
         )
         try:
-            self._manager = ocp.CheckpointManager(directory.resolve(), options=options)
+            self._manager = ocp.CheckpointManager(
+                directory.resolve(),
+                options=options,
+                item_handlers={PARAMS: _Arrays(), OPTIMIZER: _Arrays(), PROGRESS: _Json()},
+            )
         except OSError as error:
             raise UserError(f"{directory}: cannot be written ({error.strerror})") from error
+        except ValueError as error:
+            raise UserError(f"{directory}: cannot be read ({one_line(error)})") from error
         metrics = None if self.best is None else self._manager.metrics(self.best)
         self.best_score = float(metrics[SCORE]) if metrics else float("-inf")
         """Held-out reward of the best checkpoint; -inf before the first."""
@@ -113,9 +173,9 @@ class Checkpoints:
         params = merge(state.trainable, frozen)
         chunks = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), params)
         items = {
-            PARAMS: ocp.args.StandardSave(params, chunks),
-            OPTIMIZER: ocp.args.StandardSave(_optimizer_tree(state)),
-            PROGRESS: ocp.args.JsonSave(progress._asdict()),
+            PARAMS: _SaveArrays(params, chunks),
+            OPTIMIZER: _SaveArrays(_optimizer_tree(state)),
+            PROGRESS: _SaveJson(progress._asdict()),
         }
         if score is not None and not math.isfinite(score):
             score = None  # every held-out score failed; sorted in, it could displace the best
@@ -136,14 +196,19 @@ class Checkpoints:
             The state, the frozen parameters, and the progress.
         """
         items = {
-            PARAMS: ocp.args.StandardRestore(merge(state.trainable, frozen)),
-            OPTIMIZER: ocp.args.StandardRestore(_optimizer_tree(state)),
-            PROGRESS: ocp.args.JsonRestore(),
+            PARAMS: _RestoreArrays(merge(state.trainable, frozen)),
+            OPTIMIZER: _RestoreArrays(_optimizer_tree(state)),
+            PROGRESS: _RestoreJson(),
         }
-        found = self._manager.restore(self.latest, args=ocp.args.Composite(**items))
+        try:
+            found = self._manager.restore(self.latest, args=ocp.args.Composite(**items))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            where = self._directory / str(self.latest)
+            raise UserError(f"{where}: cannot be restored ({one_line(error)})") from error
         tree, params = found[OPTIMIZER], found[PARAMS]
         trainable = _like(state.trainable, params)
-        restored = TrainState(trainable, tree["opt_state"], tree["updates"], tree["skipped"])
+        counts = (tree[name] for name in COUNTS)
+        restored = TrainState(trainable, tree["opt_state"], *counts)
         return restored, _like(frozen, params), Progress(**found[PROGRESS])
 
     def close(self) -> None:
@@ -152,8 +217,54 @@ class Checkpoints:
         self._manager.close()
 
 
+def problem(step_directory: Path) -> str | None:
+    """What is wrong with a checkpoint of a run, as ``FILE is not as it was written``; or None."""
+    for item in (PARAMS, OPTIMIZER, PROGRESS):
+        if not (step_directory / item).is_dir():
+            return f"{item} is missing"
+        if found := digests.problem(step_directory / item):
+            return f"{item}/{found}"
+    return None
+
+
+def steps_of(directory: Path) -> list[int]:
+    """Steps of the checkpoints that have their final name, newest first."""
+    if not directory.is_dir():
+        return []
+    names = [path.name for path in directory.iterdir() if path.is_dir()]
+    return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+
+
+def _put_damaged_aside(directory: Path, damaged: str) -> list[tuple[int, str]]:
+    aside: list[tuple[int, str]] = []
+    for step in steps_of(directory):
+        found = problem(directory / str(step))
+        if found is None:
+            break
+        if damaged == "stop":
+            raise UserError(
+                f"{directory}/{step}: damaged, {found}; bring the file back from a copy, or let "
+                "--config.run.damaged=older go on from the newest sound checkpoint"
+            )
+        aside.append((step, found))
+    for step, _ in aside:
+        number = next(n for n in count() if not (directory / _aside_name(step, n)).exists())
+        (directory / str(step)).rename(directory / _aside_name(step, number))
+    return aside
+
+
+def _aside_name(step: int, number: int) -> str:
+    return f"{step}.damaged" + (f".{number}" if number else "")
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of a message that may be long."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text[:200]
+
+
 def _optimizer_tree(state: TrainState) -> dict[str, Any]:
-    return {"opt_state": state.opt_state, "updates": state.updates, "skipped": state.skipped}
+    return {"opt_state": state.opt_state, **{name: getattr(state, name) for name in COUNTS}}
 
 
 def _like(tree: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:

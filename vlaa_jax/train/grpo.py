@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -29,13 +30,14 @@ from vlaa_jax.rewards.mixed import reward_metrics
 from vlaa_jax.rollout.engine import Rollout
 from vlaa_jax.schema import Summary, UserError
 from vlaa_jax.settings.grpo import GrpoSettings
+from vlaa_jax.train.console import header
 from vlaa_jax.train.gather import Gathered, Gatherer, scoring_threads
 from vlaa_jax.train.grpo_data import PromptData, open_data
 from vlaa_jax.train.grpo_loss import grpo_loss
 from vlaa_jax.train.grpo_update import Metrics, PolicyUpdate
+from vlaa_jax.train.inputs import inputs, same_inputs
 from vlaa_jax.train.learner import Learner
 from vlaa_jax.train.metrics import StepClock
-from vlaa_jax.train.rollout_log import write_rollouts
 from vlaa_jax.train.rundir import RunDir, check_files
 from vlaa_jax.train.validation import Validation
 
@@ -54,19 +56,34 @@ def run(settings: GrpoSettings, workdir: Path, console: Console) -> Summary:
         reward = rundir.closes(mixed_reward(settings.rewards, mesh, settings.model.dtype))
         pretrained = open_pretrained(settings.model, settings.data, mesh)
         reward.start()
+        if settings.rollout.is_cut:
+            console.print(
+                "note: top_p, top_k or min_p cut the sampler's distribution, and the loss is taken "
+                "of the whole one: their log-probabilities differ by more than rounding"
+            )
         data = open_data(settings, Encoder(pretrained, settings.data), reward, rundir)
         distribution = _distribution(settings, pretrained, mesh)
         learner = _learner(settings, pretrained, distribution, mesh)
         progress = learner.load(rundir.checkpoints) or rundir.progress
-        progress = data.resume(progress)
+        held = [prompt.record for prompt in data.heldout]
+        now = inputs(pretrained.path, data.images, data.records, held)
+        progress = same_inputs(data.resume(progress), now)
         rundir.begin(progress, pretrained.sidecars)
+        kinds = Counter(record.verifier_type or "" for record in data.records)
+        name = settings.model.checkpoint
+        console.print(header(workdir, name, *learner.count(), kinds, mesh.shape), highlight=False)
 
         collator = Collator(pretrained, settings.data, mesh)
         placed = Placed(collator)
         limit = settings.rollout.max_new_tokens
         scorer = CompletionScorer(reward, pretrained.chat, pretrained.processor, data.images, limit)
-        sampler = partial(Sampler, pretrained, collator, settings.rollout, mesh, seed=settings.seed)
-        validation = _validation(settings, data, sampler, scorer, rundir)
+        make_sampler = partial(
+            Sampler, pretrained, collator, settings.rollout, mesh, seed=settings.seed
+        )
+        sampler = make_sampler()
+        validation = _validation(
+            settings, data, partial(make_sampler, like=sampler), scorer, rundir
+        )
         allowed_V = jax.device_put(pretrained.allowed_V, replicated(mesh))
         logprobs = GroupLogprobs(distribution, placed, allowed_V, settings.micro_prompts)
         coef = progress.task.get("kl_coef")
@@ -77,9 +94,9 @@ def run(settings: GrpoSettings, workdir: Path, console: Console) -> Summary:
         console.print(f"ready after {time.monotonic() - began:.0f} s")
         with (
             scoring_threads() as threads,
-            rundir.saving(learner, settings.algo.updates_per_rollout),
+            rundir.saving(learner, settings.algo.updates_per_step),
         ):
-            gatherer = Gatherer(settings, data.loader, sampler(), scorer, placed, threads)
+            gatherer = Gatherer(settings, data.loader, sampler, scorer, placed, threads)
             parts = Parts(learner, gatherer, logprobs, update, pretrained.config, mesh)
             train(settings, rundir, parts, validation)
         after = validation.measure(learner.params, "after")
@@ -101,7 +118,7 @@ class Parts(NamedTuple):
 def train(settings: GrpoSettings, rundir: RunDir, parts: Parts, validation: Validation) -> None:
     """The loop, from wherever the run stands to its last step."""
     learner, gatherer, update = parts.learner, parts.gatherer, parts.update
-    for step in range(rundir.progress.step, settings.run.steps):
+    for step in range(rundir.progress.step, rundir.steps):
         clock = StepClock()
         gatherer.placed.forget()
         pending = gatherer.sample(learner.params, step, 0, clock)
@@ -120,15 +137,15 @@ def train(settings: GrpoSettings, rundir: RunDir, parts: Parts, validation: Vali
         clock.lap("score")
 
         advantages_PG = update.advantages(groups, old_PGT, ref_PGT)
-        metrics = update(groups, advantages_PG, old_PGT, ref_PGT)
+        metrics, figures = update(groups, advantages_PG, old_PGT, ref_PGT)
         clock.lap("update")
 
         metrics |= reward_metrics(gathered.scores) | rollout_metrics(gathered, clock)
         metrics |= gatherer.placed.padding() | speed_metrics(parts, groups, clock)
-        if settings.run.evaluates(step):
+        if rundir.evaluates(step):
             metrics |= validation(learner.params, step + 1)
         if settings.run.logs_rollouts(step):
-            write_rollouts(rundir.path, step, groups, advantages_PG)
+            rundir.rollouts.write(step, groups, advantages_PG, figures)
         rundir.report(step, metrics, clock, words(metrics))
         # Only now is the step done: whatever interrupts it before makes it be done again.
         position = rundir.progress._replace(
@@ -142,12 +159,12 @@ def old_and_reference(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Log-probabilities under the sampling policy and under the reference, [P, G, T] each.
 
-    With one update per rollout the trainer's own first pass is the old policy; the sampler's
+    With one update per step the trainer's own first pass is the old policy; the sampler's
     numbers stand in for it here and are only used for the KL in the reward.
     """
     learner, algo = parts.learner, settings.algo
     old, ref = rollout.logprobs_PGT, np.zeros_like(rollout.logprobs_PGT)
-    if algo.updates_per_rollout > 1:
+    if algo.updates_per_step > 1:
         old = parts.logprobs(learner.params, prompts, rollout)
     if algo.kl_coef:
         ref = parts.logprobs(learner.reference, prompts, rollout)
@@ -214,7 +231,7 @@ def _learner(
         settings.model,
         settings.optimizer,
         partial(grpo_loss, distribution, settings.algo, limit),
-        updates=settings.run.steps * settings.algo.updates_per_rollout,
+        updates=settings.run.steps * settings.algo.updates_per_step,
         seed=settings.seed,
         mesh=mesh,
         keeps_reference=bool(settings.algo.kl_coef),
@@ -233,7 +250,7 @@ def _validation(
         own = sampler(completions=settings.run.eval_completions)
         heldout = Heldout(data.heldout, own, scorer, seed=settings.seed)
     drawn = settings.data.records == "embedded"
-    return Validation(heldout, rundir, data.images, drawn=drawn)
+    return Validation(heldout, rundir, drawn=drawn)
 
 
 def _check_shards(settings: GrpoSettings, shards: int) -> None:

@@ -1,10 +1,12 @@
 """Where a GRPO run's prompts come from: training and held-out records, checked before weights."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from vlaa_jax.data.loader import Loader
 from vlaa_jax.data.synthetic.dataset import write_dataset
+from vlaa_jax.parallel import hosts
 from vlaa_jax.policy.prompts import Encoder, Prompt
 from vlaa_jax.policy.usable import heldout_prompts, load_checked, training_loader
 from vlaa_jax.rewards.mixed import MixedReward
@@ -67,7 +69,11 @@ def files(data: DataSettings, workdir: Path) -> tuple[Path, Path, Path | None]:
             Path(data.image_root),
             Path(data.heldout) if data.heldout else None,
         )
-    paths = write_dataset(
-        workdir / "data", n_train=data.embedded_train, n_heldout=data.embedded_heldout
+    write = partial(
+        write_dataset,
+        workdir / "data",
+        n_train=data.embedded_train,
+        n_heldout=data.embedded_heldout,
     )
+    paths = hosts.after_writer(write, "the drawing of embedded records")
     return paths.grpo, paths.images, paths.heldout

@@ -16,9 +16,27 @@ from vlaa_jax.policy.scoring import rewards_array
 from vlaa_jax.settings.grpo import GrpoSettings
 from vlaa_jax.train.grpo_loss import ADVANTAGES, KL_ESTIMATORS, Context, GroupBatch
 from vlaa_jax.train.learner import Learner, Outcome
+from vlaa_jax.train.rollout_log import TokenFigures
 
 Array = jax.Array
 Metrics = dict[str, float]
+
+
+def deal(useful_P: np.ndarray, updates: int) -> np.ndarray:
+    """An order of groups in which no update goes empty while another has two useful ones.
+
+    Args:
+        useful_P: whether a group has an advantage that is not 0.
+        updates: equal shares that the order is cut into.
+
+    Returns:
+        Places of the groups; the given order where that will do.
+    """
+    by_share = useful_P.reshape(updates, -1).sum(axis=1)
+    if by_share.min() > 0 or by_share.max() < 2:
+        return np.arange(len(useful_P))
+    useful_first = np.argsort(~useful_P, kind="stable")
+    return np.concatenate([useful_first[share::updates] for share in range(updates)])
 
 
 class PolicyUpdate:
@@ -74,12 +92,16 @@ class PolicyUpdate:
         advantages_PG: np.ndarray,
         old_PGT: np.ndarray,
         ref_PGT: np.ndarray,
-    ) -> Metrics:
+    ) -> tuple[Metrics, TokenFigures]:
         """All optimizer updates of a step, each over its share of the prompts.
 
-        Nothing is read back from the devices before the last of them is under way.
+        Nothing is read back from the devices before the last of them is under way, and of the
+        figures of single tokens nothing at all.
         """
-        algo, rollout = self._settings.algo, groups.rollout
+        algo = self._settings.algo
+        order = deal(np.any(advantages_PG != 0, axis=1), algo.updates_per_rollout)
+        groups, rollout = groups.take(order.tolist()), groups.take(order.tolist()).rollout
+        advantages_PG, old_PGT, ref_PGT = (a[order] for a in (advantages_PG, old_PGT, ref_PGT))
         mask_PGT = rollout.mask_PGT
         if algo.mask_truncated:
             mask_PGT = mask_PGT & ~rollout.truncated_PG[..., None]
@@ -93,7 +115,7 @@ class PolicyUpdate:
         )
         outcomes, reports = [], []
         per_update = len(groups.prompts) // algo.updates_per_rollout
-        for share in parts(len(groups.prompts), per_update):
+        for share in algo.epochs * list(parts(len(groups.prompts), per_update)):
             own = mask_PGT[share]
             sequences = int(own.any(-1).sum())
             context = Context(
@@ -101,13 +123,48 @@ class PolicyUpdate:
             )
             count = per_update // self._settings.micro_prompts
             outcome = self._learner.update(
-                self._batches(groups, arrays, share), context, count=count
+                self._batches(groups, arrays, share),
+                context,
+                count=count,
+                moves=self._has_gradient(advantages_PG[share], own),
             )
             outcomes.append(outcome)
-            reports.append(reduce(losses.merge_diagnostics, outcome.reports))
+            own_reports = [report.diagnostics for report in outcome.reports]
+            reports.append(reduce(losses.merge_diagnostics, own_reports))
             self._steer_kl(reports[-1], sequences)
         self._learner.stop_when_skipping()
-        return self._metrics(outcomes, reduce(losses.merge_diagnostics, reports))
+        figures = self._figures(outcomes, order, mask_PGT, old_PGT, ref_PGT)
+        return self._metrics(outcomes, reduce(losses.merge_diagnostics, reports)), figures
+
+    def _figures(
+        self,
+        outcomes: list[Outcome],
+        order: np.ndarray,
+        mask_PGT: np.ndarray,
+        old_PGT: np.ndarray,
+        ref_PGT: np.ndarray,
+    ) -> TokenFigures:
+        """Of several passes over a rollout those of the first, which begins where it was drawn."""
+        algo = self._settings.algo
+        found = [r for outcome in outcomes[: algo.updates_per_rollout] for r in outcome.reports]
+        return TokenFigures(
+            order,
+            mask_PGT,
+            [report.logprobs_PGT for report in found],
+            [report.entropy_PGT for report in found],
+            old_PGT if algo.updates_per_step > 1 else None,
+            ref_PGT if algo.kl_coef else None,
+        )
+
+    def _has_gradient(self, advantages_PG: np.ndarray, mask_PGT: np.ndarray) -> bool:
+        """Whether any term of an update's loss pulls at the weights.
+
+        Where none does, AdamW's momentum would move them all the same.
+        """
+        algo = self._settings.algo
+        if algo.entropy_coef or (algo.kl_coef and not algo.kl_in_reward):
+            return bool(mask_PGT.any())
+        return bool((mask_PGT & (advantages_PG != 0)[..., None]).any())
 
     def _batches(
         self, groups: Groups, arrays: tuple[np.ndarray, ...], share: slice

@@ -11,6 +11,7 @@ from vlaa_jax.models.qwen_vl.lora import without_adapters
 from vlaa_jax.models.qwen_vl.trees import merge, partition
 from vlaa_jax.parallel.mesh import replicated
 from vlaa_jax.policy.pretrained import Pretrained
+from vlaa_jax.rollout.weights import rollout_dtypes
 from vlaa_jax.schema import UserError
 from vlaa_jax.settings.shared import ModelSettings, OptimizerSettings
 from vlaa_jax.train.checkpoint import Checkpoints, Progress
@@ -85,7 +86,7 @@ class Learner:
             adapters_only=adapters_only,
         )
         has_own_start = self._keeps_reference and not adapters_only
-        start = trainable if has_own_start else {}
+        start = self._as_reference(trainable) if has_own_start else {}
         progress = None
         if checkpoints.latest is not None:
             shapes = abstract_state(trainable, self._optimizer, everywhere)
@@ -93,8 +94,9 @@ class Learner:
             del trainable
             self.state, frozen, progress = checkpoints.restore(shapes, frozen)
         else:
-            # Updates write over what they are given: the reference keeps the arrays, we a copy.
-            own = jax.tree.map(jnp.copy, trainable) if has_own_start else trainable
+            # Updates write over what they are given: what the reference shares is copied.
+            kept = {id(leaf) for leaf in jax.tree.leaves(start)}
+            own = jax.tree.map(lambda a: jnp.copy(a) if id(a) in kept else a, trainable)
             self.state = new_state(own, self._optimizer, everywhere)
         self.frozen = frozen
         if self._keeps_reference:
@@ -102,24 +104,41 @@ class Learner:
         self._update = Update(self._loss, self._optimizer, self.state)
         return progress
 
+    def _as_reference(self, params: Any) -> Any:
+        """The same arrays, but matrices as their products take them: bit-equal, and smaller."""
+        dtypes = rollout_dtypes(params, jnp.dtype(self._model.dtype))
+        return jax.tree.map(lambda a, t: a if a.dtype == t else a.astype(t), params, dtypes)
+
     @property
     def params(self) -> dict[str, Any]:
         """All parameters as they are now."""
         return merge(self.state.trainable, self.frozen)
 
+    def count(self) -> tuple[int, int]:
+        """Parameters that train, and all of them."""
+        trained, still = (
+            sum(leaf.size for leaf in jax.tree.leaves(tree))
+            for tree in (self.state.trainable, self.frozen)
+        )
+        return trained, trained + still
+
     @property
     def learning_rate(self) -> float:
         """Rate of the last update that was applied."""
-        applied = int(self.state.updates) - int(self.state.skipped)
+        state = self.state
+        applied = int(state.updates) - int(state.skipped) - int(state.still)
         return float(self.schedule(max(applied - 1, 0)))
 
-    def update(self, batches: Iterable[Any], context: Any, *, count: int) -> Outcome:
+    def update(
+        self, batches: Iterable[Any], context: Any, *, count: int, moves: bool = True
+    ) -> Outcome:
         """One optimizer update on `count` micro-batches.
 
         Args:
             batches: the micro-batches; each is asked for when the one before is under way.
             context: what the loss wants besides, the same for all of them.
             count: how many there are.
+            moves: False where no term has a gradient: the weights stay, the update is counted.
         """
         trainable, frozen = self.state.trainable, self.frozen
         grads = self._update.zeros(trainable) if count > 1 else None
@@ -133,6 +152,9 @@ class Learner:
                 )
             losses.append(loss)
             reports.append(report)
+        if not moves:
+            self.state = self._update.rest(self.state)
+            return Outcome(losses, reports, jnp.float32(0))
         self.state, norm = self._update.apply(self.state, grads)
         return Outcome(losses, reports, norm)
 

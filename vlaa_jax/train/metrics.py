@@ -62,12 +62,12 @@ def _keep_lines_before(path: Path, first_step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            step = json.loads(line)["step"]
-        except (ValueError, KeyError):
+            done = json.loads(line)["step"] < first_step
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue  # a line cut off by the interruption
-        if step < first_step:
+        if done:
             kept.append(line + "\n")
     temporary = path.with_suffix(".jsonl.tmp")
     temporary.write_text("".join(kept), encoding="utf-8")

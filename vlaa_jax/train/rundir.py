@@ -5,7 +5,7 @@ import fcntl
 import json
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -13,7 +13,9 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from rich.console import Console
 
+from vlaa_jax.parallel import hosts
 from vlaa_jax.policy.pretrained import copy_sidecars
+from vlaa_jax.report.page import leave_report
 from vlaa_jax.schema import Summary, UserError
 from vlaa_jax.settings.fields import harmless_names
 from vlaa_jax.settings.shared import DataSettings, RunSettings
@@ -21,8 +23,11 @@ from vlaa_jax.train.checkpoint import Checkpoints, Progress
 from vlaa_jax.train.console import minutes
 from vlaa_jax.train.learner import Learner
 from vlaa_jax.train.metrics import CompileCounter, MetricsWriter, StepClock
+from vlaa_jax.train.rollout_log import RolloutLog
+from vlaa_jax.train.trackers import Wandb
 
-FILES = ("config.json", "metrics.jsonl", "heldout.json", "rollouts", "samples", "checkpoints")
+LOCK = "lock"
+FILES = ("config.json", "metrics.jsonl", "heldout.json", "rollouts", "heldout", "checkpoints")
 
 
 class Closing(Protocol):
@@ -38,7 +43,8 @@ C = TypeVar("C", bound=Closing)
 class RunDir:
     """Opens the directory of one run, new or where it was interrupted.
 
-    A lock is held while it is open. The run's settings are written down by `begin`, when everything
+    With several hosts, one of them writes, and all read: the directory is one they share. A lock is
+    held while it is open. The run's settings are written down by `begin`, when everything
     else was opened: a mistyped option must not claim the directory.
 
     Args:
@@ -54,21 +60,45 @@ class RunDir:
         self.path, self.console = path, console
         self._settings, self._run = settings, _run_settings(settings)
         self.compilations = CompileCounter()
+        self._steps = self._run.steps
         self.progress = Progress(0, {})
         self._saved = 0
         self._score: tuple[int, float] | None = None
         self._seconds: deque[float] = deque(maxlen=10)
         self._writer: MetricsWriter | None = None
+        self._wandb: Wandb | None = None
         self._ends = ExitStack()
         try:
-            self._ends.callback(_lock(path))
-            check_settings(path, settings)
+            hosts.from_writer(lambda: self._claim(path), "the run directory")
+            if not (path / LOCK).exists():
+                raise UserError(f"--workdir={path}: the hosts do not share this directory")
             self.checkpoints = self.closes(
-                Checkpoints(path / "checkpoints", self._run.keep_checkpoints)
+                Checkpoints(path / "checkpoints", self._run.keep_checkpoints, self._run.damaged)
             )
+            self.rollouts = self.closes(RolloutLog(path, console.print))
+            for step, problem in self.checkpoints.put_aside:
+                console.print(f"checkpoint {step} is damaged ({problem}): kept as {step}.damaged")
         except BaseException:
             self._ends.close()
             raise
+
+    def _claim(self, path: Path) -> None:
+        self._ends.callback(lock(path))
+        check_settings(path, self._settings)
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return self._steps
+
+    def set_steps(self, steps: int) -> None:
+        """The run's length, where its settings leave that to the data."""
+        self._steps = steps
+
+    def evaluates(self, step: int) -> bool:
+        """Whether held-out records are looked at after this step."""
+        every = self._run.eval_every
+        return step + 1 == self._steps or bool(every and (step + 1) % every == 0)
 
     def closes(self, part: C) -> C:
         """Takes over to close a part in the end, whatever happens to the others."""
@@ -83,15 +113,19 @@ class RunDir:
             sidecars: directory with the tokenizer and configuration, kept for export.
         """
         self.progress, self._saved = progress, progress.step
-        self._writer = self.closes(MetricsWriter(self.path, progress.step))
-        copy_sidecars(sidecars, self.path / "hf")
-        save_json(self.path / "config.json", plain(self._settings))
+        if hosts.is_writer():
+            self._writer = self.closes(MetricsWriter(self.path, progress.step))
+            if self._run.wandb:
+                told = plain(self._settings)
+                self._wandb = self.closes(Wandb(self.path, self._run.wandb, told))
+            copy_sidecars(sidecars, self.path / "hf")
+            save_json(self.path / "config.json", plain(self._settings))
         if progress.step:
             self.console.print(f"resuming at step {progress.step}")
 
     def list_rejects(self, path: Path, usable: int, rejects: Sequence[Any]) -> None:
         """Says how many records were left out, and writes down why."""
-        if rejects:
+        if rejects and hosts.is_writer():
             listing = self.path / f"rejects-{path.stem}.txt"
             listing.write_text("".join(f"{r}\n" for r in rejects), encoding="utf-8")
             self.console.print(
@@ -104,11 +138,14 @@ class RunDir:
         """Writes a step's metrics and its line."""
         times = {f"time/{name}_s": seconds for name, seconds in clock.seconds.items()}
         counted = {"compile/count": float(self.compilations.count)}
-        assert self._writer is not None, "begin comes first"
-        self._writer.write(step, {**metrics, **counted, **times, "time/step_s": clock.total})
+        if self._writer is not None:
+            every = {**metrics, **counted, **times, "time/step_s": clock.total}
+            self._writer.write(step, every)
+            if self._wandb is not None:
+                self._wandb.write(step, every)
         self._seconds.append(clock.total)
-        left = float(np.median(self._seconds)) * (self._run.steps - step - 1)
-        line = (f"step {step + 1:>4}/{self._run.steps}", *words, f"{clock.total:.1f} s")
+        left = float(np.median(self._seconds)) * (self._steps - step - 1)
+        line = (f"step {step + 1:>4}/{self._steps}", *words, f"{clock.total:.1f} s")
         self.console.print(
             "  ".join((*line, f"left {minutes(left)}")), highlight=False, soft_wrap=True
         )
@@ -118,16 +155,23 @@ class RunDir:
         self._score = (step, score)
 
     def finish_step(self, progress: Progress, learner: Learner) -> None:
-        """A step is done: the run stands at `progress`, and is saved where that is due."""
+        """A step is done: the run stands at `progress`, and is saved where that is due.
+
+        Raises:
+            hosts.Leave: the run is to be left here, on all hosts.
+        """
         self.progress = progress
-        last = progress.step == self._run.steps
+        last = progress.step == self._steps
         step, score = self._score or (-1, 0.0)
         best = step == progress.step and score > self.checkpoints.best_score
         if last or best or progress.step % self._run.save_every == 0:
             self.save(learner)
+        if not last:
+            hosts.leave_if_wanted(f"after step {progress.step}")
 
     def save(self, learner: Learner) -> None:
-        """Writes a checkpoint of the current position."""
+        """Writes a checkpoint of the current position, behind which nothing is missing."""
+        self.rollouts.flush()
         step, score = self._score or (-1, None)
         known = score if step == self.progress.step else None
         self.checkpoints.save(learner.state, learner.frozen, self.progress, known)
@@ -135,10 +179,15 @@ class RunDir:
 
     @contextmanager
     def saving(self, learner: Learner, updates_per_step: int) -> Iterator[None]:
-        """Keeps the steps done since the last checkpoint when a run is stopped between updates."""
+        """Keeps the steps done since the last checkpoint when a run is stopped between updates.
+
+        Saving takes all hosts: with several, only where they have agreed to leave.
+        """
         try:
             yield
-        except (KeyboardInterrupt, UserError):
+        except (KeyboardInterrupt, UserError) as reason:
+            if hosts.count() > 1 and not isinstance(reason, hosts.Leave):
+                raise
             updates = learner.state.updates
             if not updates.is_deleted():  # else stopped in the middle of an update
                 whole = int(updates) == self.progress.step * updates_per_step
@@ -147,13 +196,16 @@ class RunDir:
             raise
 
     def summary(self, figures: Mapping[str, float]) -> Summary:
-        """Says what was written and where."""
+        """Leaves the report of the run, and says what was written and where."""
+        self.rollouts.flush()
         self.console.print(f"run directory  {self.path}", soft_wrap=True)
         for name in FILES:
             if (self.path / name).exists():
                 self.console.print(f"  {name}", highlight=False)
         if self.checkpoints.best is not None:
             self.console.print(f"best checkpoint  checkpoints/{self.checkpoints.best}")
+        if hosts.is_writer():
+            self.console.print(leave_report(self.path), soft_wrap=True, highlight=False)
         return Summary(self.path, dict(figures))
 
     def __enter__(self) -> "RunDir":
@@ -167,16 +219,19 @@ def _run_settings(settings: Any) -> RunSettings:
     return settings.run
 
 
-def _lock(path: Path) -> Any:
+def lock(path: Path) -> Callable[[], None]:
     """Takes the directory for this process; what it returns gives it back.
 
     The lock belongs to the open file, so it goes with the process, however that ends.
+
+    Raises:
+        UserError: the directory cannot be written, or another process holds it.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
         if not os.access(path, os.W_OK):
             raise PermissionError(13, os.strerror(13))
-        descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
         raise UserError(f"--workdir={path}: cannot be used ({error.strerror})") from error
     try:

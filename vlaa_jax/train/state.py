@@ -20,12 +20,14 @@ class TrainState(NamedTuple):
         opt_state: optimizer state of the same.
         updates: int32, updates done.
         skipped: int32, updates left out because a gradient was not finite.
+        still: int32, updates in which no term of the loss had a gradient.
     """
 
     trainable: Tree
     opt_state: Any
     updates: Array
     skipped: Array
+    still: Array
 
 
 def new_state(
@@ -39,8 +41,8 @@ def new_state(
     """
     places = _optimizer_places(trainable, optimizer, everywhere)
     opt_state = jax.jit(optimizer.init, out_shardings=places)(trainable)
-    zero = jax.device_put(jnp.int32(0), everywhere)
-    return TrainState(trainable, opt_state, zero, jax.device_put(jnp.int32(0), everywhere))
+    zeros = (jax.device_put(jnp.int32(0), everywhere) for _ in range(3))
+    return TrainState(trainable, opt_state, *zeros)
 
 
 def abstract_state(
@@ -55,7 +57,7 @@ def abstract_state(
     shapes = jax.eval_shape(optimizer.init, trainable)
     count: Any = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
     params = jax.tree.map(to_shape, trainable)
-    return TrainState(params, jax.tree.map(at, shapes, places), count, count)
+    return TrainState(params, jax.tree.map(at, shapes, places), count, count, count)
 
 
 def to_shape(array: Any) -> jax.ShapeDtypeStruct:

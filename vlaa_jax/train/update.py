@@ -57,11 +57,18 @@ class Update:
             out_shardings=None if places is None else (places, places.updates),
         )
 
+        self.rest = jax.jit(_rest, donate_argnums=0, out_shardings=places)
+
     @property
     def compile_count(self) -> int:
         """Programs compiled so far."""
         jitted = (self.gradients, self.accumulate, self.zeros, self.apply)
         return sum(f._cache_size() for f in jitted)  # type: ignore[attr-defined]
+
+
+def _rest(state: TrainState) -> TrainState:
+    """An update that has no gradient: counted, and nothing moves."""
+    return state._replace(updates=state.updates + 1, still=state.still + 1)
 
 
 def _apply(
@@ -82,6 +89,7 @@ def _apply(
             jax.tree.map(keep, opt_state, state.opt_state),
             state.updates + 1,
             state.skipped + ~finite,
+            state.still,
         ),
         norm,
     )

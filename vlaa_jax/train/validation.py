@@ -1,11 +1,10 @@
-"""Held-out rewards in a run: when, under which name they are kept, and the page that shows them."""
+"""Held-out rewards in a run: when, under which name they are kept, and what was answered."""
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from vlaa_jax.policy.gallery import write_gallery
+from vlaa_jax.parallel import hosts
 from vlaa_jax.policy.heldout import Heldout
 from vlaa_jax.train.console import heldout_table
 from vlaa_jax.train.rundir import RunDir, save_json
@@ -17,19 +16,15 @@ class Validation:
     Args:
         heldout: samples and scores them; None without records.
         rundir: where the results go.
-        image_root: of the images on the page.
         drawn: the records are drawn by code, so constant answers are worth comparing.
     """
 
-    def __init__(
-        self, heldout: Heldout | None, rundir: RunDir, image_root: Path, *, drawn: bool
-    ) -> None:
-        self._heldout, self._rundir = heldout, rundir
-        self._image_root, self._drawn = image_root, drawn
+    def __init__(self, heldout: Heldout | None, rundir: RunDir, *, drawn: bool) -> None:
+        self._heldout, self._rundir, self._drawn = heldout, rundir, drawn
         self._last: tuple[int, dict[str, float]] | None = None
 
     def __call__(self, params: Mapping[str, Any], step: int) -> dict[str, float]:
-        """Held-out rewards after `step` steps, with a page of samples; empty without records.
+        """Held-out rewards after `step` steps, the answers recorded; empty without records.
 
         A mean that no earlier evaluation reached makes the step's checkpoint the best one.
         """
@@ -37,31 +32,32 @@ class Validation:
             return {}
         if self._last is None or self._last[0] != step:
             metrics, groups = self._heldout(params)
-            name = self._rundir.path.name
-            title = f"{name}, step {step}: held-out mean {metrics['heldout/mean']:.3f}"
-            page = self._rundir.path / "samples" / f"{step:06d}.html"
-            write_gallery(page, title, groups, self._image_root)
+            self._rundir.rollouts.write_heldout(step, groups)
             self._last = (step, metrics)
             self._rundir.scored(step, metrics["heldout/mean"])
         return self._last[1]
 
     def measure(self, params: Mapping[str, Any], name: str) -> dict[str, float]:
         """Held-out rewards under a name, kept in heldout.json so that a resumed run has them."""
-        path = self._rundir.path / "heldout.json"
-        kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         if self._heldout is None:
             return {}
+        kept = hosts.from_writer(self._kept, "the held-out results")
         if name == "after" or name not in kept:
             kept[name] = self(params, self._rundir.progress.step)
-        save_json(path, kept)
-        if name == "after" and self._drawn and "constant" not in kept:
-            kept["constant"] = self._heldout.constant_scores()
+        if hosts.is_writer():
+            path = self._rundir.path / "heldout.json"
             save_json(path, kept)
+            if name == "after" and self._drawn and "constant" not in kept:
+                kept["constant"] = self._heldout.constant_scores()
+                save_json(path, kept)
         return kept[name]
+
+    def _kept(self) -> dict[str, Any]:
+        path = self._rundir.path / "heldout.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
     def summary(self) -> None:
         """Prints held-out rewards per verifier before and after, where there are some."""
-        path = self._rundir.path / "heldout.json"
-        if path.exists():
-            kept = json.loads(path.read_text(encoding="utf-8"))
+        kept = self._kept()
+        if kept:
             self._rundir.console.print(heldout_table(kept))

@@ -162,13 +162,7 @@ class QwenVLConfig:
         Raises:
           UserError: a size is missing or impossible, or a setting is not supported.
         """
-        family = hf.get("model_type")
-        if not isinstance(family, str) or family not in ARCHITECTURES:
-            known = _OTHERS.get(str(family), "")
-            raise UserError(
-                f"{where}: model_type is {shown(family)}; supported are {', '.join(ARCHITECTURES)}"
-                + (f" (this is {known})" if known else "")
-            )
+        family = _family(hf.get("model_type"), where)
         _refuse_unsupported(_Section(hf, where))
         text = _text_config(_Section(hf, where, "text_config"))
         vision = _vision_config(_Section(hf, where, "vision_config", fall_back=False), family, text)
@@ -177,7 +171,7 @@ class QwenVLConfig:
             family=family,
             text=text,
             vision=vision,
-            tie_word_embeddings=_tied(hf),
+            tie_word_embeddings=bool(tie_keys(hf)),
             eos_token_id=_end_token(tokens, cls.eos_token_id),
             pad_token_id=_pad_token(tokens),
             **{name: tokens.integer(name, getattr(cls, name)) for name in _VISION_TOKENS},
@@ -280,6 +274,16 @@ class _Section:
         return f"{self.where}: {self._name + '.' if self._name else ''}{key}"
 
 
+def _family(model_type: Any, where: str) -> Family:
+    if model_type == "qwen2_vl" or model_type == "qwen2_5_vl":
+        return model_type
+    known = _OTHERS.get(str(model_type), "")
+    raise UserError(
+        f"{where}: model_type is {shown(model_type)}; supported are {', '.join(ARCHITECTURES)}"
+        + (f" (this is {known})" if known else "")
+    )
+
+
 def _end_token(tokens: _Section, default: int) -> int:
     """The end token, or the first of several."""
     value = tokens.get("eos_token_id", default)
@@ -305,11 +309,13 @@ def _refuse_unsupported(top: _Section) -> None:
         )
 
 
-def _tied(hf: Mapping[str, Any]) -> bool:
+def tie_keys(hf: Mapping[str, Any]) -> list[str]:
+    """The keys of a config.json that tie the head to the embeddings."""
     # transformers 4.57 writes the flag into text_config only, 5.x at the top; true anywhere ties.
     text = hf.get("text_config")
-    text = text if isinstance(text, Mapping) else {}
-    return bool(hf.get("tie_word_embeddings") or text.get("tie_word_embeddings"))
+    places = {"": hf, "text_config.": text if isinstance(text, Mapping) else {}}
+    key = "tie_word_embeddings"
+    return [prefix + key for prefix, place in places.items() if place.get(key)]
 
 
 def _text_config(text: _Section) -> TextConfig:

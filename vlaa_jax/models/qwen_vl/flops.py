@@ -42,6 +42,21 @@ def group_flops(
     )
 
 
+def row_flops(config: QwenVLConfig, lengths: Sequence[int], frames: Sequence[int]) -> float:
+    """Forward pass over packed samples, the head at every token.
+
+    Args:
+        config: the model.
+        lengths: tokens of each sample.
+        frames: patches of each image.
+    """
+    text, tokens = config.text, sum(lengths)
+    pairs = sum(length * length / 2 for length in lengths)
+    head = 2 * tokens * text.width * text.vocab_size
+    images = sum(vision_flops(config.vision, (1, patches, 1)) for patches in frames)
+    return text_flops(text, tokens, pairs) + head + images
+
+
 def text_flops(text: TextConfig, tokens: int, pairs: float) -> float:
     """The decoder's layers for some tokens and pairs of query and visible key."""
     projections = text.width * text.head_dim * 2 * (text.heads + text.kv_heads)

@@ -26,7 +26,7 @@ from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.layers import KernelPlace, Linear, unstack
 from vlaa_jax.models.qwen_vl.lora import add_branches
 from vlaa_jax.models.qwen_vl.text import Embedding, SelfAttention, TextModel
-from vlaa_jax.models.qwen_vl.vision import PatchEmbed, VisionInputs, VisionTower
+from vlaa_jax.models.qwen_vl.vision import PatchEmbed, PixelNorm, VisionInputs, VisionTower
 from vlaa_jax.parallel.sharding import Layout
 from vlaa_jax.settings.shared import LoraSettings
 
@@ -45,6 +45,7 @@ class Compute:
         data_shards: number of data shards; rows and vision bins are dealt to them in order, and a
             row's `unit_src` counts from its own shard's first unit.
         layout: where parameters and activations lie (axes.layout); None leaves it to the compiler.
+        pixels: how patches that come as bytes are normalised.
     """
 
     dtype: str = "float32"
@@ -52,6 +53,7 @@ class Compute:
     unroll: int | bool = 1
     data_shards: int = 1
     layout: Layout | None = None
+    pixels: PixelNorm | None = None
 
 
 class PromptInputs(NamedTuple):
@@ -136,6 +138,12 @@ class QwenVL(nnx.Module):
     def encode_images(self, vision: VisionInputs) -> Array:
         """Visual tokens in buffer order, [S * R * 16, D]."""
         compute = self.compute
+        if vision.patches_SR64C.dtype == jnp.uint8:
+            if compute.pixels is None:
+                raise ValueError(
+                    "patches are bytes, and Compute.pixels does not say how to read them"
+                )
+            vision = vision._replace(patches_SR64C=compute.pixels(vision.patches_SR64C))
         return self.vision(vision, dtype=self.dtype, remat=compute.remat, unroll=compute.unroll)
 
     def embed(self, ids_BT: Array, unit_src_BT: Array, units_UD: Array | None) -> Array:

@@ -18,7 +18,7 @@ import tensorstore
 
 from vlaa_jax.foreign import read_object
 from vlaa_jax.models.qwen_vl import hf_keys
-from vlaa_jax.models.qwen_vl.config import QwenVLConfig
+from vlaa_jax.models.qwen_vl.config import QwenVLConfig, read_hf_config, tie_keys
 from vlaa_jax.models.qwen_vl.hf_keys import Index, Key, Layout, Path
 from vlaa_jax.models.qwen_vl.safetensors_io import SafetensorsReader
 from vlaa_jax.schema import UserError
@@ -128,9 +128,10 @@ class HFSource:
         head = self.reader.view(heads[0])
         embedding = self.reader.view(self._names[hf_keys.EMBEDDING])
         if head.dtype != embedding.dtype or not same_bytes(head, embedding):
+            keys = " and ".join(tie_keys(read_hf_config(self.sidecars)))
             raise UserError(
                 f"{where}: config.json ties the embeddings, but {heads[0]} differs from "
-                f"{hf_keys.EMBEDDING}; set tie_word_embeddings to false to use it, or delete it"
+                f"{hf_keys.EMBEDDING}; set {keys} to false to use it, or delete it"
             )
 
 

@@ -34,11 +34,37 @@ NORM_EPS = 1e-6  # fixed in HF's tower, not part of the configuration
 ROW_PATCHES = 64
 
 
+class PixelNorm(NamedTuple):
+    """How bytes become the tower's input: (value * rescale - mean) / std, by channel.
+
+    Attributes:
+        rescale: 1 / 255 for the released models.
+        mean: of red, green and blue.
+        std: of red, green and blue.
+        frames: how often a still image is repeated along time.
+    """
+
+    rescale: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    frames: int
+
+    def __call__(self, pixels: Array) -> Array:
+        """Bytes [..., 3 * H * W] to float32 [..., 3 * frames * H * W], as HF's processor does."""
+        lead = pixels.shape[:-1]
+        planes = pixels.astype(jnp.float32).reshape(*lead, len(self.mean), 1, -1)
+        mean, std = (jnp.array(a, jnp.float32)[:, None, None] for a in (self.mean, self.std))
+        planes = (planes * jnp.float32(self.rescale) - mean) / std
+        shape = (*planes.shape[:-2], self.frames, planes.shape[-1])
+        return jnp.broadcast_to(planes, shape).reshape(*lead, -1)
+
+
 class VisionInputs(NamedTuple):
     """The planner's buffer on the device.
 
     Attributes:
-        patches_SR64C: float pixels of each patch, flattened (C, T, H, W); S bins of R rows.
+        patches_SR64C: pixels of each patch, flattened (C, T, H, W); S bins of R rows. Normalised
+            floats, or bytes of one frame, an eighth of the size, which the model normalises.
         pos_hw_SR642: int row and column on the frame's patch grid.
         win_id_SR64: int window number, equal inside a window; 0 is padding.
         seg_id_SQ: int frame number over Q = R * 64 patches of a bin; 0 is padding.

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import huggingface_hub
 
+from vlaa_jax import digests
+from vlaa_jax.foreign import local_path
 from vlaa_jax.models.qwen_vl import hf_keys
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.hf_keys import Key, Path
@@ -49,18 +51,31 @@ def open_params(path: str | FilePath) -> HFSource | OrbaxSource:
     if (path / MARKER_NAME).exists():
         read_marker(path)
         return OrbaxSource(path / "params", path / "hf")
-    if (path / "params" / "_METADATA").exists() and path.parent.name == "checkpoints":
-        return _open_step(path)
-    if (steps := _finished_steps(path)) or (path / "checkpoints").is_dir():
-        if not steps:
-            raise UserError(f"{path / 'checkpoints'} holds no finished checkpoint yet")
-        return _open_step(path / "checkpoints" / str(steps[-1]))
+    if (step := step_of(path)) is not None:
+        return _open_step(step)
     if (path / "params").is_dir() and (path / "hf").is_dir():
         raise UserError(f"{path} lacks {MARKER_NAME}: its conversion did not finish, run it again")
     return HFSource(path)
 
 
+def step_of(path: FilePath) -> FilePath | None:
+    """The checkpoint of a run that a path means: itself, or a run's newest; None for others.
+
+    Raises:
+      UserError: a run without a finished checkpoint.
+    """
+    if path.parent.name == "checkpoints" and path.name.isdigit():
+        return path
+    if not (path / "checkpoints").is_dir():
+        return None
+    steps = _steps(path / "checkpoints")
+    if not steps:
+        raise UserError(f"{path / 'checkpoints'} holds no finished checkpoint yet")
+    return path / "checkpoints" / str(steps[-1])
+
+
 def _open_step(step: FilePath) -> OrbaxSource:
+    _check_digests(step)
     run = step.parent.parent
     alpha = None
     if (run / "config.json").exists():
@@ -75,12 +90,13 @@ def _open_step(step: FilePath) -> OrbaxSource:
 def resolve(path: str | FilePath, revision: str | None = None) -> FilePath:
     """A local directory for a path or a hub id such as ``Qwen/Qwen2.5-VL-3B-Instruct``.
 
-    A path that exists is returned as it is; else a hub id is downloaded (or found in the cache).
+    A path that exists is returned, with a leading ``~`` as the home folder; else a hub id is
+    downloaded (or found in the cache).
 
     Raises:
       UserError: it is neither, or the download fails.
     """
-    local = FilePath(path)
+    local = local_path(path)
     if local.exists() or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(path)):
         return local
     try:
@@ -193,7 +209,20 @@ def _check_wanted(wanted: Mapping[Path, Any], keys: Mapping[Path, Key], where: s
         raise UserError(f"{where} does not fit the model:\n  " + "\n  ".join(problems))
 
 
-def _finished_steps(run: FilePath) -> list[int]:
+def _steps(checkpoints: FilePath) -> list[int]:
     # Orbax writes a step under a temporary name and renames it, so a bare number is finished.
-    found = (run / "checkpoints").glob("[0-9]*/params/_METADATA")
-    return sorted(int(f.parent.parent.name) for f in found if f.parent.parent.name.isdigit())
+    return sorted(int(f.name) for f in checkpoints.iterdir() if f.name.isdigit() and f.is_dir())
+
+
+def _check_digests(step: FilePath) -> None:
+    """Refuses weights that are not as a run wrote them; others may come without digests."""
+    params, found = step / "params", None
+    if not params.is_dir():
+        found = "it is missing"
+    elif (params / digests.NAME).exists():
+        found = digests.problem(params)
+    if found is None:
+        return
+    older = [n for n in _steps(step.parent) if n < int(step.name)]
+    instead = f"; an older one is {step.parent / str(older[-1])}" if older else ""
+    raise UserError(f"{step}: damaged, params/{found}{instead}")

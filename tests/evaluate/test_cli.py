@@ -1,0 +1,100 @@
+"""``python -m vlaa_jax.evaluate score`` on files, and a benchmark of one's own."""
+
+import asyncio
+import dataclasses
+import json
+
+import pytest
+
+from stub_server import StubServer
+from vlaa_jax.evaluate.benchmarks import logicvista
+from vlaa_jax.evaluate.cli import main
+from vlaa_jax.evaluate.miniature.judge_server import scripted_reply
+from vlaa_jax.evaluate.miniature.tables import write_tables
+from vlaa_jax.evaluate.nouns import Verdict
+from vlaa_jax.evaluate.predictions import Prediction, write_predictions
+from vlaa_jax.evaluate.scoring.profiles import PROFILES
+from vlaa_jax.evaluate.scoring.storage import as_text
+from vlaa_jax.evaluate.scoring_run import score_benchmark
+from vlaa_jax.schema import UserError
+
+ROWS = [
+    {"index": 1, "question": "q", "choices": "['A', 'B']", "answer": "A", "category": "x"}
+    | {"prediction": "<think>B?</think><answer>A</answer>"},
+    {"index": 2, "question": "q", "choices": "[]", "answer": "0.5", "category": "y"}
+    | {"prediction": r"<answer>\frac{1}{2}</answer>"},
+    {"index": 3, "question": "q", "choices": "[]", "answer": "7", "category": "y"}
+    | {"prediction": "I count 7 of them"},
+]
+
+
+@pytest.fixture
+def file(tmp_path):
+    write_predictions(tmp_path / "p.xlsx", ROWS)
+    return tmp_path / "p.xlsx"
+
+
+def test_a_file_is_scored_and_summed_up(file, tmp_path, capsys):
+    with StubServer(lambda r: scripted_reply(r["messages"][-1]["content"])) as server:
+        options = [str(file), "--benchmark=mathvision", f"--judge-url={server.url}"]
+        options += ["--judge-key-env=", f"--out={tmp_path / 'out'}"]
+        assert main(["score", *options]) == 0
+        assert "MathVision: 100.0 [43.9, 100.0]; 2 rule, 1 judge" in capsys.readouterr().out
+        assert main(["score", *options, "--profile=2025-04", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["outputs"]["paths"]["judge"] == 2, (
+        "no free-form answer is right by rule in the older profile"
+    )
+    lines = (tmp_path / "out" / "mathvision.jsonl").read_text().splitlines()
+    assert json.loads(lines[0])["span"] == [0, 1]
+    assert main(["score", *options[:2], f"--judge-replies={file.with_suffix('.judge.jsonl')}"]) == 0
+
+
+def test_without_a_judge_there_is_a_sub_score_and_no_headline(file, capsys):
+    assert main(["score", str(file), "--benchmark=mathvision"]) == 2
+    assert "error: MathVision needs a judge for some outputs" in capsys.readouterr().err
+    assert main(["score", str(file), "--benchmark=mathvision", "--rules-only", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["headline"] is None and "1 of 3 outputs need a judge" in told["withheld"]
+    assert told["outputs"]["by_rule"] == 100.0
+
+
+def test_predictions_beside_the_public_table_are_checked_against_it(tmp_path, capsys):
+    write_tables(tmp_path)
+    path = tmp_path / "p.jsonl"
+    write_predictions(path, [{"index": 0, "prediction": "Answer: A"}])
+    options = ["score", str(path), "--benchmark=wemath", f"--data={tmp_path}"]
+    assert main(options) == 2
+    assert "MD5" in capsys.readouterr().err
+    assert main([*options, "--any-digest"]) == 0
+    assert "9 of 10 questions have no prediction" in capsys.readouterr().out
+    write_predictions(path, [{"index": 99, "prediction": "Answer: A"}])
+    assert main([*options, "--any-digest"]) == 2
+    assert "index '99'" in capsys.readouterr().err
+
+
+def test_a_benchmark_of_ones_own_is_a_file_and_a_row():
+    async def score(row, output, judge, profile):
+        said = as_text(output).split()[-1]
+        return Verdict(said == row["answer"], "rule", said)
+
+    mine = dataclasses.replace(
+        logicvista.BENCHMARK,
+        name="mine",
+        columns=("answer", "skill"),
+        judge="optional",
+        score=score,
+    )
+    rows = [
+        {"index": str(i), "question": "q", "answer": str(i % 2), "skill": "x"} for i in range(4)
+    ]
+    outputs = [Prediction(str(i), "it is 1") for i in range(4)]
+    found = asyncio.run(score_benchmark(mine, rows, outputs, None, PROFILES["2026-08"]))
+    assert found.result.headline == 50.0
+
+
+def test_the_same_question_has_one_prediction_of_a_sample():
+    rows = [{"index": "1", "question": "q", "answer": "A", "skill": "x"}]
+    twice = [Prediction("1", "a"), Prediction("1", "b")]
+    with pytest.raises(UserError, match="two predictions"):
+        asyncio.run(score_benchmark(logicvista.BENCHMARK, rows, twice, None, PROFILES["2026-08"]))

@@ -1,0 +1,177 @@
+"""Whole evaluations of the miniature over real HTTP: kills, resumes, refusals, reports."""
+
+import hashlib
+import json
+import random
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from evaluation_runs import command, served
+from stub_server import StubServer
+from vlaa_jax.evaluate.miniature.judge_server import scripted_reply
+from vlaa_jax.evaluate.run import run
+from vlaa_jax.schema import UserError
+
+JOBS = 8 + 8 + 6 + 20 + 10 + 5
+QUIET = Console(quiet=True)
+RESULTS = ("units.json", "leaderboard.csv", "verdicts", "predictions")
+
+
+def answer(request: dict) -> str:
+    """An output that depends on nothing but the request."""
+    text = json.dumps(request["messages"], sort_keys=True) + str(request.get("seed"))
+    rng = random.Random(hashlib.sha256(text.encode()).hexdigest())
+    said = rng.choice(
+        ["A", "B", "3", "it is red, so (A)", '{"short answer": "C"}', "no idea", "4/6"]
+    )
+    return f"<think>so many squares: {rng.random()}</think><answer>{said}</answer>"
+
+
+def judge(request: dict) -> str:
+    return scripted_reply(request["messages"][-1]["content"])
+
+
+def slowly(reply, seconds):
+    def slow(request):
+        time.sleep(seconds)
+        return reply(request)
+
+    return slow
+
+
+def content(workdir: Path) -> dict[str, str]:
+    files = [file for name in RESULTS for file in sorted((workdir / name).rglob("*"))]
+    files += [workdir / name for name in RESULTS if (workdir / name).is_file()]
+    return {str(file.relative_to(workdir)): file.read_text() for file in files}
+
+
+def outputs(workdir: Path) -> list[dict]:
+    lines = (workdir / "outputs.jsonl").read_text().splitlines()[1:]
+    key = lambda line: (line["benchmark"], int(line["index"]), line["sample"])  # noqa: E731
+    return sorted(map(json.loads, lines), key=key)
+
+
+def test_five_kills_change_nothing_and_cost_only_what_was_in_flight(tmp_path):
+    with StubServer(answer) as quick, StubServer(judge) as script:
+        settings = served(quick.url, script.url)
+        run(settings, tmp_path / "whole", QUIET)
+        asked = len(script.requests)
+    assert len(quick.requests) == JOBS and asked > 20
+    kills, rng = 0, random.Random(7)
+    with (
+        StubServer(slowly(answer, 0.06), lambda request: json.dumps(request)) as server,
+        StubServer(slowly(judge, 0.06), lambda request: json.dumps(request)) as script,
+    ):
+        settings = served(server.url, script.url, judge={"concurrency": 4})
+        while True:
+            process = subprocess.Popen(
+                command(settings, tmp_path / "cut"), stdout=subprocess.DEVNULL
+            )
+            before = len(server.requests) + len(script.requests)
+            while kills < 5 and process.poll() is None:
+                done = len(server.requests) + len(script.requests) - before
+                if done >= rng.randint(6, 24):
+                    process.kill()
+                    kills += 1
+                    break
+                time.sleep(0.02)
+            if process.wait() == 0:
+                break
+        recorded = (tmp_path / "cut" / "outputs.jsonl").read_text().splitlines()
+    assert kills == 5
+    assert outputs(tmp_path / "cut") == outputs(tmp_path / "whole")
+    assert content(tmp_path / "cut") == content(tmp_path / "whole")
+    assert len(recorded) == JOBS + 1
+    repeats = sum(server.seen.values()) - JOBS + sum(script.seen.values()) - asked
+    assert 0 <= repeats <= kills * 4, "at most what was in flight at each kill"
+    assert len(server.seen) == JOBS and max(server.seen.values()) <= 1 + kills
+
+
+def test_a_finished_run_asks_nobody_again(tmp_path):
+    with StubServer(answer) as server, StubServer(judge) as script:
+        settings = served(server.url, script.url)
+        first = run(settings, tmp_path, QUIET)
+        before = content(tmp_path)
+    second = run(settings, tmp_path, QUIET)  # both servers are gone
+    assert second.figures == first.figures
+    assert content(tmp_path) == before
+
+
+def test_outputs_that_were_made_otherwise_are_not_mixed(tmp_path):
+    with StubServer(answer) as server, StubServer(judge) as script:
+        run(served(server.url, script.url), tmp_path, QUIET)
+        other = served(server.url, script.url, generation={"new_tokens": 7})
+        with pytest.raises(UserError, match="new_tokens=2048, now it is 7"):
+            run(other, tmp_path, QUIET)
+
+
+def test_the_report_holds_the_paper_the_images_and_where_answers_stood(tmp_path):
+    with StubServer(answer) as server, StubServer(judge) as script:
+        summary = run(served(server.url, script.url), tmp_path, QUIET)
+    page = (tmp_path / "report.html").read_text()
+    assert "VLAA-Thinker-Qwen2.5VL-7B" in page and "data:image/jpeg;base64," in page
+    assert "<mark>" in page and "http" not in page.replace("http://127.0.0.1", "")
+    told = json.loads((tmp_path / "summary.json").read_text())
+    assert told["average"] == pytest.approx(summary.figures["average"])
+    assert {"profile", "judge", "outputs: model", "data: mathvista"} <= set(told["provenance"])
+    by_name = {one["benchmark"]: one for one in told["benchmarks"]}
+    assert by_name["dynamath"]["estimate"]["clusters"] == 2
+    assert by_name["wemath"]["estimate"]["units"] == 3
+    lines = (tmp_path / "verdicts" / "mathvista.jsonl").read_text().splitlines()
+    for line in map(json.loads, lines):
+        if line["span"]:
+            start, end = line["span"]
+            assert line["scored_text"][start:end] == line["extracted"].strip()
+
+
+def test_predictions_of_a_run_are_scored_alike_from_their_files(tmp_path):
+    with StubServer(answer) as server, StubServer(judge) as script:
+        first = run(served(server.url, script.url), tmp_path / "a", QUIET)
+        files = {"source": "file", "files": str(tmp_path / "a" / "predictions")}
+        second = run(served("", script.url, generation=files), tmp_path / "b", QUIET)
+    assert second.figures == first.figures
+
+
+def test_samples_and_a_baseline(tmp_path):
+    with StubServer(answer) as server, StubServer(judge) as script:
+        run(served(server.url, script.url), tmp_path / "base", QUIET)
+        several = {"samples": 3, "temperature": 0.7}
+        compared = {"baseline": str(tmp_path / "base")}
+        settings = served(server.url, script.url, generation=several, scoring=compared)
+        run(settings, tmp_path / "three", QUIET)
+    told = json.loads((tmp_path / "three" / "summary.json").read_text())["benchmarks"][0]
+    assert told["spread"]["samples"] == 3
+    assert told["pass_at"]["1"] == pytest.approx(told["estimate"]["value"])
+    assert told["pass_at"]["2"] >= told["pass_at"]["1"]
+    assert told["difference"]["pairs"] == 8 and 0 <= told["difference"]["p_value"] <= 1
+
+
+def test_a_failing_judge_is_a_state_and_leaves_no_headline(tmp_path):
+    def sick(request):
+        text = request["messages"][-1]["content"]
+        return 500 if hashlib.sha256(text.encode()).digest()[0] % 2 else judge(request)
+
+    with StubServer(answer) as server, StubServer(sick) as script:
+        summary = run(served(server.url, script.url), tmp_path, QUIET)
+    told = json.loads((tmp_path / "summary.json").read_text())["benchmarks"]
+    logic = next(one for one in told if one["benchmark"] == "logicvista")
+    assert logic["outputs"]["paths"]["failed"] > 0 and "no verdict on" in logic["withheld"]
+    assert logic["headline"] is None and "logicvista" not in summary.figures
+    assert logic["as_original"] <= logic["estimate"]["value"]
+    assert "average" not in summary.figures
+
+
+def test_what_cannot_be_scored_is_refused_before_anything_is_asked(tmp_path):
+    with StubServer(answer) as server:
+        data = {"root": str(tmp_path)}
+        with pytest.raises(UserError, match="MathVista needs a judge"):
+            run(served(server.url, data=data), tmp_path / "a", QUIET)
+        with pytest.raises(UserError, match="neither"):
+            run(served(server.url, "http://127.0.0.1:9/v1", data=data), tmp_path / "b", QUIET)
+        assert not server.requests
+    with pytest.raises(UserError, match="greedy"):
+        served(server.url, generation={"samples": 2})

@@ -1,0 +1,299 @@
+"""The task: questions, outputs, verdicts, report. Every part can be cut off and goes on."""
+
+import asyncio
+import contextlib
+import dataclasses
+import hashlib
+import json
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from vlaa_jax import __version__
+from vlaa_jax.evaluate.benchmarks import benchmark_named
+from vlaa_jax.evaluate.generate import Generated, Generator, Job, Outputs, jobs_of
+from vlaa_jax.evaluate.judge import RecordedJudge, refuse_without_judge
+from vlaa_jax.evaluate.miniature.judge_server import JudgeServer
+from vlaa_jax.evaluate.miniature.tables import write_tables
+from vlaa_jax.evaluate.nouns import Benchmark
+from vlaa_jax.evaluate.predictions import SUFFIXES, Prediction, read_predictions, write_predictions
+from vlaa_jax.evaluate.progress import Progress
+from vlaa_jax.evaluate.questions import Questions, open_questions
+from vlaa_jax.evaluate.report.page import page
+from vlaa_jax.evaluate.report.write import (
+    leaderboard_average,
+    read_units,
+    summary_of,
+    text_table,
+    write_csv,
+    write_units,
+    write_verdicts,
+)
+from vlaa_jax.evaluate.scoring.extract import scored_text
+from vlaa_jax.evaluate.scoring.profiles import profile_named
+from vlaa_jax.evaluate.scoring_run import Scoring, score_benchmark
+from vlaa_jax.evaluate.served import Served
+from vlaa_jax.schema import Summary, UserError
+from vlaa_jax.settings.evaluate import EMBEDDED, EvaluateSettings
+
+_PROMPTS = Path(__file__).parent / "prompts"
+
+Found = list[tuple[Benchmark, Questions]]
+
+
+def run(settings: EvaluateSettings, workdir: Path, console: Console) -> Summary:
+    """Evaluates in a run directory, from wherever that stands to the report.
+
+    Raises:
+        UserError: a benchmark needs a judge and none is set, the data or the checkpoint cannot be
+            used, or the directory holds outputs that were made otherwise.
+    """
+    began = time.monotonic()
+    workdir.mkdir(parents=True, exist_ok=True)
+    benchmarks = [benchmark_named(name) for name in settings.data.benchmarks]
+    with contextlib.ExitStack() as stack:
+        settings = _with_scripted_judge(settings, stack)
+        replies = Path(settings.judge.replies or workdir / "judge.jsonl")
+        refuse_without_judge(benchmarks, settings.judge, replies.is_file())
+        found = _open(settings, benchmarks, workdir)
+        _write_config(settings, workdir)
+        outputs, made_by = asyncio.run(_outputs(settings, found, workdir, console))
+        scorings, calls = asyncio.run(_score(settings, found, outputs, replies, console))
+    results = [scoring.result for scoring in scorings]
+    provenance = _provenance(settings, found, made_by) | calls
+    _report(settings, scorings, found, provenance, workdir)
+    console.print(text_table(results, settings.name), highlight=False, soft_wrap=True)
+    console.print(f"report: {workdir / 'report.html'}  ({time.monotonic() - began:,.0f} s)")
+    figures = {r.benchmark.name: r.headline for r in results if r.headline is not None}
+    average = leaderboard_average(results)
+    return Summary(workdir, figures | ({} if average is None else {"average": average}))
+
+
+def _with_scripted_judge(
+    settings: EvaluateSettings, stack: contextlib.ExitStack
+) -> EvaluateSettings:
+    """The miniature brings its own judge, over real HTTP."""
+    if settings.data.root != EMBEDDED or settings.judge.url:
+        return settings
+    url = stack.enter_context(JudgeServer())
+    judge = dataclasses.replace(settings.judge, url=url, model="scripted", key_env="")
+    return dataclasses.replace(settings, judge=judge)
+
+
+def _open(settings: EvaluateSettings, benchmarks: Sequence[Benchmark], workdir: Path) -> Found:
+    data = settings.data
+    root = Path(data.root).expanduser()
+    if data.root == EMBEDDED:
+        root = workdir / "questions"
+        write_tables(root)
+    elif not data.root or not root.is_dir():
+        raise UserError(f"data.root: {data.root!r} is no directory with tables of benchmarks")
+    check = data.check_digest and data.root != EMBEDDED
+    return [
+        (one, open_questions(one, root, check_digest=check).limited(data.limit))
+        for one in benchmarks
+    ]
+
+
+def _write_config(settings: EvaluateSettings, workdir: Path) -> None:
+    text = json.dumps(dataclasses.asdict(settings), indent=1, ensure_ascii=False)
+    (workdir / "config.json").write_text(text + "\n", encoding="utf-8")
+
+
+# -- outputs
+
+Predictions = dict[str, list[Prediction]]
+
+
+async def _outputs(
+    settings: EvaluateSettings, found: Found, workdir: Path, console: Console
+) -> tuple[Predictions, Mapping[str, Any]]:
+    """The predictions of each benchmark, and what made them."""
+    if settings.generation.source == "file":
+        folder = Path(settings.generation.files).expanduser()
+        files = {one.name: _file_of(one, folder) for one, _ in found}
+        read = {name: read_predictions(file).predictions for name, file in files.items()}
+        return read, {"source": "file", **{name: str(file) for name, file in files.items()}}
+    generator = _generator(settings)
+    digests = {f"data {one.name}": questions.digest for one, questions in found}
+    made_by = {**generator.describe(), **digests, "prompts": _prompts_digest()}
+    jobs = {
+        one.name: list(jobs_of(one, questions, settings.generation.samples))
+        for one, questions in found
+    }
+    with contextlib.closing(Outputs(workdir / "outputs.jsonl", made_by)) as outputs:
+        for one, _ in found:
+            await _generate(generator, outputs, jobs[one.name], one, console)
+        predictions = {name: outputs.of(wanted) for name, wanted in jobs.items()}
+    _write_files(found, predictions, workdir, settings.run.predictions)
+    return predictions, made_by
+
+
+def _generator(settings: EvaluateSettings) -> Generator:
+    if settings.generation.source == "server":
+        return Served(settings.generation)
+    from vlaa_jax.evaluate.own_engine import OwnEngine  # imports jax
+
+    return OwnEngine(settings)
+
+
+async def _generate(
+    generator: Generator, outputs: Outputs, jobs: Sequence[Job], benchmark: Benchmark, say: Console
+) -> None:
+    missing = outputs.missing(jobs)
+    progress = Progress(say, f"{benchmark.title}: outputs", len(missing), len(jobs) - len(missing))
+
+    def done(job: Job, generated: Generated) -> None:
+        outputs.add(job, generated)
+        progress.step()
+
+    await generator.generate(missing, done)
+    progress.end()
+
+
+def _file_of(benchmark: Benchmark, folder: Path) -> Path:
+    """``DATASET.suffix``, or VLMEvalKit's ``MODEL_DATASET.suffix``."""
+    if not folder.is_dir():
+        raise UserError(f"generation.files: {folder} is no directory")
+    name = benchmark.dataset
+    files = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.suffix in SUFFIXES and (path.stem == name or path.stem.endswith(f"_{name}"))
+    ]
+    if len(files) != 1:
+        found = ", ".join(file.name for file in files) or "none"
+        raise UserError(f"{folder}: wants one file of predictions for {name}, found {found}")
+    return files[0]
+
+
+def _write_files(found: Found, predictions: Predictions, workdir: Path, suffix: str) -> None:
+    """The first samples in the form that VLMEvalKit scores.
+
+    Its models cut out the answer before they hand over a prediction, so that is done here; the
+    whole text stands in a column of its own.
+    """
+    folder = workdir / "predictions"
+    folder.mkdir(exist_ok=True)
+    for one, questions in found:
+        texts = {p.index: p.text for p in predictions[one.name] if p.sample == 0}
+        rows = [
+            {**row, "prediction": scored_text(text), "output": text}
+            for row in questions.rows
+            if (text := texts.get(str(row["index"]))) is not None
+        ]
+        write_predictions(folder / f"{one.dataset}.{suffix}", rows)
+
+
+# -- verdicts
+
+
+async def _score(
+    settings: EvaluateSettings,
+    found: Found,
+    outputs: Predictions,
+    replies: Path,
+    console: Console,
+) -> tuple[list[Scoring], dict[str, Any]]:
+    """Results, and what the judge was asked for them."""
+    profile = profile_named(settings.scoring.profile)
+    earlier = Path(settings.scoring.baseline).expanduser() / "units.json"
+    baseline = read_units(earlier) if settings.scoring.baseline else {}
+    scorings = []
+    async with contextlib.AsyncExitStack() as stack:
+        judge: RecordedJudge | None = None
+        if settings.judge.url or replies.is_file():
+            judge = RecordedJudge(settings.judge, replies)
+            stack.push_async_callback(judge.aclose)
+        for benchmark, questions in found:
+            predictions = outputs[benchmark.name]
+            if not predictions:
+                raise UserError(f"{benchmark.title}: there are no predictions")
+            if settings.data.limit:
+                indices = {row["index"] for row in questions.rows}
+                predictions = [one for one in predictions if one.index in indices]
+            progress = Progress(console, f"{benchmark.title}: verdicts", len(predictions))
+            scorings.append(
+                await score_benchmark(
+                    benchmark,
+                    questions.rows,
+                    predictions,
+                    judge,
+                    profile,
+                    max_failed=settings.judge.max_failed,
+                    both=settings.scoring.both,
+                    baseline=baseline.get(benchmark.name),
+                    done=progress.step,
+                )
+            )
+            progress.end()
+    return scorings, {} if judge is None else judge.calls()
+
+
+# -- report
+
+
+def _provenance(
+    settings: EvaluateSettings, found: Found, made_by: Mapping[str, Any]
+) -> dict[str, Any]:
+    profile = profile_named(settings.scoring.profile)
+    judge = settings.judge
+    return {
+        "vlaa_jax": __version__,
+        "commit": _commit(),
+        "profile": f"{profile.name} (VLMEvalKit {profile.commit})",
+        "judge": judge.model if judge.url or not judge.rules_only else "none",
+        "judge repeat": judge.repeat,
+        "judge prompts": _prompts_digest(),
+        "limit": settings.data.limit or "all questions",
+        **{f"outputs: {key}": value for key, value in made_by.items()},
+        **{f"data: {one.name}": f"{q.source}, MD5 {q.digest}" for one, q in found},
+    }
+
+
+def _report(
+    settings: EvaluateSettings,
+    scorings: Sequence[Scoring],
+    found: Found,
+    provenance: Mapping[str, Any],
+    workdir: Path,
+) -> None:
+    results = [scoring.result for scoring in scorings]
+    (workdir / "verdicts").mkdir(exist_ok=True)
+    for scoring in scorings:
+        write_verdicts(workdir / "verdicts" / f"{scoring.result.benchmark.name}.jsonl", scoring)
+    write_units(workdir / "units.json", results)
+    write_csv(workdir / "leaderboard.csv", results, settings.name)
+    summary = {
+        "name": settings.name,
+        "average": leaderboard_average(results),
+        "benchmarks": [summary_of(result) for result in results],
+        "provenance": provenance,
+    }
+    text = json.dumps(summary, indent=1, ensure_ascii=False)
+    (workdir / "summary.json").write_text(text + "\n", encoding="utf-8")
+    pairs = [(scoring, q) for scoring, (_, q) in zip(scorings, found, strict=True)]
+    html = page(settings.name, pairs, provenance, settings.run.wrong_shown)
+    (workdir / "report.html").write_text(html, encoding="utf-8")
+
+
+def _commit() -> str:
+    """Of the source tree that this runs from; empty for an installed package."""
+    command = ["git", "-C", str(_PROMPTS), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip()
+
+
+def _prompts_digest() -> str:
+    """Of all prompts, so that a change of wording is seen."""
+    digest = hashlib.sha256()
+    for file in sorted(_PROMPTS.glob("*.txt")):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]

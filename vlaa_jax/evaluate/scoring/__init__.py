@@ -1,0 +1,1 @@
+"""How a text becomes a verdict: the rules of VLMEvalKit by date, and nothing runs the text."""

@@ -1,0 +1,132 @@
+"""Scoring the predictions of one benchmark, from files to a result."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from vlaa_jax.evaluate.nouns import Benchmark, Judge, Scored, Unit
+from vlaa_jax.evaluate.predictions import Prediction, PredictionFile
+from vlaa_jax.evaluate.questions import OPTIONAL, Columns
+from vlaa_jax.evaluate.results import Result, Sample, summarise
+from vlaa_jax.evaluate.score import Output, score_outputs
+from vlaa_jax.evaluate.scoring.extract import without_thinking
+from vlaa_jax.evaluate.scoring.profiles import Profile
+from vlaa_jax.schema import UserError
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """A result and the outputs behind it."""
+
+    result: Result
+    samples: Sequence[Sample]
+    places: Mapping[str, int]
+    """Where a question stands in its data set, by index."""
+
+
+async def score_benchmark(
+    benchmark: Benchmark,
+    rows: Sequence[Columns],
+    predictions: Sequence[Prediction],
+    judge: Judge | None,
+    profile: Profile,
+    *,
+    max_failed: float = 0.02,
+    both: bool = True,
+    baseline: Sequence[Unit] | None = None,
+    done: Callable[[], object] = lambda: None,
+) -> Scoring:
+    """Verdicts on all predictions and what they come to.
+
+    Args:
+        benchmark: which.
+        rows: columns of all its questions.
+        predictions: any number of samples; a question that a sample lacks is counted as missing.
+        judge: None where there is none.
+        profile: which reading of the rules.
+        max_failed: share of outputs without a verdict that still leaves a headline.
+        both: whether to score the first sample without its think text, too.
+        baseline: units of a run to compare with.
+        done: called after each output.
+
+    Raises:
+        UserError: a prediction for a question that is not there, or two of a sample for one.
+    """
+    places = {str(row["index"]): place for place, row in enumerate(rows)}
+    samples = []
+    for number in sorted({one.sample for one in predictions}):
+        mine = _of_sample(predictions, number, places, benchmark)
+        outputs = [Output(rows[places[one.index]], one.text) for one in mine]
+        scored = await score_outputs(benchmark, outputs, judge, profile, done=done)
+        samples.append(Sample(mine, scored))
+    result = summarise(
+        benchmark,
+        samples,
+        profile,
+        questions=len(rows),
+        max_failed=max_failed,
+        without_think=await _without_think(benchmark, rows, places, samples[0], judge, profile)
+        if both
+        else None,
+        baseline=baseline,
+    )
+    return Scoring(result, samples, places)
+
+
+def _of_sample(
+    predictions: Sequence[Prediction], number: int, places: Mapping[str, int], benchmark: Benchmark
+) -> list[Prediction]:
+    """A sample's predictions in the order of the questions."""
+    found: dict[str, Prediction] = {}
+    for one in predictions:
+        if one.sample != number:
+            continue
+        if one.index not in places:
+            raise UserError(
+                f"prediction for index {one.index!r}: {benchmark.title} has no such row"
+            )
+        if one.index in found:
+            raise UserError(f"index {one.index!r} has two predictions of sample {number}")
+        found[one.index] = one
+    return sorted(found.values(), key=lambda one: places[one.index])
+
+
+async def _without_think(
+    benchmark: Benchmark,
+    rows: Sequence[Columns],
+    places: Mapping[str, int],
+    sample: Sample,
+    judge: Judge | None,
+    profile: Profile,
+) -> list[Scored]:
+    """The sample again with think text cut; what has none keeps its verdict."""
+    cut = [without_thinking(one.text) for one in sample.predictions]
+    changed = [
+        place
+        for place, (one, text) in enumerate(zip(sample.predictions, cut, strict=True))
+        if text != one.text.strip()
+    ]
+    outputs = [Output(rows[places[sample.predictions[i].index]], cut[i]) for i in changed]
+    again = await score_outputs(benchmark, outputs, judge, profile)
+    scored = list(sample.scored)
+    for place, one in zip(changed, again, strict=True):
+        scored[place] = one
+    return scored
+
+
+def rows_of_file(benchmark: Benchmark, file: PredictionFile) -> list[Columns]:
+    """The questions as the prediction file itself tells them, as VLMEvalKit's files do.
+
+    Raises:
+        UserError: a column that the rules need is not in it.
+    """
+    first = file.columns[0]
+    wanted = [column for column in ("question", *benchmark.columns) if column not in OPTIONAL]
+    absent = [column for column in wanted if column not in first]
+    if absent:
+        raise UserError(
+            f"the file has no column {absent[0]!r}: give --data with the table of {benchmark.title}"
+        )
+    rows: dict[str, Columns] = {}
+    for prediction, columns in zip(file.predictions, file.columns, strict=True):
+        rows.setdefault(prediction.index, {**columns, "index": prediction.index})
+    return list(rows.values())

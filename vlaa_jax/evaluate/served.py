@@ -1,0 +1,91 @@
+"""Outputs from an OpenAI-compatible server."""
+
+import asyncio
+import base64
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from vlaa_jax.endpoint import Endpoint, EndpointError, EndpointSettings
+from vlaa_jax.evaluate.generate import Done, Generated, Job, seed_of
+from vlaa_jax.schema import UserError
+from vlaa_jax.settings.evaluate import GenerationSettings
+
+_MAGIC = {b"\xff\xd8\xff": "jpeg", b"\x89PNG": "png", b"RIFF": "webp", b"GIF8": "gif"}
+
+
+class Served:
+    """Sends each question with its images as one chat request."""
+
+    def __init__(self, settings: GenerationSettings) -> None:
+        self._settings = settings
+
+    async def generate(self, jobs: Sequence[Job], done: Done) -> None:
+        """Answer all jobs; the first that the server does not answer stops the run.
+
+        Raises:
+            UserError: a request failed for good, or an image is of a kind that cannot be sent.
+        """
+        client = EndpointSettings(
+            url=self._settings.url,
+            model=self._settings.model,
+            key_env=self._settings.key_env,
+            concurrency=self._settings.concurrency,
+            timeout_s=self._settings.timeout_s,
+        )
+        queue = iter(jobs)
+        try:
+            async with Endpoint(client) as endpoint, asyncio.TaskGroup() as group:
+                for _ in range(min(self._settings.concurrency, len(jobs))):
+                    group.create_task(self._work(endpoint, queue, done))
+        except* UserError as errors:
+            raise errors.exceptions[0] from None
+
+    async def _work(self, endpoint: Endpoint, queue: Iterator[Job], done: Done) -> None:
+        for job in queue:
+            try:
+                reply = await endpoint.chat(
+                    self._messages(job),
+                    max_tokens=self._settings.new_tokens,
+                    temperature=self._settings.temperature,
+                    top_p=self._settings.top_p,
+                    seed=seed_of(job, self._settings.seed),
+                )
+            except EndpointError as error:
+                raise UserError(f"generation.url: {job.name}: {error}") from None
+            tokens = reply.completion_tokens or None
+            done(job, Generated(reply.text, reply.finish_reason, tokens))
+
+    def _messages(self, job: Job) -> list[dict[str, Any]]:
+        parts: list[dict[str, Any]] = [
+            {"type": "image_url", "image_url": {"url": data_url(image, job.name)}}
+            for image in job.images()
+        ]
+        system = self._settings.system_prompt
+        first = [{"role": "system", "content": system}] if system else []
+        return [*first, {"role": "user", "content": [*parts, {"type": "text", "text": job.prompt}]}]
+
+    def describe(self) -> Mapping[str, Any]:
+        """What decides the outputs, as far as this side knows it."""
+        settings = self._settings
+        return {
+            "source": "server",
+            "model": settings.model,
+            "system_prompt": settings.system_prompt,
+            "new_tokens": settings.new_tokens,
+            "temperature": settings.temperature,
+            "top_p": settings.top_p,
+            "seed": settings.seed,
+            "pixels": "the server's",
+        }
+
+
+def data_url(image: bytes, name: str) -> str:
+    """An encoded image as a ``data:`` URL.
+
+    Raises:
+        UserError: it is no JPEG, PNG, WebP or GIF.
+    """
+    kind = next((kind for magic, kind in _MAGIC.items() if image.startswith(magic)), None)
+    if kind is None:
+        raise UserError(f"{name}: its image is no JPEG, PNG, WebP or GIF")
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"

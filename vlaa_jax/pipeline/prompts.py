@@ -1,0 +1,39 @@
+"""Prompt texts are files; only whole ``$names`` in them are filled in."""
+
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+from vlaa_jax.schema import UserError
+
+_FOLDER = Path(__file__).parent / "prompts"
+_MAX_BYTES = 1 << 20
+_NAME = re.compile(r"\$([a-z]+)\b")
+
+
+def load_prompt(name: str, own: str, wanted: Collection[str] = ()) -> str:
+    """The text of a prompt.
+
+    Args:
+        name: of the file in ``prompts/`` without suffix.
+        own: a file to use instead; empty for none.
+        wanted: names that the text must contain, since what they stand for would be lost.
+
+    Raises:
+        UserError: the file cannot be read, or lacks a name.
+    """
+    path = Path(own).expanduser() if own else _FOLDER / f"{name}.txt"
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MAX_BYTES).decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"prompt {path}: cannot be read ({error})") from error
+    present = set(_NAME.findall(text))
+    if missing := [name for name in wanted if name not in present]:
+        raise UserError(f"prompt {path}: ${missing[0]} must stand somewhere in it")
+    return text.rstrip("\n")
+
+
+def fill(prompt: str, **values: str) -> str:
+    """Put values in place of their names; a value that looks like a name is left alone."""
+    return _NAME.sub(lambda match: values.get(match[1], match[0]), prompt)

@@ -1,0 +1,1 @@
+"""What a run takes on a machine that is not at hand: memory, collectives, time and cost."""

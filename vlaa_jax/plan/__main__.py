@@ -1,0 +1,170 @@
+"""``python -m vlaa_jax.plan --config=configs/grpo.py:3b --topology=v5e:4x4 --config.mesh.fsdp=16``.
+
+Says, without a device of that kind, whether a run fits there, what its programs send over the
+mesh, and about how long it takes. Compiles every program of a step; ``--quick`` goes by formulas.
+"""
+
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags
+from ml_collections import config_flags
+from rich.console import Console
+
+from vlaa_jax.models.qwen_vl.config import QwenVLConfig
+from vlaa_jax.plan.chips import chip_of
+from vlaa_jax.plan.plan import Plan, compiled_plan, cut_of, quick_plan, smallest_change
+from vlaa_jax.plan.report import as_json, print_plan, print_ranking
+from vlaa_jax.plan.search import flags_of, ranked
+from vlaa_jax.plan.topology import device_count, devices_of
+from vlaa_jax.schema import UserError
+from vlaa_jax.settings.grpo import GrpoSettings
+from vlaa_jax.settle import settle
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with a variant after ':'.")
+TOPOLOGY = flags.DEFINE_string("topology", "", "Devices: v5e:4x4, v5p:2x2x2, v6e:2x4, h200:8 ...")
+QUICK = flags.DEFINE_bool("quick", False, "Go by formulas alone.")
+SEARCH = flags.DEFINE_bool("search", False, "Rank meshes by formulas, compile the best three.")
+WRITE = flags.DEFINE_string("write", "", "With --search: a flag file for main's --flagfile.")
+JSON = flags.DEFINE_string("json", "", "Write the figures there too.")
+CHECKPOINT = "Qwen/"
+"""Owner of the released checkpoints, whose sizes are known without their files."""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Plans a run; exits with 1 where it does not fit, with 2 where nothing can be planned."""
+    try:
+        if len(argv) > 1:
+            raise UserError(f"unexpected argument {argv[1]!r}; options look like --config=FILE")
+        if CONFIG.value is None or not TOPOLOGY.value:
+            raise UserError("--config and --topology are needed, e.g. --topology=v5e:4x4")
+        settings = read_settings(CONFIG.value.to_dict())
+        plan = run(settings, model_config(settings.model.checkpoint), TOPOLOGY.value)
+    except UserError as error:
+        print(f"vlaa_jax.plan: {error}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(0 if plan.fits else 1)
+
+
+def read_settings(config: dict[str, Any]) -> GrpoSettings:
+    """Settings of a run whose files need not be there yet."""
+    for group, name in (("data", "records"), ("data", "image_root"), ("rewards", "endpoint_url")):
+        section = config.get(group, {})
+        if not section.get(name) and section.get("records") != "embedded":
+            section[name] = "http://later"
+    settings = settle(config)
+    if not isinstance(settings, GrpoSettings):
+        raise UserError(f"task: {settings.task} cannot be planned yet; grpo can")
+    return settings
+
+
+def model_config(checkpoint: str) -> QwenVLConfig:
+    """Sizes of a checkpoint: a released one by its name, any other from its config.json.
+
+    Raises:
+        UserError: neither.
+    """
+    name = re.sub(r"-Instruct$", "", checkpoint.removeprefix(CHECKPOINT))
+    if name in QwenVLConfig.RELEASED:
+        return QwenVLConfig.RELEASED[name]
+    if checkpoint == "embedded":
+        return QwenVLConfig.from_hf_dir(Path(__file__).parents[1] / "assets" / "tiny")
+    if checkpoint and Path(checkpoint).is_dir():
+        return QwenVLConfig.from_hf_dir(Path(checkpoint))
+    known = ", ".join(f"{CHECKPOINT}{name}" for name in QwenVLConfig.RELEASED)
+    raise UserError(f"model.checkpoint: {checkpoint!r} is neither a directory nor one of {known}")
+
+
+def run(settings: GrpoSettings, config: QwenVLConfig, topology: str) -> Plan:
+    """Plans, prints, and writes what was asked for."""
+    began, console = time.monotonic(), Console()
+    chip, devices = chip_of(topology), device_count(topology)
+    if SEARCH.value:
+        settings, plan = _search(settings, config, topology, console)
+    elif QUICK.value:
+        plan = quick_plan(settings, config, chip, cut_of(settings, devices))
+    else:
+        plan = _compile(settings, config, topology, console)
+    print_plan(plan, settings, console)
+    if not plan.fits:
+        console.print(_way_out(settings, config, topology, plan), highlight=False, soft_wrap=True)
+    seconds = time.monotonic() - began
+    console.print(f"planned in {seconds:.0f} s", highlight=False)
+    if JSON.value:
+        figures = as_json(plan, settings, topology, seconds)
+        Path(JSON.value).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    if SEARCH.value and WRITE.value:
+        Path(WRITE.value).write_text("\n".join(flags_of(settings)) + "\n", encoding="utf-8")
+        console.print(f"written: --flagfile={WRITE.value}", highlight=False)
+    return plan
+
+
+def _compile(settings: GrpoSettings, config: QwenVLConfig, topology: str, console: Console) -> Plan:
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing runs: an attached device stays free
+    from vlaa_jax.parallel.mesh import make_mesh
+    from vlaa_jax.plan.compiled import compile_program
+    from vlaa_jax.plan.programs import make_parts, programs
+    from vlaa_jax.plan.shapes import shapes_of
+
+    cut = cut_of(settings, device_count(topology))
+    mesh = make_mesh(*cut, devices=devices_of(topology))
+    parts = make_parts(settings, config, shapes_of(settings, config), mesh)
+    found = []
+    for program in programs(parts):
+        found.append(compile_program(program))
+        console.print(f"{program.name} compiled in {found[-1].seconds:.0f} s", highlight=False)
+    return compiled_plan(settings, config, chip_of(topology), cut, found)
+
+
+def _search(
+    settings: GrpoSettings, config: QwenVLConfig, topology: str, console: Console
+) -> tuple[GrpoSettings, Plan]:
+    best = ranked(settings, config, chip_of(topology), device_count(topology))
+    if not best:
+        raise UserError(f"--search: by formulas no mesh of {topology} holds this run")
+    print_ranking(best, console)
+    if QUICK.value:
+        return best[0]
+    plans = [(own, _compile(own, config, topology, console)) for own, _ in best[:3]]
+    return min(plans, key=lambda pair: (not pair[1].fits, pair[1].seconds))
+
+
+def _way_out(settings: GrpoSettings, config: QwenVLConfig, topology: str, plan: Plan) -> str:
+    chip, devices = chip_of(topology), device_count(topology)
+
+    def peak(own: GrpoSettings) -> float:
+        return quick_plan(own, config, chip, cut_of(own, devices)).peak
+
+    known = bool(plan.peak) and not any(row.error for row in plan.rows)
+    scale = plan.peak / peak(settings) if known else 1.0
+
+    def fits(own: GrpoSettings) -> bool:
+        try:
+            return scale * peak(own) <= chip.memory
+        except UserError:
+            return False
+
+    change = smallest_change(settings, devices, fits)
+    return f"smallest change that makes it fit (by formulas): {change}"
+
+
+def parse(argv: Sequence[str]) -> list[str]:
+    """Parses the command line; whatever is wrong becomes one line."""
+    try:
+        rest: list[str] = flags.FLAGS(argv)
+        if CONFIG.value is not None:
+            CONFIG.value.to_dict()
+        return rest
+    except Exception as error:  # flags, and whatever a config file may raise
+        words = " ".join(str(error).split()) or type(error).__name__
+        sys.exit(f"vlaa_jax.plan: {words}")
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse)

@@ -1,0 +1,114 @@
+"""Where a supervised run's rows come from, and the questions its answers are watched by."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from jax.sharding import Mesh
+
+from vlaa_jax.data.batches import RowBatch
+from vlaa_jax.data.loader import Loader
+from vlaa_jax.data.synthetic.dataset import write_dataset
+from vlaa_jax.parallel import hosts
+from vlaa_jax.policy.heldout import Heldout
+from vlaa_jax.policy.pretrained import Pretrained
+from vlaa_jax.policy.prompts import Collator, Encoder, Prompt
+from vlaa_jax.policy.reward_head import mixed_reward
+from vlaa_jax.policy.rows import RowCheck, RowSource
+from vlaa_jax.policy.sampler import Sampler
+from vlaa_jax.policy.scoring import CompletionScorer
+from vlaa_jax.policy.usable import Usable, heldout_prompts, load_checked
+from vlaa_jax.schema import Record
+from vlaa_jax.settings.sft import SftSettings
+from vlaa_jax.train.checkpoint import Progress
+from vlaa_jax.train.rundir import RunDir
+from vlaa_jax.train.validation import Validation
+
+
+@dataclass(frozen=True)
+class RowData:
+    """Attributes: records to learn and their rows, rows to watch, held-out file, image folder."""
+
+    records: list[Record]
+    train: RowSource
+    validation: RowSource | None
+    heldout: Path | None
+    images: Path
+
+    def resume(self, progress: Progress, loader: Loader[RowBatch]) -> Progress:
+        """Goes to a position, and has it remember the records it is a position in.
+
+        Raises:
+            UserError: it is a position in other records.
+        """
+        progress = progress.with_records(self.records)
+        if progress.loader:
+            loader.set_state(progress.loader)
+        return progress
+
+
+def open_data(settings: SftSettings, pretrained: Pretrained, mesh: Mesh, rundir: RunDir) -> RowData:
+    """Reads, checks and plans all records; what is left out is listed in the run directory.
+
+    Raises:
+        UserError: a file or a record cannot be used, or rows do not fit the mesh.
+    """
+    data = settings.data
+
+    def usable(path: Path, images: Path) -> Usable:
+        check = RowCheck(pretrained, data)
+        found, rejects = load_checked(path, images, check, kind="sft")
+        rundir.list_rejects(path, len(found), rejects)
+        return Usable(map(check.measured, found), found.images)
+
+    def source(records: Usable) -> RowSource:
+        return RowSource(records, records.images, pretrained, data, mesh, seed=settings.seed)
+
+    if data.records == "embedded":
+        count = data.embedded_train
+        write = partial(
+            write_dataset,
+            rundir.path / "data",
+            n_train=1,
+            n_heldout=data.embedded_heldout,
+            n_sft=count + data.embedded_heldout,
+        )
+        paths = hosts.after_writer(write, "the drawing of embedded records")
+        every = usable(paths.sft, paths.images)
+        train, watched = (Usable(part, every.images) for part in (every[:count], every[count:]))
+        return RowData(train, source(train), source(watched), paths.heldout, paths.images)
+    images = Path(data.image_root)
+    train = usable(Path(data.records), images)
+    watched_source = source(usable(Path(data.validation), images)) if data.validation else None
+    heldout = Path(data.heldout) if data.heldout else None
+    return RowData(train, source(train), watched_source, heldout, images)
+
+
+def open_validation(
+    settings: SftSettings, pretrained: Pretrained, data: RowData, mesh: Mesh, rundir: RunDir
+) -> Validation:
+    """Held-out questions, sampled and scored as GRPO does; nothing where there are none."""
+    drawn = settings.data.records == "embedded"
+    if data.heldout is None:
+        return Validation(None, rundir, drawn=drawn)
+    reward = rundir.closes(mixed_reward(settings.rewards, mesh, settings.model.dtype))
+    reward.start()
+    encoder = Encoder(pretrained, settings.data)
+    held, rejects = load_checked(
+        data.heldout, data.images, encoder, gold_problems=reward.gold_problems
+    )
+    rundir.list_rejects(data.heldout, len(held), rejects)
+    prompts: list[Prompt] = heldout_prompts(held, data.images, encoder)
+    limit = settings.rollout.max_new_tokens
+    chat, processor = pretrained.chat, pretrained.processor
+    sampler = Sampler(
+        pretrained,
+        Collator(pretrained, settings.data, mesh),
+        settings.rollout,
+        mesh,
+        seed=settings.seed,
+        completions=settings.run.eval_completions,
+    )
+    scorer = CompletionScorer(reward, chat, processor, data.images, limit)
+    heldout = Heldout(prompts, sampler, scorer, seed=settings.seed)
+    return Validation(heldout, rundir, drawn=drawn)
