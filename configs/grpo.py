@@ -121,7 +121,6 @@ def _paper() -> ConfigDict:
                 "embedded_train": 1000,
                 "embedded_heldout": 200,
                 "workers": 8,
-                "processes": 0,
             },
             "rollout": {
                 "prompts": 512,  # (inferred) the paper's batch of 512, taken as prompts

@@ -248,8 +248,7 @@ def training_loader(
             host_count=hosts,
         ),
         threads=encoder.data.workers,
-        processes=encoder.data.processes,
-        process=encoder.alone,
+        process=encoder,
     )
 
 

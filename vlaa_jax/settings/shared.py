@@ -105,8 +105,6 @@ class DataSettings(Group, name="data"):
     """Held-out records drawn where records is "embedded"."""
     workers: int = setting(2, at_least(0), harmless=True)
     """Threads that decode and encode images."""
-    processes: int = setting(0, at_least(0), harmless=True)
-    """Processes that decode and encode images instead of threads; 0: none."""
 
     def check(self) -> None:
         """Where records come from, and how large their images are, is said once."""
@@ -231,7 +229,7 @@ class RunSettings(Group, name="run"):
     eval_completions: int = setting(1, at_least(1))
     """Completions per held-out record (mean@n, pass@n)."""
     log_rollouts_every: int = setting(1, at_least(0), harmless=True)
-    """Steps between rollout files; 0 writes none."""
+    """Steps between recorded rollouts; 0 records none. Held-out answers are always recorded."""
     damaged: str = setting("stop", one_of("stop", "older"), harmless=True)
     """What to do where the newest checkpoint is damaged: "stop", or go on from an "older" one."""
     compilation_cache: str = setting("~/.cache/vlaa_jax/xla", harmless=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -29,13 +30,14 @@ from vlaa_jax.rewards.mixed import reward_metrics
 from vlaa_jax.rollout.engine import Rollout
 from vlaa_jax.schema import Summary, UserError
 from vlaa_jax.settings.grpo import GrpoSettings
+from vlaa_jax.train.console import header
 from vlaa_jax.train.gather import Gathered, Gatherer, scoring_threads
 from vlaa_jax.train.grpo_data import PromptData, open_data
 from vlaa_jax.train.grpo_loss import grpo_loss
 from vlaa_jax.train.grpo_update import Metrics, PolicyUpdate
+from vlaa_jax.train.inputs import inputs, same_inputs
 from vlaa_jax.train.learner import Learner
 from vlaa_jax.train.metrics import StepClock
-from vlaa_jax.train.rollout_log import write_rollouts
 from vlaa_jax.train.rundir import RunDir, check_files
 from vlaa_jax.train.validation import Validation
 
@@ -63,8 +65,13 @@ def run(settings: GrpoSettings, workdir: Path, console: Console) -> Summary:
         distribution = _distribution(settings, pretrained, mesh)
         learner = _learner(settings, pretrained, distribution, mesh)
         progress = learner.load(rundir.checkpoints) or rundir.progress
-        progress = data.resume(progress)
+        held = [prompt.record for prompt in data.heldout]
+        now = inputs(pretrained.path, data.images, data.records, held)
+        progress = same_inputs(data.resume(progress), now)
         rundir.begin(progress, pretrained.sidecars)
+        kinds = Counter(record.verifier_type or "" for record in data.records)
+        name = settings.model.checkpoint
+        console.print(header(workdir, name, *learner.count(), kinds, mesh.shape), highlight=False)
 
         collator = Collator(pretrained, settings.data, mesh)
         placed = Placed(collator)
@@ -130,7 +137,7 @@ def train(settings: GrpoSettings, rundir: RunDir, parts: Parts, validation: Vali
         clock.lap("score")
 
         advantages_PG = update.advantages(groups, old_PGT, ref_PGT)
-        metrics = update(groups, advantages_PG, old_PGT, ref_PGT)
+        metrics, figures = update(groups, advantages_PG, old_PGT, ref_PGT)
         clock.lap("update")
 
         metrics |= reward_metrics(gathered.scores) | rollout_metrics(gathered, clock)
@@ -138,7 +145,7 @@ def train(settings: GrpoSettings, rundir: RunDir, parts: Parts, validation: Vali
         if rundir.evaluates(step):
             metrics |= validation(learner.params, step + 1)
         if settings.run.logs_rollouts(step):
-            write_rollouts(rundir.path, step, groups, advantages_PG)
+            rundir.rollouts.write(step, groups, advantages_PG, figures)
         rundir.report(step, metrics, clock, words(metrics))
         # Only now is the step done: whatever interrupts it before makes it be done again.
         position = rundir.progress._replace(
@@ -243,7 +250,7 @@ def _validation(
         own = sampler(completions=settings.run.eval_completions)
         heldout = Heldout(data.heldout, own, scorer, seed=settings.seed)
     drawn = settings.data.records == "embedded"
-    return Validation(heldout, rundir, data.images, drawn=drawn)
+    return Validation(heldout, rundir, drawn=drawn)
 
 
 def _check_shards(settings: GrpoSettings, shards: int) -> None:

@@ -5,7 +5,7 @@ import fcntl
 import json
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -15,6 +15,7 @@ from rich.console import Console
 
 from vlaa_jax.parallel import hosts
 from vlaa_jax.policy.pretrained import copy_sidecars
+from vlaa_jax.report.page import leave_report
 from vlaa_jax.schema import Summary, UserError
 from vlaa_jax.settings.fields import harmless_names
 from vlaa_jax.settings.shared import DataSettings, RunSettings
@@ -22,9 +23,10 @@ from vlaa_jax.train.checkpoint import Checkpoints, Progress
 from vlaa_jax.train.console import minutes
 from vlaa_jax.train.learner import Learner
 from vlaa_jax.train.metrics import CompileCounter, MetricsWriter, StepClock
+from vlaa_jax.train.rollout_log import RolloutLog
 
 LOCK = "lock"
-FILES = ("config.json", "metrics.jsonl", "heldout.json", "rollouts", "samples", "checkpoints")
+FILES = ("config.json", "metrics.jsonl", "heldout.json", "rollouts", "heldout", "checkpoints")
 
 
 class Closing(Protocol):
@@ -71,6 +73,7 @@ class RunDir:
             self.checkpoints = self.closes(
                 Checkpoints(path / "checkpoints", self._run.keep_checkpoints, self._run.damaged)
             )
+            self.rollouts = self.closes(RolloutLog(path, console.print))
             for step, problem in self.checkpoints.put_aside:
                 console.print(f"checkpoint {step} is damaged ({problem}): kept as {step}.damaged")
         except BaseException:
@@ -78,7 +81,7 @@ class RunDir:
             raise
 
     def _claim(self, path: Path) -> None:
-        self._ends.callback(_lock(path))
+        self._ends.callback(lock(path))
         check_settings(path, self._settings)
 
     @property
@@ -160,7 +163,8 @@ class RunDir:
             hosts.leave_if_wanted(f"after step {progress.step}")
 
     def save(self, learner: Learner) -> None:
-        """Writes a checkpoint of the current position."""
+        """Writes a checkpoint of the current position, behind which nothing is missing."""
+        self.rollouts.flush()
         step, score = self._score or (-1, None)
         known = score if step == self.progress.step else None
         self.checkpoints.save(learner.state, learner.frozen, self.progress, known)
@@ -185,13 +189,16 @@ class RunDir:
             raise
 
     def summary(self, figures: Mapping[str, float]) -> Summary:
-        """Says what was written and where."""
+        """Leaves the report of the run, and says what was written and where."""
+        self.rollouts.flush()
         self.console.print(f"run directory  {self.path}", soft_wrap=True)
         for name in FILES:
             if (self.path / name).exists():
                 self.console.print(f"  {name}", highlight=False)
         if self.checkpoints.best is not None:
             self.console.print(f"best checkpoint  checkpoints/{self.checkpoints.best}")
+        if hosts.is_writer():
+            self.console.print(leave_report(self.path), soft_wrap=True, highlight=False)
         return Summary(self.path, dict(figures))
 
     def __enter__(self) -> "RunDir":
@@ -205,10 +212,13 @@ def _run_settings(settings: Any) -> RunSettings:
     return settings.run
 
 
-def _lock(path: Path) -> Any:
+def lock(path: Path) -> Callable[[], None]:
     """Takes the directory for this process; what it returns gives it back.
 
     The lock belongs to the open file, so it goes with the process, however that ends.
+
+    Raises:
+        UserError: the directory cannot be written, or another process holds it.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)

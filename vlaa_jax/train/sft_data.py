@@ -54,12 +54,12 @@ def open_data(settings: SftSettings, pretrained: Pretrained, mesh: Mesh, rundir:
         UserError: a file or a record cannot be used, or rows do not fit the mesh.
     """
     data = settings.data
-    check = RowCheck(pretrained, data)
 
     def usable(path: Path, images: Path) -> Usable:
+        check = RowCheck(pretrained, data)
         found, rejects = load_checked(path, images, check, kind="sft")
         rundir.list_rejects(path, len(found), rejects)
-        return found
+        return Usable(map(check.measured, found), found.images)
 
     def source(records: Usable) -> RowSource:
         return RowSource(records, records.images, pretrained, data, mesh, seed=settings.seed)
@@ -90,7 +90,7 @@ def open_validation(
     """Held-out questions, sampled and scored as GRPO does; nothing where there are none."""
     drawn = settings.data.records == "embedded"
     if data.heldout is None:
-        return Validation(None, rundir, data.images, drawn=drawn)
+        return Validation(None, rundir, drawn=drawn)
     reward = rundir.closes(mixed_reward(settings.rewards, mesh, settings.model.dtype))
     reward.start()
     encoder = Encoder(pretrained, settings.data)
@@ -111,4 +111,4 @@ def open_validation(
     )
     scorer = CompletionScorer(reward, chat, processor, data.images, limit)
     heldout = Heldout(prompts, sampler, scorer, seed=settings.seed)
-    return Validation(heldout, rundir, data.images, drawn=drawn)
+    return Validation(heldout, rundir, drawn=drawn)
