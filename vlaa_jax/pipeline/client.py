@@ -94,6 +94,8 @@ class Client:
         self.budget = Budget(run.max_cost, ledger.spent())
         self.calls: Counter[str] = Counter()
         """Calls answered by a model, per step; those answered by the ledger are not in it."""
+        self.costs: dict[str, float] = dict.fromkeys(models, 0.0)
+        """Dollars of these calls."""
         self._run = run
         self._open: dict[bytes, asyncio.Future[Reply]] = {}
         self._lines: dict[tuple[Any, ...], _Line] = {}
@@ -174,6 +176,7 @@ class Client:
                 names = (key, request.step, request.sample, model.model)
                 await self._ledger.record(Entry(*names, reply, error, cost, took))
         self.calls[request.step] += 1
+        self.costs[request.step] += cost
         return reply
 
 
