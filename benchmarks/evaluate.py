@@ -100,7 +100,7 @@ def stored_predictions(folder: Path) -> dict[str, Any]:
                 score(file, benchmark.name, [*options, f"--judge-url={url}"])
         seconds, summary = score(file, benchmark.name, options)
         found[benchmark.name] = {"rows": benchmark.size, "seconds": round(seconds, 2)}
-        found[benchmark.name]["outputs"] = summary["outputs"]
+        found[benchmark.name]["outputs"] = summary["outputs"]["paths"]
     return found
 
 

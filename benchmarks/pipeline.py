@@ -1,6 +1,7 @@
 """The pipeline against stubs that behave like a busy provider.
 
     python benchmarks/pipeline.py throughput [--records 20000]   # wall time, CPU, RSS, kills
+    python benchmarks/pipeline.py runners                        # 2,000 records, asyncio and Beam
     python benchmarks/pipeline.py crowd                          # a server that allows 16 at once
 
 Prints one JSON object per part; ``--out FILE`` writes it too.
@@ -12,13 +13,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pipeline_room import crowd, stub, throughput
+from pipeline_room import crowd, runners, stub, throughput
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     verbs = parser.add_subparsers(required=True)
-    for module in (throughput, crowd, stub):
+    for module in (throughput, crowd, runners, stub):
         verb = verbs.add_parser(module.__name__.rpartition(".")[2], help=module.__doc__)
         module.add_arguments(verb)
         verb.add_argument("--out", type=Path)

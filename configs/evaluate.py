@@ -105,6 +105,7 @@ def _base() -> ConfigDict:
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
             "run": {
                 "name": "",
+                "predictions": "tsv",
                 "wrong_shown": 40,
                 "compilation_cache": "~/.cache/vlaa_jax/xla",
             },

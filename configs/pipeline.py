@@ -71,6 +71,7 @@ def _paper() -> ConfigDict:
             "task": "pipeline",
             "collect": {
                 "sources": "",
+                # coco and vg: (inferred) what becomes SFT and the 3,000 with boxes
                 "limits": "clevr_math=35000,geoqa170k=6499,math_puma=30000,arxivqa=54399,"
                 "docvqa=10194,vizwiz=20523,allava_laion=47066,coco=11727,vg=41242",
                 "unique_images": True,

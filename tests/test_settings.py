@@ -4,8 +4,10 @@ import pytest
 
 from configs import grpo
 from vlaa_jax.schema import UserError
+from vlaa_jax.settings.evaluate import GenerationSettings, JudgeSettings
 from vlaa_jax.settings.fields import harmless_names
 from vlaa_jax.settings.grpo import GrpoSettings
+from vlaa_jax.settings.pipeline import ServedModel
 from vlaa_jax.settings.rewards import RewardSettings
 from vlaa_jax.settings.shared import LoraSettings, RolloutSettings, RunSettings
 from vlaa_jax.settle import settle
@@ -79,3 +81,24 @@ def test_what_a_resumed_run_may_change():
     names = harmless_names(GrpoSettings)
     assert {"data.workers", "run.save_every", "rewards.endpoint_url"} <= names
     assert not {"optimizer.lr", "rewards.beta", "model.lora.rank", "run.steps"} & names
+
+
+@pytest.mark.parametrize(
+    ("group", "fields"),
+    [
+        (RewardSettings, ("endpoint_url", "endpoint_key_env")),
+        (GenerationSettings, ("url", "key_env")),
+        (JudgeSettings, ("url", "key_env")),
+        (ServedModel, ("url", "key_env")),
+    ],
+)
+def test_a_key_in_the_wrong_setting_is_refused_before_anything_records_it(group, fields):
+    url, variable = fields
+    for value in ("https://u:sk-SECRET@h/v1", "https://h/v1?key=sk-SECRET", "sk-SECRET", "h:80"):
+        with pytest.raises(UserError) as caught:
+            group(**{url: value})
+        assert url in str(caught.value) and "SECRET" not in str(caught.value)
+    with pytest.raises(UserError, match="give the name of an environment variable") as caught:
+        group(**{variable: "sk-SECRET"})
+    assert "SECRET" not in str(caught.value)
+    assert getattr(group(**{url: "http://h:8000/v1", variable: "A_KEY"}), variable) == "A_KEY"

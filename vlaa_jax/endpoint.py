@@ -14,17 +14,15 @@ import json
 import math
 import os
 import random
-import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
-from urllib.parse import urlsplit
 
 import httpx
 
 from vlaa_jax.foreign import MAX_IMAGE_BYTES, parse_json, read_bytes
-from vlaa_jax.redact import Redactor
+from vlaa_jax.redact import Redactor, check_address, check_variable
 from vlaa_jax.schema import UserError
 
 T = TypeVar("T")
@@ -43,7 +41,6 @@ _OVERLOAD = frozenset((408, 409, 425, 429, 503))
 _MAX_BACKOFF_S = 20.0
 _MAX_ERROR_BYTES = 1 << 16
 _MAX_SAID_CHARS = 160
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # What reading a JSON value of another form than expected may raise.
 _UNEXPECTED = (
     *(ValueError, KeyError, TypeError, IndexError, AttributeError),
@@ -78,9 +75,11 @@ class EndpointSettings:
     """Longer replies are refused while they are read; parsing takes up to thirty times as much."""
 
     def __post_init__(self) -> None:
-        _check_url(self.url)
-        if self.key_env and not _VARIABLE.fullmatch(self.key_env):
-            raise UserError("endpoint key_env: give the name of a variable, not the key itself")
+        try:
+            check_address(self.url)
+            check_variable(self.key_env)
+        except ValueError as error:
+            raise UserError(f"endpoint: {error}") from None
         if min(self.concurrency, self.max_reply_bytes) < 1 or min(self.retries, self.backoff_s) < 0:
             raise UserError(
                 "endpoint: concurrency and max_reply_bytes >= 1, retries and backoff_s >= 0 are "
@@ -88,25 +87,6 @@ class EndpointSettings:
             )
         if not 0 < self.timeout_s < math.inf:
             raise UserError("endpoint: timeout_s must be a positive number of seconds")
-
-
-def _check_url(url: str) -> None:
-    """Refuses an address without repeating it: what is wrong with it may be a key within."""
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        httpx.URL(url)
-    except (ValueError, httpx.InvalidURL):
-        usable = False
-    if not usable:
-        raise UserError("endpoint url: use http://host:port/path or https://host/path")
-    if parts.username or parts.password or "@" in parts.netloc:
-        raise UserError("endpoint url: put the credentials into the environment, not the url")
-    if "?" in url or "#" in url:
-        raise UserError(
-            "endpoint url: a query or fragment cannot be used; if it holds a key, put the key into "
-            "the environment"
-        )
 
 
 def bearer_token(settings: EndpointSettings) -> str:
@@ -119,7 +99,7 @@ def bearer_token(settings: EndpointSettings) -> str:
     if not all("!" <= c <= "~" for c in token):
         raise UserError(f"${settings.key_env} holds characters that no key has (blanks, non-ASCII)")
     if token and token in settings.url:
-        raise UserError(f"endpoint url: it holds the key of ${settings.key_env}; take it out")
+        raise UserError(f"endpoint: the url holds the key of ${settings.key_env}; take it out")
     return token
 
 

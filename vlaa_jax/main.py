@@ -70,6 +70,7 @@ def interrupted(reason: KeyboardInterrupt) -> str:
 TASKS = {
     "evaluate": "vlaa_jax.evaluate.run",
     "grpo": "vlaa_jax.train.grpo",
+    "perplexity": "vlaa_jax.train.perplexity",
     "pipeline": "vlaa_jax.pipeline.run",
     "sft": "vlaa_jax.train.sft",
 }

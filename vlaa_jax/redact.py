@@ -1,19 +1,53 @@
-"""Keeps a key out of everything that is shown or written, however a server sends it back."""
+"""Keeps a key out of everything that is shown or written, however a server sends it back.
+
+And out of settings, which are shown and written too: the rules here name what is wrong with one and
+never repeat it.
+"""
 
 import base64
 import logging
 import re
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 from vlaa_jax.schema import printable
 
 PLACEHOLDER = "[key]"
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 MIN_SECRET_CHARS = 8
 """Shorter keys (``EMPTY``, ``test``) are words: data that holds them is data."""
 _GAP = r"[\s\x00-\x1f\x7f\u200b-\u200f\u2060\ufeff]*"
 # These print answers of the server, and addresses, while they are set to talk.
 _LOGGERS = ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.proxy")
+
+
+def check_address(url: str) -> None:
+    """What may stand in a setting as the address of a server.
+
+    Raises:
+      ValueError: no http(s) address, or one with credentials, a query or a fragment.
+    """
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # half an IPv6 address, a port that is none
+        usable = False
+    if not usable or not url.isascii() or not url.isprintable() or " " in url:
+        raise ValueError("the url is none: use http://host:port/path or https://host/path")
+    if "@" in parts.netloc:
+        raise ValueError("the url has credentials: put them into the environment")
+    if "?" in url or "#" in url:
+        raise ValueError(
+            "the url has a query or fragment, which cannot be used; if it holds a key, put the key "
+            "into the environment"
+        )
+
+
+def check_variable(name: str) -> None:
+    """What may stand in a setting as the name of the variable with a key; ValueError otherwise."""
+    if name and not _VARIABLE.fullmatch(name):
+        raise ValueError("give the name of an environment variable, not the key itself")
 
 
 class Redactor:

@@ -66,7 +66,7 @@ class Record:
     id: str
     question: str
     images: tuple[str, ...]
-    """POSIX paths relative to the image root, without a leading slash."""
+    """POSIX paths relative to the image root, without a leading slash; empty for text alone."""
     gt: str | None = None
     """Gold answer as text; None only where the SFT file lacks it."""
     verifier_type: str | None = None

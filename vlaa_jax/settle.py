@@ -10,12 +10,14 @@ from vlaa_jax.schema import UserError
 from vlaa_jax.settings.build import build
 from vlaa_jax.settings.evaluate import EvaluateSettings
 from vlaa_jax.settings.grpo import GrpoSettings
+from vlaa_jax.settings.perplexity import PerplexitySettings
 from vlaa_jax.settings.pipeline import PipelineSettings
 from vlaa_jax.settings.sft import SftSettings
 
 SETTINGS: dict[str, type] = {
     "evaluate": EvaluateSettings,
     "grpo": GrpoSettings,
+    "perplexity": PerplexitySettings,
     "pipeline": PipelineSettings,
     "sft": SftSettings,
 }

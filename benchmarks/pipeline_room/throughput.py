@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import statistics
 import struct
 import subprocess
 import sys
@@ -135,8 +136,13 @@ def _undisturbed(args, root: Path) -> tuple[dict, dict]:
         load = os.getloadavg()[0]
         began = time.monotonic()
         child = start(stub.url, root / "source", workdir, args.concurrency)
-        printed = child.communicate()[0]
+        in_flight = []
+        while child.poll() is None:
+            in_flight.append(stub.stats()["in_flight"])
+            time.sleep(0.5)
+        printed = child.stdout.read()
         wall = time.monotonic() - began
+        steady = in_flight[len(in_flight) // 10 : len(in_flight) * 7 // 10]
         told = json.loads(printed.splitlines()[-1])
         stats = stub.stats()
         ideal = stats["busy_s"] / args.concurrency
@@ -146,6 +152,7 @@ def _undisturbed(args, root: Path) -> tuple[dict, dict]:
             "wall_s": round(wall, 1),
             "ideal_s": round(ideal, 1),
             "share_of_ideal": round(ideal / wall, 3),
+            "mean_in_flight_between_10_and_70_percent": round(statistics.mean(steady), 1),
             "calls_per_s": round(stats["answered"] / wall, 1),
             "rss_mib_after_tenth_and_last": [rss[tenth], rss[-1]],
             "rss_mib_peak": max(rss),
@@ -153,7 +160,7 @@ def _undisturbed(args, root: Path) -> tuple[dict, dict]:
             "load_average_before_and_after": [round(load, 1), round(os.getloadavg()[0], 1)],
             **told,
             "stub": stats,
-        }, _digests(workdir)
+        }, file_digests(workdir)
 
 
 def _collect(url: str, root: Path, workdir: Path, concurrency: int) -> None:
@@ -183,7 +190,7 @@ def _killed(args, root: Path, outputs: dict, wall_s: float) -> dict:
         stats = stub.stats()
         return {
             "kills": kills,
-            "identical_output": _digests(workdir) == outputs,
+            "identical_output": file_digests(workdir) == outputs,
             "asked_again": stats["asked_again"],
             "bound": args.concurrency * args.kills,
             "recorded_and_asked_again": _recorded_again(stats, kills),
@@ -194,5 +201,5 @@ def _recorded_again(stats: dict, kills: list) -> int:
     return max(0, stats["asked_again"] - sum(kill["in_flight"] for kill in kills))
 
 
-def _digests(workdir: Path) -> dict[str, str]:
+def file_digests(workdir: Path) -> dict[str, str]:
     return {name: sha256((workdir / name).read_bytes()).hexdigest() for name in OUTPUTS}

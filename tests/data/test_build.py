@@ -319,3 +319,16 @@ def test_pixel_limits_decide_the_lengths(data, hf_dir, tmp_path):
     assert all(a.meta["built"]["tokens"] > b.meta["built"]["tokens"] for a, b in pairs)
     with Image.open(io.BytesIO(BuiltRecords(big).encoded_images(pairs[0][0])[0])) as image:
         assert list(image.size) == pairs[0][0].meta["built"]["image_sizes"][0]
+
+
+def test_records_of_text_alone_are_built(hf_dir, tmp_path):
+    file = tmp_path / "text.json"
+    lines = [
+        {"id": str(i), "question": f"what is {i} + 1?", "answer": str(i + 1)} for i in range(3)
+    ]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    manifest = build(file, tmp_path, tmp_path / "b", hf_dir, BuildSettings("sft"))
+    assert manifest["kept"] == 3
+    built = BuiltRecords(tmp_path / "b")
+    built.verify()
+    assert [(record.images, built.images(record)) for record in built] == [((), ())] * 3

@@ -66,6 +66,9 @@ def test_irregularities_of_the_released_files():
 
     several = parse_record({**GRPO, "image": ["/a/1.png", "a/2.png"]}, fallback_id="f")
     assert several.images == ("a/1.png", "a/2.png")
+    for nothing in ({"image": None}, {"image": []}, {"image": "[]"}, {"images": [], "image": None}):
+        text_alone = parse_record({**GRPO, **nothing}, fallback_id="f")
+        assert (text_alone.images, text_alone.source) == ((), "")
     as_text = parse_record({**GRPO, "image": "['a/1.png', 'a/2.png']"}, fallback_id="f")
     assert as_text.images == several.images
     assert parse_record({**GRPO, "gt": [0.1, 0.2, 0.3, 0.4]}, fallback_id="f").gt == (
@@ -125,13 +128,13 @@ def nested(depth):
         ({"question": ""}, "question", "empty"),
         ({"question": 5}, "question", "not text"),
         ({"question": "\ud800"}, "question", "surrogate"),
-        ({"image": None}, "image", "missing"),
+        ({"image": ["a.png"] * 65}, "image", "65 images; at most 64"),
+        ({"image": None, "verifier_type": "iou", "gt": [0, 0, 1, 1]}, "image", "a box lies in an"),
         ({"image": "a/../../etc/passwd"}, "image", "leaves the image root"),
         ({"image": "..\\secret.png"}, "image", "backslash"),
         ({"image": "C:/x.png"}, "image", "leaves the image root"),
         ({"image": "/"}, "image", "names no file"),
         ({"image": "a\0b.png"}, "image", "control character"),
-        ({"image": []}, "image", "0 images"),
         ({"image": "[1, 2"}, "image", "looks like a list"),
         ({"meta": "__import__('os')"}, "meta", "neither JSON nor"),
         ({"meta": "[" * 10_000}, "meta", "nested too deeply"),

@@ -42,7 +42,7 @@ def test_a_file_is_scored_and_summed_up(file, tmp_path, capsys):
         assert "MathVision: 100.0 [43.9, 100.0]; 2 rule, 1 judge" in capsys.readouterr().out
         assert main(["score", *options, "--profile=2025-04", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["outputs"]["judge"] == 2, (
+    assert told["outputs"]["paths"]["judge"] == 2, (
         "no free-form answer is right by rule in the older profile"
     )
     lines = (tmp_path / "out" / "mathvision.jsonl").read_text().splitlines()
@@ -56,7 +56,7 @@ def test_without_a_judge_there_is_a_sub_score_and_no_headline(file, capsys):
     assert main(["score", str(file), "--benchmark=mathvision", "--rules-only", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["headline"] is None and "1 of 3 outputs need a judge" in told["withheld"]
-    assert told["by_rule"] == 100.0
+    assert told["outputs"]["by_rule"] == 100.0
 
 
 def test_predictions_beside_the_public_table_are_checked_against_it(tmp_path, capsys):

@@ -159,7 +159,7 @@ def test_a_failing_judge_is_a_state_and_leaves_no_headline(tmp_path):
         summary = run(served(server.url, script.url), tmp_path, QUIET)
     told = json.loads((tmp_path / "summary.json").read_text())["benchmarks"]
     logic = next(one for one in told if one["benchmark"] == "logicvista")
-    assert logic["outputs"]["failed"] > 0 and "no verdict on" in logic["withheld"]
+    assert logic["outputs"]["paths"]["failed"] > 0 and "no verdict on" in logic["withheld"]
     assert logic["headline"] is None and "logicvista" not in summary.figures
     assert logic["as_original"] <= logic["estimate"]["value"]
     assert "average" not in summary.figures

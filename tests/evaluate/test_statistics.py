@@ -29,11 +29,11 @@ def _coverage(estimates: list[statistics.Estimate], truth: float) -> float:
 
 def test_a_clustered_interval_covers_the_truth_as_often_as_it_says():
     rng = np.random.default_rng(0)
-    found = [statistics.estimate(_clusters(_draw(rng, 100, 10))) for _ in range(1_500)]
+    found = [statistics.estimate(_clusters(_draw(rng, 60, 6))) for _ in range(1_200)]
     assert 0.93 <= _coverage(found, 40.0) <= 0.97
     naive = [
-        statistics.estimate([Unit(u.key, u.value, u.key) for u in _clusters(_draw(rng, 100, 10))])
-        for _ in range(300)
+        statistics.estimate([Unit(u.key, u.value, u.key) for u in _clusters(_draw(rng, 60, 6))])
+        for _ in range(200)
     ]
     assert _coverage(naive, 40.0) < 0.8, "without clusters the interval must be too narrow here"
 

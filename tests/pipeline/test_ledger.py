@@ -76,3 +76,25 @@ def test_a_ledger_of_another_format_is_refused(tmp_path, ledger):
     ledger._reads.execute("PRAGMA user_version=99")
     with pytest.raises(UserError, match="format 99"):
         Ledger(tmp_path / "ledger.sqlite")
+
+
+def test_ledgers_of_workers_are_absorbed_and_an_answer_outweighs_a_failure(tmp_path, ledger):
+    record(ledger, Entry(b"a", "s", "id", "m", REPLY), Entry(b"b", "s", "id", "m", None, "timeout"))
+    (tmp_path / "d").mkdir()
+    worker = Ledger(tmp_path / "d" / "w.sqlite")
+    entries = [Entry(key, "s", "id", "m", Reply("new")) for key in (b"b", b"c")]
+    record(worker, Entry(b"a", "s", "id", "m", None, "timeout"), *entries)
+    worker.close()
+    ledger.absorb(tmp_path / "d")
+    assert [ledger.get(key) for key in (b"a", b"b", b"c")] == [REPLY, Reply("new"), Reply("new")]
+    assert not list((tmp_path / "d").iterdir())
+
+
+def test_a_worker_reads_the_base_and_writes_its_own(tmp_path):
+    base = Ledger(tmp_path / "base.sqlite")
+    record(base, Entry(b"a", "s", "id", "m", REPLY, cost=1.5))
+    base.close()
+    worker = Ledger(tmp_path / "worker.sqlite", tmp_path / "base.sqlite")
+    record(worker, Entry(b"b", "s", "id", "m", REPLY, cost=0.5))
+    assert worker.get(b"a") == REPLY and worker.spent() == 2.0
+    worker.close()

@@ -1,9 +1,9 @@
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
-from configs.pipeline import get_config
+from configs.pipeline import VARIANTS, get_config
 from pipeline_cases import changed, lines, outputs, run
 from vlaa_jax.data.check import check_file
 from vlaa_jax.pipeline.split import has_aha
@@ -98,3 +98,20 @@ def test_other_collect_settings_are_refused(served, tmp_path):
     other = replace(served, collect=replace(served.collect, unique_images=False))
     with pytest.raises(UserError, match="other settings"):
         run(other, tmp_path)
+
+
+def names_of(value, prefix=""):
+    """Dotted names of all settings of a nested mapping."""
+    found = set()
+    for name, inner in value.items():
+        whole = f"{prefix}{name}"
+        found |= names_of(inner, f"{whole}.") if isinstance(inner, dict) else {whole}
+    return found
+
+
+@pytest.mark.parametrize("variant", ["", *VARIANTS])
+def test_configs_settle_and_hold_every_setting(variant):
+    config = get_config(variant).to_dict()
+    assert names_of(config) == names_of(asdict(settle(config)))
+    with pytest.raises(ValueError, match="no variant 'x'"):
+        get_config("x")

@@ -248,7 +248,8 @@ class Builder:
             reason = next((bad[path] for path in record.images if path in bad), None)
             found.append(None if reason is None else Refusal("image", reason))
         asked = [i for i, refusal in enumerate(found) if refusal is None]
-        sizes = [images[records[i].images[0]].size for i in asked]
+        firsts = [next(iter(records[i].images), None) for i in asked]
+        sizes = [None if first is None else images[first].size for first in firsts]
         problems = bad_golds(
             [records[i] for i in asked], sizes, self.gold_problems, resized=self.processor.resized
         )

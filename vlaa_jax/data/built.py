@@ -101,9 +101,9 @@ class BuiltRecords(Sequence[Record]):
     def encoded_images(self, record: Record) -> tuple[bytes, ...]:
         """The image files of one of the records, byte for byte."""
         numbers = record.meta["built"]["image_numbers"]
-        if self._images is None:
+        if numbers and self._images is None:
             raise UserError(f"{self.folder}: holds no images")
-        return tuple(self._images[number] for number in numbers)
+        return tuple(self._images[number] for number in numbers)  # type: ignore[index]
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

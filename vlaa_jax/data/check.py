@@ -241,7 +241,7 @@ def check_file(
                 report.modes.update([fact.mode] if fact.mode else [])
                 seen[image] = same.setdefault(fact, fact)
                 _count_image(report.row(image.split("/", 1)[0] if "/" in image else ""), fact)
-            sizes = [_size(seen[record.images[0]]) for _, record in batch]
+            sizes = [_size(seen[r.images[0]]) if r.images else None for _, r in batch]
             golds = bad_golds([record for _, record in batch], sizes, gold_problems)
             for (index, record), gold in zip(batch, golds, strict=True):
                 row = report.row(record.source)

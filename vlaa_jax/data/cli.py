@@ -260,7 +260,7 @@ def _resized(args: argparse.Namespace) -> Resized | None:
 
 
 def _first_size(record: Record, image_root: str | None) -> tuple[int, int] | None:
-    if image_root is None:
+    if image_root is None or not record.images:
         return None
     facts = inspect_image(image_root, record.images[0])
     return facts.size if facts.status == "found" else None

@@ -302,6 +302,8 @@ def _parse_fields(raw: dict[str, Any], record_id: str, kind: str | None) -> Reco
     box_space = meta.pop("box_space", None)
     if box_space is not None and box_space not in BOX_SPACES:
         raise Refusal("box_space", f"{_short(box_space)} is none of {BOX_SPACES}")
+    if verifier_type == "iou" and not images:
+        raise Refusal("image", "missing; a box lies in an image")
     gold = _gold(raw.get("gt"))
     if verifier_type == "math" and gold is not None and (answer := _marked_answer(gold)):
         meta["gt_solution"], gold = gold, answer
@@ -315,7 +317,7 @@ def _parse_fields(raw: dict[str, Any], record_id: str, kind: str | None) -> Reco
         gt=gold,
         verifier_type=verifier_type,
         answer=_text(raw, "answer", required=kind == "sft"),
-        source=images[0].split("/", 1)[0] if "/" in images[0] else "",
+        source=images[0].split("/", 1)[0] if images and "/" in images[0] else "",
         caption=_text(raw, "caption"),
         box_space=box_space,
         meta=meta,
@@ -385,10 +387,11 @@ def _marked_answer(gold: str) -> str:
 
 
 def _images(raw: dict[str, Any]) -> tuple[str, ...]:
+    """Paths of the images; a record without the field, or with an empty list, is text alone."""
     field = "image" if raw.get("image") is not None else "images"
     value = raw.get(field)
     if value is None:
-        raise Refusal("image", "missing")
+        return ()
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = parse_literal(value)
@@ -397,8 +400,8 @@ def _images(raw: dict[str, Any]) -> tuple[str, ...]:
     paths = [value] if isinstance(value, str) else value
     if not isinstance(paths, list | tuple) or not all(isinstance(p, str) for p in paths):
         raise Refusal(field, f"{_short(value)} is neither a path nor a list of paths")
-    if not 1 <= len(paths) <= MAX_IMAGES:
-        raise Refusal(field, f"{len(paths)} images; 1 to {MAX_IMAGES} are allowed")
+    if len(paths) > MAX_IMAGES:
+        raise Refusal(field, f"{len(paths)} images; at most {MAX_IMAGES} are allowed")
     return tuple(clean_image_path(path, field) for path in paths)
 
 

@@ -22,6 +22,25 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Counts:
+    """What the outputs were, apart from right or wrong."""
+
+    paths: Mapping[str, int]
+    """Outputs by who decided."""
+    by_rule: float | None
+    """Percent right of the outputs that rules decided."""
+    truncated: int
+    truncated_right: int
+    not_extracted: int
+    """Judged outputs in which no answer was found; they are wrong, and counted apart."""
+    changed_by_storage: int
+    characters: Mapping[str, float]
+    """Mean and median length of the whole outputs."""
+    tokens: float | None
+    """Mean number of new tokens, where it is known."""
+
+
+@dataclass(frozen=True)
 class Result:
     """A benchmark of a run."""
 
@@ -34,25 +53,13 @@ class Result:
     """Why the estimate is no headline; empty where it is one."""
     as_original: float | None
     """In percent, with everything that is not known as wrong, as VLMEvalKit counts it."""
-    paths: Mapping[str, int]
-    """Outputs by who decided."""
-    by_rule: float | None
-    """Percent right of the outputs that rules decided."""
     others: Mapping[str, statistics.Estimate | None]
     table: list[Line]
     """Of the first sample, as VLMEvalKit prints it."""
     questions: int
     missing: int
     """Questions without a prediction."""
-    truncated: int
-    truncated_right: int
-    not_extracted: int
-    """Judged outputs in which no answer was found; they are wrong, and counted apart."""
-    changed_by_storage: int
-    characters: Mapping[str, float]
-    """Mean and median length of the whole outputs."""
-    tokens: float | None
-    """Mean number of new tokens, where it is known."""
+    counts: Counts
     spread: statistics.Spread | None = None
     pass_at: Mapping[int, float | None] = field(default_factory=dict)
     agreement: float | None = None
@@ -88,46 +95,49 @@ def summarise(
         without_think: the first sample, scored without think text.
         baseline: units of the run to compare with.
     """
-    scored = [one for sample in samples for one in sample.scored]
-    predictions = [one for sample in samples for one in sample.predictions]
     per_sample = [benchmark.units(sample.scored) for sample in samples]
-    units = averaged(per_sample)
-    paths = Counter("unread" if one.verdict.unread else one.verdict.path for one in scored)
+    units, counts, hits = averaged(per_sample), _counts(samples, profile), _hits(samples)
     missing = questions - min(len(sample.scored) for sample in samples)
-    right = [one.verdict.hit for one in scored if one.verdict.path == "rule"]
-    hits = _hits(samples)
-    lengths = [len(one.text) for one in predictions]
-    tokens = [one.tokens for one in predictions if one.tokens is not None]
-    cut = [pair for pair in zip(predictions, scored, strict=True) if pair[0].truncated]
-    others = {
-        name: statistics.estimate(averaged([score(sample.scored) for sample in samples]))
-        for name, score in benchmark.other_scores.items()
-    }
+    several = len(samples) > 1
+    cut = benchmark.units(without_think) if without_think else []
     return Result(
         benchmark=benchmark,
         units=units,
         estimate=statistics.estimate(units),
-        withheld=_withheld(paths, len(scored), missing, questions, max_failed),
+        withheld=_withheld(counts.paths, missing, questions, max_failed),
         as_original=100 * fmean(unit.value for unit in units) if units else None,
-        paths=dict(paths),
-        by_rule=100 * fmean(right) if right else None,
-        others=others,
+        others={
+            name: statistics.estimate(averaged([score(sample.scored) for sample in samples]))
+            for name, score in benchmark.other_scores.items()
+        },
         table=benchmark.table(samples[0].scored),
         questions=questions,
         missing=missing,
-        not_extracted=sum(one.verdict.extracted is None for one in scored if one.verdict.known),
-        changed_by_storage=sum(_changed(one.text, profile) for one in predictions),
+        counts=counts,
+        spread=_spread(per_sample) if several else None,
+        pass_at={k: statistics.pass_at_k(hits, k) for k in _powers(len(samples))},
+        agreement=statistics.agreement(hits) if several else None,
+        without_think=statistics.estimate(cut),
+        difference=statistics.paired_difference(units, baseline) if baseline else None,
+    )
+
+
+def _counts(samples: Sequence[Sample], profile: Profile) -> Counts:
+    scored = [one for sample in samples for one in sample.scored]
+    predictions = [one for sample in samples for one in sample.predictions]
+    right = [one.verdict.hit for one in scored if one.verdict.path == "rule"]
+    lengths = [len(one.text) for one in predictions]
+    tokens = [one.tokens for one in predictions if one.tokens is not None]
+    cut = [pair for pair in zip(predictions, scored, strict=True) if pair[0].truncated]
+    return Counts(
+        paths=Counter("unread" if one.verdict.unread else one.verdict.path for one in scored),
+        by_rule=100 * fmean(right) if right else None,
         truncated=len(cut),
         truncated_right=sum(one.verdict.hit for _, one in cut),
+        not_extracted=sum(one.verdict.extracted is None for one in scored if one.verdict.known),
+        changed_by_storage=sum(_changed(one.text, profile) for one in predictions),
         characters={"mean": fmean(lengths), "median": float(median(lengths))},
         tokens=fmean(tokens) if tokens else None,
-        spread=_spread(per_sample),
-        pass_at={k: statistics.pass_at_k(hits, k) for k in _powers(len(samples))},
-        agreement=statistics.agreement(hits) if len(samples) > 1 else None,
-        without_think=statistics.estimate(benchmark.units(without_think))
-        if without_think
-        else None,
-        difference=statistics.paired_difference(units, baseline) if baseline else None,
     )
 
 
@@ -147,9 +157,8 @@ def averaged(per_sample: Sequence[Sequence[Unit]]) -> list[Unit]:
     return merged
 
 
-def _withheld(
-    paths: Mapping[str, int], outputs: int, missing: int, questions: int, max_failed: float
-) -> str:
+def _withheld(paths: Mapping[str, int], missing: int, questions: int, max_failed: float) -> str:
+    outputs = sum(paths.values())
     if missing:
         return f"{missing:,} of {questions:,} questions have no prediction"
     if unjudged := paths.get("unjudged", 0):
@@ -175,8 +184,6 @@ def _hits(samples: Sequence[Sample]) -> dict[str, list[bool]]:
 
 
 def _spread(per_sample: Sequence[Sequence[Unit]]) -> statistics.Spread | None:
-    if len(per_sample) < 2:
-        return None
     scores = [statistics.estimate(units) for units in per_sample]
     return statistics.spread([score.value for score in scores if score is not None])
 

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ from vlaa_jax.evaluate.report.write import (
     write_units,
     write_verdicts,
 )
+from vlaa_jax.evaluate.scoring.extract import scored_text
 from vlaa_jax.evaluate.scoring.profiles import profile_named
 from vlaa_jax.evaluate.scoring_run import Scoring, score_benchmark
 from vlaa_jax.evaluate.served import Served
@@ -127,7 +129,7 @@ async def _outputs(
         for one, _ in found:
             await _generate(generator, outputs, jobs[one.name], one, console)
         predictions = {name: outputs.of(wanted) for name, wanted in jobs.items()}
-    _write_files(found, predictions, workdir)
+    _write_files(found, predictions, workdir, settings.run.predictions)
     return predictions, made_by
 
 
@@ -169,18 +171,22 @@ def _file_of(benchmark: Benchmark, folder: Path) -> Path:
     return files[0]
 
 
-def _write_files(found: Found, predictions: Predictions, workdir: Path) -> None:
-    """The first samples in the form that VLMEvalKit scores."""
+def _write_files(found: Found, predictions: Predictions, workdir: Path, suffix: str) -> None:
+    """The first samples in the form that VLMEvalKit scores.
+
+    Its models cut out the answer before they hand over a prediction, so that is done here; the
+    whole text stands in a column of its own.
+    """
     folder = workdir / "predictions"
     folder.mkdir(exist_ok=True)
     for one, questions in found:
         texts = {p.index: p.text for p in predictions[one.name] if p.sample == 0}
         rows = [
-            {**row, "prediction": texts[str(row["index"])]}
+            {**row, "prediction": scored_text(text), "output": text}
             for row in questions.rows
-            if str(row["index"]) in texts
+            if (text := texts.get(str(row["index"]))) is not None
         ]
-        write_predictions(folder / f"{one.dataset}.tsv", rows)
+        write_predictions(folder / f"{one.dataset}.{suffix}", rows)
 
 
 # -- verdicts
@@ -238,6 +244,7 @@ def _provenance(
     judge = settings.judge
     return {
         "vlaa_jax": __version__,
+        "commit": _commit(),
         "profile": f"{profile.name} (VLMEvalKit {profile.commit})",
         "judge": judge.model if judge.url or not judge.rules_only else "none",
         "judge repeat": judge.repeat,
@@ -272,6 +279,16 @@ def _report(
     pairs = [(scoring, q) for scoring, (_, q) in zip(scorings, found, strict=True)]
     html = page(settings.name, pairs, provenance, settings.run.wrong_shown)
     (workdir / "report.html").write_text(html, encoding="utf-8")
+
+
+def _commit() -> str:
+    """Of the source tree that this runs from; empty for an installed package."""
+    command = ["git", "-C", str(_PROMPTS), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip()
 
 
 def _prompts_digest() -> str:

@@ -7,6 +7,7 @@ outcome is emitted.
 """
 
 import asyncio
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict, dataclass
@@ -44,9 +45,13 @@ class Places:
 
     collected: Path
     ledger: Path
+    """What is known when the work begins."""
     images: Path
     outcomes: Path
     """Prefix of the files that take outcomes."""
+    shards: Path | None = None
+    """Folder where each worker writes a ledger of its own; None: all write ``ledger``, which wants
+    one machine."""
 
 
 def run_on_beam(settings: PipelineSettings, places: Places) -> Iterator[Outcome]:
@@ -92,7 +97,11 @@ class _StepsDoFn(beam.DoFn):  # type: ignore[misc]
         self._stopped = False
 
     async def _connect(self, settings: PipelineSettings) -> Client:
-        self._ledger = Ledger(self._places.ledger)
+        places = self._places
+        if places.shards is None:
+            self._ledger = Ledger(places.ledger)
+        else:
+            self._ledger = Ledger(places.shards / f"{uuid.uuid4().hex}.sqlite", places.ledger)
         client = Client(
             settings.models(),
             self._places.images,

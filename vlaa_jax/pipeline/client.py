@@ -24,6 +24,20 @@ class CapReached(UserError):
     """The next call might cost more than what is left under the cap."""
 
 
+def check_models(models: Mapping[str, ServedModel]) -> None:
+    """See that every model can be asked.
+
+    Raises:
+        UserError: a model has no url, no name, or a key that is not set.
+    """
+    for step, model in models.items():
+        group = "split" if step == "difficulty" else step
+        if not model.url or not model.model:
+            raise UserError(f"{group}.model: url and model must be set")
+        if model.key_env and not os.environ.get(model.key_env):
+            raise UserError(f"{group}.model.key_env: ${model.key_env} is not set")
+
+
 class Budget:
     """Dollars spent and promised; a call is admitted only if even its longest reply fits."""
 
@@ -61,7 +75,7 @@ class Client:
     """Asks the models of all steps. Belongs to one event loop; use it as a context.
 
     Raises:
-        UserError: a model that is asked has no url or no name.
+        UserError: a model cannot be asked; see ``check_models``.
     """
 
     def __init__(
@@ -73,15 +87,10 @@ class Client:
         run: PipelineRunSettings | None = None,
     ) -> None:
         run = run or PipelineRunSettings()
-        for step, model in models.items():
-            if not model.url or not model.model:
-                raise UserError(f"{step}.model: url and model must be set")
-            if model.key_env and not os.environ.get(model.key_env):
-                raise UserError(f"{step}.model.key_env: ${model.key_env} is not set")
+        check_models(models)
         self._models = dict(models)
         self._image_root, self._ledger = image_root, ledger
-        costs = ledger.costs()
-        self.budget = Budget(run.max_cost, sum(cost.cost for cost in costs.values()))
+        self.budget = Budget(run.max_cost, ledger.spent())
         self.calls: Counter[str] = Counter()
         """Calls answered by a model, per step; those answered by the ledger are not in it."""
         self._run = run
@@ -128,9 +137,12 @@ class Client:
         mine = self._open[key] = asyncio.get_running_loop().create_future()
         try:
             reply = await self._call(request, model, key)
-        except BaseException as error:
-            mine.set_exception(error if isinstance(error, Exception) else CapReached("cancelled"))
+        except Exception as error:
+            mine.set_exception(error)
             mine.exception()  # whoever waits is told; nobody may wait
+            raise
+        except BaseException:
+            mine.cancel()
             raise
         else:
             mine.set_result(reply)

@@ -7,6 +7,7 @@ drawn. An image is read once; its bytes give the digest, and are put below the i
 import hashlib
 import heapq
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -58,8 +59,13 @@ def collect(settings: CollectSettings, workdir: Path, image_root: Path) -> Colle
     """
     done = Collected(workdir / SAMPLES, workdir / REJECTS)
     stamp = workdir / STAMP
-    folders = {name: Path(at) for name, at in known(source_folders, settings, "sources").items()}
+    folders = {
+        name: Path(at).expanduser()
+        for name, at in known(source_folders, settings, "sources").items()
+    }
     limits = known(source_counts, settings, "limits")
+    if not folders:
+        raise UserError("collect.sources: name at least one, e.g. arxivqa=/data/arxivqa")
     wanted = json.loads(json.dumps(asdict(settings)))
     if stamp.is_file():
         before = json.loads(stamp.read_text(encoding="utf-8"))
@@ -195,7 +201,7 @@ class _Collector:
         )
 
     def _place_image(self, source: Source, loaded: "_Loaded") -> str:
-        """Put the image below the root, unless it is there."""
+        """Put the image below the root, as a link where it is a file of the same disk."""
         row = loaded.row
         suffix = row.suffix or f"images/{_UNSAFE.sub('_', row.name)}.{loaded.kind}"
         try:
@@ -209,7 +215,11 @@ class _Collector:
         if not (target.is_file() and _digest_of(target) == loaded.digest):
             target.parent.mkdir(parents=True, exist_ok=True)
             partial = target.with_name(f"{target.name}.partial")
-            partial.write_bytes(loaded.data)
+            partial.unlink(missing_ok=True)
+            try:
+                os.link(row.image.path(), partial)
+            except OSError:  # another disk, or no file of its own
+                partial.write_bytes(loaded.data)
             partial.replace(target)
         return path
 

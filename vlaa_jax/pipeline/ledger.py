@@ -97,17 +97,23 @@ class Ledger:
 
     Lookups may come from the event loop's thread only; ``record`` is a coroutine of that loop.
 
+    Args:
+        path: the file.
+        base: another ledger that is looked into and never written, and that nobody writes
+            meanwhile: what a worker on another machine starts from.
+
     Raises:
         UserError: the file is no ledger, or of another version.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, base: Path | None = None) -> None:
         self.path = path
         self._queue: list[tuple[Entry, asyncio.Future[None]]] = []
         self._flushing: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         try:
             self._reads = _connect(path)
+            self._base = None if base is None else _connect_fixed(base)
             self._writes = self._thread.submit(_connect, path).result()
             found = self._reads.execute("PRAGMA user_version").fetchone()[0]
             if found not in (0, FORMAT):
@@ -121,6 +127,8 @@ class Ledger:
         """The recorded answer to a request; None where there is none or the call failed."""
         query = "SELECT reply FROM calls WHERE key=? AND state='done'"
         row = self._reads.execute(query, (key,)).fetchone()
+        if row is None and self._base is not None:
+            row = self._base.execute(query, (key,)).fetchone()
         return None if row is None else Reply(**json.loads(row[0]))
 
     def knows(self, key: bytes) -> bool:
@@ -161,6 +169,34 @@ class Ledger:
             SUM(completion_tokens), SUM(cost) FROM calls GROUP BY step"""
         return {step: StepCost(*values) for step, *values in self._reads.execute(query)}
 
+    def spent(self) -> float:
+        """Dollars of all runs, those of the base included."""
+        query = "SELECT TOTAL(cost) FROM calls"
+        found = (at.execute(query).fetchone()[0] for at in (self._reads, self._base) if at)
+        return float(sum(found))
+
+    def absorb(self, folder: Path) -> None:
+        """Take over the rows of other ledgers in a folder, and remove them."""
+        for path in sorted(folder.glob("*.sqlite")):
+            Ledger(path).close()  # brings in what a killed worker left in its log
+
+            def take(path: Path = path) -> None:
+                self._writes.execute("ATTACH ? AS other", (str(path),))
+                with self._writes:
+                    # An answer is worth more than a failure, whoever has it.
+                    self._writes.execute(
+                        "INSERT OR REPLACE INTO calls SELECT * FROM other.calls AS o WHERE"
+                        " o.state='done' OR o.key NOT IN (SELECT key FROM calls)"
+                    )
+                self._writes.execute("DETACH other")
+
+            self._thread.submit(take).result()
+            for left in folder.glob(f"{path.name}*"):
+                left.unlink()
+        # Whoever reads this file as a base does not look into its log.
+        checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)"
+        self._thread.submit(lambda: self._writes.execute(checkpoint).fetchall()).result()
+
     def failures(self) -> Iterator[Mapping[str, str]]:
         """The calls that failed when they were last asked."""
         query = "SELECT step, sample, model, error FROM calls WHERE state='failed' ORDER BY 1, 2"
@@ -196,6 +232,14 @@ class Ledger:
         self._thread.submit(self._writes.close).result()
         self._thread.shutdown()
         self._reads.close()
+        if self._base is not None:
+            self._base.close()
+
+
+def _connect_fixed(path: Path) -> sqlite3.Connection:
+    """For reading a file that does not change: needs no locks, which not all file systems have."""
+    uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+    return sqlite3.connect(uri, uri=True, check_same_thread=False)
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -67,9 +67,11 @@ class Window:
         self._ticket += 1
         return self._ticket
 
-    def leave(self, ticket: int, overloaded: bool = False) -> None:
-        """Give the place back, and say whether the server had too much."""
-        if not overloaded:
+    def leave(self, ticket: int, overloaded: bool | None = None) -> None:
+        """Give the place back, and say whether the server had too much; None if nobody knows."""
+        if overloaded is None:
+            pass
+        elif not overloaded:
             if self.in_flight >= int(self.size):  # a window that is not used up teaches nothing
                 gain = 1.0 if self._probing else _GROW / self.size
                 self.size = min(float(self.cap), self.size + gain)
@@ -228,13 +230,14 @@ class Pacer:
             ticket = await self._turn()
             if deadline == float("inf"):  # waiting for a turn is not the server's fault
                 deadline = loop.time() + self.pace.deadline_s
-            overloaded = False
+            overloaded = None
             try:
                 reply = await send(min(deadline, loop.time() + self.pace.timeout_s))
             except EndpointError as error:
-                overloaded = error.kind in _OVERLOADED
+                overloaded = True if error.kind in _OVERLOADED else None
                 failure = error
             else:
+                overloaded = False
                 self._breaker.note(None, probe)
                 self._tokens.charge(used(reply) - tokens)
                 return reply

@@ -6,15 +6,16 @@ is used again, and only what was never answered is asked.
 
 import asyncio
 import fcntl
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from rich.console import Console
 
 from vlaa_jax.pipeline import embedded
-from vlaa_jax.pipeline.client import Client
+from vlaa_jax.pipeline.client import Client, check_models
 from vlaa_jax.pipeline.collect import Collected, collect, iter_samples, known
 from vlaa_jax.pipeline.estimate import StepEstimate, estimate
 from vlaa_jax.pipeline.ledger import Ledger, StepCost
@@ -34,7 +35,8 @@ from vlaa_jax.schema import Summary, UserError
 from vlaa_jax.settings.by_source import source_counts
 from vlaa_jax.settings.pipeline import PipelineSettings, ServedModel
 
-LEDGER, IMAGES, LOCK, CONFIG = "ledger.sqlite", "images", "lock", "config.json"
+LEDGER, SHARDS, IMAGES, LOCK = "ledger.sqlite", "ledger.d", "images", "lock"
+CONFIG = "config.json"
 EMBEDDED = "embedded"
 
 
@@ -69,9 +71,13 @@ def run(settings: PipelineSettings, workdir: Path, console: Console) -> Pipeline
     with ExitStack() as stack:
         stack.enter_context(_alone(workdir))
         known(source_counts, settings.split, "rl_caps")  # now, not when all is paid
+        _write_config(settings, workdir / CONFIG)
         settings = _with_embedded(settings, workdir, stack)
+        if not settings.run.dry_run:
+            check_models(settings.models())  # collecting may take long
         collected = collect(settings.collect, workdir, workdir / IMAGES)
         ledger = stack.enter_context(closing(Ledger(workdir / LEDGER)))
+        ledger.absorb(workdir / SHARDS)  # of a run on many workers that did not come to its end
         scorer = stack.enter_context(closing(RewardScorer()))
         job = _Job(settings, workdir, console, collected, ledger, scorer)
         if settings.run.dry_run:
@@ -168,11 +174,15 @@ class _Job:
 
         root = self.workdir.absolute()
         samples = self.collected.samples.absolute()
-        places = Places(samples, root / LEDGER, root / IMAGES, root / "beam" / "outcomes")
-        places.outcomes.parent.mkdir(exist_ok=True)
+        shards = root / SHARDS if self.settings.run.beam_options else None
+        outcomes_at = root / "beam" / "outcomes"
+        places = Places(samples, root / LEDGER, root / IMAGES, outcomes_at, shards)
+        for folder in (outcomes_at.parent, root / SHARDS):
+            folder.mkdir(exist_ok=True)
         positions = {sample.id: position for position, sample in iter_samples(samples)}
         for outcome in run_on_beam(self.settings, places):
             outcomes.add(replace(outcome, position=positions[outcome.sample.id]))
+        self.ledger.absorb(root / SHARDS)
         return "samples were left over; see the workers' logs" if outcomes.pending() else ""
 
     def _summary(self, tally: Tally, pending: int, stopped: str) -> PipelineSummary:
@@ -185,6 +195,12 @@ class _Job:
         }
         found = (self.collected.count, pending, tally, self.collected.originals, costs, stopped)
         return PipelineSummary(self.workdir, figures, *found)
+
+
+def _write_config(settings: PipelineSettings, path: Path) -> None:
+    """Note the settings of the latest run; a key is not among them, only the name of its place."""
+    text = json.dumps(asdict(settings), indent=1, sort_keys=True)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def _with_embedded(settings: PipelineSettings, workdir: Path, stack: ExitStack) -> PipelineSettings:

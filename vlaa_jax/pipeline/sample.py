@@ -92,7 +92,7 @@ class Outcome:
     position: int
     """Place of the sample in the collected file, from 0."""
     state: str
-    """``kept``, ``dropped`` by a step, ``failed`` (a call gave no answer), or ``pending``."""
+    """``kept``, ``dropped`` by a step, or ``failed``: a call gave no answer."""
     sample: Sample
     """As far as it came."""
     step: str = ""

@@ -58,7 +58,7 @@ class Tally:
     rl: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
     dropped: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-    """By source, step and reason."""
+    """By source, step and reason; what the split drops is kept for SFT all the same."""
 
 
 def split(

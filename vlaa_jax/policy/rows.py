@@ -1,17 +1,19 @@
 """Packed rows on the devices: which records can be used, how they are packed, where they lie."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from vlaa_jax.data.batches import RowBatch
+from vlaa_jax.data.batches import RowBatch, collate_rows
 from vlaa_jax.data.loader import ImageOpener, Loader, Order
-from vlaa_jax.data.measure import Unfit, measure, over_limit
-from vlaa_jax.data.packing import PackBudget
+from vlaa_jax.data.measure import Built, Unfit, measure, over_limit
+from vlaa_jax.data.packing import PackBudget, pack
+from vlaa_jax.data.row_loader import Encoder as RowEncoder
 from vlaa_jax.data.row_loader import count_batches, row_budget, row_loader
 from vlaa_jax.models.qwen_vl.model import RowInputs
 from vlaa_jax.models.qwen_vl.vision import VisionInputs
@@ -48,10 +50,15 @@ def row_targets(batch: RowBatch, *, vision: bool) -> RowTargets:
 
 @dataclass(frozen=True)
 class RowCheck:
-    """Refuses, without touching pixels, what no row can hold; see ``usable.load_checked``."""
+    """Refuses, without touching pixels, what no row can hold; see ``usable.load_checked``.
+
+    Attributes:
+        found: lengths of the records that rows can hold, by id.
+    """
 
     pretrained: Pretrained
     data: RowSettings
+    found: dict[str, Built] = field(default_factory=dict)
 
     def check(self, record: Record, sizes: Sequence[tuple[int, int]]) -> None:
         """Measures a record with its answer.
@@ -68,8 +75,14 @@ class RowCheck:
             with_answer=True,
         )
         if problem := over_limit(found, self.data.tokens_per_row):
-            field, reason = problem
-            raise Unfit(field, f"{reason} (data.tokens_per_row)", record.id)
+            where, reason = problem
+            raise Unfit(where, f"{reason} (data.tokens_per_row)", record.id)
+        self.found[record.id] = Built(tokens=found.tokens, image_sizes=[list(s) for s in sizes])
+
+    def measured(self, record: Record) -> Record:
+        """A record that was checked, with its lengths: whoever packs it need not measure again."""
+        known = {**record.meta.get("built", {}), **self.found[record.id]}
+        return replace(record, meta={**record.meta, "built": Built(known)})
 
 
 class RowSource:
@@ -104,7 +117,7 @@ class RowSource:
                 f"{name}: {data.rows_at_once} rows at once cannot be dealt to {shards} data shards "
                 "(mesh.data x mesh.fsdp); choose a multiple"
             )
-        self._records, self._images = records, images
+        self.records, self._images = records, images
         self._pretrained, self._data = pretrained, data
         self._mesh = mesh
         weights = by_source.source_weights(data.source_weights)
@@ -134,7 +147,7 @@ class RowSource:
         """Updates that one pass over the records takes; packs sizes, decodes nothing."""
         once = replace(self._order, epochs=1, source_weights=None)
         batches = count_batches(
-            self._records, self._images, budget=self.budget, order=once, **self._reading
+            self.records, self._images, budget=self.budget, order=once, **self._reading
         )
         return max(-(-batches // self.batches_per_update), 1)
 
@@ -148,7 +161,7 @@ class RowSource:
 
     def _load(self, order: Order) -> Loader[RowBatch]:
         return row_loader(
-            self._records,
+            self.records,
             self._images,
             budget=self.budget,
             order=order,
@@ -177,3 +190,23 @@ class RowSource:
             return batch
         keep = np.isin(local, owned)
         return jax.tree.map(lambda array: array[np.repeat(keep, len(array) // len(local))], batch)
+
+    def numbered(self) -> Iterator[tuple[list[list[Record]], RowBatch]]:
+        """Every record once, with the records of each row in the order of their segments."""
+        encoder = RowEncoder(self._images, **self._reading)
+        sized = map(encoder.size, self.records)
+        samples = ((one, one.n_tokens, one.grids) for one in sized)
+        with ThreadPoolExecutor(max(self._data.workers, 1), "encode") as pool:
+            for packed in pack(samples, self.budget):
+                rows = [list(pool.map(encoder.encode, row)) for row in packed.rows]
+                batch = collate_rows(
+                    rows,
+                    self.budget.n_shards,
+                    pad_id=encoder.chat.pad_id,
+                    tokens_per_row=self.budget.tokens_per_row,
+                    window_units=self.budget.window_units,
+                    rows_per_bin=self.budget.rows_per_bin,
+                    bins_per_shard=self.budget.bins_per_shard,
+                    dtype=np.uint8,
+                )
+                yield [[one.record for one in row] for row in packed.rows], batch

@@ -3,7 +3,17 @@
 from dataclasses import dataclass, field
 
 from vlaa_jax.schema import UserError
-from vlaa_jax.settings.fields import Group, above, at_least, at_most, one_of, setting, within
+from vlaa_jax.settings.fields import (
+    ADDRESS,
+    VARIABLE,
+    Group,
+    above,
+    at_least,
+    at_most,
+    one_of,
+    setting,
+    within,
+)
 from vlaa_jax.settings.shared import DTYPES, MeshSettings, ModelSettings
 
 EMBEDDED = "embedded"
@@ -64,11 +74,11 @@ class GenerationSettings(Group, name="generation"):
     """"engine" is this project's own, "server" an OpenAI-compatible one, "file" what is there."""
     files: str = ""
     """With "file": folder that holds DATASET.xlsx, .tsv, .json or .jsonl, also MODEL_DATASET.*."""
-    url: str = ""
+    url: str = setting("", ADDRESS)
     """With "server": its base URL."""
     model: str = ""
     """With "server": the model's name there."""
-    key_env: str = ""
+    key_env: str = setting("", VARIABLE)
     """With "server": environment variable with the bearer token."""
     concurrency: int = setting(16, at_least(1), harmless=True)
     """With "server": requests in flight at once."""
@@ -113,13 +123,13 @@ class GenerationSettings(Group, name="generation"):
 class JudgeSettings(Group, name="judge"):
     """Who reads the answers that rules cannot read."""
 
-    url: str = ""
+    url: str = setting("", ADDRESS)
     """Base URL of an OpenAI-compatible endpoint, e.g. http://localhost:8000/v1; empty: recorded
     replies only, if there are any."""
     model: str = "gpt-4o-mini-2024-07-18"
     """Model asked for, and part of the key of every recorded reply. The default is the
     leaderboard's."""
-    key_env: str = "OPENAI_API_KEY"
+    key_env: str = setting("OPENAI_API_KEY", VARIABLE)
     """Environment variable with the bearer token."""
     temperature: float = setting(0.0, within(0, 2))
     """Where a benchmark does not say."""
@@ -157,6 +167,8 @@ class EvaluateRunSettings(Group, name="run"):
 
     name: str = ""
     """Of the run in tables; empty: the checkpoint's or the server's model."""
+    predictions: str = setting("tsv", one_of("tsv", "xlsx", "json", "jsonl"), harmless=True)
+    """Kind of the prediction files, which VLMEvalKit scores (but jsonl)."""
     wrong_shown: int = setting(40, at_least(0), harmless=True)
     """Wrong answers of each benchmark on the page, with their images."""
     compilation_cache: str = setting("~/.cache/vlaa_jax/xla", harmless=True)

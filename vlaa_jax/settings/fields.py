@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, ClassVar
 
+from vlaa_jax.redact import check_address, check_variable
 from vlaa_jax.schema import UserError
 
 Rule = Callable[[Any], str | None]
@@ -73,6 +74,17 @@ def reads_as(parse: Callable[[str], Any]) -> Rule:
         return None
 
     return rule
+
+
+def _address(url: str) -> None:
+    if url not in ("", "embedded"):
+        check_address(url)
+
+
+ADDRESS = reads_as(_address)
+"""The text is empty, "embedded", or the address of a server without a key in it."""
+VARIABLE = reads_as(check_variable)
+"""The text is empty, or the name of an environment variable."""
 
 
 class Group:

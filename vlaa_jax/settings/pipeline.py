@@ -4,7 +4,16 @@ from dataclasses import dataclass, field
 
 from vlaa_jax.schema import UserError
 from vlaa_jax.settings.by_source import source_counts, source_folders
-from vlaa_jax.settings.fields import Group, above, at_least, one_of, reads_as, setting
+from vlaa_jax.settings.fields import (
+    ADDRESS,
+    VARIABLE,
+    Group,
+    above,
+    at_least,
+    one_of,
+    reads_as,
+    setting,
+)
 
 GAPS = ("length", "edit")
 VERIFY = ("judge", "verifier", "auto")
@@ -17,10 +26,10 @@ RUNNERS = ("asyncio", "beam")
 class ServedModel(Group, name="model"):
     """A model behind an OpenAI-compatible endpoint: how it is asked, how fast, at what price."""
 
-    url: str = ""
+    url: str = setting("", ADDRESS)
     """Base URL, e.g. ``https://api.openai.com/v1``; "embedded" is the scripted local server."""
     model: str = ""
-    key_env: str = ""
+    key_env: str = setting("", VARIABLE)
     """Environment variable that holds the key; empty sends none."""
     tag: str = ""
     """Becomes part of what a recorded reply is found by: change it when another model is served

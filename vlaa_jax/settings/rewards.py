@@ -3,7 +3,16 @@
 from dataclasses import dataclass
 
 from vlaa_jax.schema import BOX_SPACES
-from vlaa_jax.settings.fields import Group, above, at_least, one_of, setting, within
+from vlaa_jax.settings.fields import (
+    ADDRESS,
+    VARIABLE,
+    Group,
+    above,
+    at_least,
+    one_of,
+    setting,
+    within,
+)
 
 OPEN_ENDED_BACKENDS = ("none", "score_endpoint", "chat_judge", "reward_head", "text_similarity")
 
@@ -21,11 +30,11 @@ class RewardSettings(Group, name="rewards"):
     failure, since nothing replaces a reward model without having been chosen."""
     beta: float = setting(0.2, above(0))
     """Smoothing of the open-ended reward, per point of S."""
-    endpoint_url: str = setting("", harmless=True)
+    endpoint_url: str = setting("", ADDRESS, harmless=True)
     """Base URL of the score endpoint or chat judge."""
     endpoint_model: str = ""
     """Model name sent to the endpoint; a chat judge needs one."""
-    endpoint_key_env: str = setting("VLAA_REWARD_API_KEY", harmless=True)
+    endpoint_key_env: str = setting("VLAA_REWARD_API_KEY", VARIABLE, harmless=True)
     """Environment variable with the bearer token; unset means no token is sent."""
     endpoint_concurrency: int = setting(8, at_least(1), harmless=True)
     """Requests in flight at once."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -31,10 +32,12 @@ from vlaa_jax.rewards.mixed import reward_metrics
 from vlaa_jax.rollout.engine import Rollout
 from vlaa_jax.schema import Summary, UserError
 from vlaa_jax.settings.grpo import GrpoSettings
+from vlaa_jax.train.console import header
 from vlaa_jax.train.gather import Gathered, Gatherer, scoring_threads
 from vlaa_jax.train.grpo_data import PromptData, open_data
 from vlaa_jax.train.grpo_loss import grpo_loss
 from vlaa_jax.train.grpo_update import Metrics, PolicyUpdate
+from vlaa_jax.train.inputs import inputs, same_inputs
 from vlaa_jax.train.learner import Learner
 from vlaa_jax.train.metrics import StepClock
 from vlaa_jax.train.rollout_log import write_rollouts
@@ -66,8 +69,13 @@ def run(settings: GrpoSettings, workdir: Path, console: Console) -> Summary:
         distribution = _distribution(settings, pretrained, mesh)
         learner = _learner(settings, pretrained, distribution, mesh)
         progress = learner.load(rundir.checkpoints) or rundir.progress
-        progress = data.resume(progress)
+        held = [prompt.record for prompt in data.heldout]
+        now = inputs(pretrained.path, data.images, data.records, held)
+        progress = same_inputs(data.resume(progress), now)
         rundir.begin(progress, pretrained.sidecars)
+        kinds = Counter(record.verifier_type or "" for record in data.records)
+        name = settings.model.checkpoint
+        console.print(header(workdir, name, *learner.count(), kinds, mesh.shape), highlight=False)
 
         collate = partial(Collator, pretrained, settings.data, mesh)
         collator = collate(data.read)

@@ -5,7 +5,7 @@ import fcntl
 import json
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -78,7 +78,7 @@ class RunDir:
             raise
 
     def _claim(self, path: Path) -> None:
-        self._ends.callback(_lock(path))
+        self._ends.callback(lock(path))
         check_settings(path, self._settings)
 
     @property
@@ -206,10 +206,13 @@ def _run_settings(settings: Any) -> RunSettings:
     return settings.run
 
 
-def _lock(path: Path) -> Any:
+def lock(path: Path) -> Callable[[], None]:
     """Takes the directory for this process; what it returns gives it back.
 
     The lock belongs to the open file, so it goes with the process, however that ends.
+
+    Raises:
+        UserError: the directory cannot be written, or another process holds it.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -55,12 +55,12 @@ def open_data(settings: SftSettings, pretrained: Pretrained, mesh: Mesh, rundir:
         UserError: a file or a record cannot be used, or rows do not fit the mesh.
     """
     data = settings.data
-    check = RowCheck(pretrained, data)
 
     def usable(path: Path, images: Path) -> Usable:
+        check = RowCheck(pretrained, data)
         found, rejects = load_checked(path, images, check, kind="sft")
         rundir.list_rejects(path, len(found), rejects)
-        return found
+        return Usable(map(check.measured, found), found.images)
 
     def source(records: Usable) -> RowSource:
         return RowSource(records, records.images, pretrained, data, mesh, seed=settings.seed)

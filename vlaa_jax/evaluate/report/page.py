@@ -60,17 +60,23 @@ def _benchmark(result: Result) -> str:
     facts: list[list[str]] = [
         ["Score with 95 % interval", interval(result.estimate)],
         ["Counting all without a verdict as wrong", _number(result.as_original)],
-        ["Decided by", ", ".join(f"{path} {count:,}" for path, count in result.paths.items())],
-        ["Score of what rules decided", _number(result.by_rule)],
+        [
+            "Decided by",
+            ", ".join(f"{path} {count:,}" for path, count in result.counts.paths.items()),
+        ],
+        ["Score of what rules decided", _number(result.counts.by_rule)],
         ["Without think text", interval(result.without_think)],
-        ["Cut at the limit of tokens", f"{result.truncated:,}, right {result.truncated_right:,}"],
-        ["No answer found", f"{result.not_extracted:,}"],
-        ["Changed by the original's storage", f"{result.changed_by_storage:,}"],
+        [
+            "Cut at the limit of tokens",
+            f"{result.counts.truncated:,}, right {result.counts.truncated_right:,}",
+        ],
+        ["No answer found", f"{result.counts.not_extracted:,}"],
+        ["Changed by the original's storage", f"{result.counts.changed_by_storage:,}"],
         [
             "Characters, mean and median",
-            " / ".join(f"{n:,.0f}" for n in result.characters.values()),
+            " / ".join(f"{n:,.0f}" for n in result.counts.characters.values()),
         ],
-        ["New tokens, mean", _number(result.tokens)],
+        ["New tokens, mean", _number(result.counts.tokens)],
     ]
     facts += [[label, interval(value)] for label, value in result.others.items()]
     if result.spread:

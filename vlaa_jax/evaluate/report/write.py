@@ -25,24 +25,18 @@ def leaderboard_average(results: Sequence[Result]) -> float | None:
 
 def summary_of(result: Result) -> dict[str, Any]:
     """A result as plain values."""
-    values = {
-        "benchmark": result.benchmark.name,
-        "headline": result.headline,
-        "withheld": result.withheld,
-        "estimate": _plain(result.estimate),
-        "as_original": result.as_original,
-        "outputs": {name: result.paths.get(name, 0) for name in _PATHS},
-        "by_rule": result.by_rule,
+    counts = asdict(result.counts)
+    counts["paths"] = {name: result.counts.paths.get(name, 0) for name in _PATHS}
+    named = {"benchmark": result.benchmark.name, "headline": result.headline}
+    plain = ("withheld", "as_original", "questions", "missing", "pass_at", "agreement", "table")
+    nested = ("estimate", "spread", "without_think", "difference")
+    return {
+        **named,
+        **{name: getattr(result, name) for name in plain},
+        **{name: _plain(getattr(result, name)) for name in nested},
         "others": {name: _plain(value) for name, value in result.others.items()},
-        "spread": _plain(result.spread),
-        "without_think": _plain(result.without_think),
-        "difference": _plain(result.difference),
+        "outputs": counts,
     }
-    names = (
-        *("questions", "missing", "truncated", "truncated_right", "not_extracted"),
-        *("changed_by_storage", "characters", "tokens", "pass_at", "agreement", "table"),
-    )
-    return values | {name: getattr(result, name) for name in names}
 
 
 _PATHS = ("rule", "judge", "unread", "failed", "unjudged", "error")
@@ -85,10 +79,12 @@ def _cell(result: Result | None) -> str:
 
 
 def _one_line(result: Result) -> str:
-    counts = ", ".join(f"{result.paths[p]:,} {p}" for p in _PATHS if result.paths.get(p))
+    counts = ", ".join(
+        f"{result.counts.paths[p]:,} {p}" for p in _PATHS if result.counts.paths.get(p)
+    )
     parts = [f"{result.benchmark.title}: {interval(result.estimate)}", counts]
-    if result.by_rule is not None:
-        parts.append(f"by rule {result.by_rule:.1f}")
+    if result.counts.by_rule is not None:
+        parts.append(f"by rule {result.counts.by_rule:.1f}")
     if result.withheld:
         parts.append(f"no headline: {result.withheld}")
     return "; ".join(parts)

@@ -41,12 +41,23 @@ class ImageFile:
         Raises:
             Unusable: none of the names is there, or the file is too large.
         """
+        path = self.path()
+        try:
+            with path.open("rb") as file:
+                return _bounded(file.read(MAX_IMAGE_BYTES + 1))
+        except OSError as error:
+            raise Unusable("image unreadable", str(error.strerror)) from None
+
+    def path(self) -> Path:
+        """Where the file lies.
+
+        Raises:
+            Unusable: none of the names is there.
+        """
         for name in self.names:
             try:
-                path = resolve_inside(self.folder, name)
-                with path.open("rb") as file:
-                    return _bounded(file.read(MAX_IMAGE_BYTES + 1))
-            except (UserError, OSError):
+                return resolve_inside(self.folder, name)
+            except UserError:
                 continue
         raise Unusable("image missing", self.names[0])
 
@@ -55,9 +66,13 @@ class ImageFile:
 class ParquetImage:
     """A locator: the image column of one row of a Parquet file."""
 
-    path: Path
+    file: Path
     group: int
     row: int
+
+    def path(self) -> Path:
+        """There is none; whoever wants a link takes the bytes."""
+        raise FileNotFoundError(self.file)
 
     def read(self) -> bytes:
         """The encoded bytes.
@@ -65,10 +80,10 @@ class ParquetImage:
         Raises:
             Unusable: the row holds no image, or one that is too large.
         """
-        value = _image_column(self.path, self.group)[self.row].as_py()
+        value = _image_column(self.file, self.group)[self.row].as_py()
         data = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(data, bytes) or not data:
-            raise Unusable("image missing", f"{self.path.name} row {self.row}")
+            raise Unusable("image missing", f"{self.file.name} row {self.row}")
         return _bounded(data)
 
 
