@@ -1,7 +1,6 @@
 """Records into training: what is refused before the first step; a build gives the same prompts."""
 
 import json
-import multiprocessing
 import shutil
 from dataclasses import replace
 
@@ -166,15 +165,6 @@ def test_a_build_gives_the_prompts_of_its_file(paths, built, encoder):
     for a, b in zip(from_file, from_build, strict=True):
         assert all(map(same, a, b)) and len(a) == len(b) == 8
     assert len({p.record.id for batch in from_file for p in batch}) == 40  # a whole epoch
-
-
-def test_processes_give_the_same_prompts(paths, built, encoder):
-    data = replace(DATA, processes=1)
-    from_threads = draw(paths.grpo, paths, encoder, 2)
-    from_process = draw(built, paths, Encoder(encoder.pretrained, data), 2)
-    for a, b in zip(from_threads, from_process, strict=True):
-        assert all(map(same, a, b))
-    assert not multiprocessing.active_children()
 
 
 def test_a_build_needs_no_image_folder(built, encoder, tmp_path):

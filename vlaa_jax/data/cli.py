@@ -217,6 +217,8 @@ def _build(args: argparse.Namespace, gold_problems: GoldProblems | None) -> int:
         show_progress=not args.quiet,
     )
     print(f"{args.out}: {manifest['kept']:,} of {manifest['read']:,} records kept ({kind})")
+    if args.kind == "auto":
+        print(f"  {_guessed(kind)}")
     for source, counts in manifest["sources"].items():
         kept = counts.get("records", 0)
         mean = counts.get("tokens", 0) / kept if kept else 0.0

@@ -19,7 +19,7 @@ from vlaa_jax.evaluate.generate import Generated, Generator, Job, Outputs, jobs_
 from vlaa_jax.evaluate.judge import RecordedJudge, refuse_without_judge
 from vlaa_jax.evaluate.miniature.judge_server import JudgeServer
 from vlaa_jax.evaluate.miniature.tables import write_tables
-from vlaa_jax.evaluate.nouns import Benchmark, Judge
+from vlaa_jax.evaluate.nouns import Benchmark
 from vlaa_jax.evaluate.predictions import SUFFIXES, Prediction, read_predictions, write_predictions
 from vlaa_jax.evaluate.progress import Progress
 from vlaa_jax.evaluate.questions import Questions, open_questions
@@ -62,9 +62,9 @@ def run(settings: EvaluateSettings, workdir: Path, console: Console) -> Summary:
         found = _open(settings, benchmarks, workdir)
         _write_config(settings, workdir)
         outputs, made_by = asyncio.run(_outputs(settings, found, workdir, console))
-        scorings = asyncio.run(_score(settings, found, outputs, replies, console))
+        scorings, calls = asyncio.run(_score(settings, found, outputs, replies, console))
     results = [scoring.result for scoring in scorings]
-    provenance = _provenance(settings, found, made_by)
+    provenance = _provenance(settings, found, made_by) | calls
     _report(settings, scorings, found, provenance, workdir)
     console.print(text_table(results, settings.name), highlight=False, soft_wrap=True)
     console.print(f"report: {workdir / 'report.html'}  ({time.monotonic() - began:,.0f} s)")
@@ -198,17 +198,17 @@ async def _score(
     outputs: Predictions,
     replies: Path,
     console: Console,
-) -> list[Scoring]:
+) -> tuple[list[Scoring], dict[str, Any]]:
+    """Results, and what the judge was asked for them."""
     profile = profile_named(settings.scoring.profile)
     earlier = Path(settings.scoring.baseline).expanduser() / "units.json"
     baseline = read_units(earlier) if settings.scoring.baseline else {}
     scorings = []
     async with contextlib.AsyncExitStack() as stack:
-        judge: Judge | None = None
+        judge: RecordedJudge | None = None
         if settings.judge.url or replies.is_file():
-            recorded = RecordedJudge(settings.judge, replies)
-            stack.push_async_callback(recorded.aclose)
-            judge = recorded
+            judge = RecordedJudge(settings.judge, replies)
+            stack.push_async_callback(judge.aclose)
         for benchmark, questions in found:
             predictions = outputs[benchmark.name]
             if not predictions:
@@ -231,7 +231,7 @@ async def _score(
                 )
             )
             progress.end()
-    return scorings
+    return scorings, {} if judge is None else judge.calls()
 
 
 # -- report

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from vlaa_jax.pipeline.connections import fast_transport
 from vlaa_jax.pipeline.contract import CallFailed
 from vlaa_jax.pipeline.ledger import Entry, Ledger, Reply
 from vlaa_jax.pipeline.pacing import Pace, Pacer
-from vlaa_jax.pipeline.request import Request
+from vlaa_jax.pipeline.request import CHARS_PER_TOKEN, Request
 from vlaa_jax.schema import UserError
 from vlaa_jax.settings.pipeline import PipelineRunSettings, ServedModel
 
@@ -159,6 +160,9 @@ class Client:
         try:
             line = self._lines[_place(model)]
             reply = await line.send(request, model, key, self._image_root)
+            if not reply.prompt_tokens:  # a server that counts nothing must not look free
+                said = int(len(reply.text + reply.reasoning) / CHARS_PER_TOKEN) + 1
+                reply = replace(reply, prompt_tokens=prompt, completion_tokens=said)
             cost = _cost(model, reply.prompt_tokens, reply.completion_tokens)
         except EndpointError as failure:
             error = str(failure)

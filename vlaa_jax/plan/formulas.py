@@ -218,7 +218,7 @@ class Formulas:
         parts = self.cut.fsdp * self.cut.tensor
         if self.settings.model.lora.rank:
             return (self.sizes.total * self._item + 3 * self._trained * 4) / parts
-        reference = self.sizes.total * self._master * bool(self.settings.algo.kl_coef)
+        reference = self.sizes.total * self._item * bool(self.settings.algo.kl_coef)
         moments = 2 * self._trained * self._master
         return (self.sizes.total * self._master + moments + reference) / parts
 

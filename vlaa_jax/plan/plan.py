@@ -25,6 +25,7 @@ class Row(NamedTuple):
         time: of one run.
         work: of one run on one device.
         moved: collectives by kind and loop depth, bytes sent in one run; empty by formulas.
+        arguments: bytes of its arguments on a device; 0 by formulas.
         error: why it did not compile.
     """
 
@@ -34,6 +35,7 @@ class Row(NamedTuple):
     time: Time
     work: Work
     moved: dict[str, float]
+    arguments: int = 0
     error: str = ""
 
 
@@ -157,7 +159,8 @@ def compiled_plan(
             work = work._replace(sent=float(sent))
         time = time_of(work, chip)
         moved = depths(found)
-        rows.append(Row(name, found.program.runs, found.total, time, work, moved, found.error))
+        sizes = found.program.runs, found.total
+        rows.append(Row(name, *sizes, time, work, moved, found.arguments, found.error))
     return Plan(tuple(rows), chip, cut, compiled=True)
 
 

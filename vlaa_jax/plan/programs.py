@@ -17,7 +17,7 @@ from vlaa_jax.models.qwen_vl.axes import layout
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.model import Compute, PromptInputs, split_model
 from vlaa_jax.models.qwen_vl.trees import merge, partition
-from vlaa_jax.models.qwen_vl.vision import ROW_PATCHES, VisionInputs
+from vlaa_jax.models.qwen_vl.vision import ROW_PATCHES, PixelNorm, VisionInputs
 from vlaa_jax.parallel.mesh import BATCH_AXES, batch_sharding, data_shards, replicated
 from vlaa_jax.parallel.sharding import Layout
 from vlaa_jax.plan.shapes import Shapes
@@ -87,6 +87,7 @@ def make_parts(settings: GrpoSettings, config: QwenVLConfig, shapes: Shapes, mes
         unroll=model.unroll or True,
         data_shards=data_shards(mesh),
         layout=where,
+        pixels=PixelNorm(1 / 255, (0.5,) * 3, (0.5,) * 3, config.vision.temporal_patch_size),
     )
     base, _ = split_model(config, compute)
     graphdef, abstract = split_model(config, compute, model.lora)
@@ -136,8 +137,15 @@ def make_parts(settings: GrpoSettings, config: QwenVLConfig, shapes: Shapes, mes
 def _reference(settings: GrpoSettings, trainable: Any, frozen: Any) -> Any:
     if not settings.algo.kl_coef:
         return {}
-    start = {} if settings.model.lora.rank else trainable
-    return lora.without_adapters(merge(start, frozen))
+    if settings.model.lora.rank:
+        return lora.without_adapters(frozen)
+    dtypes = rollout_dtypes(trainable, jnp.dtype(settings.model.dtype))
+    start = jax.tree.map(
+        lambda leaf, dtype: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=leaf.sharding),
+        trainable,
+        dtypes,
+    )
+    return merge(start, frozen)
 
 
 def _retyped(params: Any, dtypes: Any, where: Layout) -> Any:
@@ -207,7 +215,7 @@ def prompt_shapes(parts: Parts, count: int) -> PromptInputs:
     shapes, one = parts.shapes, partial(_shape, parts)
     length, rows = shapes.prompt, shapes.rows
     vision = VisionInputs(
-        one((count, rows, ROW_PATCHES, shapes.patch), np.float32),
+        one((count, rows, ROW_PATCHES, shapes.patch), np.uint8),
         one((count, rows, ROW_PATCHES, 2), np.int32),
         one((count, rows, ROW_PATCHES), np.int32),
         one((count, rows * ROW_PATCHES), np.int32),

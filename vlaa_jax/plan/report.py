@@ -89,8 +89,9 @@ def _row(row: Any) -> dict[str, Any]:
     return {
         "runs": row.runs,
         "gib": round(row.bytes / GIB, 2),
+        "argument_bytes": row.arguments,
         "seconds": [round(seconds, 4) for seconds in row.time],
-        "sent_mib": {kind: round(sent / 2**20, 2) for kind, sent in row.moved.items()},
+        "sent_mib": {kind: round(sent / 2**20, 4) for kind, sent in row.moved.items()},
         **({"error": row.error} if row.error else {}),
     }
 

@@ -15,7 +15,7 @@ class Shapes:
         prompt: positions of a prompt.
         answer: positions of a completion.
         rows: rows of 64 patches in a prompt's bin.
-        patch: numbers of a patch.
+        patch: bytes of a patch of one frame.
         prefill: prompts whose prefixes are computed at once.
         slots: prompts decoded at once.
         burst: tokens between two looks of the host.
@@ -45,7 +45,7 @@ def shapes_of(settings: GrpoSettings, config: QwenVLConfig) -> Shapes:
         prompt=ladder(data.max_prompt_tokens, data.min_prompt_bucket),
         answer=ladder(limit, 32),
         rows=data.vision_rows_per_bin or ladder(-(-patches // PATCHES_PER_ROW), 4),
-        patch=vision.in_channels * vision.temporal_patch_size * vision.patch_size**2,
+        patch=vision.in_channels * vision.patch_size**2,
         prefill=rollout.at_once,
         slots=rollout.batch_prompts or rollout.prompts,
         burst=burst,

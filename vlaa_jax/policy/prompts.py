@@ -11,9 +11,7 @@ from PIL import Image
 
 from vlaa_jax.data.batches import PromptBatch, collate_prompts
 from vlaa_jax.data.bins import rows_needed
-from vlaa_jax.data.chat import Chat
 from vlaa_jax.data.encode import Encoded, encode_prompt
-from vlaa_jax.data.images import ImageProcessor
 from vlaa_jax.data.measure import Unfit, measure, over_limit
 from vlaa_jax.data.planner import ladder, vision_shape
 from vlaa_jax.data.positions import Grid
@@ -51,13 +49,17 @@ class Encoder:
     data: PromptSettings
 
     def __call__(self, record: Record, images: tuple[Image.Image, ...]) -> Prompt:
-        """Tokens and patches of a record and its decoded images."""
-        return self.alone(record, images)
-
-    @property
-    def alone(self) -> "_Encode":
-        """The same without the model, for other processes."""
-        return _Encode(self.pretrained.chat, self.pretrained.processor, self.data)
+        """Tokens and pixels of a record and its decoded images."""
+        encoded = encode_prompt(
+            record,
+            images,
+            self.pretrained.chat,
+            self.pretrained.processor,
+            system_prompt=self.data.system_prompt,
+            max_tokens=self.data.max_prompt_tokens,
+            as_pixels=True,
+        )
+        return Prompt(record, encoded, images[0].size if images else None)
 
     def check(self, record: Record, sizes: Sequence[tuple[int, int]]) -> None:
         """Refuses, without touching pixels, what encoding would refuse.
@@ -84,27 +86,6 @@ class Encoder:
         if rows and needed > rows:
             reason = f"an image needs {needed} vision rows, over data.vision_rows_per_bin={rows}"
             raise Unfit("image", f"{reason}; raise it or lower data.max_pixels", record.id)
-
-
-@dataclass(frozen=True)
-class _Encode:
-    """Record and images to a prompt."""
-
-    chat: Chat
-    processor: ImageProcessor
-    data: PromptSettings
-
-    def __call__(self, record: Record, images: tuple[Image.Image, ...]) -> Prompt:
-        encoded = encode_prompt(
-            record,
-            images,
-            self.chat,
-            self.processor,
-            system_prompt=self.data.system_prompt,
-            max_tokens=self.data.max_prompt_tokens,
-            as_pixels=True,
-        )
-        return Prompt(record, encoded, images[0].size if images else None)
 
 
 def prompt_inputs(batch: PromptBatch) -> PromptInputs:

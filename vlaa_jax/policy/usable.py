@@ -251,8 +251,7 @@ def training_loader(
         batch_size=len(places) or batch,
         order=replace(order, places=places, batch=batch) if spread else order,
         threads=encoder.data.workers,
-        processes=encoder.data.processes,
-        process=encoder.alone,
+        process=encoder,
     )
     return SpreadLoader(loader, ordered(records, order), spread, batch) if spread else loader
 

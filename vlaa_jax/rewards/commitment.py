@@ -115,6 +115,11 @@ def before_reason(tail: str) -> str:
     return tail[: reason.start()] if reason else tail
 
 
+def leads(lead: str) -> bool:
+    """Whether words end in a connector and deny nothing, so that a marked value may follow."""
+    return not _LEAD_BAD.search(lead) and any(start == len(lead) for start in _starts(lead))
+
+
 def stands_around(lead: str, tail: str) -> bool:
     """Whether the words before and after values that were found by other means commit to them."""
     return not _LEAD_BAD.search(lead) and leaves_as_it_is(tail, lambda piece: False)

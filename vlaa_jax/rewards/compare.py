@@ -102,8 +102,8 @@ def _is_name(tree: Tree) -> bool:
 
 def _is_geometry(tree: Tree) -> bool:
     """``AN`` or ``\\frac{AN}{NB}``: nothing but capital names, multiplied or divided."""
-    if tree[0] in ("mul", "div"):
-        return all(_is_geometry(part) for part in tree[1:])
+    if tree[0] in ("mul", "div") or tree[:2] == ("call", "abs"):
+        return all(_is_geometry(part) for part in tree[1:] if part != "abs")
     return tree[0] == "var" and (tree[1][0].isupper() or " " in tree[1])
 
 

@@ -51,6 +51,9 @@ def value_at(tree: Tree, point: int) -> Any:
         return _drawn(f"{tree[1]}({said})", point)
     if kind == "call":
         return _call(tree[1], [value_at(part, point) for part in tree[2:]])
+    if kind == "pow" and _is_odd_root(tree[2]):
+        over, under = tree[2][1][1], tree[2][2]
+        return _power(_root(value_at(tree[1], point), value_at(under, point)), mp.mpf(int(over)))
     values = [value_at(part, point) for part in tree[1:]]
     if kind == "neg":
         return -values[0]
@@ -64,6 +67,14 @@ def value_at(tree: Tree, point: int) -> Any:
             raise Undefined
         return left / right
     return _power(left, right)
+
+
+def _is_odd_root(tree: Tree) -> bool:
+    """Whether an exponent is p/q with q odd, so that the root of a negative number is real."""
+    if tree[0] != "div" or tree[1][0] != "num" or tree[2][0] != "num":
+        return False
+    over, under = tree[1][1], tree[2][1]
+    return over > 0 and under in (3, 5, 7, 9) and over.denominator == 1
 
 
 def sample(tree: Tree) -> list[Any]:

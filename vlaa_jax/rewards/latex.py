@@ -65,7 +65,7 @@ _RECURRING = re.compile(
     r"(\d*)\.(\d*)(?:\\(?:overline|bar)\s*\{?(\d{1,12})\}?|\\dot\s*\{?(\d)\}?(?:\d*\\dot\s*\{?\d\}?)?)"
 )
 _OPERATOR = re.compile(r"\\(?:operatorname\*?|mathrm|text|mathit|rm)\s*\{\s*([A-Za-z]+)\s*\}")
-_THOUSANDS_LIST = re.compile(r"[(\[{]\s*\d{1,3}(?:,\d{3})+\s*[)\]}]")
+_THOUSANDS_LIST = re.compile(r"(?:[(\[{]|lbrace)\s*\d{1,3}(?:,\d{3})+\s*(?:[)\]}]|rbrace)")
 
 
 class Unreadable(Exception):

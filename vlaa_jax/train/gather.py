@@ -163,7 +163,10 @@ class Gatherer:
 
     def wait(self, pending: Pending, step: int) -> Groups:
         """The groups with their scores."""
-        return pending.wait(self.settings.rewards.max_failed_frac, step)
+        groups = pending.wait(self.settings.rewards.max_failed_frac, step)
+        if hosts.count() > 1 and hosts.is_writer():  # what is written down is read whole
+            groups = groups._replace(texts=self.scorer.texts(groups.rollout))
+        return groups
 
     def refill(
         self, params: Mapping[str, Any], step: int, first: Groups, clock: StepClock

@@ -40,7 +40,6 @@ from vlaa_jax.train.grpo_update import Metrics, PolicyUpdate
 from vlaa_jax.train.inputs import inputs, same_inputs
 from vlaa_jax.train.learner import Learner
 from vlaa_jax.train.metrics import StepClock
-from vlaa_jax.train.rollout_log import write_rollouts
 from vlaa_jax.train.rundir import RunDir, check_files
 from vlaa_jax.train.validation import Validation
 
@@ -142,7 +141,7 @@ def train(settings: GrpoSettings, rundir: RunDir, parts: Parts, validation: Vali
         clock.lap("score")
 
         advantages_PG = update.advantages(groups, old_PGT, ref_PGT)
-        metrics = update(groups, advantages_PG, old_PGT, ref_PGT)
+        metrics, figures = update(groups, advantages_PG, old_PGT, ref_PGT)
         clock.lap("update")
 
         metrics |= reward_metrics(gathered.scores) | rollout_metrics(gathered, clock)
@@ -150,7 +149,7 @@ def train(settings: GrpoSettings, rundir: RunDir, parts: Parts, validation: Vali
         if rundir.evaluates(step):
             metrics |= validation(learner.params, step + 1)
         if settings.run.logs_rollouts(step):
-            write_rollouts(rundir.path, step, groups, advantages_PG)
+            rundir.rollouts.write(step, groups, advantages_PG, figures)
         rundir.report(step, metrics, clock, words(metrics))
         # Only now is the step done: whatever interrupts it before makes it be done again.
         position = rundir.progress._replace(
@@ -256,7 +255,7 @@ def _validation(
         own = sampler(completions=settings.run.eval_completions)
         heldout = Heldout(data.heldout, own, scorer, deal, seed=settings.seed)
     drawn = settings.data.records == "embedded"
-    return Validation(heldout, rundir, data.images, drawn=drawn)
+    return Validation(heldout, rundir, drawn=drawn)
 
 
 def _check_shards(settings: GrpoSettings, shards: int) -> None:

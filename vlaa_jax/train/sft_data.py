@@ -91,7 +91,7 @@ def open_validation(
     """Held-out questions, sampled and scored as GRPO does; nothing where there are none."""
     drawn = settings.data.records == "embedded"
     if data.heldout is None:
-        return Validation(None, rundir, data.images, drawn=drawn)
+        return Validation(None, rundir, drawn=drawn)
     reward = rundir.closes(mixed_reward(settings.rewards, mesh, settings.model.dtype))
     reward.start()
     encoder = Encoder(pretrained, settings.data)
@@ -113,4 +113,4 @@ def open_validation(
     )
     scorer = CompletionScorer(reward, chat, processor, data.images, limit)
     heldout = Heldout(prompts, sampler, scorer, deal, seed=settings.seed)
-    return Validation(heldout, rundir, data.images, drawn=drawn)
+    return Validation(heldout, rundir, drawn=drawn)
