@@ -53,7 +53,7 @@ def put_local(tree: Any, mesh: Mesh) -> Any:
     def put(array: np.ndarray) -> jax.Array:
         size = len(array) // len(mine)
 
-        def shard(where: tuple[slice, ...]) -> np.ndarray:
+        def shard(where: Any) -> Any:
             at = mine.index((where[0].start or 0) // size) * size
             return array[at : at + size]
 

@@ -184,6 +184,7 @@ class RunDir:
         Saving takes all hosts: with several, only where they have agreed to leave.
         """
         try:
+            hosts.leave_if_wanted("before the first step")
             yield
         except (KeyboardInterrupt, UserError) as reason:
             if hosts.count() > 1 and not isinstance(reason, hosts.Leave):

@@ -17,7 +17,8 @@ from vlaa_jax.policy.reward_head import mixed_reward
 from vlaa_jax.policy.rows import RowCheck, RowSource
 from vlaa_jax.policy.sampler import Sampler
 from vlaa_jax.policy.scoring import CompletionScorer
-from vlaa_jax.policy.usable import Usable, heldout_prompts, load_checked
+from vlaa_jax.policy.spread import Deal
+from vlaa_jax.policy.usable import Usable, heldout_prompts, load_checked, reader
 from vlaa_jax.schema import Record
 from vlaa_jax.settings.sft import SftSettings
 from vlaa_jax.train.checkpoint import Progress
@@ -98,17 +99,18 @@ def open_validation(
         data.heldout, data.images, encoder, gold_problems=reward.gold_problems
     )
     rundir.list_rejects(data.heldout, len(held), rejects)
-    prompts: list[Prompt] = heldout_prompts(held, data.images, encoder)
+    deal = Deal(mesh, settings.rollout.at_once)
+    prompts: list[Prompt] = heldout_prompts(held, data.images, encoder, deal)
     limit = settings.rollout.max_new_tokens
     chat, processor = pretrained.chat, pretrained.processor
     sampler = Sampler(
         pretrained,
-        Collator(pretrained, settings.data, mesh),
+        Collator(pretrained, settings.data, mesh, reader(held, data.images, encoder)),
         settings.rollout,
         mesh,
         seed=settings.seed,
         completions=settings.run.eval_completions,
     )
     scorer = CompletionScorer(reward, chat, processor, data.images, limit)
-    heldout = Heldout(prompts, sampler, scorer, seed=settings.seed)
+    heldout = Heldout(prompts, sampler, scorer, deal, seed=settings.seed)
     return Validation(heldout, rundir, drawn=drawn)
