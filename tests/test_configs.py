@@ -109,7 +109,7 @@ def test_values_out_of_range_are_refused_by_name(group, name, value):
         ("source_weights", "vg=0", r"data\.source_weights: vg=0: must be above 0"),
         ("source_weights", "vg=nan", r"data\.source_weights: vg=nan: must be above 0"),
         ("source_weights", "vg=1,,coco=1", r"data\.source_weights: '' is not SOURCE=VALUE"),
-        ("processes", -1, r"data\.processes: -1 is too small"),
+        ("workers", -1, r"data\.workers: -1 is too small"),
     ],
 )
 def test_data_settings_are_checked_at_the_door(name, value, message):
