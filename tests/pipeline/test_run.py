@@ -115,3 +115,24 @@ def test_configs_settle_and_hold_every_setting(variant):
     assert names_of(config) == names_of(asdict(settle(config)))
     with pytest.raises(ValueError, match="no variant 'x'"):
         get_config("x")
+
+
+def test_what_came_in_is_kept_dropped_or_failed_for_every_source(served, tmp_path):
+    first = run(changed(served, "collect", limits="clevr_math=5"), tmp_path / "first")
+    # The images of a source once more: all of them were used before.
+    again = tmp_path / "first" / "sources" / "arxivqa"
+    other = changed(
+        served, "collect", sources=f"arxivqa={again},clevr_math={again.parent / 'clevr_math'}"
+    )
+    other = changed(other, "collect", limits="clevr_math=5")
+    (again / "arxivqa.jsonl").write_text((again / "arxivqa.jsonl").read_text() * 2)
+    second = run(other, tmp_path / "second")
+    for summary in (first, second):
+        tally = summary.tally
+        for source, original in summary.originals.items():
+            dropped = sum(
+                n for (s, step, _), n in tally.dropped.items() if s == source and step != "split"
+            )
+            assert original == tally.kept[source] + dropped + tally.failed[source]
+    assert second.tally.dropped["arxivqa", "collect", "id used before"] == 3
+    assert "| collect | id used before | 3 |" in (tmp_path / "second" / "counts.md").read_text()

@@ -187,7 +187,7 @@ def grpo_record(sample: Sample) -> dict[str, Any]:
 
 def _gold(sample: Sample) -> str | int:
     """Counts are integers in the released files."""
-    counted = sample.verifier_type == "digit" and sample.gt.isdecimal()
+    counted = sample.verifier_type == "digit" and sample.gt.isdecimal() and len(sample.gt) < 10
     return int(sample.gt) if counted else sample.gt
 
 

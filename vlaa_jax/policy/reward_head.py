@@ -17,6 +17,7 @@ from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.model import RowInputs
 from vlaa_jax.models.qwen_vl.vision import VisionInputs
 from vlaa_jax.models.reward_head.head import ScalarHead, load_scalar_head
+from vlaa_jax.parallel import hosts
 from vlaa_jax.parallel.mesh import data_shards
 from vlaa_jax.rewards.mixed import MixedReward
 from vlaa_jax.rewards.open_ended import AnswerItem, Judged, ReferenceScorer
@@ -144,5 +145,10 @@ def head_scorer(settings: RewardSettings, mesh: Mesh, dtype: str) -> ReferenceSc
 def mixed_reward(settings: RewardSettings, mesh: Mesh, dtype: str) -> MixedReward:
     """The mixed reward, with the in-process head where the settings choose it."""
     if settings.open_ended == "reward_head":
+        if hosts.count() > 1:
+            raise UserError(
+                "rewards.open_ended: reward_head works on one host; serve the head and "
+                "name the server instead"
+            )
         return MixedReward(settings, head_scorer(settings, mesh, dtype))
     return MixedReward(settings)

@@ -1,1 +1,1 @@
-"""Run viewer (not built yet)."""
+"""The record of a run and the page that shows it; starts without jax."""

@@ -22,6 +22,8 @@ class Extraction:
     """Stripped content of the answer block; None when there is no valid answer."""
     reason: str | None = None
     """Why ``answer`` is None."""
+    span: tuple[int, int] | None = None
+    """Where the answer stands in the response: first character and the one behind the last."""
 
 
 def extract_answer(response: str) -> Extraction:
@@ -34,11 +36,8 @@ def extract_answer(response: str) -> Extraction:
     """
     if _answers_before_last_thought(response):
         return Extraction(None, "more than one answer block")
-    said = (
-        response[response.rfind(THINK_CLOSE) + len(THINK_CLOSE) :]
-        if (THINK_CLOSE in response)
-        else response
-    )
+    begin = response.rfind(THINK_CLOSE) + len(THINK_CLOSE) if THINK_CLOSE in response else 0
+    said = response[begin:]
     if THINK_OPEN in said:
         return Extraction(None, "the think block is not closed")
     opens, closes = said.count(ANSWER_OPEN), said.count(ANSWER_CLOSE)
@@ -49,10 +48,12 @@ def extract_answer(response: str) -> Extraction:
     start, end = said.find(ANSWER_OPEN), said.find(ANSWER_CLOSE)
     if opens == 0 or closes == 0 or end < start:
         return Extraction(None, "the answer block is not closed")
-    answer = said[start + len(ANSWER_OPEN) : end].strip()
+    block = said[start + len(ANSWER_OPEN) : end]
+    answer = block.strip()
     if not answer:
         return Extraction(None, "the answer block is empty")
-    return Extraction(answer)
+    first = begin + start + len(ANSWER_OPEN) + len(block) - len(block.lstrip())
+    return Extraction(answer, span=(first, first + len(answer)))
 
 
 def has_strict_structure(response: str) -> bool:

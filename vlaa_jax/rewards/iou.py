@@ -86,6 +86,35 @@ def score_iou(
     return match_boxes([place(box, said) for box in boxes], golds)
 
 
+def boxes_on_image(
+    answer: str | None,
+    gold: str,
+    *,
+    box_space: str | None = None,
+    answer_space: str | None = None,
+    image_size: Size | None = None,
+    resized_size: Size | None = None,
+) -> tuple[list[Box], list[Box]]:
+    """The boxes of an answer and of its gold as ``score_iou`` reads them, to draw them.
+
+    Returns:
+        Fractions of the original image's width and height, unclipped; a text without a usable box
+        gives none.
+
+    Raises:
+        ValueError: a conversion lacks a size.
+    """
+    golds = _gold_boxes(gold)
+    space = box_space or _guess_space(golds)
+    said = parse_boxes(answer) or [] if answer else []
+
+    def place(boxes: Sequence[Box], box_space: str) -> list[Box]:
+        sound = [box for box in boxes if _finite(box) and _usable(box)]
+        return [to_normalized(box, box_space, image_size, resized_size) for box in sound]
+
+    return place(said, answer_space or space), place(golds, space)
+
+
 @lru_cache(maxsize=4096)  # a gold is compared with a whole group of answers
 def iou_gold_problem(
     gold: str,

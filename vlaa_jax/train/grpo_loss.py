@@ -65,6 +65,20 @@ class Context(NamedTuple):
     allowed_V: Array
 
 
+class Report(NamedTuple):
+    """What the loss of a micro-batch says besides its value.
+
+    Attributes:
+        diagnostics: sums over tokens.
+        logprobs_PGT: of the policy before the update, as the loss computed them.
+        entropy_PGT: of the distribution each token was drawn from, in nats.
+    """
+
+    diagnostics: losses.Diagnostics
+    logprobs_PGT: Array
+    entropy_PGT: Array
+
+
 def grpo_loss(
     distribution: Distribution,
     algo: AlgoSettings,
@@ -72,7 +86,7 @@ def grpo_loss(
     params: Any,
     batch: GroupBatch,
     context: Context,
-) -> tuple[Array, losses.Diagnostics]:
+) -> tuple[Array, Report]:
     """Surrogate + KL penalty - entropy bonus of one micro-batch.
 
     Args:
@@ -84,7 +98,7 @@ def grpo_loss(
         context: totals and coefficients of the update it is part of.
 
     Returns:
-        Its share of the update's loss, and sums for the diagnostics.
+        Its share of the update's loss, and what there is to say of it.
     """
     mask = batch.mask_PGT
     logprobs, entropy = distribution.completion_logprobs(
@@ -111,7 +125,7 @@ def grpo_loss(
         per_token -= algo.entropy_coef * entropy
     loss = _aggregate(algo, per_token, mask, context, max_new_tokens)
     diagnostics = _diagnose(algo, batch, logprobs, old, entropy, penalty)
-    return loss, diagnostics
+    return loss, Report(diagnostics, *jax.lax.stop_gradient((logprobs, entropy)))
 
 
 def _surrogate(

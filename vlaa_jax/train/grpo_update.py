@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vlaa_jax.algos import kl, losses
+from vlaa_jax.parallel.local import fetch
 from vlaa_jax.policy.groups import Groups
 from vlaa_jax.policy.logprobs import parts
 from vlaa_jax.policy.prompts import Placed
@@ -16,6 +17,7 @@ from vlaa_jax.policy.scoring import rewards_array
 from vlaa_jax.settings.grpo import GrpoSettings
 from vlaa_jax.train.grpo_loss import ADVANTAGES, KL_ESTIMATORS, Context, GroupBatch
 from vlaa_jax.train.learner import Learner, Outcome
+from vlaa_jax.train.rollout_log import TokenFigures
 
 Array = jax.Array
 Metrics = dict[str, float]
@@ -79,11 +81,9 @@ class PolicyUpdate:
         if algo.kl_coef and algo.kl_in_reward:
             penalty = KL_ESTIMATORS[algo.kl_estimator](old_PGT, ref_PGT, jnp.asarray(mask_PGT))
             paid_PG, mask = jnp.asarray(rewards_PG), jnp.asarray(mask_PGT)
-            rewards_PG = np.asarray(
-                kl.kl_penalised_rewards(paid_PG, penalty, mask, coef=self._kl.coef)
-            )
+            rewards_PG = fetch(kl.kl_penalised_rewards(paid_PG, penalty, mask, coef=self._kl.coef))
         put = self._placed.put
-        return np.asarray(self._advantages(put(rewards_PG), put(valid_PG)))
+        return fetch(self._advantages(put(rewards_PG), put(valid_PG)))
 
     def __call__(
         self,
@@ -91,10 +91,11 @@ class PolicyUpdate:
         advantages_PG: np.ndarray,
         old_PGT: np.ndarray,
         ref_PGT: np.ndarray,
-    ) -> Metrics:
+    ) -> tuple[Metrics, TokenFigures]:
         """All optimizer updates of a step, each over its share of the prompts.
 
-        Nothing is read back from the devices before the last of them is under way.
+        Nothing is read back from the devices before the last of them is under way, and of the
+        figures of single tokens nothing at all.
         """
         algo = self._settings.algo
         order = deal(np.any(advantages_PG != 0, axis=1), algo.updates_per_rollout)
@@ -127,10 +128,32 @@ class PolicyUpdate:
                 moves=self._has_gradient(advantages_PG[share], own),
             )
             outcomes.append(outcome)
-            reports.append(reduce(losses.merge_diagnostics, outcome.reports))
+            own_reports = [report.diagnostics for report in outcome.reports]
+            reports.append(reduce(losses.merge_diagnostics, own_reports))
             self._steer_kl(reports[-1], sequences)
         self._learner.stop_when_skipping()
-        return self._metrics(outcomes, reduce(losses.merge_diagnostics, reports))
+        figures = self._figures(outcomes, order, mask_PGT, old_PGT, ref_PGT)
+        return self._metrics(outcomes, reduce(losses.merge_diagnostics, reports)), figures
+
+    def _figures(
+        self,
+        outcomes: list[Outcome],
+        order: np.ndarray,
+        mask_PGT: np.ndarray,
+        old_PGT: np.ndarray,
+        ref_PGT: np.ndarray,
+    ) -> TokenFigures:
+        """Of several passes over a rollout those of the first, which begins where it was drawn."""
+        algo = self._settings.algo
+        found = [r for outcome in outcomes[: algo.updates_per_rollout] for r in outcome.reports]
+        return TokenFigures(
+            order,
+            mask_PGT,
+            [report.logprobs_PGT for report in found],
+            [report.entropy_PGT for report in found],
+            old_PGT if algo.updates_per_step > 1 else None,
+            ref_PGT if algo.kl_coef else None,
+        )
 
     def _has_gradient(self, advantages_PG: np.ndarray, mask_PGT: np.ndarray) -> bool:
         """Whether any term of an update's loss pulls at the weights.

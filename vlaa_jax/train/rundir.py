@@ -15,6 +15,7 @@ from rich.console import Console
 
 from vlaa_jax.parallel import hosts
 from vlaa_jax.policy.pretrained import copy_sidecars
+from vlaa_jax.report.page import leave_report
 from vlaa_jax.schema import Summary, UserError
 from vlaa_jax.settings.fields import harmless_names
 from vlaa_jax.settings.shared import DataSettings, RunSettings
@@ -22,9 +23,11 @@ from vlaa_jax.train.checkpoint import Checkpoints, Progress
 from vlaa_jax.train.console import minutes
 from vlaa_jax.train.learner import Learner
 from vlaa_jax.train.metrics import CompileCounter, MetricsWriter, StepClock
+from vlaa_jax.train.rollout_log import RolloutLog
+from vlaa_jax.train.trackers import Wandb
 
 LOCK = "lock"
-FILES = ("config.json", "metrics.jsonl", "heldout.json", "rollouts", "samples", "checkpoints")
+FILES = ("config.json", "metrics.jsonl", "heldout.json", "rollouts", "heldout", "checkpoints")
 
 
 class Closing(Protocol):
@@ -63,6 +66,7 @@ class RunDir:
         self._score: tuple[int, float] | None = None
         self._seconds: deque[float] = deque(maxlen=10)
         self._writer: MetricsWriter | None = None
+        self._wandb: Wandb | None = None
         self._ends = ExitStack()
         try:
             hosts.from_writer(lambda: self._claim(path), "the run directory")
@@ -71,6 +75,7 @@ class RunDir:
             self.checkpoints = self.closes(
                 Checkpoints(path / "checkpoints", self._run.keep_checkpoints, self._run.damaged)
             )
+            self.rollouts = self.closes(RolloutLog(path, console.print))
             for step, problem in self.checkpoints.put_aside:
                 console.print(f"checkpoint {step} is damaged ({problem}): kept as {step}.damaged")
         except BaseException:
@@ -110,6 +115,9 @@ class RunDir:
         self.progress, self._saved = progress, progress.step
         if hosts.is_writer():
             self._writer = self.closes(MetricsWriter(self.path, progress.step))
+            if self._run.wandb:
+                told = plain(self._settings)
+                self._wandb = self.closes(Wandb(self.path, self._run.wandb, told))
             copy_sidecars(sidecars, self.path / "hf")
             save_json(self.path / "config.json", plain(self._settings))
         if progress.step:
@@ -133,6 +141,8 @@ class RunDir:
         if self._writer is not None:
             every = {**metrics, **counted, **times, "time/step_s": clock.total}
             self._writer.write(step, every)
+            if self._wandb is not None:
+                self._wandb.write(step, every)
         self._seconds.append(clock.total)
         left = float(np.median(self._seconds)) * (self._steps - step - 1)
         line = (f"step {step + 1:>4}/{self._steps}", *words, f"{clock.total:.1f} s")
@@ -160,7 +170,8 @@ class RunDir:
             hosts.leave_if_wanted(f"after step {progress.step}")
 
     def save(self, learner: Learner) -> None:
-        """Writes a checkpoint of the current position."""
+        """Writes a checkpoint of the current position, behind which nothing is missing."""
+        self.rollouts.flush()
         step, score = self._score or (-1, None)
         known = score if step == self.progress.step else None
         self.checkpoints.save(learner.state, learner.frozen, self.progress, known)
@@ -173,6 +184,7 @@ class RunDir:
         Saving takes all hosts: with several, only where they have agreed to leave.
         """
         try:
+            hosts.leave_if_wanted("before the first step")
             yield
         except (KeyboardInterrupt, UserError) as reason:
             if hosts.count() > 1 and not isinstance(reason, hosts.Leave):
@@ -185,13 +197,16 @@ class RunDir:
             raise
 
     def summary(self, figures: Mapping[str, float]) -> Summary:
-        """Says what was written and where."""
+        """Leaves the report of the run, and says what was written and where."""
+        self.rollouts.flush()
         self.console.print(f"run directory  {self.path}", soft_wrap=True)
         for name in FILES:
             if (self.path / name).exists():
                 self.console.print(f"  {name}", highlight=False)
         if self.checkpoints.best is not None:
             self.console.print(f"best checkpoint  checkpoints/{self.checkpoints.best}")
+        if hosts.is_writer():
+            self.console.print(leave_report(self.path), soft_wrap=True, highlight=False)
         return Summary(self.path, dict(figures))
 
     def __enter__(self) -> "RunDir":

@@ -17,7 +17,8 @@ from vlaa_jax.policy.reward_head import mixed_reward
 from vlaa_jax.policy.rows import RowCheck, RowSource
 from vlaa_jax.policy.sampler import Sampler
 from vlaa_jax.policy.scoring import CompletionScorer
-from vlaa_jax.policy.usable import Usable, heldout_prompts, load_checked
+from vlaa_jax.policy.spread import Deal
+from vlaa_jax.policy.usable import Usable, heldout_prompts, load_checked, reader
 from vlaa_jax.schema import Record
 from vlaa_jax.settings.sft import SftSettings
 from vlaa_jax.train.checkpoint import Progress
@@ -90,7 +91,7 @@ def open_validation(
     """Held-out questions, sampled and scored as GRPO does; nothing where there are none."""
     drawn = settings.data.records == "embedded"
     if data.heldout is None:
-        return Validation(None, rundir, data.images, drawn=drawn)
+        return Validation(None, rundir, drawn=drawn)
     reward = rundir.closes(mixed_reward(settings.rewards, mesh, settings.model.dtype))
     reward.start()
     encoder = Encoder(pretrained, settings.data)
@@ -98,17 +99,18 @@ def open_validation(
         data.heldout, data.images, encoder, gold_problems=reward.gold_problems
     )
     rundir.list_rejects(data.heldout, len(held), rejects)
-    prompts: list[Prompt] = heldout_prompts(held, data.images, encoder)
+    deal = Deal(mesh, settings.rollout.at_once)
+    prompts: list[Prompt] = heldout_prompts(held, data.images, encoder, deal)
     limit = settings.rollout.max_new_tokens
     chat, processor = pretrained.chat, pretrained.processor
     sampler = Sampler(
         pretrained,
-        Collator(pretrained, settings.data, mesh),
+        Collator(pretrained, settings.data, mesh, reader(held, data.images, encoder)),
         settings.rollout,
         mesh,
         seed=settings.seed,
         completions=settings.run.eval_completions,
     )
     scorer = CompletionScorer(reward, chat, processor, data.images, limit)
-    heldout = Heldout(prompts, sampler, scorer, seed=settings.seed)
-    return Validation(heldout, rundir, data.images, drawn=drawn)
+    heldout = Heldout(prompts, sampler, scorer, deal, seed=settings.seed)
+    return Validation(heldout, rundir, drawn=drawn)

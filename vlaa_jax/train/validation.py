@@ -1,12 +1,10 @@
-"""Held-out rewards in a run: when, under which name they are kept, and the page that shows them."""
+"""Held-out rewards in a run: when, under which name they are kept, and what was answered."""
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from vlaa_jax.parallel import hosts
-from vlaa_jax.policy.gallery import write_gallery
 from vlaa_jax.policy.heldout import Heldout
 from vlaa_jax.train.console import heldout_table
 from vlaa_jax.train.rundir import RunDir, save_json
@@ -18,19 +16,15 @@ class Validation:
     Args:
         heldout: samples and scores them; None without records.
         rundir: where the results go.
-        image_root: of the images on the page.
         drawn: the records are drawn by code, so constant answers are worth comparing.
     """
 
-    def __init__(
-        self, heldout: Heldout | None, rundir: RunDir, image_root: Path, *, drawn: bool
-    ) -> None:
-        self._heldout, self._rundir = heldout, rundir
-        self._image_root, self._drawn = image_root, drawn
+    def __init__(self, heldout: Heldout | None, rundir: RunDir, *, drawn: bool) -> None:
+        self._heldout, self._rundir, self._drawn = heldout, rundir, drawn
         self._last: tuple[int, dict[str, float]] | None = None
 
     def __call__(self, params: Mapping[str, Any], step: int) -> dict[str, float]:
-        """Held-out rewards after `step` steps, with a page of samples; empty without records.
+        """Held-out rewards after `step` steps, the answers recorded; empty without records.
 
         A mean that no earlier evaluation reached makes the step's checkpoint the best one.
         """
@@ -38,11 +32,7 @@ class Validation:
             return {}
         if self._last is None or self._last[0] != step:
             metrics, groups = self._heldout(params)
-            name = self._rundir.path.name
-            title = f"{name}, step {step}: held-out mean {metrics['heldout/mean']:.3f}"
-            page = self._rundir.path / "samples" / f"{step:06d}.html"
-            if hosts.is_writer():
-                write_gallery(page, title, groups, self._image_root)
+            self._rundir.rollouts.write_heldout(step, groups)
             self._last = (step, metrics)
             self._rundir.scored(step, metrics["heldout/mean"])
         return self._last[1]
@@ -68,6 +58,6 @@ class Validation:
 
     def summary(self) -> None:
         """Prints held-out rewards per verifier before and after, where there are some."""
-        kept = self._kept()
+        kept = self._kept() if hosts.is_writer() else {}
         if kept:
             self._rundir.console.print(heldout_table(kept))
