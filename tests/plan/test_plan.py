@@ -123,3 +123,8 @@ def test_a_released_model_is_known_by_name_and_an_unknown_one_refused():
     assert model_config("Qwen/Qwen2.5-VL-3B-Instruct") == THREE
     with pytest.raises(UserError, match="neither a directory nor one of"):
         model_config("nobody/nothing")
+
+
+def test_a_task_without_training_is_refused_by_name():
+    with pytest.raises(UserError, match="'evaluate' cannot be planned"):
+        read_settings({"task": "evaluate"})

@@ -25,7 +25,6 @@ from vlaa_jax.plan.search import flags_of, ranked
 from vlaa_jax.plan.topology import device_count, devices_of
 from vlaa_jax.schema import UserError
 from vlaa_jax.settings.grpo import GrpoSettings
-from vlaa_jax.settings.sft import SftSettings
 from vlaa_jax.settle import settle
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with a variant after ':'.")
@@ -55,14 +54,13 @@ def main(argv: Sequence[str]) -> None:
 
 def read_settings(config: dict[str, Any]) -> Any:
     """Settings of a run whose files need not be there yet."""
+    if config.get("task") not in ("grpo", "sft"):
+        raise UserError(f"task: {config.get('task')!r} cannot be planned; grpo and sft can")
     for group, name in (("data", "records"), ("data", "image_root"), ("rewards", "endpoint_url")):
         section = config.get(group, {})
         if not section.get(name) and section.get("records") != "embedded":
             section[name] = "http://later"
-    settings = settle(config)
-    if not isinstance(settings, GrpoSettings | SftSettings):
-        raise UserError(f"task: {settings.task} cannot be planned; grpo and sft can")
-    return settings
+    return settle(config)
 
 
 def model_config(checkpoint: str) -> QwenVLConfig:

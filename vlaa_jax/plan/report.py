@@ -50,7 +50,7 @@ def assumptions(chip: Chip, settings: Any) -> list[str]:
     ]
 
 
-def verdict(plan: Plan, settings: Any, change: str = "") -> list[str]:
+def verdict(plan: Plan, settings: Any) -> list[str]:
     """Fits or not, seconds of a step, hours and cost of the run."""
     step = f"{settings.rollout.prompts} x {settings.rollout.completions}"
     if isinstance(settings, SftSettings):
@@ -58,15 +58,17 @@ def verdict(plan: Plan, settings: Any, change: str = "") -> list[str]:
     hours = plan.seconds * settings.run.steps / 3600
     cost = hours * plan.cut.devices * plan.chip.price
     room = f"{plan.peak / GIB:.2f} of {plan.chip.memory / GIB:.2f} GiB"
-    return [
-        f"{'fits' if plan.fits else 'does not fit'}: {room} a device"
-        + (f"; with {change} it would" if change else ""),
-        f"a step of {step}: "
-        f"{plan.seconds:.0f} s, limited by {plan.limit}; update at "
+    lines = [
+        f"{'fits' if plan.fits else 'does not fit'}: {room} a device",
+        f"a step of {step}: {plan.seconds:.0f} s, limited by {plan.limit}; update at "
         f"{100 * plan.utilisation('gradients'):.0f} % of the peak (useful products)",
-        f"{settings.run.steps} steps: {hours:.1f} h, about {cost:,.0f} USD at "
-        f"{plan.chip.price:.2f} a device-hour (list price, on demand)",
     ]
+    if settings.run.steps:  # 0: an epoch, however long it is
+        lines.append(
+            f"{settings.run.steps} steps: {hours:.1f} h, about {cost:,.0f} USD at "
+            f"{plan.chip.price:.2f} a device-hour (list price, on demand)"
+        )
+    return lines
 
 
 def as_json(plan: Plan, settings: Any, topology: str, seconds: float) -> dict[str, Any]:

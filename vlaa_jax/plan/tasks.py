@@ -104,7 +104,10 @@ class GroupFormulas(Formulas):
         held = shapes.prompt + self._groups * (shapes.past + shapes.burst)
         cache = 2 * text.layers * kv_heads * text.head_dim * self._item * held
         cache *= shapes.slots / cut.shards
-        return self.kept() + self.sizes.total * self._item / cut.tensor + cache
+        # A base that never trains is decoded with as it lies, where it is not cut.
+        lies = bool(self.settings.model.lora.rank) and cut.fsdp == 1
+        weights = 0 if lies else self.sizes.total * self._item / cut.tensor
+        return self.kept() + weights + cache
 
 
 class RowFormulas(Formulas):
