@@ -91,7 +91,7 @@ def _paper() -> ConfigDict:
             },
             "train_options": (),
             "evaluate_options": (),
-            "run": {"dry_run": False, "topology": "", "hour_usd": 0.0, "threads": 0},
+            "run": {"dry_run": False, "topology": "", "hour_usd": 0.0, "note": "", "threads": 0},
         }
     )
 

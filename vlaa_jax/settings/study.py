@@ -43,6 +43,8 @@ class StudyRunSettings(Group, name="run"):
     """With dry_run: devices to estimate hours for, as the planner names them ("v5p:2x2x2")."""
     hour_usd: float = setting(0.0, at_least(0), harmless=True)
     """With topology: price of an hour of all its devices."""
+    note: str = setting("", harmless=True)
+    """Said at the head of the report."""
     threads: int = setting(0, at_least(0), harmless=True)
     """Threads of a command's linear algebra on CPUs; 0 leaves it to the libraries."""
 

@@ -45,7 +45,8 @@ def run(settings: StudySettings, workdir: Path, console: Console) -> Summary:
             became, reasons = execute(grid, settings.run.threads, console)
         except KeyboardInterrupt:
             became = {step.name: str(state_of(step).get("state", "")) for step in grid}
-            _report(grid, became, {}, settings, workdir, console)
+            waiting = {name: "not run yet" for name, state in became.items() if state != DONE}
+            _report(grid, became, waiting, settings, workdir, console)
             raise
         return _report(grid, became, reasons, settings, workdir, console)
     finally:
