@@ -39,8 +39,13 @@ class Order:
     records as one pool. Needs epochs=None."""
     host_index: int = 0
     host_count: int = 1
+    places: tuple[int, ...] = ()
+    """Of every `batch` elements this host gets those at these places; empty: all of them."""
+    batch: int = 1
 
     def __post_init__(self) -> None:
+        if self.places and not 0 <= min(self.places) <= max(self.places) < self.batch:
+            raise ValueError(f"places {self.places} are not all in a batch of {self.batch}")
         if not 0 <= self.host_index < self.host_count:
             raise ValueError(f"host_index {self.host_index} of {self.host_count} hosts")
         if self.source_weights is not None and self.epochs is not None:
@@ -72,7 +77,26 @@ def ordered(records: Sequence[Record], order: Order) -> grain.MapDataset:
         stream = _component(records, order, order.seed)
     else:
         stream = _mixed(records, order, order.source_weights)
+    if order.places:
+        return _Places(stream, order.places, order.batch)
     return stream[order.host_index :: order.host_count]
+
+
+class _Places(grain.MapDataset):
+    """The elements at some places of every batch."""
+
+    def __init__(self, stream: grain.MapDataset, places: tuple[int, ...], batch: int) -> None:
+        super().__init__(stream)
+        self._stream, self._places, self._batch = stream, places, batch
+
+    def __len__(self) -> int:
+        return len(self._stream) // self._batch * len(self._places)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return self.slice(index)
+        batch, place = divmod(index, len(self._places))
+        return self._stream[batch * self._batch + self._places[place]]
 
 
 def _component(records: Sequence[Record], order: Order, seed: int) -> grain.MapDataset:

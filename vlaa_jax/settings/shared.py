@@ -199,13 +199,17 @@ class OptimizerSettings(Group, name="optimizer"):
 
 @dataclass(frozen=True)
 class MeshSettings(Group, name="mesh"):
-    """Sizes of the mesh axes; their product is the number of devices."""
+    """Sizes of the mesh axes; their product is the number of devices.
 
-    data: int = setting(-1, at_least(-1))
+    A run may be resumed with others: sums are then taken in another order, and rows of supervised
+    data may be packed otherwise from there on.
+    """
+
+    data: int = setting(-1, at_least(-1), harmless=True)
     """Copies of the parameters, each with its share of the prompts; -1 takes what is left."""
-    fsdp: int = setting(1, at_least(1))
+    fsdp: int = setting(1, at_least(1), harmless=True)
     """Parts that parameters and optimizer state are cut into; prompts are dealt to them too."""
-    tensor: int = setting(1, at_least(1))
+    tensor: int = setting(1, at_least(1), harmless=True)
     """Parts that heads and feed-forward columns are cut into."""
 
     def check(self) -> None:

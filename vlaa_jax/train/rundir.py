@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from rich.console import Console
 
+from vlaa_jax.foreign import local_path
 from vlaa_jax.parallel import hosts
 from vlaa_jax.policy.pretrained import copy_sidecars
 from vlaa_jax.report.page import leave_report
@@ -184,6 +185,7 @@ class RunDir:
         Saving takes all hosts: with several, only where they have agreed to leave.
         """
         try:
+            hosts.leave_if_wanted("before the first step")
             yield
         except (KeyboardInterrupt, UserError) as reason:
             if hosts.count() > 1 and not isinstance(reason, hosts.Leave):
@@ -289,7 +291,7 @@ def check_files(data: DataSettings) -> None:
         path = getattr(data, name)
         if not path and name != "heldout":
             raise UserError(f"data.{name} is not set: give it with --config.data.{name}=...")
-        if path and not Path(path).exists():
+        if path and not local_path(path).exists():
             raise UserError(f"data.{name}: {path} does not exist")
 
 
