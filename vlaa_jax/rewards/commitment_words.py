@@ -5,8 +5,7 @@ A table is one text of phrases that are separated by bars.
 
 CONNECTORS = (
     "then|finally|is|are|was|were|be|being|equal|equals|equal to|equals to|becomes|gives|give|"
-    "giving|"
-    "makes|make|yields|get|gets|got|getting|obtain|obtains|obtained|count|counted|see|find|found|"
+    "giving|makes|make|yields|get|gets|got|getting|obtain|obtains|obtained|count|counted|see|find|found|"
     "have|has|had|contains|contain|shows|show|includes|measures|measure|remain|remains|leaves|"
     "left with|total|totals|totaling|value|number|answer|result|choice|option|letter|selection|"
     "response|solution|choose|chose|pick|select|selected|reads|say|amounts to|comes to|"

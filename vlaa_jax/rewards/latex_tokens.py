@@ -51,6 +51,11 @@ _RECURRING = re.compile(
     r"(\d*)\.(\d*)(?:\\(?:overline|bar)\s*\{?(\d{1,12})\}?|\\dot\s*\{?(\d)\}?(?:\d*\\dot\s*\{?\d\}?)?)"
 )
 _PRIMES = re.compile(r"\^\s*\{?((?:\s*(?:\\prime|'))+)\s*\}?")
+_SYSTEM = re.compile(  # equations under one brace are a list of them
+    r"(?:\\\{\s*\\begin\{(array|aligned)\}(?:\{[lcr]*\})?|\\begin\{cases\})(.*?)"
+    r"\\end\{(?:array|aligned|cases)\}\s*\.?",
+    re.DOTALL,
+)
 _OPERATOR = re.compile(r"\\(?:operatorname\*?|mathrm|text|mathit|rm)\s*\{\s*([A-Za-z]+)\s*\}")
 _THOUSANDS_LIST = re.compile(r"(?:[(\[{]|lbrace)\s*\d{1,3}(?:,\d{3})+\s*(?:[)\]}]|rbrace)")
 
@@ -61,6 +66,7 @@ def spelled_out(text: str) -> str:
     Raises:
         Unreadable: a recurring decimal of an unknown form.
     """
+    text = _SYSTEM.sub(lambda match: re.sub(r"\\\\|&", ",", match[2].strip("\\ ")), text)
     for symbol, spelling in _UNICODE.items():
         text = text.replace(symbol, spelling)
     if "^" in text:
