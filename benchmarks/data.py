@@ -30,7 +30,6 @@ def main() -> None:
         verb.set_defaults(run=function)
         verb.add_argument("--samples", type=int, default=samples)
         verb.add_argument("--workers", type=int, default=2)
-        verb.add_argument("--processes", type=int, default=0, help="of our loader, not threads")
         verb.add_argument("--rounds", type=int, default=5)
         verb.add_argument("--rows", type=int, default=8, help="rows of 2048 tokens in a batch")
         verb.add_argument("--batch", type=int, default=16, help="samples in a padded batch")

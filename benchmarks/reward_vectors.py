@@ -54,6 +54,7 @@ REASONS = {
     "several numbers": "several numbers in prose are a hedge",
     "percent": "a percentage equals its value and, written as a whole number, its figure",
     "rounding": "a decimal with six decimals right counts, as in Math-Verify",
+    "range": "an inequality and the interval it describes are one range",
     "approximation": "a shorter decimal is not an exact value",
 }
 
@@ -187,6 +188,8 @@ def reason_for(row: dict[str, Any], value: Any, score: Score | None) -> str | No
         return "similarity"
     if kind == "math" and "%" in said + str(row.get("ground_truth")):
         return "percent"
+    if kind == "math" and value == 1.0 and "\\le" in said:
+        return "range"
     if kind == "math" and value == 1.0 and re.search(r"\d\.\d{6}", said):
         return "rounding"
     if kind in ("math", "digit") and value == 0.0:

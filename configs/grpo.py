@@ -121,7 +121,6 @@ def _paper() -> ConfigDict:
                 "embedded_train": 1000,
                 "embedded_heldout": 200,
                 "workers": 8,
-                "processes": 0,
             },
             "rollout": {
                 "prompts": 512,  # (inferred) the paper's batch of 512, taken as prompts
@@ -172,6 +171,7 @@ def _paper() -> ConfigDict:
                 "steps": 49,
                 "save_every": 5,
                 "keep_checkpoints": 2,
+                "wandb": "",  # a project; WANDB_MODE=offline needs no network
                 "damaged": "stop",  # "older": go on from the newest checkpoint that is sound
                 "eval_every": 0,
                 "eval_completions": 1,

@@ -43,10 +43,10 @@ def test_what_json_can_hold_is_read_as_the_library_reads_it(value):
     ],
 )
 def test_what_is_refused_is_told_in_a_few_words(text, reason):
-    start = time.process_time()
+    start = os.times().user
     with pytest.raises(ValueError, match=reason) as caught:
         parse_json(text)
-    assert time.process_time() - start < 2.0 and len(str(caught.value)) < 120
+    assert os.times().user - start < 2.0 and len(str(caught.value)) < 120
 
 
 def test_the_deepest_that_is_allowed():

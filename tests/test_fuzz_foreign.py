@@ -9,7 +9,6 @@ import json
 import os
 import random
 import resource
-import time
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from PIL import Image
 from test_config import RAW_2VL_2B, RAW_3B
 from vlaa_jax.data.check import inspect_image
 from vlaa_jax.data.images import ImageProcessor, image_size, open_image
+from vlaa_jax.data.literals import parse_literal
 from vlaa_jax.data.records import RecordFile
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.safetensors_io import SafetensorsReader
@@ -181,6 +181,21 @@ def records(root):
     return case
 
 
+def metas(root):
+    said = (
+        b"{'ds_answer': \"<think> it's 3 </think> 3\", 'ppl': nan, 'url': None, 'n': -1, "
+        b"'t': (1, 2), 'deep': [{'a': [1.5e-3, True]}, r'\\d', b'x'], 'c': 1+2j, 'u': '\\u00e9'}"
+    )
+
+    def case(rng):
+        try:
+            parse_literal(mutated_bytes(said, rng).decode(errors="surrogateescape"))
+        except ValueError as error:  # which the readers of records turn into a reject
+            raise UserError(str(error)) from None
+
+    return case
+
+
 def images(root):
     rng = np.random.default_rng(0)
     picture = Image.fromarray(rng.integers(0, 255, (24, 32, 3), np.uint8))
@@ -192,6 +207,10 @@ def images(root):
     for kind, options in kinds.items():
         buffer = io.BytesIO()
         picture.save(buffer, kind, **options)
+        encoded.append(buffer.getvalue())
+    for kind in ("PNG", "TIFF"):
+        buffer = io.BytesIO()
+        Image.fromarray(rng.integers(0, 65535, (24, 32)).astype(np.uint16)).save(buffer, kind)
         encoded.append(buffer.getvalue())
 
     def case(rng):
@@ -206,7 +225,7 @@ def images(root):
     return case
 
 
-KINDS = {f.__name__: f for f in (headers, indexes, configs, processors, records, images)}
+KINDS = {f.__name__: f for f in (headers, indexes, configs, processors, records, metas, images)}
 
 
 @pytest.fixture
@@ -226,7 +245,7 @@ def test_a_mutated_file_is_used_or_refused_in_one_line(kind, tmp_path):
     case = KINDS[kind](Path(tmp_path))
     used = 0
     for seed in range(CASES // len(KINDS)):
-        start = time.process_time()
+        start = os.times().user
         try:
             case(random.Random(f"{kind} {seed}"))
             used += 1
@@ -234,5 +253,5 @@ def test_a_mutated_file_is_used_or_refused_in_one_line(kind, tmp_path):
             assert str(error).replace("\n", "").isprintable(), seed
         except Exception as error:
             raise AssertionError(f"case {seed} of {kind}") from error
-        assert time.process_time() - start < MAX_S, seed
+        assert os.times().user - start < MAX_S, seed
     assert used  # the mutations reach past the first check

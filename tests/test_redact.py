@@ -4,7 +4,7 @@ import base64
 import html
 import json
 import logging
-import time
+import os
 import urllib.parse
 
 import pytest
@@ -67,9 +67,9 @@ def test_a_line_is_one_printable_line():
 
 @pytest.mark.parametrize("text", ["s" * 10**6, "s" + " " * 10**6, "\\" * 10**6, "&#" + "0" * 10**6])
 def test_long_texts_of_beginnings_take_time_linear_in_their_length(text):
-    start = time.process_time()
+    start = os.times().user
     assert Redactor("ssk" + KEY).text(text) == text
-    assert time.process_time() - start < 5.0
+    assert os.times().user - start < 5.0
 
 
 def test_logs_of_the_http_library_are_cleaned_while_watched(caplog):

@@ -70,14 +70,16 @@ def interrupted(reason: KeyboardInterrupt) -> str:
 TASKS = {
     "evaluate": "vlaa_jax.evaluate.run",
     "grpo": "vlaa_jax.train.grpo",
+    "heldout": "vlaa_jax.study.heldout",
     "perplexity": "vlaa_jax.train.perplexity",
     "pipeline": "vlaa_jax.pipeline.run",
     "sft": "vlaa_jax.train.sft",
+    "study": "vlaa_jax.study.run",
 }
 """Module of each task; its ``run(settings, workdir, console)`` does the work."""
 
-HOST_TASKS = frozenset(("pipeline",))
-"""Tasks that need no accelerator, and no jax."""
+HOST_TASKS = frozenset(("pipeline", "study"))
+"""Tasks that need no accelerator themselves; a study leaves it to its commands."""
 
 
 def _run(settings: Any, workdir: Path) -> None:

@@ -13,13 +13,16 @@ from vlaa_jax.settings.grpo import GrpoSettings
 from vlaa_jax.settings.perplexity import PerplexitySettings
 from vlaa_jax.settings.pipeline import PipelineSettings
 from vlaa_jax.settings.sft import SftSettings
+from vlaa_jax.settings.study import HeldoutSettings, StudySettings
 
 SETTINGS: dict[str, type] = {
     "evaluate": EvaluateSettings,
     "grpo": GrpoSettings,
+    "heldout": HeldoutSettings,
     "perplexity": PerplexitySettings,
     "pipeline": PipelineSettings,
     "sft": SftSettings,
+    "study": StudySettings,
 }
 """The settings of each task, by the config's ``task``."""
 

@@ -84,7 +84,6 @@ def our_side(
             budget=budget,
             order=Order(seed=seed),
             threads=args.workers,
-            processes=args.processes,
         )
 
     return Side(

@@ -7,7 +7,6 @@ import io
 import json
 import struct
 import zlib
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -18,9 +17,7 @@ from vlaa_jax.data.built import BuiltRecords
 from vlaa_jax.data.chat import Chat
 from vlaa_jax.data.check import check_file
 from vlaa_jax.data.images import ImageProcessor
-from vlaa_jax.data.loader import Order, prompt_loader, usable_records
-from vlaa_jax.data.records import load_records
-from vlaa_jax.data.row_loader import row_budget, row_loader
+from vlaa_jax.data.loader import Order, prompt_loader
 from vlaa_jax.data.synthetic.tokenizer import tiny_config, write_sidecars
 from vlaa_jax.policy.prompts import Encoder
 from vlaa_jax.policy.usable import load_checked
@@ -172,30 +169,6 @@ def test_training_sorts_out_every_item_before_the_first_step(place, reward):
         assert [next(loader)[0][0].id for _ in range(2)] == ["good", "jpeg"]
         with pytest.raises(UserError, match=r"^record 'truncated': image .* is damaged.*$"):
             next(loader)
-
-
-def test_usable_records_keep_what_a_loader_can_pack(place):
-    records = load_records(place / "grpo.json", strict=False)
-    rejects = []
-    kept = usable_records(records, place / "images", rejects.append)
-    bad_images = [name for name, (record, _) in HOSTILE.items() if "image" in unlike_good(record)]
-    readable = [r for r in records if r.id not in bad_images]
-    assert kept == readable and len(rejects) == len(records) - len(readable)
-    for reject in rejects:
-        assert HOSTILE[reject.id][1] in reject.reason and reject.field == "image"
-        assert reject.index == records.index(next(r for r in records if r.id == reject.id))
-    answered = [replace(r, answer="<answer> 3 </answer>") for r in kept if r.id != "structure"]
-    common = {
-        "chat": Chat.from_dir(place / "hf"),
-        "processor": ImageProcessor.from_dir(place / "hf"),
-        "order": Order(epochs=1),
-    }
-    budget = row_budget(answered, place / "images", **common, tokens_per_row=256, rows_per_shard=2)
-    with row_loader(answered, place / "images", **common, budget=budget) as loader:
-        packed = sum(int(batch.segment_ids_BT.max(-1).sum()) for batch in loader)
-    assert packed == len(answered) >= 4
-    with pytest.raises(UserError, match="special token"):
-        row_budget(kept, place / "images", **common, tokens_per_row=256, rows_per_shard=2)
 
 
 def unlike_good(record):

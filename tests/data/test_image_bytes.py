@@ -2,8 +2,8 @@
 
 import io
 import os
+import resource
 import struct
-import time
 import zlib
 from pathlib import Path
 
@@ -40,13 +40,13 @@ def test_what_stands_behind_an_image_is_not_read(tmp_path, kind):
     file = tmp_path / "a.img"
     file.write_bytes(data)
     os.truncate(file, len(data) + 200_000_000)
-    start, before = time.process_time(), bytes_read()
+    start, before = os.times().user, bytes_read()
     assert image_size(tmp_path, "a.img") == (40, 30)
     if kind != "WEBP":  # its plugin takes the file whole, up to the limit
         assert open_image(tmp_path, "a.img").size == (40, 30)
         assert inspect_image(tmp_path, "a.img").status == "found"
         assert bytes_read() - before < 1_000_000
-    assert time.process_time() - start < 2.0
+    assert os.times().user - start < 2.0
 
 
 @pytest.mark.parametrize("size", [MAX_IMAGE_BYTES + 1, 3 << 30, 200 << 30])
@@ -54,11 +54,11 @@ def test_what_stands_behind_an_image_is_not_read(tmp_path, kind):
 def test_a_file_over_the_limit_is_refused_unread(tmp_path, size, read):
     (tmp_path / "a.jpg").write_bytes(encoded("JPEG"))
     os.truncate(tmp_path / "a.jpg", size)
-    start = time.process_time()
+    start = os.times().user
     with pytest.raises(UserError, match=rf"'a\.jpg' has {size:,} bytes, the limit is 268,435,456"):
         read(tmp_path, "a.jpg")
     assert inspect_image(tmp_path, "a.jpg", keep=True).status == "corrupt"
-    assert time.process_time() - start < 0.5
+    assert os.times().user - start < 0.5
 
 
 PNG = encoded("PNG")
@@ -78,9 +78,24 @@ TINY = {
 def test_a_chain_of_tiny_blocks_ends_within_two_seconds(tmp_path, name):
     (tmp_path / "a.img").write_bytes(TINY[name])
     for read in (open_image, image_size):
-        start = time.process_time()
+        start = os.times().user
         try:
             read(tmp_path, "a.img")
         except UserError as error:
             assert "'a.img'" in str(error) and "\n" not in str(error)
-        assert time.process_time() - start < 2.0, read.__name__
+        assert os.times().user - start < 2.0, read.__name__
+
+
+@pytest.mark.parametrize("at", [33, len(PNG) - 12])
+def test_a_block_that_claims_gigabytes_reserves_none(tmp_path, at):
+    """Among 10^5 mutated files it was this that took 3.9 GB."""
+    claim = struct.pack(">I", 0xEAFF_0000)
+    (tmp_path / "a.png").write_bytes(PNG[:at] + claim + PNG[at + 4 :])
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (1 << 30), limits[1]))
+    try:
+        facts = [inspect_image(tmp_path, "a.png", keep=keep) for keep in (False, True)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+    assert all("MemoryError" not in fact.reason for fact in facts)

@@ -8,10 +8,8 @@ from hypothesis import strategies as st
 from vlaa_jax.data.packing import (
     PackBudget,
     Packer,
-    balance_shards,
     fit_budget,
     pack,
-    vision_load,
 )
 from vlaa_jax.data.planner import plan_vision, unit_count
 from vlaa_jax.schema import UserError
@@ -139,30 +137,6 @@ def test_the_longest_waiting_sample_comes_next():
 def test_what_can_never_fit_is_refused(tokens, grids, message):
     with pytest.raises(UserError, match=message):
         Packer(BUDGET).add(7, tokens, grids)
-
-
-@settings(max_examples=80, deadline=None)
-@given(st.integers(1, 6), st.integers(1, 8), st.data())
-def test_balanced_shards_hold_everything_once(n_shards, per_shard, data):
-    n = n_shards * per_shard
-    loads = data.draw(st.lists(st.integers(0, 1280), min_size=n, max_size=n))
-    order = balance_shards(loads, n_shards)
-    assert sorted(order) == list(range(n))
-    assert order == balance_shards(loads, n_shards)
-
-
-def test_balancing_removes_the_padding_of_uneven_shards():
-    grids = [[s[2][0]] for s in mix(64)]
-    grids.sort(key=vision_load)  # worst case: small ones first
-
-    def padding(order):
-        shards = [[g for i in order[s : s + 8] for g in grids[i]] for s in range(0, 64, 8)]
-        return plan_vision(shards, rows_per_bin=40).padding_frac
-
-    assert padding(range(64)) > 0.4
-    assert padding(balance_shards([vision_load(g) for g in grids], 8)) < 0.2
-    with pytest.raises(ValueError, match="63 samples do not divide over 8"):
-        balance_shards([1.0] * 63, 8)
 
 
 def test_nonsense_budgets_are_refused():

@@ -2,7 +2,7 @@
 
 import copy
 import json
-import time
+import os
 
 import pytest
 
@@ -56,11 +56,11 @@ HEADERS = {
 def test_a_hostile_header_is_refused_in_one_line(tmp_path, name):
     header, message = HEADERS[name]
     file = safetensors_file(tmp_path / "model.safetensors", header, b"\0" * 8)
-    start = time.process_time()
+    start = os.times().user
     with pytest.raises(UserError, match=message) as caught:
         SafetensorsReader(tmp_path)
     assert str(file) in str(caught.value) and str(caught.value).isprintable()
-    assert len(str(caught.value)) < 400 and time.process_time() - start < 2.0
+    assert len(str(caught.value)) < 400 and os.times().user - start < 2.0
 
 
 @pytest.mark.parametrize("length", [2**64 - 1, 2**63, 90, 5 << 20])
@@ -120,11 +120,11 @@ ABSURD = [
 
 @pytest.mark.parametrize(("change", "message"), ABSURD)
 def test_an_absurd_config_is_refused_by_its_key_at_once(change, message):
-    start = time.process_time()
+    start = os.times().user
     with pytest.raises(UserError) as caught:
         QwenVLConfig.from_hf(copy.deepcopy(RAW_3B) | change)
     assert message in str(caught.value) and len(str(caught.value)) < 300
-    assert time.process_time() - start < 0.5
+    assert os.times().user - start < 0.5
 
 
 @pytest.mark.parametrize(

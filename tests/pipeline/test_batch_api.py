@@ -1,6 +1,8 @@
 import asyncio
 import json
 import re
+import sqlite3
+from dataclasses import replace
 
 import pytest
 
@@ -8,6 +10,7 @@ from pipeline_cases import changed, outputs, run, settings_for
 from vlaa_jax.endpoint import EndpointError
 from vlaa_jax.pipeline import batch_api
 from vlaa_jax.pipeline.batch_api import BatchTransport
+from vlaa_jax.pipeline.batch_files import BatchFiles
 from vlaa_jax.pipeline.embedded import draw
 from vlaa_jax.pipeline.ledger import Entry, Ledger
 from vlaa_jax.pipeline.local_server import Answer, Call, LocalServer
@@ -149,3 +152,64 @@ def test_a_provider_without_a_batch_api_is_a_refusal_in_one_line(tmp_path):
 
 def model_at(url):
     return ServedModel(url, "scripted-reasoner", transport="batch", batch_poll_s=0.02)
+
+
+def test_the_key_is_sent_and_comes_back_in_no_message(tmp_path, monkeypatch):
+    key = "sk-0123456789-secret-key"
+    monkeypatch.setenv("SOME_KEY", key)
+    seen = []
+
+    async def refuse(call):
+        seen.append(call.headers.get("authorization"))
+        return Answer({"error": f"bad key {key}"}, 401)
+
+    async def ask(url):
+        files = BatchFiles(replace(model_at(url), key_env="SOME_KEY"))
+        try:
+            await files.hand_in([b"{}"], "chat/completions")
+        finally:
+            await files.aclose()
+
+    with LocalServer(refuse) as server, pytest.raises(EndpointError, match="HTTP 401") as caught:
+        asyncio.run(ask(server.url))
+    assert seen == [f"Bearer {key}"] and key not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [b"", b"[]", b"{}", b'{"id": 7}', b'{"id": "../../x"}', b"[" * 99_999, b"x" * (5 << 20)],
+)
+def test_what_is_no_batch_is_a_malformed_reply(reply):
+    async def answer(call):
+        return Answer(reply)
+
+    async def ask(url):
+        files = BatchFiles(replace(model_at(url), retries=0))
+        try:
+            await files.hand_in([b"{}"], "chat/completions")
+        finally:
+            await files.aclose()
+
+    with LocalServer(answer) as server, pytest.raises(EndpointError, match="malformed"):
+        asyncio.run(ask(server.url))
+
+
+def test_nobody_waits_for_a_transport_that_broke(provider, tmp_path):
+    def fail(*values):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    async def ask(url):
+        ledger = Ledger(tmp_path / "ledger.sqlite")
+        ledger.add_batch = fail  # as a full disk does
+        transport = BatchTransport(model_at(url), ledger, 0.01)
+        request = Request("distil", "a", "Below are ... Drawing 0")
+        try:
+            for _ in range(2):
+                with pytest.raises(EndpointError, match="the batch transport broke"):
+                    await transport.send(request, request.key(model_at(url)), tmp_path)
+        finally:
+            await transport.aclose()
+            ledger.close()
+
+    with LocalServer(provider) as server:
+        asyncio.run(ask(server.url))

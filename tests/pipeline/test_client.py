@@ -184,3 +184,14 @@ def test_no_more_calls_are_in_flight_than_the_cap(ledger):
     with MisbehavingServer(chat, ["slow"] * 24) as server:
         ask(server, ledger, asked(*(str(i) for i in range(24))), concurrency=3)
         assert 1 < server.most_in_flight <= 3
+
+
+def test_a_server_that_counts_nothing_is_not_free(ledger):
+    def uncounted(request):
+        return {k: v for k, v in chat(request).items() if k != "usage"}
+
+    with MisbehavingServer(uncounted) as server:
+        ask(server, ledger, asked("a" * 350), price_prompt=1e6, price_completion=1e6)
+    cost = ledger.costs()["distil"]
+    assert cost.prompt_tokens >= 100 and cost.completion_tokens >= 100
+    assert cost.cost == cost.prompt_tokens + cost.completion_tokens

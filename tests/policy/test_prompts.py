@@ -1,7 +1,6 @@
 """Records into training: what is refused before the first step; a build gives the same prompts."""
 
 import json
-import multiprocessing
 import shutil
 from dataclasses import replace
 
@@ -16,7 +15,7 @@ from vlaa_jax.data.synthetic.dataset import write_dataset
 from vlaa_jax.parallel.mesh import make_mesh
 from vlaa_jax.policy.pretrained import open_pretrained
 from vlaa_jax.policy.prompts import Encoder
-from vlaa_jax.policy.usable import heldout_prompts, load_checked, training_loader
+from vlaa_jax.policy.usable import heldout_prompts, load_checked, reader, training_loader
 from vlaa_jax.rewards.mixed import MixedReward
 from vlaa_jax.schema import UserError
 from vlaa_jax.settings.shared import ModelSettings, PromptSettings
@@ -168,15 +167,6 @@ def test_a_build_gives_the_prompts_of_its_file(paths, built, encoder):
     assert len({p.record.id for batch in from_file for p in batch}) == 40  # a whole epoch
 
 
-def test_processes_give_the_same_prompts(paths, built, encoder):
-    data = replace(DATA, processes=1)
-    from_threads = draw(paths.grpo, paths, encoder, 2)
-    from_process = draw(built, paths, Encoder(encoder.pretrained, data), 2)
-    for a, b in zip(from_threads, from_process, strict=True):
-        assert all(map(same, a, b))
-    assert not multiprocessing.active_children()
-
-
 def test_a_build_needs_no_image_folder(built, encoder, tmp_path):
     usable, _ = load_checked(built, tmp_path / "nowhere", encoder)
     assert len(heldout_prompts(usable, tmp_path / "nowhere", encoder)) == 40
@@ -226,15 +216,49 @@ def test_a_weight_draws_all_spellings_of_a_source(paths, checkpoint, tmp_path):
 
 
 def test_hosts_draw_the_parts_of_one_batch(paths, encoder, monkeypatch):
+    """Two hosts that take turns in one process: whole where it is their shard, else in outline."""
     whole = draw(paths.grpo, paths, encoder, 3)
-    monkeypatch.setattr("jax.process_count", lambda: 2)
-    halves = []
-    for host in range(2):
-        monkeypatch.setattr("jax.process_index", lambda host=host: host)
-        halves.append(draw(paths.grpo, paths, encoder, 3))
-    for batch, *parts in zip(whole, *halves, strict=True):
-        assert [len(part) for part in parts] == [4, 4]
-        together = [prompt for pair in zip(*parts, strict=True) for prompt in pair]
-        assert all(map(same, batch, together))
-    with pytest.raises(UserError, match="7 prompts do not divide over 2 hosts"):
-        training_loader([], paths.images, encoder, batch=7, seed=0)
+    usable, _ = load_checked(paths.grpo, paths.images, encoder)
+    told = {}
+
+    def load(host, gather):
+        monkeypatch.setattr("vlaa_jax.parallel.hosts.count", lambda: 2)
+        monkeypatch.setattr("vlaa_jax.parallel.hosts.index", lambda: host)
+        monkeypatch.setattr("vlaa_jax.parallel.hosts.gather", gather)
+        deal = HalfDeal(host)
+        with training_loader(usable, paths.images, encoder, batch=8, seed=3, deal=deal) as loader:
+            batches = [next(loader) for _ in range(3)]
+            assert loader.get_state() == {"next_index": 24}
+            loader.set_state({"next_index": 8})
+            assert all(a.record == b.record for a, b in zip(next(loader), batches[1], strict=True))
+        return batches
+
+    def listen(value, what=""):
+        told.setdefault("heard", []).append(value)
+        return [{str(p): [1, [], None] for p in range(4)}, value]
+
+    load(1, listen)  # what host 1 would say
+    heard = iter(told["heard"])
+    mine = load(0, lambda value, what="": [value, next(heard)])
+    for batch, spread in zip(whole, mine, strict=True):
+        assert all(map(same, batch[:4], spread[:4]))
+        for full, known in zip(batch[4:], spread[4:], strict=True):
+            assert not known.whole and known.record == full.record
+            assert known.encoded.length == full.encoded.length
+            assert known.encoded.grids == full.encoded.grids
+            assert known.image_size == full.image_size
+        read = reader(usable, paths.images, encoder)(spread)
+        assert all(map(same, batch, read))
+
+
+class HalfDeal:
+    """Host 0 has the first half of a batch, host 1 the second."""
+
+    def __init__(self, host):
+        self._host = host
+
+    def owner_P(self, count):
+        return np.arange(count) // (count // 2)
+
+    def held(self, count):
+        return np.flatnonzero(self.owner_P(count) == self._host).tolist()

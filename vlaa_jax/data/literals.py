@@ -9,10 +9,15 @@ import re
 from typing import Any
 
 MAX_LITERAL_CHARS = 1 << 20
+MAX_PYTHON_CHARS = 1 << 18
+"""Of what is no JSON: Python's parser takes half a kilobyte for a character of it."""
 MAX_DEPTH = 50
 _MAX_INT_BITS = 1024
 _MAX_SIGNS = 1000
+_PREFIXES = frozenset(("r", "b", "u", "rb", "br"))
+_WORD = re.compile(r"(?<![\w.])[^\W\d]\w*")
 _STRINGS = re.compile(r"'(?:[^'\\]|\\.)*+'|\"(?:[^\"\\]|\\.)*+\"", re.DOTALL)
+_CONSTANTS = frozenset(("None", "True", "False", "set"))
 _NAMES = {
     "nan": float("nan"),
     "NaN": float("nan"),
@@ -28,8 +33,8 @@ def parse_literal(text: str) -> Any:
     """Parse JSON or a Python literal (dict, list, str, numbers; also bare nan, inf, null, true).
 
     Raises:
-      ValueError: not a literal, longer than MAX_LITERAL_CHARS, or nested too deeply; the message is
-        a short reason.
+      ValueError: not a literal, longer than MAX_LITERAL_CHARS (MAX_PYTHON_CHARS where it is no
+        JSON), or nested too deeply; the message is a short reason.
     """
     if len(text) > MAX_LITERAL_CHARS:
         raise ValueError(f"{len(text):,} characters long, more than {MAX_LITERAL_CHARS:,}")
@@ -38,6 +43,7 @@ def parse_literal(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         pass
+    _check_python(text)
     try:
         tree = _Names().visit(ast.parse(text.strip(), mode="eval"))
         return ast.literal_eval(tree)
@@ -92,6 +98,19 @@ def _check_nesting(text: str) -> None:
         deepest = max(deepest, depth)
     if deepest > MAX_DEPTH or len(re.findall(r"[+\-~]|\bnot\b|\blambda\b", bare)) > _MAX_SIGNS:
         raise ValueError("nested too deeply")
+
+
+def _check_python(text: str) -> None:
+    """Refuse what no literal holds before the parser sees it: names, f-strings, comments.
+
+    Nested in an f-string, a megabyte of ``{1}`` takes a minute to parse.
+    """
+    if len(text) > MAX_PYTHON_CHARS:
+        raise ValueError(f"no JSON, and {len(text):,} characters long, more than is read as Python")
+    bare = _STRINGS.sub("", text)
+    words = {word.lower() if len(word) < 3 else word for word in _WORD.findall(bare)}
+    if re.search(r"['\"#\\]", bare) or words - _NAMES.keys() - _PREFIXES - _CONSTANTS:
+        raise ValueError("neither JSON nor a Python literal")
 
 
 class _Names(ast.NodeTransformer):

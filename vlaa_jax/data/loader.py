@@ -15,15 +15,10 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import grain
-from grain.experimental import ThreadPrefetchIterDataset
 from PIL import Image
 
-from vlaa_jax.data.check import inspect_image
 from vlaa_jax.data.images import image_size, open_image
 from vlaa_jax.data.measure import Built
-from vlaa_jax.data.packing import balance_shards
-from vlaa_jax.data.records import Reject
-from vlaa_jax.data.workers import Workers
 from vlaa_jax.schema import Record, UserError
 
 T = TypeVar("T")
@@ -44,8 +39,13 @@ class Order:
     records as one pool. Needs epochs=None."""
     host_index: int = 0
     host_count: int = 1
+    places: tuple[int, ...] = ()
+    """Of every `batch` elements this host gets those at these places; empty: all of them."""
+    batch: int = 1
 
     def __post_init__(self) -> None:
+        if self.places and not 0 <= min(self.places) <= max(self.places) < self.batch:
+            raise ValueError(f"places {self.places} are not all in a batch of {self.batch}")
         if not 0 <= self.host_index < self.host_count:
             raise ValueError(f"host_index {self.host_index} of {self.host_count} hosts")
         if self.source_weights is not None and self.epochs is not None:
@@ -77,7 +77,26 @@ def ordered(records: Sequence[Record], order: Order) -> grain.MapDataset:
         stream = _component(records, order, order.seed)
     else:
         stream = _mixed(records, order, order.source_weights)
+    if order.places:
+        return _Places(stream, order.places, order.batch)
     return stream[order.host_index :: order.host_count]
+
+
+class _Places(grain.MapDataset):
+    """The elements at some places of every batch."""
+
+    def __init__(self, stream: grain.MapDataset, places: tuple[int, ...], batch: int) -> None:
+        super().__init__(stream)
+        self._stream, self._places, self._batch = stream, places, batch
+
+    def __len__(self) -> int:
+        return len(self._stream) // self._batch * len(self._places)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return self.slice(index)
+        batch, place = divmod(index, len(self._places))
+        return self._stream[batch * self._batch + self._places[place]]
 
 
 def _component(records: Sequence[Record], order: Order, seed: int) -> grain.MapDataset:
@@ -239,70 +258,26 @@ def prompt_loader(
     batch_size: int,
     order: Order | None = None,
     threads: int = 2,
-    processes: int = 0,
-    drop_remainder: bool = False,
     process: Callable[[Record, tuple[Image.Image, ...]], Any] | None = None,
-    load: Callable[[Any], float] | None = None,
-    n_shards: int = 1,
-    transfer: Callable[[list[Any]], Any] | None = None,
-    ahead: int = 1,
 ) -> Loader[Any]:
     """Batches of prompts for GRPO or evaluation: lists of (Record, images) unless told otherwise.
 
     Args:
       records: a list of records, a RecordFile or BuiltRecords.
       images: image root, or a function from record to images (``BuiltRecords.images``).
-      batch_size: records per batch on this host.
+      batch_size: records per batch on this host; the last of finite epochs may be shorter.
       order: seed, shuffle, epochs, mixing, host slice.
       threads: threads that decode; 0 decodes in the caller's thread. The output does not depend
         on it.
-      processes: processes that decode instead, and run ``process``; 0 leaves it to the threads. The
-        output and the state do not depend on it. See ``workers.Workers`` for what it asks for.
-      drop_remainder: drop a last batch that is not full (only with finite epochs).
       process: called in the threads with record and images; its result takes the pair's place.
-      load: work of a processed element, e.g. ``vision_load`` of its grids; a full batch is then put
-        in an order whose ``n_shards`` equal parts carry nearly equal loads (``balance_shards``), as
-        ``collate_prompts`` deals prompts to shards in contiguous parts.
-      n_shards: data shards that a batch is dealt to; must divide ``batch_size``.
-      transfer: called with each batch in the background, e.g. to collate it and put it on the
-        devices; its result is what the loader gives.
-      ahead: batches transferred ahead of the caller.
 
     Raises:
       UserError: at once when there are no records; while iterating when an image is missing,
-        broken or outside the root (see ``usable_records`` to sort such records out beforehand).
+        broken or outside the root.
     """
-    if batch_size % n_shards:
-        raise UserError(f"batch_size {batch_size} does not divide over {n_shards} data shards")
-    function: Callable[[Record], Any] = _Load(opener(images), process)
-    executors: tuple[Executor, ...] = ()
-    if processes > 0:
-        workers = Workers(function, processes)
-        function, executors = workers.__call__, (workers.executor,)
-        threads = 2 * processes  # they only wait: one result, and the next that is asked for
-    stream = ordered(records, order or Order()).map(function)
-    dataset = stream.to_iter_dataset(_read_options(threads, batch_size)).batch(
-        batch_size, drop_remainder=drop_remainder, batch_fn=_Batch(load, n_shards)
-    )
-    if transfer is not None:
-        dataset = dataset.map(transfer)
-        if ahead > 0:
-            dataset = ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=ahead)
-    return Loader(dataset, executors)
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Elements to a list, balanced over the data shards."""
-
-    load: Callable[[Any], float] | None
-    n_shards: int
-
-    def __call__(self, elements: Sequence[Any]) -> list[Any]:
-        if self.load is None or len(elements) % self.n_shards:  # the last one may be short
-            return list(elements)
-        order = balance_shards([self.load(element) for element in elements], self.n_shards)
-        return [elements[i] for i in order]
+    stream = ordered(records, order or Order()).map(_Load(opener(images), process))
+    dataset = stream.to_iter_dataset(_read_options(threads, batch_size))
+    return Loader(dataset.batch(batch_size, drop_remainder=False, batch_fn=list))
 
 
 def _read_options(threads: int, batch_size: int) -> grain.ReadOptions:
@@ -322,23 +297,3 @@ class _Load:
     def __call__(self, record: Record) -> Any:
         images = self.images(record)
         return (record, images) if self.process is None else self.process(record, images)
-
-
-def usable_records(
-    records: Sequence[Record],
-    image_root: str | os.PathLike[str],
-    on_reject: Callable[[Reject], None] | None = None,
-) -> list[Record]:
-    """The records whose images can all be used; the others go to ``on_reject`` with a reason.
-
-    Every image is decoded. Positions are those in ``records``.
-    """
-    kept = []
-    for index, record in enumerate(records):
-        facts = (inspect_image(image_root, path) for path in record.images)
-        reason = next((fact.reason for fact in facts if fact.reason), None)
-        if reason is None:
-            kept.append(record)
-        elif on_reject is not None:
-            on_reject(Reject("", index, None, record.id, "image", reason))
-    return kept

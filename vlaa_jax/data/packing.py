@@ -288,33 +288,6 @@ def _mean_fill(
     return tokens, sum(b.n_patches for b in full) / len(full) / budget.patches
 
 
-def balance_shards(loads: Sequence[float], n_shards: int) -> list[int]:
-    """An order of samples in which equal contiguous parts carry nearly equal loads.
-
-    For a batch of prompts, whose vision buffers are as large as the fullest shard needs: reorder
-    the prompts by this before ``collate_prompts`` deals them out. Largest first to the lightest
-    shard that still has a place; deterministic, original order kept inside a shard.
-
-    Args:
-        loads: one number per sample, for example ``vision_load`` of its grids.
-        n_shards: data shards; must divide the number of samples.
-
-    Returns:
-        A permutation of range(len(loads)).
-    """
-    places, rest = divmod(len(loads), n_shards)
-    if rest:
-        raise ValueError(f"{len(loads)} samples do not divide over {n_shards} data shards")
-    total = [0.0] * n_shards
-    mine: list[list[int]] = [[] for _ in range(n_shards)]
-    for i in sorted(range(len(loads)), key=lambda i: (-loads[i], i)):
-        open_shards = (s for s in range(n_shards) if len(mine[s]) < places)
-        lightest = min(open_shards, key=lambda s: (total[s], s))
-        mine[lightest].append(i)
-        total[lightest] += loads[i]
-    return [i for shard in mine for i in sorted(shard)]
-
-
 def vision_load(grids: Iterable[Grid]) -> int:
     """Merge units of a sample's images, which the work of the vision tower goes with."""
     return sum(unit_count(grid) for grid in grids)

@@ -146,6 +146,17 @@ def plan_vision(
     )
 
 
+def vision_shape(
+    grids_per_shard: Sequence[Sequence[Grid]],
+    window_units: int = 4,
+    rows_per_bin: int | None = None,
+    bins_per_shard: int | None = None,
+) -> tuple[int, int]:
+    """Rows per bin and bins per shard that `plan_vision` takes; its arguments and errors."""
+    chosen = _choose(grids_per_shard, window_units, rows_per_bin, bins_per_shard)
+    return chosen.rows, chosen.bins
+
+
 class _IndexArrays(NamedTuple):
     """Over all N unit slots of all shards, four patches each."""
 

@@ -28,7 +28,6 @@ from vlaa_jax.data.loader import ImageOpener, Loader, Order, image_sizes, opener
 from vlaa_jax.data.measure import Built, measure
 from vlaa_jax.data.packing import PackBudget, PackedBatch, Packer, fit_budget, vision_load
 from vlaa_jax.data.planner import Grid
-from vlaa_jax.data.workers import Workers
 from vlaa_jax.schema import Record, UserError
 
 _AT_ONCE = 256
@@ -107,7 +106,6 @@ def row_loader(
     order: Order | None = None,
     system_prompt: str = "",
     threads: int = 2,
-    processes: int = 0,
     ahead: int = 2,
     transfer: Callable[[RowBatch], Any] | None = None,
     shards: Sequence[int] | None = None,
@@ -130,8 +128,6 @@ def row_loader(
       order: seed, shuffle, epochs, mixing, host slice.
       system_prompt: empty for the template's own.
       threads: threads that decode and encode the samples of a batch; 0 takes the thread that packs.
-      processes: processes that decode and encode instead; 0 leaves it to the threads. Output and
-        state do not depend on it. See ``workers.Workers`` for what it asks for.
       ahead: batches made ahead of the caller; 0 makes each when it is asked for.
       transfer: called with each batch in the background, e.g. to put it on the devices.
       shards: the data shards of this host, in order; None: all.
@@ -143,7 +139,7 @@ def row_loader(
     """
     encoder = Encoder(opener(images), chat, processor, system_prompt)
     stream = ordered(records, order or Order())
-    submit, executors = _submitter(encoder, threads, processes)
+    submit, executors = _submitter(encoder, threads)
     mine = tuple(range(budget.n_shards) if shards is None else shards)
     packed = _Packed(stream, encoder, budget, submit, mine)
     own = replace(budget, n_shards=len(mine))
@@ -291,19 +287,14 @@ def _fits(budget: PackBudget, grids: tuple[Grid, ...]) -> bool:
 
 
 Job = Callable[[], Encoded]
-"""Gives a sample, now or when a thread or a process has finished it."""
+"""Gives a sample, now or when a thread has finished it."""
 
 Submit = Callable[[Sized], Job]
 """Begins to encode a sample."""
 
 
-def _submitter(
-    encoder: Encoder, threads: int, processes: int
-) -> tuple[Submit | None, tuple[Executor, ...]]:
+def _submitter(encoder: Encoder, threads: int) -> tuple[Submit | None, tuple[Executor, ...]]:
     """How samples are encoded in the background, if at all, and what to shut down in the end."""
-    if processes > 0:
-        workers = Workers(encoder.encode, processes)
-        return workers.submit, (workers.executor,)
     if threads > 0:
         pool = ThreadPoolExecutor(threads, "encode")
         return lambda sized: pool.submit(encoder.encode, sized).result, (pool,)
@@ -365,7 +356,7 @@ class _Ready(NamedTuple):
 class _PackedIterator(grain.DatasetIterator):
     """State: the position of the stream, and the positions that wait to be packed.
 
-    With threads or processes it packs one batch ahead, so that they encode the next one while this
+    With threads it packs one batch ahead, so that they encode the next one while this
     one is being laid out; the state is always that behind the batch handed out last.
     """
 

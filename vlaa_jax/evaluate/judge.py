@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from vlaa_jax.endpoint import Endpoint, EndpointError, EndpointSettings
 from vlaa_jax.evaluate.ledger import Ledger
@@ -91,6 +92,14 @@ class RecordedJudge:
             self._in_flight[key] = task
             task.add_done_callback(lambda _: self._in_flight.pop(key, None))
         return await task
+
+    def calls(self) -> dict[str, Any]:
+        """What was asked so far, for the record of the run."""
+        return {
+            "judge calls": self.asked,
+            "judge replies from the record": self.replayed,
+            "judge failures": dict(self.failures),
+        }
 
     def key_of(self, question: Question) -> str:
         """What a recorded reply is found by: model, prompt, sampling and repeat."""

@@ -8,12 +8,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from vlaa_jax.data.images import decode_image
 from vlaa_jax.evaluate.generate import Done, Generated, Job, seed_of
 from vlaa_jax.models.qwen_vl.model import PromptInputs
 from vlaa_jax.parallel.mesh import data_shards, make_mesh
-from vlaa_jax.policy.pretrained import open_pretrained
+from vlaa_jax.policy.pretrained import Pretrained, open_pretrained
 from vlaa_jax.policy.prompts import Collator, Encoder, Prompt
 from vlaa_jax.rollout.engine import Engine, Rollout
 from vlaa_jax.rollout.sampling import Sampling
@@ -35,13 +36,19 @@ class OwnEngine:
     """Decodes questions in batches of prompts of one padded length.
 
     Weights are read onto the mesh at the first question, so that a run with nothing left to do
-    never reads them.
+    never reads them; a trainer gives its own with ``use``.
+
+    Args:
+        settings: checkpoint, mesh and decoding.
+        opened: the checkpoint and the mesh where a trainer has them already.
 
     Raises:
         UserError: the checkpoint cannot be used, or this is one of several processes.
     """
 
-    def __init__(self, settings: EvaluateSettings) -> None:
+    def __init__(
+        self, settings: EvaluateSettings, opened: tuple[Pretrained, Mesh] | None = None
+    ) -> None:
         if jax.process_count() > 1:
             raise UserError(
                 "evaluate: runs in one process; start it on one host, or deal out data.benchmarks"
@@ -49,15 +56,14 @@ class OwnEngine:
         generation = settings.generation
         self._settings = generation
         self._model = settings.model
-        self._mesh = make_mesh(**dataclasses.asdict(settings.mesh))
         data = PromptSettings(
             system_prompt=generation.system_prompt,
             min_pixels=generation.min_pixels,
             max_pixels=generation.max_pixels,
             max_prompt_tokens=generation.max_prompt_tokens,
         )
-        self._pretrained = open_pretrained(settings.model.shared(), data, self._mesh, trains=False)
-        self._encode = Encoder(self._pretrained, data).alone
+        self._pretrained, self._mesh = opened or _opened(settings, data)
+        self._encode = Encoder(self._pretrained, data)
         self._collator = Collator(self._pretrained, data, self._mesh)
         shards = data_shards(self._mesh)
         self._batch = -(-generation.batch // shards) * shards
@@ -72,7 +78,11 @@ class OwnEngine:
             burst=_BURST,
             mesh=self._mesh,
         )
-        self._params: dict[str, Any] | None = None
+        self._params: Mapping[str, Any] | None = None
+
+    def use(self, params: Mapping[str, Any]) -> None:
+        """Decode with these parameters from now on."""
+        self._params = params
 
     async def generate(self, jobs: Sequence[Job], done: Done) -> None:
         """Answer all jobs; all samples of a question are drawn together."""
@@ -150,6 +160,11 @@ class OwnEngine:
             "min_pixels": processor.min_pixels,
             "max_pixels": processor.max_pixels,
         }
+
+
+def _opened(settings: EvaluateSettings, data: PromptSettings) -> tuple[Pretrained, Mesh]:
+    mesh = make_mesh(**dataclasses.asdict(settings.mesh))
+    return open_pretrained(settings.model.shared(), data, mesh, trains=False), mesh
 
 
 def _sampling(settings: EvaluateSettings) -> Sampling:

@@ -19,7 +19,7 @@ from vlaa_jax.evaluate.generate import Generated, Generator, Job, Outputs, jobs_
 from vlaa_jax.evaluate.judge import RecordedJudge, refuse_without_judge
 from vlaa_jax.evaluate.miniature.judge_server import JudgeServer
 from vlaa_jax.evaluate.miniature.tables import write_tables
-from vlaa_jax.evaluate.nouns import Benchmark, Judge
+from vlaa_jax.evaluate.nouns import Benchmark
 from vlaa_jax.evaluate.predictions import SUFFIXES, Prediction, read_predictions, write_predictions
 from vlaa_jax.evaluate.progress import Progress
 from vlaa_jax.evaluate.questions import Questions, open_questions
@@ -62,9 +62,9 @@ def run(settings: EvaluateSettings, workdir: Path, console: Console) -> Summary:
         found = _open(settings, benchmarks, workdir)
         _write_config(settings, workdir)
         outputs, made_by = asyncio.run(_outputs(settings, found, workdir, console))
-        scorings = asyncio.run(_score(settings, found, outputs, replies, console))
+        scorings, calls = asyncio.run(_score(settings, found, outputs, replies, console))
     results = [scoring.result for scoring in scorings]
-    provenance = _provenance(settings, found, made_by)
+    provenance = _provenance(settings, found, made_by) | calls
     _report(settings, scorings, found, provenance, workdir)
     console.print(text_table(results, settings.name), highlight=False, soft_wrap=True)
     console.print(f"report: {workdir / 'report.html'}  ({time.monotonic() - began:,.0f} s)")
@@ -120,7 +120,7 @@ async def _outputs(
         return read, {"source": "file", **{name: str(file) for name, file in files.items()}}
     generator = _generator(settings)
     digests = {f"data {one.name}": questions.digest for one, questions in found}
-    made_by = {**generator.describe(), **digests, "prompts": _prompts_digest()}
+    made_by = {**generator.describe(), **digests, "question prompt": _digest_of("dynamath.txt")}
     jobs = {
         one.name: list(jobs_of(one, questions, settings.generation.samples))
         for one, questions in found
@@ -198,17 +198,17 @@ async def _score(
     outputs: Predictions,
     replies: Path,
     console: Console,
-) -> list[Scoring]:
+) -> tuple[list[Scoring], dict[str, Any]]:
+    """Results, and what the judge was asked for them."""
     profile = profile_named(settings.scoring.profile)
     earlier = Path(settings.scoring.baseline).expanduser() / "units.json"
     baseline = read_units(earlier) if settings.scoring.baseline else {}
     scorings = []
     async with contextlib.AsyncExitStack() as stack:
-        judge: Judge | None = None
+        judge: RecordedJudge | None = None
         if settings.judge.url or replies.is_file():
-            recorded = RecordedJudge(settings.judge, replies)
-            stack.push_async_callback(recorded.aclose)
-            judge = recorded
+            judge = RecordedJudge(settings.judge, replies)
+            stack.push_async_callback(judge.aclose)
         for benchmark, questions in found:
             predictions = outputs[benchmark.name]
             if not predictions:
@@ -231,7 +231,7 @@ async def _score(
                 )
             )
             progress.end()
-    return scorings
+    return scorings, {} if judge is None else judge.calls()
 
 
 # -- report
@@ -248,7 +248,7 @@ def _provenance(
         "profile": f"{profile.name} (VLMEvalKit {profile.commit})",
         "judge": judge.model if judge.url or not judge.rules_only else "none",
         "judge repeat": judge.repeat,
-        "judge prompts": _prompts_digest(),
+        "judge prompts": _digest_of("*_*.txt"),
         "limit": settings.data.limit or "all questions",
         **{f"outputs: {key}": value for key, value in made_by.items()},
         **{f"data: {one.name}": f"{q.source}, MD5 {q.digest}" for one, q in found},
@@ -291,9 +291,9 @@ def _commit() -> str:
     return done.stdout.strip()
 
 
-def _prompts_digest() -> str:
-    """Of all prompts, so that a change of wording is seen."""
+def _digest_of(pattern: str) -> str:
+    """Of some prompts, so that a change of wording is seen."""
     digest = hashlib.sha256()
-    for file in sorted(_PROMPTS.glob("*.txt")):
+    for file in sorted(_PROMPTS.glob(pattern)):
         digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()[:16]

@@ -206,7 +206,7 @@ def _wait(key: str, host: int, what: str) -> bytes:
                 raise HostLost(reason) from error
         if time.monotonic() > until:
             raise HostLost(
-                f"host {host} ({_link.watch.name(host)}) is alive but has not come to "
+                f"host {host} ({_link.watch.where(host)}) is alive but has not come to "
                 f"{what or 'the meeting point'} in {_link.wait_s:.0f} s (--host_wait_s)"
             )
 

@@ -53,7 +53,7 @@ def put_local(tree: Any, mesh: Mesh) -> Any:
     def put(array: np.ndarray) -> jax.Array:
         size = len(array) // len(mine)
 
-        def shard(where: tuple[slice, ...]) -> np.ndarray:
+        def shard(where: Any) -> Any:
             at = mine.index((where[0].start or 0) // size) * size
             return array[at : at + size]
 
@@ -70,8 +70,10 @@ def put_known(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(array.shape, sharding, lambda where: array[where])
 
 
-def fetch(array: jax.Array) -> np.ndarray:
+def fetch(array: jax.Array | np.ndarray) -> np.ndarray:
     """An array as every host sees it whole; a collective operation where it is spread."""
+    if isinstance(array, np.ndarray):
+        return array
     if array.is_fully_addressable or array.is_fully_replicated:
         return np.asarray(array)
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))

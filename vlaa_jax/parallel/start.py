@@ -3,10 +3,12 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from vlaa_jax.parallel import hosts
 from vlaa_jax.schema import UserError
 
+NAMES = ("coordinator_address", "num_processes", "process_id")
 START_S = 300
 """Seconds that a host waits for the others when a run starts."""
 
@@ -65,10 +67,10 @@ def start(where: Where, environ: Mapping[str, str] = os.environ) -> None:
     if environ.get("JAX_PLATFORMS") == "cpu":
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_enable_preemption_service", False)  # signals are ours, see main
-    given = where.coordinator, where.count, where.index
+    given: Any = (where.coordinator, where.count, where.index)
     try:
         jax.distributed.initialize(
-            *(given if where.coordinator else ()),
+            **(dict(zip(NAMES, given, strict=True)) if where.coordinator else {}),
             # A host that explicit flags place has all its devices, whatever the cluster is.
             cluster_detection_method="deactivate" if where.coordinator else None,
             initialization_timeout=START_S,

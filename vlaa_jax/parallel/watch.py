@@ -58,7 +58,7 @@ class Watch(threading.Thread):
             "after the last saved step"
         )
 
-    def name(self, host: int) -> str:
+    def where(self, host: int) -> str:
         """Where a host runs."""
         return self._names.get(host, "never heard")
 
@@ -95,7 +95,7 @@ class Watch(threading.Thread):
         for host, (_, last) in self._heard.items():
             if now - last > self.silence_s and not self.trouble:
                 self.trouble = (
-                    f"host {host} ({self.name(host)}) has not been heard for "
+                    f"host {host} ({self.where(host)}) has not been heard for "
                     f"{now - last:.0f} s; start all hosts again with the same command, the run "
                     "goes on after the last saved step"
                 )

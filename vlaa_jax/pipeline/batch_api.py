@@ -50,6 +50,7 @@ class BatchTransport:
         self._tasks: set[asyncio.Task[None]] = set()
         self._arrived = asyncio.Event()
         self._begun = False
+        self._broken: EndpointError | None = None
 
     async def aclose(self) -> None:
         """Stop waiting; what the provider still works on is found by the next run."""
@@ -67,6 +68,8 @@ class BatchTransport:
         Raises:
             EndpointError: the provider answered with an error, or not within its time.
         """
+        if self._broken is not None:
+            raise self._broken
         if not self._begun:
             self._begun = True
             for batch_id, keys in self._ledger.open_batches(self._model.url):
@@ -90,7 +93,14 @@ class BatchTransport:
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            said = self._files.quote(f"{type(error).__name__}: {error}")
+            self._broken = EndpointError("server", f"the batch transport broke: {said}")
+            self._fail(list(self._waiting), self._broken)  # nobody is to wait for ever
 
     async def _gather(self) -> None:
         """Cut what arrives into files and hand them in."""
@@ -132,7 +142,7 @@ class BatchTransport:
         """Ask after a batch until it ends, and hand out what it brought."""
         answered = []
         try:
-            batch = await self._until_ended(batch_id)
+            batch = await self._until_over(batch_id)
             for field in ("output_file_id", "error_file_id"):
                 if file_id := batch.get(field):
                     async for result in self._files.results(str(file_id)):
@@ -146,7 +156,7 @@ class BatchTransport:
         if error.kind != "connection":
             self._over[batch_id] = answered
 
-    async def _until_ended(self, batch_id: str) -> Mapping[str, Any]:
+    async def _until_over(self, batch_id: str) -> Mapping[str, Any]:
         while True:
             batch = await self._files.batch(batch_id)
             if batch.get("status") in _ENDED:

@@ -9,6 +9,7 @@ import heapq
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -117,6 +118,13 @@ def iter_samples(path: Path) -> Iterator[tuple[int, Sample]]:
     with path.open("rb") as file:
         for position, line in enumerate(file):
             yield position, Sample.from_json(line)
+
+
+def rejected(path: Path) -> Counter[tuple[str, str, str]]:
+    """Places that became no sample, by source, step and reason."""
+    with path.open("rb") as file:
+        lines = (json.loads(line) for line in file)
+        return Counter((line["source"], NAME, line["reason"]) for line in lines)
 
 
 class _Collector:

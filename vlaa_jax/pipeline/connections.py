@@ -13,7 +13,8 @@ import httpx
 
 def fast_transport() -> httpx.AsyncBaseTransport | None:
     """A stack of connections; None, httpx's own, where the environment names a proxy."""
-    return None if urllib.request.getproxies() else ConnectionStack()
+    proxied = urllib.request.getproxies().keys() & {"http", "https", "all"}
+    return None if proxied else ConnectionStack()
 
 
 class ConnectionStack(httpx.AsyncBaseTransport):

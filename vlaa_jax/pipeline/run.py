@@ -16,7 +16,7 @@ from rich.console import Console
 
 from vlaa_jax.pipeline import embedded
 from vlaa_jax.pipeline.client import Client, check_models
-from vlaa_jax.pipeline.collect import Collected, collect, iter_samples, known
+from vlaa_jax.pipeline.collect import Collected, collect, iter_samples, known, rejected
 from vlaa_jax.pipeline.estimate import StepEstimate, estimate
 from vlaa_jax.pipeline.ledger import Ledger, StepCost
 from vlaa_jax.pipeline.local_server import LocalServer
@@ -107,6 +107,7 @@ class _Job:
                 samples = iter_samples(self.collected.samples)
                 stopped = asyncio.run(self._ask(samples, self.collected.count, outcomes))
             tally = split(outcomes, self.settings.split, self.workdir, self.scorer.gold_problems)
+            tally.dropped.update(rejected(self.collected.rejects))
             summary = self._summary(tally, outcomes.pending(), stopped)
         told = (summary.originals, tally, summary.costs)
         write_report(self.workdir, *told, stopped, summary.pending)

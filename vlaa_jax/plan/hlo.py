@@ -6,6 +6,7 @@ DYNAMIC. An asynchronous gather stands in several computations, start and end, u
 it is counted once.
 """
 
+import math
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -26,7 +27,6 @@ _SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
 _HEAD = re.compile(r"(?:ENTRY )?%?([\w.\-]+) ")
 _CALLED = re.compile(r"(body|condition|calls|to_apply|branch_computations|\w+_computation)=")
 _NAME = re.compile(r"%?([\w.\-]+)")
-_GROUPS = re.compile(r"replica_groups=(\{\{[\d,]+\}|\[[\d,]+\]<=|\S*?mesh\S*)")
 
 
 class Collective(NamedTuple):
@@ -94,15 +94,28 @@ def _identity(kind: str, shapes: str, line: str) -> tuple:
 
 
 def _result_bytes(kind: str, shapes: str, start: bool, line: str) -> int:
+    """Bytes of the whole array of a collective: gathered, or before it is reduced to shares."""
     sizes = [_bytes(*shape) for shape in _SHAPE.findall(shapes)]
     if kind == "collective-permute":  # a start gives operand, result and context
         return sizes[0]
-    if start and kind == "all-gather":
-        return max(sizes)
-    if kind == "reduce-scatter":  # what is reduced counts, not the share that stays
-        operand = line.partition(f"{kind}(")[2] if not start else line
-        return max([*sizes, *(_bytes(*shape) for shape in _SHAPE.findall(operand))])
+    half = len(sizes) // 2
+    if start and kind in ("all-gather", "all-to-all"):  # operands, then results
+        return sum(sizes[half:])
+    if kind == "reduce-scatter":
+        return sum(sizes[:half]) if start else sum(sizes) * _group_size(line)
     return sum(sizes)
+
+
+def _group_size(line: str) -> int:
+    """Devices that take part, from any of the spellings of ``replica_groups``."""
+    groups = line.partition("replica_groups=")[2]
+    if groups.startswith("{{"):
+        return groups[2 : groups.index("}")].count(",") + 1
+    if counted := re.match(r"\[\d+,(\d+)\]", groups):
+        return int(counted[1])
+    axes = dict(re.findall(r"'(\w+)'=(\d+)", groups.partition("]")[0]))
+    named = re.findall(r"'(\w+)'", groups.partition("{")[2].partition("}")[0])
+    return math.prod(int(axes.get(name, 1)) for name in named)
 
 
 def _bytes(dtype: str, dims: str) -> int:
@@ -149,8 +162,10 @@ def _children(line: str, computations: dict[str, list[str]]) -> Iterator[tuple[s
         rest = line[match.end() :]
         inside = rest[1 : rest.index("}")] if rest.startswith("{") else rest.split(",")[0]
         called.setdefault(match[1], []).extend(_NAME.findall(inside))
+    said = re.search(r"known_trip_count\W+n\W+(\d+)", line)
     condition = computations.get(called.get("condition", [""])[0], [])
-    turns = _turns(condition, computations.get(called.get("body", [""])[0], []))
+    body = computations.get(called.get("body", [""])[0], [])
+    turns = int(said[1]) if said else _turns(condition, body)
     for key, names in called.items():
         loop = (turns,) if key in ("body", "condition") and " while(" in line else ()
         yield from ((name, loop) for name in names)

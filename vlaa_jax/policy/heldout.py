@@ -8,12 +8,15 @@ import jax
 import numpy as np
 
 from vlaa_jax.data.synthetic.baseline import constant_baseline
+from vlaa_jax.parallel import hosts
 from vlaa_jax.policy.groups import Groups
 from vlaa_jax.policy.prompts import Prompt
 from vlaa_jax.policy.sampler import Sampler
 from vlaa_jax.policy.scoring import CompletionScorer
+from vlaa_jax.policy.spread import Deal, exchange, taken
 from vlaa_jax.rewards.mixed import MixedReward, check_failed
-from vlaa_jax.schema import Record, ScoreRequest
+from vlaa_jax.rollout.engine import Rollout
+from vlaa_jax.schema import Record, Score, ScoreRequest
 
 HELDOUT_STREAM = 0x7E57
 """Folded into the seed, so that validation draws other randomness than training."""
@@ -26,19 +29,26 @@ class Heldout:
         prompts: the held-out prompts.
         sampler: draws the completions.
         scorer: scores them.
+        deal: which host scores which of them; None where there is one.
         seed: of the run.
     """
 
     def __init__(
-        self, prompts: Sequence[Prompt], sampler: Sampler, scorer: CompletionScorer, *, seed: int
+        self,
+        prompts: Sequence[Prompt],
+        sampler: Sampler,
+        scorer: CompletionScorer,
+        deal: Deal | None = None,
+        *,
+        seed: int,
     ) -> None:
         self._prompts = list(prompts)
         self._sampler = sampler
-        self._scorer = scorer
+        self._scorer, self._deal = scorer, deal
         self._key = jax.random.fold_in(jax.random.key(seed), HELDOUT_STREAM)
 
     def __call__(self, params: Mapping[str, Any]) -> tuple[dict[str, float], Groups]:
-        """Samples and scores every held-out prompt.
+        """Samples every held-out prompt and has it scored by the host it belongs to.
 
         Returns:
             Metrics, see `summarise`, and the groups they summarise.
@@ -50,11 +60,24 @@ class Heldout:
         keys_P = fold(self._key, np.arange(len(self._prompts)))
         rollout = self._sampler(params, self._prompts, keys_P)
         texts = self._scorer.texts(rollout)
-        scores = self._scorer.score(self._prompts, texts, rollout)
+        scores = self._scores(texts, rollout)
         most = self._scorer.reward.settings.max_failed_frac
         check_failed(scores, most, where="held-out records")
         groups = Groups(self._prompts, rollout, texts, scores)
         return summarise(groups), groups
+
+    def _scores(self, texts: list[list[str]], rollout: Rollout) -> list[Score]:
+        count = len(self._prompts)
+        if hosts.count() == 1 or self._deal is None:
+            return self._scorer.score(self._prompts, texts, rollout)
+        places = np.flatnonzero(self._deal.owner_P(count) == hosts.index()).tolist()
+        own: list[Score] = []
+        if places:
+            prompts, part = [self._prompts[p] for p in places], taken(rollout, places)
+            own = self._scorer.score(prompts, [texts[p] for p in places], part)
+        groups = rollout.length_PG.shape[1]
+        mine = {p: own[n * groups :][:groups] for n, p in enumerate(places)}
+        return [score for group in exchange(mine, count) for score in group]
 
     def constant_scores(self) -> dict[str, float]:
         """What the best constant answers get on these prompts; see `constant_scores`."""

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from vlaa_jax.parallel.local import fetch
 from vlaa_jax.policy.distribution import Distribution
 from vlaa_jax.policy.prompts import Placed, Prompt
 from vlaa_jax.rollout.engine import Rollout
@@ -46,5 +47,5 @@ class GroupLogprobs:
         for part in parts(len(prompts), self._at_once):
             inputs = self._placed(prompts[part])
             tokens = self._placed.put(rollout.tokens_PGT[part])
-            found.append(np.asarray(self._score(params, inputs, tokens, self._allowed_V)))
+            found.append(fetch(self._score(params, inputs, tokens, self._allowed_V)))
         return np.concatenate(found)

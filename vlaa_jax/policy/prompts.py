@@ -1,6 +1,6 @@
 """From a record to a prompt on the devices: encoding, collating, placing on the mesh."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,14 +11,14 @@ from PIL import Image
 
 from vlaa_jax.data.batches import PromptBatch, collate_prompts
 from vlaa_jax.data.bins import rows_needed
-from vlaa_jax.data.chat import Chat
 from vlaa_jax.data.encode import Encoded, encode_prompt
-from vlaa_jax.data.images import ImageProcessor
 from vlaa_jax.data.measure import Unfit, measure, over_limit
-from vlaa_jax.data.planner import ladder
+from vlaa_jax.data.planner import ladder, vision_shape
 from vlaa_jax.data.positions import Grid
 from vlaa_jax.models.qwen_vl.model import PromptInputs
 from vlaa_jax.models.qwen_vl.vision import VisionInputs
+from vlaa_jax.parallel import hosts
+from vlaa_jax.parallel.local import local_shards, parts_of, put_known, put_local
 from vlaa_jax.parallel.mesh import batch_sharding, data_shards
 from vlaa_jax.policy.pretrained import Pretrained
 from vlaa_jax.schema import Record
@@ -32,11 +32,13 @@ class Prompt(NamedTuple):
         record: where it came from.
         encoded: ids, positions and patches.
         image_size: (width, height) of its first image in pixels, or None for text alone.
+        whole: False where another host has the tokens and patches; see ``spread``.
     """
 
     record: Record
     encoded: Encoded
     image_size: tuple[int, int] | None
+    whole: bool = True
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,17 @@ class Encoder:
     data: PromptSettings
 
     def __call__(self, record: Record, images: tuple[Image.Image, ...]) -> Prompt:
-        """Tokens and patches of a record and its decoded images."""
-        return self.alone(record, images)
-
-    @property
-    def alone(self) -> "_Encode":
-        """The same without the model, for other processes."""
-        return _Encode(self.pretrained.chat, self.pretrained.processor, self.data)
+        """Tokens and pixels of a record and its decoded images."""
+        encoded = encode_prompt(
+            record,
+            images,
+            self.pretrained.chat,
+            self.pretrained.processor,
+            system_prompt=self.data.system_prompt,
+            max_tokens=self.data.max_prompt_tokens,
+            as_pixels=True,
+        )
+        return Prompt(record, encoded, images[0].size if images else None)
 
     def check(self, record: Record, sizes: Sequence[tuple[int, int]]) -> None:
         """Refuses, without touching pixels, what encoding would refuse.
@@ -82,27 +88,6 @@ class Encoder:
             raise Unfit("image", f"{reason}; raise it or lower data.max_pixels", record.id)
 
 
-@dataclass(frozen=True)
-class _Encode:
-    """Record and images to a prompt."""
-
-    chat: Chat
-    processor: ImageProcessor
-    data: PromptSettings
-
-    def __call__(self, record: Record, images: tuple[Image.Image, ...]) -> Prompt:
-        encoded = encode_prompt(
-            record,
-            images,
-            self.chat,
-            self.processor,
-            system_prompt=self.data.system_prompt,
-            max_tokens=self.data.max_prompt_tokens,
-            as_pixels=True,
-        )
-        return Prompt(record, encoded, images[0].size if images else None)
-
-
 def prompt_inputs(batch: PromptBatch) -> PromptInputs:
     """The model's view of a host batch."""
     host: Any = batch  # numpy arrays stand in for the device's
@@ -116,28 +101,69 @@ def prompt_inputs(batch: PromptBatch) -> PromptInputs:
 
 
 class Collator:
-    """Pads prompts to shapes of the ladder and puts them on the mesh."""
+    """Pads prompts to shapes of the ladder and puts them on the mesh.
 
-    def __init__(self, pretrained: Pretrained, data: PromptSettings, mesh: Mesh) -> None:
+    With several hosts, each lays out the prompts of its own data shards, in a shape that all know.
+
+    Args:
+        pretrained: tokenizer and image processor.
+        data: sizes.
+        mesh: the device mesh.
+        read: makes prompts whole that are known in outline.
+    """
+
+    def __init__(
+        self,
+        pretrained: Pretrained,
+        data: PromptSettings,
+        mesh: Mesh,
+        read: Callable[[Sequence[Prompt]], list[Prompt]] = list,
+    ) -> None:
         self._pretrained = pretrained
-        self._data = data
+        self._data, self._read, self._mesh = data, read, mesh
         self._shards = data_shards(mesh)
+        self._local = local_shards(mesh)
         self.sharding = batch_sharding(mesh)
 
     def __call__(self, prompts: Sequence[Prompt]) -> tuple[PromptInputs, PromptBatch]:
-        """The prompts on the device, and the host batch they came from."""
+        """The prompts on the device, and the host batch they came from: this host's part of it."""
+        shape: dict[str, int | None] = {
+            "min_tokens": self._data.min_prompt_bucket,
+            "rows_per_bin": self._data.vision_rows_per_bin or None,
+            "bins_per_shard": self._data.vision_bins_per_shard or None,
+        }
+        if hosts.count() > 1:
+            shape = {**self._common_shape(prompts)}
+            prompts = self._read(parts_of(self._local, prompts, self._shards))
         batch = collate_prompts(
             [p.encoded for p in prompts],
-            self._shards,
+            len(self._local),
             pad_id=self._pretrained.chat.pad_id,
-            min_tokens=self._data.min_prompt_bucket,
             min_prompts=len(prompts),
             window_units=self._pretrained.window_units,
-            rows_per_bin=self._data.vision_rows_per_bin or None,
-            bins_per_shard=self._data.vision_bins_per_shard or None,
             dtype=np.uint8,
+            **shape,  # type: ignore[arg-type]
         )
-        return jax.device_put(prompt_inputs(batch), self.sharding), batch
+        return put_local(prompt_inputs(batch), self._mesh), batch
+
+    def _common_shape(self, prompts: Sequence[Prompt]) -> dict[str, int]:
+        """Sizes of a batch that does not depend on what lies on which host."""
+        part = len(prompts) // self._shards
+        grids = [
+            [grid for prompt in prompts[start : start + part] for grid in prompt.encoded.grids]
+            for start in range(0, len(prompts), part)
+        ]
+        rows, bins = vision_shape(
+            grids,
+            self._pretrained.window_units,
+            self._data.vision_rows_per_bin or None,
+            self._data.vision_bins_per_shard or None,
+        )
+        return {
+            "min_tokens": self.prompt_bucket(prompts),
+            "rows_per_bin": rows,
+            "bins_per_shard": bins,
+        }
 
     def prompt_bucket(self, prompts: Sequence[Prompt]) -> int:
         """Positions that the longest of some prompts gets after padding."""
@@ -146,7 +172,7 @@ class Collator:
 
     def put(self, array: np.ndarray) -> jax.Array:
         """An array with P first, split over the data shards."""
-        return jax.device_put(array, self.sharding)
+        return put_known(array, self.sharding)
 
 
 class Placed:
@@ -173,8 +199,15 @@ class Placed:
 
     def padding(self) -> dict[str, float]:
         """Share of padding in the step's batches."""
-        batches = [batch for _, batch in self._found.values()]
+        counts: list[float] = []
+        for _, batch in self._found.values():
+            patches = batch.vision.seg_id_SQ
+            counts += [int(batch.length_P.sum()), batch.ids_PT.size]
+            counts += [int(np.count_nonzero(patches)), patches.size]
+        found = np.reshape(hosts.total(counts, "what was padded"), (-1, 2, 2))
+        frac = 1.0 - found[..., 0] / found[..., 1]
+        vision = np.where(found[:, 1, 0] > 0, frac[:, 1], 0.0)
         return {
-            "padding/text_frac": float(np.mean([b.padding_frac for b in batches])),
-            "padding/vision_frac": float(np.mean([b.vision.padding_frac for b in batches])),
+            "padding/text_frac": float(np.mean(frac[:, 0])),
+            "padding/vision_frac": float(np.mean(vision)),
         }

@@ -12,11 +12,13 @@ from vlaa_jax.data.chat import Chat
 from vlaa_jax.data.encode import Encoded, encode_sft
 from vlaa_jax.data.images import ImageProcessor, decode_image
 from vlaa_jax.data.planner import ladder
+from vlaa_jax.foreign import MAX_IMAGE_BYTES, read_bytes
 from vlaa_jax.models.qwen_vl import weights
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.model import RowInputs
 from vlaa_jax.models.qwen_vl.vision import VisionInputs
 from vlaa_jax.models.reward_head.head import ScalarHead, load_scalar_head
+from vlaa_jax.parallel import hosts
 from vlaa_jax.parallel.mesh import data_shards
 from vlaa_jax.rewards.mixed import MixedReward
 from vlaa_jax.rewards.open_ended import AnswerItem, Judged, ReferenceScorer
@@ -87,7 +89,9 @@ class InProcessRewardHead:
         return judged
 
     def _encode(self, item: AnswerItem) -> Encoded:
-        images = [decode_image(Path(path).read_bytes(), path) for path in item.images]
+        images = [
+            decode_image(read_bytes(Path(path), MAX_IMAGE_BYTES), path) for path in item.images
+        ]
         record = Record("reward head", item.question, item.images, answer=item.answer)
         return encode_sft(record, images, self._chat, self._processor, max_tokens=self._max_tokens)
 
@@ -144,5 +148,10 @@ def head_scorer(settings: RewardSettings, mesh: Mesh, dtype: str) -> ReferenceSc
 def mixed_reward(settings: RewardSettings, mesh: Mesh, dtype: str) -> MixedReward:
     """The mixed reward, with the in-process head where the settings choose it."""
     if settings.open_ended == "reward_head":
+        if hosts.count() > 1:
+            raise UserError(
+                "rewards.open_ended: reward_head works on one host; serve the head and "
+                "name the server instead"
+            )
         return MixedReward(settings, head_scorer(settings, mesh, dtype))
     return MixedReward(settings)

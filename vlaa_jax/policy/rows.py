@@ -117,7 +117,7 @@ class RowSource:
                 f"{name}: {data.rows_at_once} rows at once cannot be dealt to {shards} data shards "
                 "(mesh.data x mesh.fsdp); choose a multiple"
             )
-        self._records, self._images = records, images
+        self.records, self._images = records, images
         self._pretrained, self._data = pretrained, data
         self._mesh = mesh
         weights = by_source.source_weights(data.source_weights)
@@ -147,7 +147,7 @@ class RowSource:
         """Updates that one pass over the records takes; packs sizes, decodes nothing."""
         once = replace(self._order, epochs=1, source_weights=None)
         batches = count_batches(
-            self._records, self._images, budget=self.budget, order=once, **self._reading
+            self.records, self._images, budget=self.budget, order=once, **self._reading
         )
         return max(-(-batches // self.batches_per_update), 1)
 
@@ -161,7 +161,7 @@ class RowSource:
 
     def _load(self, order: Order) -> Loader[RowBatch]:
         return row_loader(
-            self._records,
+            self.records,
             self._images,
             budget=self.budget,
             order=order,
@@ -194,7 +194,7 @@ class RowSource:
     def numbered(self) -> Iterator[tuple[list[list[Record]], RowBatch]]:
         """Every record once, with the records of each row in the order of their segments."""
         encoder = RowEncoder(self._images, **self._reading)
-        sized = map(encoder.size, self._records)
+        sized = map(encoder.size, self.records)
         samples = ((one, one.n_tokens, one.grids) for one in sized)
         with ThreadPoolExecutor(max(self._data.workers, 1), "encode") as pool:
             for packed in pack(samples, self.budget):

@@ -3,13 +3,11 @@
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
-
-import jax
 
 from vlaa_jax.data.built import BuiltRecords
 from vlaa_jax.data.golds import GoldProblems, bad_golds
@@ -19,13 +17,16 @@ from vlaa_jax.data.loader import (
     Order,
     image_sizes,
     opener,
+    ordered,
     prompt_loader,
 )
 from vlaa_jax.data.measure import Unfit
 from vlaa_jax.data.progress import progress
 from vlaa_jax.data.records import RecordFile, Reject, iter_indexed
+from vlaa_jax.parallel import hosts
 from vlaa_jax.policy.pretrained import Pretrained
 from vlaa_jax.policy.prompts import Encoder, Prompt
+from vlaa_jax.policy.spread import Deal, Reader, SpreadLoader, complete
 from vlaa_jax.rewards.mixed import MixedReward
 from vlaa_jax.schema import Record, UserError
 from vlaa_jax.settings import by_source
@@ -220,7 +221,13 @@ def _sizes(images: ImageOpener, record: Record) -> list[tuple[int, int]] | str:
 
 
 def training_loader(
-    records: Sequence[Record], image_root: Path, encoder: Encoder, *, batch: int, seed: int
+    records: Sequence[Record],
+    image_root: Path,
+    encoder: Encoder,
+    *,
+    batch: int,
+    seed: int,
+    deal: Deal | None = None,
 ) -> Loader[list[Prompt]]:
     """Endless shuffled batches of prompts with exact state.
 
@@ -228,43 +235,53 @@ def training_loader(
         records: as ``load_checked`` gives them.
         image_root: where the images are of records that do not say so themselves.
         encoder: its settings hold the mix of sources and the number of threads.
-        batch: prompts of a step over all hosts; each host gets its share of them.
+        batch: prompts of a step over all hosts.
         seed: of the order.
+        deal: which of them each host loads; needed where there are several.
 
     Raises:
-        UserError: the batch does not divide over the hosts, or a weighted source has no records.
+        UserError: a weighted source has no records.
     """
-    hosts = jax.process_count()
-    if batch % hosts:
-        raise UserError(f"rollout.prompts: {batch} prompts do not divide over {hosts} hosts")
-    return prompt_loader(
+    spread = deal if hosts.count() > 1 else None
+    order = Order(seed=seed, source_weights=by_source.source_weights(encoder.data.source_weights))
+    places = tuple(spread.held(batch)) if spread else ()
+    loader = prompt_loader(
         records,
         _images_of(records, image_root),
-        batch_size=batch // hosts,
-        order=Order(
-            seed=seed,
-            source_weights=by_source.source_weights(encoder.data.source_weights),
-            host_index=jax.process_index(),
-            host_count=hosts,
-        ),
+        batch_size=len(places) or batch,
+        order=replace(order, places=places, batch=batch) if spread else order,
         threads=encoder.data.workers,
-        processes=encoder.data.processes,
-        process=encoder.alone,
+        process=encoder,
     )
+    return SpreadLoader(loader, ordered(records, order), spread, batch) if spread else loader
 
 
 def _images_of(records: Sequence[Record], image_root: Path) -> Path | ImageOpener:
     return records.images if isinstance(records, Usable) else image_root
 
 
-def heldout_prompts(records: Sequence[Record], image_root: Path, encoder: Encoder) -> list[Prompt]:
-    """All prompts of a held-out set, in file order."""
-    with prompt_loader(
-        records,
-        _images_of(records, image_root),
-        batch_size=32,
-        order=Order(shuffle=False, epochs=1),
-        threads=encoder.data.workers,
-        process=encoder,
-    ) as loader:
-        return [prompt for batch in loader for prompt in batch]
+def heldout_prompts(
+    records: Sequence[Record], image_root: Path, encoder: Encoder, deal: Deal | None = None
+) -> list[Prompt]:
+    """All prompts of a held-out set, in file order; see ``spread`` for several hosts."""
+    spread = deal if hosts.count() > 1 else None
+    held = spread.held(len(records)) if spread else list(range(len(records)))
+    mine: list[Prompt] = []
+    if held:
+        with prompt_loader(
+            [records[place] for place in held],
+            _images_of(records, image_root),
+            batch_size=32,
+            order=Order(shuffle=False, epochs=1),
+            threads=encoder.data.workers,
+            process=encoder,
+        ) as loader:
+            mine = [prompt for batch in loader for prompt in batch]
+    if spread is None:
+        return mine
+    return complete(records, dict(zip(held, mine, strict=True)), spread.owner_P(len(records)))
+
+
+def reader(records: Sequence[Record], image_root: Path, encoder: Encoder) -> Reader:
+    """Reads prompts of these records that are only known in outline."""
+    return Reader(opener(_images_of(records, image_root)), encoder)

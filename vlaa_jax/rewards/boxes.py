@@ -23,11 +23,15 @@ MAX_BOXES = 100
 
 _N = r"[-+]?(?:(?:\d{1,40}(?:\.\d{0,40})?|\.\d{1,40})(?:[eE][-+]?\d{1,3})?|nan\b|inf(?:inity)?\b)"
 _LABEL = re.compile(
-    r"<\|object_ref_start\|>.*?<\|object_ref_end\|>|<ref>.*?</ref>|```(?:json)?", re.DOTALL
+    r"<\|object_ref_start\|>.{0,500}?<\|object_ref_end\|>|<ref>.{0,500}?</ref>|```(?:json)?",
+    re.DOTALL,
 )
 _TAG = re.compile(
     r"<\|?/?(?:box|quad)(?:_start|_end)?\|?>|\\(?:boxed|fbox)\s*(?=\{)|\\(?=[\[\](){}])|\$"
 )
+_MARKED = re.compile(r"[<`\\$*]")
+_NUMBER = re.compile(_N, re.IGNORECASE)
+_FOUR = re.compile(rf"[\s(\[]*{_N}(?:[\s,]+{_N}){{3}}[\s)\]]*", re.IGNORECASE)
 _TOKEN = re.compile(
     rf"\s+|(?P<open>[\[({{])|(?P<close>[\])}}])|\"(?P<double>(?:[^\"\\]|\\.)*)\""
     rf"|'(?P<single>(?:[^'\\]|\\.|'(?=\w))*)'|(?P<number>(?<![\w.]){_N}(?![\w.]*\w))"
@@ -60,7 +64,9 @@ def find_boxes(text: str) -> tuple[list[Box], str, str] | None:
     """All boxes of a text in order, with the words before and after them; None as above."""
     if len(text) > MAX_TEXT:
         return None
-    text = _TAG.sub(" ", _LABEL.sub(" ", unwrap(fold(text)).replace("**", " ")))
+    text = unwrap(fold(text))
+    if _MARKED.search(text):
+        text = _TAG.sub(" ", _LABEL.sub(" ", text.replace("**", " ")))
     try:
         return _read(text)
     except _Malformed:
@@ -69,37 +75,50 @@ def find_boxes(text: str) -> tuple[list[Box], str, str] | None:
 
 def _read(text: str) -> tuple[list[Box], str, str]:
     stack: list[list[Any]] = [[]]
-    brackets: list[str] = []
-    bracketed, bare = [len(text), 0], [len(text), 0]  # where brackets and where numbers stand
+    closing: list[str] = []
+    bracketed: list[int] = []  # where brackets stand
+    bare: list[int] = []  # and where numbers do
     for match in _TOKEN.finditer(text):
-        quoted = match["double"] if match["double"] is not None else match["single"]
-        for place, found in ((bracketed, brackets or match["open"]), (bare, match["number"])):
-            if found:
-                place[:] = min(place[0], match.start()), match.end()
-        if match["open"]:
-            brackets.append(match["open"])
+        kind = match.lastgroup
+        if kind is None or kind == "sign":
+            continue
+        token = match[kind]
+        if kind == "open":
+            bracketed.append(match.start())
+            closing.append(_PAIRS[token])
             stack.append([])
             if len(stack) > MAX_DEPTH:
                 raise _Malformed
-        elif match["close"]:
-            if not brackets or _PAIRS[brackets.pop()] != match["close"]:
+        elif kind == "close":
+            if not closing or closing.pop() != token:
                 raise _Malformed
+            bracketed.append(match.end())
             inside = stack.pop()
             stack[-1].append(inside)
-        elif match["number"]:
-            stack[-1].append(float(match["number"]))
-        elif quoted is not None:
-            number = re.fullmatch(_N, quoted.strip())
-            stack[-1].append(float(quoted) if number else quoted)
-        elif match["word"]:
-            stack[-1].append(match["word"])
-    if brackets:
+        elif kind == "number":
+            if not closing:
+                bare += match.span()
+            stack[-1].append(float(token))
+        elif kind == "word":
+            stack[-1].append(token)
+        else:
+            stack[-1].append(_quoted(token))
+    if closing:
         raise _Malformed
     boxes = _boxes_in(stack[0], outermost=True)
     if not boxes or len(boxes) > MAX_BOXES:
         raise _Malformed
-    first, last = bracketed if bracketed[1] else bare
-    return boxes, text[:first], text[last:]
+    around = bracketed or bare
+    return boxes, text[: around[0]], text[around[-1] :]
+
+
+def _quoted(text: str) -> Any:
+    """Text in quotation marks: a number, four numbers, or a label."""
+    if _NUMBER.fullmatch(text.strip()):
+        return float(text)
+    if _FOUR.fullmatch(text):
+        return [float(number) for number in _NUMBER.findall(text)]
+    return text
 
 
 def _boxes_in(items: Sequence[Any], outermost: bool = False) -> list[Box]:

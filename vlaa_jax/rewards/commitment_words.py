@@ -4,8 +4,8 @@ A table is one text of phrases that are separated by bars.
 """
 
 CONNECTORS = (
-    "is|are|was|were|be|being|equal|equals|equal to|equals to|becomes|gives|give|giving|makes|"
-    "make|yields|get|gets|got|getting|obtain|obtains|obtained|count|counted|see|find|found|"
+    "then|finally|is|are|was|were|be|being|equal|equals|equal to|equals to|becomes|gives|give|"
+    "giving|makes|make|yields|get|gets|got|getting|obtain|obtains|obtained|count|counted|see|find|found|"
     "have|has|had|contains|contain|shows|show|includes|measures|measure|remain|remains|leaves|"
     "left with|total|totals|totaling|value|number|answer|result|choice|option|letter|selection|"
     "response|solution|choose|chose|pick|select|selected|reads|say|amounts to|comes to|"
@@ -14,14 +14,15 @@ CONNECTORS = (
     "conclude that"
 )
 """What a lead ends with: the value follows."""
-CONCLUSIONS = "so|thus|hence|therefore|then|consequently|overall|altogether|in total|finally"
+CONCLUSIONS = "so|thus|hence|therefore|consequently|overall|altogether|in total"
 """Connectors that draw a conclusion: values may be named before them."""
 CLAIMS = "answer|option|choice|result|solution|selection|final"
 """Words that claim a final answer; two claims of different values are none."""
 QUALIFIERS = (
     "the|a total of|total of|exactly|precisely|only|just|simply|about|approximately|around|"
     "roughly|approx|nearly equal to|equal to|option|choice|letter|number|value|answer|that|now|"
-    "also|clearly|indeed|therefore|thus|hence|so|here|option letter|is|be|are|final|correct"
+    "also|clearly|indeed|therefore|thus|hence|so|here|option letter|is|be|are|final|"
+    "correct|point|points|coordinates|interval|set|pair"
 )
 """What may stand between connector and value: nothing here changes it."""
 REASONS = "because|since|as|given|given that|due to|owing to|for the reason|where"
@@ -75,7 +76,9 @@ ZH_CONNECTORS = (
 )
 ZH_CONCLUSIONS = "所以|因此|因而|故|则|综上|答案|答|共"
 ZH_CLAIMS = "答案|选项|选"
-ZH_QUALIFIERS = "约|大约|大概|正好|恰好|刚好|只|就|选项|的|就是|应该是|应为|应该选|数字|字母"
+ZH_QUALIFIERS = (
+    "点|坐标|区间|约|大约|大概|正好|恰好|刚好|只|就|选项|的|就是|应该是|应为|应该选|数字|字母"
+)
 ZH_REASONS = "因为|由于|因|理由|由"
 ZH_DENIALS = (
     "不是|不等于|不为|不选|不能|不可能|不会|不该|并非|非也|没|未必|除了|排除|否认|绝非|别选"

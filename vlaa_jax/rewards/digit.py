@@ -18,7 +18,7 @@ _INTEGER = re.compile(r"-?\d{1,18}", re.ASCII)
 _APART = re.compile(r"^-\s+(?=\w)")
 _SAME = re.compile(r"\s*[(\[]\s*([^()\[\]]{1,40})\s*[)\]]")
 _NONE = re.compile(
-    r"(?:none|no\s+(?!one\b|idea|answer|way|longer|more\b|need|number|clue|comment|information)"
+    r"(?:none|nothing|no\s+(?!one\b|idea|answer|way|longer|more\b|need|number|clue|comment|information)"
     r"[a-z]+(?:\s+[a-z]+){0,4}|(?:没有|无)(?!法)[^\d,.]{0,8})\s*(?:[.,]|$)",
     re.IGNORECASE,
 )

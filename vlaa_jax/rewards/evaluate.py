@@ -7,13 +7,14 @@ same verdict. Sizes are bounded before they are computed.
 """
 
 import hashlib
+import math
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
 import mpmath
 
-from vlaa_jax.rewards.latex import Tree
+from vlaa_jax.rewards.trees import Tree
 
 mp = mpmath.mp.clone()
 mp.dps = 50
@@ -51,6 +52,9 @@ def value_at(tree: Tree, point: int) -> Any:
         return _drawn(f"{tree[1]}({said})", point)
     if kind == "call":
         return _call(tree[1], [value_at(part, point) for part in tree[2:]])
+    if kind == "pow" and _is_odd_root(tree[2]):
+        over, under = tree[2][1][1], tree[2][2]
+        return _power(_root(value_at(tree[1], point), value_at(under, point)), mp.mpf(int(over)))
     values = [value_at(part, point) for part in tree[1:]]
     if kind == "neg":
         return -values[0]
@@ -64,6 +68,14 @@ def value_at(tree: Tree, point: int) -> Any:
             raise Undefined
         return left / right
     return _power(left, right)
+
+
+def _is_odd_root(tree: Tree) -> bool:
+    """Whether an exponent is p/q with q odd, so that the root of a negative number is real."""
+    if tree[0] != "div" or tree[1][0] != "num" or tree[2][0] != "num":
+        return False
+    over, under = tree[1][1], tree[2][1]
+    return over > 0 and under in (3, 5, 7, 9) and over.denominator == 1
 
 
 def sample(tree: Tree) -> list[Any]:
@@ -200,18 +212,6 @@ def _call(name: str, arguments: list[Any]) -> Any:
     return function(*arguments)
 
 
-def _exact_gcd(*numbers: int) -> int:
-    import math
-
-    return math.gcd(*numbers)
-
-
-def _exact_lcm(*numbers: int) -> int:
-    import math
-
-    return math.lcm(*numbers)
-
-
 def _tan(argument: Any) -> Any:
     return mp.sin(argument) * _inverse(mp.cos)(argument)
 
@@ -243,8 +243,8 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "percent": lambda x: x / 100,
     "factorial": _bounded(mp.factorial, 10**4),
     "binom": _bounded(mp.binomial, 10**4),
-    "gcd": _bounded(_whole(_exact_gcd)),
-    "lcm": _bounded(_whole(_exact_lcm), 10**6),
+    "gcd": _bounded(_whole(math.gcd)),
+    "lcm": _bounded(_whole(math.lcm), 10**6),
     "max": lambda *x: max(x),
     "min": lambda *x: min(x),
 }

@@ -18,7 +18,7 @@ _BARE = re.compile(r"[(\[{<]?\s*([A-Za-z])\s*[)\]}>]?\s*[.:,;]?")
 _LETTER = re.compile(
     r"[(\[{]\s*(?P<a>[A-Za-z])\s*[)\]}]|(?P<b>[A-Za-z])\s*[).:](?=\W|[A-Z\d]|$)"
     r"|(?P<c>[A-Z])(?=\s*(?:[,;!=]|-\s|$|[\u4e00-\u9fff]))"
-    r"|(?P<d>[A-Z])(?=\s+(?:is|was|because|since|as|due|given|seems|matches|would|must|should)\b|\s*\()"
+    r"|(?P<d>[A-Z])(?=\s+(?:is|was|because|since|as|due|given|seems|matches|would|must|should|definitely|certainly|surely|obviously|clearly)\b|\s*\()"
     r"|(?P<e>[A-Z])(?=\s)"
 )
 # Another option after the first one. The article is none, nor is a point or side of a figure.
@@ -37,6 +37,8 @@ _SMALL = re.compile(
     r"|(?:\b(?:or|nor|maybe|possibly|perhaps|either|option|choice|answer)\b|^\s*[,;/|&-]?)\s*"
     r"([b-h])(?![\w'’]|\s*[\^<>+*=≤≥≠])|(?:^|\s)([a-h])[.:](?=\s*\S)|\b(?:or|nor)\s+(a)\s*\W?$"
 )
+_MARKS = re.compile(r"^(?:[\s.,:;=]|-(?!\d|\\|\.))+")
+_VALUE = re.compile(r"[-+\d.($\\€£¥]|[a-z]\s*=|(?:minus|negative)\b")
 _MARKED = re.compile(r"(?<![\w.'])[(\[]?[a-h][)\].:](?=\W|$)")
 _CHAIN = re.compile(
     r"^\W*(?:(?:all|both|each|any)\s+(?:of\s+)?)?[a-h](?:(?:\W+|\s+(?:and|or|nor|then)\s+)[a-h])*\W*$",
@@ -46,7 +48,7 @@ _ABBREVIATION = re.compile(r"(?<![\w.])(?:e\.g|i\.e|a\.k\.a)\.(?!\w)", re.IGNORE
 _FORMULA = re.compile(r"\b[a-zA-Z]+\([^()]{1,20}\)|[(\[](?=[^()\[\]]*[,+*^-])[^()\[\]:;]*[)\]]")
 _OPTION_LINE = re.compile(r"^\s*[(\[]?([A-Z])\s*[)\].:、]\s*(\S.*?)\s*$", re.MULTILINE)
 _OPTION_INLINE = re.compile(r"(?:^|[\s,;])[(\[]?([A-Z])\s*[)\].:](?=\s|[^\sA-Za-z])")
-_ENDS = re.compile(r"[.,;:](?=\s|$)|\s(?=[a-z]{2,}\b)|\s-\s|\n")
+_ENDS = re.compile(r"[.,;:](?=\s|$)|\s(?=[(\[])|\s(?=[a-z]{2,}\b)|\s-\s|\n")
 
 
 def score_mcq(answer: str, gold: str, question: str = "") -> float:
@@ -87,7 +89,7 @@ def chosen_letter(answer: str, options: Mapping[str, str] | None = None) -> str 
     """
     if len(answer) > MAX_ANSWER:
         return None
-    text = plain(answer)
+    text = plain(answer).rstrip("!")
     bare = _BARE.fullmatch(text)
     if bare:  # "A" may itself be the text of an option ("B: A"); the letter then means the letter
         return bare[1].upper()
@@ -111,7 +113,13 @@ class _Chooser:
             for end in [len(text), *reversed(ends[:8])]:
                 named = _option_with(text[start:end], self.options)
                 if named:
-                    yield named, end
+                    again = re.match(
+                        rf"[\s,.]*(?:[(\[]\s*{named}\s*[)\]]|{named}(?=\W*$))", text[end:]
+                    )
+                    yield named, end + (again.end() if again else 0)
+        bare = _BARE.fullmatch(text, start)
+        if bare and (start or bare[1].isupper()):
+            yield bare[1].upper(), len(text)
         match = _LETTER.match(text, start)
         if not match:
             return
@@ -130,13 +138,13 @@ class _Chooser:
 
     def _is_own(self, letter: str, rest: str) -> bool:
         own = self.options.get(letter, "")
-        return bool(own) and _same(rest.strip(" .,:;=-()[]") or "-", own)
+        return bool(own) and _same(_MARKS.sub("", rest).strip(" .,:;()[]") or "-", own)
 
     def _own_length(self, letter: str, rest: str) -> int:
         """Characters of the letter's own text at the head of what follows it, marks included."""
         if self._is_own(letter, rest):
             return len(rest)
-        marks = len(rest) - len(rest.lstrip(" .,:;=-"))
+        marks = len(rest) - len(_MARKS.sub("", rest))
         own = self.options.get(letter, "").rstrip(".")
         if own and rest[marks:].casefold().startswith(own.casefold()):
             return marks + len(own)
@@ -144,7 +152,7 @@ class _Chooser:
 
     def _contradicts(self, letter: str, rest: str, is_small: bool) -> bool:
         """Whether what follows a letter names another option, by letter or by text."""
-        said = rest.strip(" .,:;=-")
+        said = _MARKS.sub("", rest).strip(" .,:;")
         if not said or self._is_own(letter, rest):
             return False
         named = _option_with(said.strip("()[]. "), self.options)
@@ -246,12 +254,9 @@ def _same_value(left: str, right: str) -> bool:
 @lru_cache(maxsize=8192)
 def _quantity(text: str) -> Reading | None:
     text = text.strip()
-    if (
-        len(text) > 60
-        or not re.search(r"\d", text)
-        or not re.match(r"[-+\d.($\\€£¥]|[a-z]\s*=", text)
-    ):
+    if len(text) > 60 or not re.search(r"\d", text) or not _VALUE.match(text):
         return None
+    text = re.sub(r"\\[dt]?frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}", text)
     return read_answer(re.sub(r"^[a-z]\s*=", "", text))
 
 

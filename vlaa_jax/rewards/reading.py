@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
-from vlaa_jax.rewards.commitment import commit, leaves_as_it_is
+from vlaa_jax.rewards.commitment import commit, leads, leaves_as_it_is
 from vlaa_jax.rewards.commitment_words import HEDGES, RETRACTIONS
 from vlaa_jax.rewards.numerals import FIGURES, NUMERAL, value_of
 from vlaa_jax.rewards.text import brace_end, fold, unwrap
@@ -45,7 +45,7 @@ _COMMANDS = re.compile(
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
 _APART = "\x01"  # stands where \text{} began: what follows is set apart
 _TEXT = re.compile(
-    r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|rm|mbox)\s*"
+    r"\\(?:text|textnormal|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|rm|mbox)\s*"
     r"\{\s*((?:[^{}]|\^\{-?\d\})*?)\s*\}"
 )
 _SPACES = re.compile(r"\\(?:[,;:! ]|qquad\b|quad\b)|(?<!\\)~")
@@ -55,8 +55,19 @@ _DEGREES = re.compile(
 _SIZED = re.compile(r"\\(?:left|right|big|Big)(?![A-Za-z])")
 _OUTPUT = re.compile(r"^Output\s+\d+\s*:\s*")
 _CURRENCY = re.compile(r"^(?P<sign>-?)\s*(?:US\s*)?(?P<unit>[$＄€£¥])\s*(?=[\d.(])")
-_JOINS = re.compile(r"\s*(?:,|;|\band\b|\bor\b|和|或|,\s*(?:and|or)\b)\s*", re.IGNORECASE)
+_JOINS = re.compile(r"\s*(?:,\s*(?:and|or)\b|[,;]|\band\b|\bor\b|[和或])\s*", re.IGNORECASE)
 _LOOSE = re.compile(r"^(?:and|or)\b|(?:\b(?:and|or)|[,;+*/=-])$")
+_AGAIN = re.compile(r"\s*\$?\s*(?:≈|\\approx|\\simeq)\s*\$?-?[\d.,]*\d\s*(?:°|\s*[a-z]{1,3}\b)?\$?")
+"""The value once more, rounded."""
+_TIME = re.compile(r"(\d{1,2}):(00|\d\d(?=\s*[ap]))\s*(am|pm|a\.m|p\.m)?", re.IGNORECASE)
+_PARTS = ["", "", "hal", "thi", "qua", "fif", "six", "sev", "eig", "nin", "ten"]
+_PART = re.compile(
+    r"(?:(?P<over>[a-z]+|\d+)[\s-]+)?(?P<part>hal(?:f|ves)|thirds?|quarters?|fifths?|sixths?"
+    r"|sevenths?|eighths?|ninths?|tenths?)|(?P<zh_under>[百\d二三四五六七八九十]+)分之(?P<zh_over>[\d一-龥]+)",
+    re.IGNORECASE,
+)
+_BRACKETED = re.compile(r"(?<=\d)\s*\(\s*([A-Za-z°²³/^Ω%\u4e00-\u9fff]{1,16})\s*\)$")
+_ANGLE = re.compile(r"(?:sin|cos|tan|cot|sec|csc)(?:\^\{?\d\}?)?\s*\(?\s*[\d.]+\s*°\s*\)?$")
 _UNIT_TAIL = re.compile(
     rf"(?<=[\d}}\])π²³!A-Za-z{_APART}])(?P<gap>\s*{_APART}\s*|\s*)(?P<unit>{UNIT.pattern})[\s.]*$"
 )
@@ -65,7 +76,7 @@ _NOUNS = re.compile(
     rf"(?:[\s{_APART}]+[A-Za-z]+){{0,7}})[\s.]*$|(?<=[\d}})π])(?P<zh>[\u4e00-\u9fff]{{1,6}})[\s.]*$"
 )
 _ENDS = re.compile(
-    r"[.,;:!?](?=[\s\u4e00-\u9fff]|$)|\s(?=[A-Za-z]{2,}\b)|\s(?=\()|(?<![\u4e00-\u9fff])[\u4e00-\u9fff]|\n|\s-\s|(?<=\$)\s"
+    r"\s*\$?\s*(?:≈|\\approx)|[.,;:!?](?=[\s\u4e00-\u9fff]|$)|\s(?=[A-Za-z]{2,}\b)|\s(?=\()|(?<![\u4e00-\u9fff])[\u4e00-\u9fff]|\n|\s-\s|(?<=\$)\s"
 )
 _NUMBER = re.compile(
     rf"(?P<sign>[+-]?)\s*(?:(?P<whole>\d{{1,9}})?\s*\\[dt]?frac\s*\{{\s*(?P<a>-?\d{{1,18}})\s*\}}"
@@ -99,7 +110,23 @@ def read_answer(text: str) -> Reading | None:
     """The one value that an answer commits to; None where there is none."""
     if len(text) > MAX_EXPRESSION:
         return None
-    return commit(_prepared(text), _read, _names_value)
+    return _boxed(text) or commit(_prepared(text), _read, _names_value)
+
+
+def _boxed(text: str) -> Reading | None:
+    """The one box of a text that leads to it: whatever was said before, it is the answer."""
+    if text.count("\\boxed") != 1:
+        return None
+    start = text.index("\\boxed")
+    inside = text.find("{", start) + 1
+    end = brace_end(text, inside)
+    if end < 0 or text[start + 6 : inside - 1].strip():
+        return None
+    lead = fold(text[:start]).rstrip("$ \n([\\")
+    tail = fold(text[end + 1 :]).strip("$ \n)]\\")
+    if not lead or not leads(lead) or not leaves_as_it_is(tail, _names_value):
+        return None
+    return _value(_prepared(text[inside:end]))
 
 
 def read_gold(text: str) -> Reading | None:
@@ -173,10 +200,13 @@ def _prepared(text: str) -> str:
         text = text.replace("\\$", "＄")  # dollars, not a delimiter
         text = re.sub(r"\\[(\[]|\\[)\]]|\${2}", "$", _SIZED.sub("", text))
         text = _unboxed(text)
+        text = re.sub(r"\\!\s*", "", text)
         text = _DEGREES.sub("°", _SPACES.sub(" ", text)).replace("\\%", "%").replace("{,}", ",")
         text = _TEXT.sub(lambda match: f" {_APART}{match[1]} ", text)
     else:
         text = text.replace("$$", "$")
+    text = re.sub(rf"°\s*{_APART}?\s*([CF])(?![A-Za-z])", r" deg\1 ", text)
+    text = re.sub(r"(?<=\d)\s*[xX]\s*(?=10\s*[\^⁰¹²³⁴-⁹⁻])", r"\\times ", text)
     if text.startswith("$") and text.count("$") == 1 and re.match(r"\$\s*[\d.]", text):
         return text.strip()  # dollars, not a delimiter
     return text.replace("**", "").strip() if not re.search(r"\w\*\*\s*[\w(-]", text) else text
@@ -206,7 +236,8 @@ def _read(text: str, start: int) -> Iterator[tuple[Reading, int]]:
     for end in [len(text), *reversed(ends[:12])]:
         reading = _value(text[start:end])
         if reading is not None:
-            yield reading, end
+            again = _AGAIN.match(text, end) if _RIVAL.search(reading.latex) else None
+            yield reading, again.end() if again else end
 
 
 def _stands(value: str, tail: str) -> bool:
@@ -220,7 +251,9 @@ def _stands(value: str, tail: str) -> bool:
 def _value(text: str) -> Reading | None:
     """A text that is one value with its unit and nothing else."""
     text = text.strip().rstrip(".").strip()
-    if not text or text.startswith(("=", "≈")) or _LOOSE.search(text):
+    if time := _TIME.fullmatch(text):
+        return Reading(literal=f"{int(time[1])}:{time[2]}{(time[3] or '')[:1].lower()}")
+    if not text or text.startswith("=") or "≈" in text or "\\approx" in text or _LOOSE.search(text):
         return None
     if text.rstrip().endswith("\\"):
         text = text.rstrip("\\ ")
@@ -229,11 +262,16 @@ def _value(text: str) -> Reading | None:
         unit, text = currency["unit"].replace("＄", "$"), currency["sign"] + text[currency.end() :]
         reading = _value(text)
         return reading and (reading if reading.unit else _with_unit(reading, unit))
+    if text.count("$") == 1:
+        text = text.strip("$").strip()
     if "$" in text:
         joined = _joined(text)
         if joined is None:
             return None
         text = joined
+    part = _PART.fullmatch(text)
+    if part:
+        return _part(part)
     numeral = NUMERAL.fullmatch(text)
     if numeral and (numeral["words"] or numeral["chinese"] or numeral["times"] or numeral["minus"]):
         number = value_of(numeral)
@@ -246,6 +284,18 @@ def _value(text: str) -> Reading | None:
     numeral = NUMERAL.fullmatch(head)
     number = value_of(numeral) if numeral and not numeral["under"] else plain_number(head)
     return Reading(head, number, unit=unit, nouns=nouns)
+
+
+def _part(match: re.Match[str]) -> Reading | None:
+    """``three quarters`` and ``四分之三``."""
+    names = ("over", "zh_over", "zh_under")
+    numerals = [NUMERAL.fullmatch(match[name] or "one") for name in names]
+    over, zh_over, under = (value_of(numeral) if numeral else None for numeral in numerals)
+    if match["part"]:
+        under = Fraction(_PARTS.index(match["part"].lower()[:3]))
+    else:
+        over = zh_over
+    return Reading(str(over / under), over / under) if over is not None and under else None
 
 
 def _with_unit(reading: Reading, unit: str) -> Reading:
@@ -264,6 +314,11 @@ def _joined(text: str) -> str | None:
 
 
 def _split_unit(text: str) -> tuple[str, Unit | None, frozenset[str]]:
+    if _ANGLE.search(text):  # the degrees of an argument
+        return text, None, frozenset()
+    bracketed = _BRACKETED.search(text)
+    if bracketed and read_unit(bracketed[1]):
+        text = f"{text[: bracketed.start()]} {_APART}{bracketed[1]}"
     match = _UNIT_TAIL.search(text)
     if (
         match
@@ -307,7 +362,7 @@ def _is_prose(text: str) -> bool:
             rest = re.sub("|".join(sorted(FUNCTIONS, key=len, reverse=True)), " ", match[0])
             if any(len(piece) > 1 for piece in rest.split()) or rest == match[0]:
                 return True
-    return bool(re.search(r"[\u4e00-\u9fff#@?!]{1}(?<![\w)]!)|\?", text))
+    return bool(re.search(r"[\u4e00-\u9fff#@?]", text))
 
 
 def _names_value(text: str) -> bool:

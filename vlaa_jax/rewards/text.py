@@ -14,7 +14,7 @@ _FOLD = str.maketrans(
 )
 _LATEX_SPACE = re.compile(r"\\(?:[,;:! ]|qquad\b|quad\b|hspace\{[^{}]*\})|(?<!\\)~")
 _STYLE = re.compile(
-    r"\\(?:boxed|fbox|text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|rm|bf|emph|mbox)\s*\{([^{}]*)\}"
+    r"\\(?:boxed|fbox|text|textnormal|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|rm|bf|emph|mbox)\s*\{([^{}]*)\}"
 )
 _STYLED = re.compile(r"\*\*([^*]*)\*\*|__([^_]*)__")
 _MATHS = re.compile(r"(?<!\\)\$+([^$]+?)(?<!\\)\$+")
@@ -36,6 +36,8 @@ def fold(text: str) -> str:
 def unwrap(text: str) -> str:
     r"""Text without what wraps all of it: ``$..$``, ``\(..\)``, ``\boxed{}``, ``**`` and such."""
     text = text.strip()
+    if text[-1:] not in _LAST_CHARS or text[:1] in "[(":
+        return text  # brackets belong to what they enclose
     previous = None
     while previous != text and text[-1:] in _LAST_CHARS:
         previous = text

@@ -10,36 +10,44 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 _SPELLINGS = """
-meter: m metre metres meters 米 公尺 | centimeter: cm cms centimetre centimetres centimeters
-厘米 公分 millimeter: mm millimetre millimetres millimeters 毫米 | kilometer: km kms
-kilometre kilometres kilometers 千米 公里 | decimeter: dm decimeters 分米 | micrometer: µm
-μm um micrometers | nanometer: nm nanometers | inch: in inch inches 英寸 | foot: ft foot
-feet 英尺 | yard: yd yard yards | mile: mi mile miles 英里 | second: s sec secs second
-seconds 秒 | minute: min mins minute minutes 分钟 | hour: h hr hrs hour hours 小时 | day:
-day days 天 | week: week weeks 周 星期 | month: month months | year: yr year years 年 |
-millisecond: ms milliseconds | gram: g gram grams 克 | kilogram: kg kgs kilogram kilograms
-千克 公斤 | milligram: mg milligrams 毫克 | metric_ton: ton tons tonne tonnes 吨 | pound:
-lb lbs pound pounds | ounce: oz ounce ounces | liter: L l liter liters litre litres 升 |
-milliliter: mL ml milliliters millilitres 毫升 | gallon: gal gallon gallons | newton: N
-newton newtons 牛 | joule: J joule joules 焦耳 | kilojoule: kJ | watt: W watt watts 瓦 |
-kilowatt: kW kilowatts | pascal: Pa pascals | kilopascal: kPa | volt: V volt volts 伏 |
-ampere: A amp amps ampere amperes 安 | ohm: Ω Ω ohm ohms 欧 | hertz: Hz hertz 赫兹 |
-coulomb: C coulombs | tesla: T teslas | kelvin: K kelvin | mole: mol moles mole | degree: °
-° degree degrees deg 度 | radian: rad rads radian radians 弧度 | percent: % percent pct
-percentage | mile/hour: mph | kilometer/hour: kph kmh | dollar: $ USD dollar dollars 美元 |
-yuan: ¥ 元 yuan RMB | euro: € euro euros EUR | sterling: £ GBP | cent: ¢ cent cents |
-hectare: ha hectare hectares 公顷 | acre: acre acres | meter**2: 平方米 |
-centimeter**2: 平方厘米 | kilometer**2: 平方公里 平方千米 | meter**3: 立方米 |
-centimeter**3: cc 立方厘米 | unit: unit units 单位
+meter: m metre metres meters 米 公尺 centimeter: cm cms centimetre centimetres centimeters
+厘米 公分 millimeter: mm millimetre millimetres millimeters 毫米 kilometer: km kms kilometre
+kilometres kilometers 千米 公里 decimeter: dm decimeters 分米 micrometer: µm μm um
+micrometers nanometer: nm nanometers inch: in inch inches 英寸 foot: ft foot feet 英尺 yard:
+yd yard yards mile: mi mile miles 英里 second: s sec secs second seconds 秒 minute: min mins
+minute minutes 分钟 hour: h hr hrs hour hours 小时 day: day days 天 week: week weeks 周 星期
+month: month months year: yr year years 年 millisecond: ms milliseconds gram: g gram grams
+克 kilogram: kg kgs kilogram kilograms 千克 公斤 milligram: mg milligrams 毫克 metric_ton:
+ton tons tonne tonnes 吨 pound: lb lbs pound pounds ounce: oz ounce ounces liter: L l liter
+liters litre litres 升 milliliter: mL ml milliliters millilitres 毫升 gallon: gal gallon
+gallons newton: N newton newtons 牛 joule: J joule joules 焦耳 kilojoule: kJ watt: W watt
+watts 瓦 kilowatt: kW kilowatts pascal: Pa pascals kilopascal: kPa volt: V volt volts 伏
+ampere: A amp amps ampere amperes 安 ohm: Ω Ω ohm ohms 欧 hertz: Hz hertz 赫兹 coulomb: C
+coulombs tesla: T teslas kelvin: K kelvin mole: mol moles mole degree: ° ° degree degrees
+deg 度 radian: rad rads radian radians 弧度 percent: % percent pct percentage mile/hour: mph
+kilometer/hour: kph kmh dollar: $ USD dollar dollars 美元 yuan: ¥ 元 yuan RMB euro: € euro
+euros EUR sterling: £ GBP cent: ¢ cent cents hectare: ha hectare hectares 公顷 acre: acre
+acres meter**2: 平方米 centimeter**2: 平方厘米 kilometer**2: 平方公里 平方千米 meter**3:
+立方米 centimeter**3: cc 立方厘米 unit: unit units 单位
+celsius_mark: degC 摄氏度 ℃ fahrenheit_mark: degF ℉
 """
-_NAMES = {
-    spelling: name.strip()
-    for row in _SPELLINGS.replace("\n", " ").split("|")
-    for name, _, spellings in [row.partition(":")]
-    for spelling in spellings.split()
-}
+"""pint's name of a unit, then how people write it."""
+
+
+def _names() -> dict[str, str]:
+    names, name = {}, ""
+    for token in _SPELLINGS.split():
+        if token.endswith(":"):
+            name = token[:-1]
+        else:
+            names[token] = name
+    return names
+
+
+_NAMES = _names()
 _OURS = (
-    "dollar = [currency_dollar]", "cent = 0.01 dollar", "yuan = [currency_yuan]",
+    "celsius_mark = [celsius]", "fahrenheit_mark = [fahrenheit]", "dollar = [currency_dollar]",
+    "cent = 0.01 dollar", "yuan = [currency_yuan]",
     "euro = [currency_euro]", "sterling = [currency_sterling]", "unit = []",
 )  # fmt: skip
 _WORD = "|".join(map(re.escape, sorted(_NAMES, key=len, reverse=True)))

@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from vlaa_jax.data.planner import ladder
 from vlaa_jax.models.qwen_vl.cache import PrefixCache, SuffixCache
 from vlaa_jax.models.qwen_vl.model import PromptInputs
+from vlaa_jax.parallel.local import fetch
 from vlaa_jax.parallel.mesh import data_shards
 from vlaa_jax.parallel.sharding import Layout
 from vlaa_jax.rollout import generate
@@ -206,7 +207,7 @@ class _Round:
             )
             if self.waiting is None:
                 self.waiting = next(self.parts, None)
-            self.slots.take_in(np.asarray(tokens), np.asarray(logprobs), self.results)
+            self.slots.take_in(fetch(tokens), fetch(logprobs), self.results)
             if on_finished is not None:
                 new = np.flatnonzero(self.results.finished_P & ~told_P)
                 told_P[new] = True

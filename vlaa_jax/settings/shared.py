@@ -105,8 +105,6 @@ class DataSettings(Group, name="data"):
     """Held-out records drawn where records is "embedded"."""
     workers: int = setting(2, at_least(0), harmless=True)
     """Threads that decode and encode images."""
-    processes: int = setting(0, at_least(0), harmless=True)
-    """Processes that decode and encode images instead of threads; 0: none."""
 
     def check(self) -> None:
         """Where records come from, and how large their images are, is said once."""
@@ -201,13 +199,17 @@ class OptimizerSettings(Group, name="optimizer"):
 
 @dataclass(frozen=True)
 class MeshSettings(Group, name="mesh"):
-    """Sizes of the mesh axes; their product is the number of devices."""
+    """Sizes of the mesh axes; their product is the number of devices.
 
-    data: int = setting(-1, at_least(-1))
+    A run may be resumed with others: sums are then taken in another order, and rows of supervised
+    data may be packed otherwise from there on.
+    """
+
+    data: int = setting(-1, at_least(-1), harmless=True)
     """Copies of the parameters, each with its share of the prompts; -1 takes what is left."""
-    fsdp: int = setting(1, at_least(1))
+    fsdp: int = setting(1, at_least(1), harmless=True)
     """Parts that parameters and optimizer state are cut into; prompts are dealt to them too."""
-    tensor: int = setting(1, at_least(1))
+    tensor: int = setting(1, at_least(1), harmless=True)
     """Parts that heads and feed-forward columns are cut into."""
 
     def check(self) -> None:
@@ -232,6 +234,8 @@ class RunSettings(Group, name="run"):
     """Completions per held-out record (mean@n, pass@n)."""
     log_rollouts_every: int = setting(1, at_least(0), harmless=True)
     """Steps between recorded rollouts; 0 records none. Held-out answers are always recorded."""
+    wandb: str = setting("", harmless=True)
+    """Project of Weights & Biases that gets the metrics too; empty: none."""
     damaged: str = setting("stop", one_of("stop", "older"), harmless=True)
     """What to do where the newest checkpoint is damaged: "stop", or go on from an "older" one."""
     compilation_cache: str = setting("~/.cache/vlaa_jax/xla", harmless=True)

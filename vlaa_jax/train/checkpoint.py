@@ -37,6 +37,7 @@ class Progress(NamedTuple):
         loader: state of the data loader.
         task: numbers that the task itself brings back.
         records: number of records that the loader's position is in.
+        inputs: digests of what else the run reads, see `inputs.inputs`.
         records_sha256: their `records_digest`; empty where a checkpoint does not know it.
     """
 
@@ -45,6 +46,7 @@ class Progress(NamedTuple):
     task: Mapping[str, float] = {}
     records: int = 0
     records_sha256: str = ""
+    inputs: Mapping[str, str] = {}
 
     def with_records(self, records: Sequence[Record]) -> "Progress":
         """The position in these records.

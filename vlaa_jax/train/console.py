@@ -1,6 +1,7 @@
 """What a run says on the terminal."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from rich.table import Table
 
@@ -23,6 +24,34 @@ def heldout_table(kept: Mapping[str, Mapping[str, float]]) -> Table:
             table.add_row(name, bar, f"{old:.3f}", f"{new:.3f}", f"{new - old:+.3f}")
         table.add_section()
     return table
+
+
+def header(
+    workdir: Path,
+    name: str,
+    trained: int,
+    parameters: int,
+    records: Mapping[str, int],
+    mesh: Mapping[str, int],
+) -> str:
+    """What is about to run: where, on which model, how much of it trains, on what, cut how.
+
+    Args:
+        workdir: the run directory.
+        name: the checkpoint.
+        trained: parameters that train.
+        parameters: all of them.
+        records: their number by verifier type, or under one name.
+        mesh: sizes of the axes.
+    """
+    counts = ", ".join(f"{n} {kind}" for kind, n in sorted(records.items()))
+    axes = " x ".join(f"{axis} {size}" for axis, size in mesh.items())
+    return (
+        f"run        {workdir}\n"
+        f"model      {name}: {parameters / 1e6:,.1f} M parameters, {trained / 1e6:,.1f} M train\n"
+        f"records    {counts}\n"
+        f"mesh       {axes}"
+    )
 
 
 def minutes(seconds: float) -> str:

@@ -14,10 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vlaa_jax.data.loader import Loader
+from vlaa_jax.parallel import hosts
 from vlaa_jax.policy.groups import Groups, concatenate, varied
 from vlaa_jax.policy.prompts import Placed, Prompt
 from vlaa_jax.policy.sampler import Sampler
 from vlaa_jax.policy.scoring import CompletionScorer
+from vlaa_jax.policy.spread import Deal, exchange, taken
 from vlaa_jax.rewards.mixed import check_failed
 from vlaa_jax.rollout.engine import Rollout
 from vlaa_jax.schema import Score
@@ -61,20 +63,20 @@ class Pending(NamedTuple):
     shares: list[Share]
 
     def wait(self, max_failed_frac: float, step: int) -> Groups:
-        """The groups with their scores.
+        """The groups with the scores of all hosts, and the texts of this one.
 
         Raises:
             UserError: more scores failed than rewards.max_failed_frac allows.
         """
         completions = self.rollout.length_PG.shape[1]
         texts: list[list[str]] = [[]] * len(self.prompts)
-        by_prompt: list[list[Score]] = [[]] * len(self.prompts)
+        own: dict[int, list[Score]] = {}
         for share in self.shares:
             scores = share.scoring.result()
             for number, place in enumerate(share.places):
                 texts[place] = share.texts[number]
-                by_prompt[place] = scores[number * completions :][:completions]
-        flat = [score for group in by_prompt for score in group]
+                own[place] = scores[number * completions :][:completions]
+        flat = [score for group in exchange(own, len(self.prompts)) for score in group]
         check_failed(flat, max_failed_frac, where=f"step {step}")
         return Groups(self.prompts, self.rollout, texts, flat)
 
@@ -106,6 +108,7 @@ class Gatherer:
         scorer: reads and scores them.
         placed: the step's prompts on the devices.
         threads: score while the device goes on.
+        deal: which host scores which completions; None where there is one.
     """
 
     settings: GrpoSettings
@@ -114,6 +117,7 @@ class Gatherer:
     scorer: CompletionScorer
     placed: Placed
     threads: Executor
+    deal: Deal | None = None
 
     def sample(
         self, params: Mapping[str, Any], step: int, round_: int, clock: StepClock
@@ -125,8 +129,14 @@ class Gatherer:
         prompts = next(self.loader)
         clock.lap("data")
         shares: list[Share] = []
+        owner_P = self.deal.owner_P(len(prompts)) if self.deal and hosts.count() > 1 else None
 
         def score(places: list[int], part: Rollout) -> None:
+            if owner_P is not None:
+                own = np.flatnonzero(owner_P[places] == hosts.index()).tolist()
+                places, part = [places[n] for n in own], taken(part, own)
+                if not own:
+                    return
             texts = self.scorer.texts(part)
             job = self.threads.submit(self.scorer.score, [prompts[i] for i in places], texts, part)
             shares.append(Share(places, texts, job))
@@ -153,7 +163,10 @@ class Gatherer:
 
     def wait(self, pending: Pending, step: int) -> Groups:
         """The groups with their scores."""
-        return pending.wait(self.settings.rewards.max_failed_frac, step)
+        groups = pending.wait(self.settings.rewards.max_failed_frac, step)
+        if hosts.count() > 1 and hosts.is_writer():  # what is written down is read whole
+            groups = groups._replace(texts=self.scorer.texts(groups.rollout))
+        return groups
 
     def refill(
         self, params: Mapping[str, Any], step: int, first: Groups, clock: StepClock

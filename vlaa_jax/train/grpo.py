@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from rich.console import Console
 
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.flops import group_flops
+from vlaa_jax.parallel import hosts
 from vlaa_jax.parallel.mesh import data_shards, make_mesh, replicated
 from vlaa_jax.parallel.peak import flop_metrics
 from vlaa_jax.policy.distribution import Distribution
@@ -25,14 +27,17 @@ from vlaa_jax.policy.prompts import Collator, Encoder, Placed, Prompt
 from vlaa_jax.policy.reward_head import mixed_reward
 from vlaa_jax.policy.sampler import Sampler
 from vlaa_jax.policy.scoring import CompletionScorer
+from vlaa_jax.policy.spread import Deal
 from vlaa_jax.rewards.mixed import reward_metrics
 from vlaa_jax.rollout.engine import Rollout
 from vlaa_jax.schema import Summary, UserError
 from vlaa_jax.settings.grpo import GrpoSettings
+from vlaa_jax.train.console import header
 from vlaa_jax.train.gather import Gathered, Gatherer, scoring_threads
 from vlaa_jax.train.grpo_data import PromptData, open_data
 from vlaa_jax.train.grpo_loss import grpo_loss
 from vlaa_jax.train.grpo_update import Metrics, PolicyUpdate
+from vlaa_jax.train.inputs import inputs, same_inputs
 from vlaa_jax.train.learner import Learner
 from vlaa_jax.train.metrics import StepClock
 from vlaa_jax.train.rundir import RunDir, check_files
@@ -58,24 +63,30 @@ def run(settings: GrpoSettings, workdir: Path, console: Console) -> Summary:
                 "note: top_p, top_k or min_p cut the sampler's distribution, and the loss is taken "
                 "of the whole one: their log-probabilities differ by more than rounding"
             )
-        data = open_data(settings, Encoder(pretrained, settings.data), reward, rundir)
+        deal = Deal(mesh, settings.rollout.at_once)
+        data = open_data(settings, Encoder(pretrained, settings.data), reward, rundir, deal)
         distribution = _distribution(settings, pretrained, mesh)
         learner = _learner(settings, pretrained, distribution, mesh)
         progress = learner.load(rundir.checkpoints) or rundir.progress
-        progress = data.resume(progress)
+        held = [prompt.record for prompt in data.heldout]
+        now = inputs(pretrained.path, data.images, data.records, held)
+        progress = same_inputs(data.resume(progress), now)
         rundir.begin(progress, pretrained.sidecars)
+        kinds = Counter(record.verifier_type or "" for record in data.records)
+        name = settings.model.checkpoint
+        console.print(header(workdir, name, *learner.count(), kinds, mesh.shape), highlight=False)
 
-        collator = Collator(pretrained, settings.data, mesh)
+        collate = partial(Collator, pretrained, settings.data, mesh)
+        collator = collate(data.read)
         placed = Placed(collator)
         limit = settings.rollout.max_new_tokens
         scorer = CompletionScorer(reward, pretrained.chat, pretrained.processor, data.images, limit)
         make_sampler = partial(
-            Sampler, pretrained, collator, settings.rollout, mesh, seed=settings.seed
+            Sampler, pretrained, settings=settings.rollout, mesh=mesh, seed=settings.seed
         )
-        sampler = make_sampler()
-        validation = _validation(
-            settings, data, partial(make_sampler, like=sampler), scorer, rundir
-        )
+        sampler = make_sampler(collator)
+        own = partial(make_sampler, collate(data.read_heldout), like=sampler)
+        validation = _validation(settings, data, own, scorer, deal, rundir)
         allowed_V = jax.device_put(pretrained.allowed_V, replicated(mesh))
         logprobs = GroupLogprobs(distribution, placed, allowed_V, settings.micro_prompts)
         coef = progress.task.get("kl_coef")
@@ -88,7 +99,7 @@ def run(settings: GrpoSettings, workdir: Path, console: Console) -> Summary:
             scoring_threads() as threads,
             rundir.saving(learner, settings.algo.updates_per_step),
         ):
-            gatherer = Gatherer(settings, data.loader, sampler, scorer, placed, threads)
+            gatherer = Gatherer(settings, data.loader, sampler, scorer, placed, threads, deal)
             parts = Parts(learner, gatherer, logprobs, update, pretrained.config, mesh)
             train(settings, rundir, parts, validation)
         after = validation.measure(learner.params, "after")
@@ -120,6 +131,7 @@ def train(settings: GrpoSettings, rundir: RunDir, parts: Parts, validation: Vali
             early = old_and_reference(settings, parts, pending.prompts, pending.rollout)
             clock.lap("score")
         first = gatherer.wait(pending, step)
+        hosts.leave_if_wanted(f"before the update of step {step + 1}")
         gathered = gatherer.refill(learner.params, step, first, clock)
         clock.lap("reward")
         groups = gathered.groups
@@ -235,12 +247,13 @@ def _validation(
     data: PromptData,
     sampler: Callable[..., Sampler],
     scorer: CompletionScorer,
+    deal: Deal,
     rundir: RunDir,
 ) -> Validation:
     heldout = None
     if data.heldout:
         own = sampler(completions=settings.run.eval_completions)
-        heldout = Heldout(data.heldout, own, scorer, seed=settings.seed)
+        heldout = Heldout(data.heldout, own, scorer, deal, seed=settings.seed)
     drawn = settings.data.records == "embedded"
     return Validation(heldout, rundir, drawn=drawn)
 

@@ -6,9 +6,11 @@ from pathlib import Path
 
 from vlaa_jax.data.loader import Loader
 from vlaa_jax.data.synthetic.dataset import write_dataset
+from vlaa_jax.foreign import local_path
 from vlaa_jax.parallel import hosts
 from vlaa_jax.policy.prompts import Encoder, Prompt
-from vlaa_jax.policy.usable import heldout_prompts, load_checked, training_loader
+from vlaa_jax.policy.spread import Deal, Reader
+from vlaa_jax.policy.usable import heldout_prompts, load_checked, reader, training_loader
 from vlaa_jax.rewards.mixed import MixedReward
 from vlaa_jax.schema import Record
 from vlaa_jax.settings.grpo import GrpoSettings
@@ -19,12 +21,23 @@ from vlaa_jax.train.rundir import RunDir
 
 @dataclass(frozen=True)
 class PromptData:
-    """Attributes: the usable records, a loader over them, held-out prompts, the image folder."""
+    """Where prompts come from.
+
+    Attributes:
+        records: the usable ones.
+        loader: of the prompts of a step.
+        heldout: held-out prompts.
+        images: the image folder.
+        read: reads prompts of the loader that are known in outline.
+        read_heldout: the same of held-out ones.
+    """
 
     records: list[Record]
     loader: Loader[list[Prompt]]
     heldout: list[Prompt]
     images: Path
+    read: Reader
+    read_heldout: Reader
 
     def resume(self, progress: Progress) -> Progress:
         """Goes to a position, and has it remember the records it is a position in.
@@ -39,7 +52,7 @@ class PromptData:
 
 
 def open_data(
-    settings: GrpoSettings, encoder: Encoder, reward: MixedReward, rundir: RunDir
+    settings: GrpoSettings, encoder: Encoder, reward: MixedReward, rundir: RunDir, deal: Deal
 ) -> PromptData:
     """Reads and checks all records; what is left out is listed in the run directory.
 
@@ -51,23 +64,25 @@ def open_data(
     records, rejects = load_checked(train, images, encoder, gold_problems=golds)
     rundir.list_rejects(train, len(records), rejects)
     prompts: list[Prompt] = []
+    held = records
     if held_out is not None:
         held, rejects = load_checked(held_out, images, encoder, gold_problems=golds)
         rundir.list_rejects(held_out, len(held), rejects)
-        prompts = heldout_prompts(held, images, encoder)
+        prompts = heldout_prompts(held, images, encoder, deal)
     loader = training_loader(
-        records, images, encoder, batch=settings.rollout.prompts, seed=settings.seed
+        records, images, encoder, batch=settings.rollout.prompts, seed=settings.seed, deal=deal
     )
-    return PromptData(records, rundir.closes(loader), prompts, images)
+    readers = (reader(part, images, encoder) for part in (records, held))
+    return PromptData(records, rundir.closes(loader), prompts, images, *readers)
 
 
 def files(data: DataSettings, workdir: Path) -> tuple[Path, Path, Path | None]:
     """Training records, image folder and held-out records; embedded ones are drawn first."""
     if data.records != "embedded":
         return (
-            Path(data.records),
-            Path(data.image_root),
-            Path(data.heldout) if data.heldout else None,
+            local_path(data.records),
+            local_path(data.image_root),
+            local_path(data.heldout) if data.heldout else None,
         )
     write = partial(
         write_dataset,

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vlaa_jax.algos import kl, losses
+from vlaa_jax.parallel.local import fetch
 from vlaa_jax.policy.groups import Groups
 from vlaa_jax.policy.logprobs import parts
 from vlaa_jax.policy.prompts import Placed
@@ -80,11 +81,9 @@ class PolicyUpdate:
         if algo.kl_coef and algo.kl_in_reward:
             penalty = KL_ESTIMATORS[algo.kl_estimator](old_PGT, ref_PGT, jnp.asarray(mask_PGT))
             paid_PG, mask = jnp.asarray(rewards_PG), jnp.asarray(mask_PGT)
-            rewards_PG = np.asarray(
-                kl.kl_penalised_rewards(paid_PG, penalty, mask, coef=self._kl.coef)
-            )
+            rewards_PG = fetch(kl.kl_penalised_rewards(paid_PG, penalty, mask, coef=self._kl.coef))
         put = self._placed.put
-        return np.asarray(self._advantages(put(rewards_PG), put(valid_PG)))
+        return fetch(self._advantages(put(rewards_PG), put(valid_PG)))
 
     def __call__(
         self,

@@ -114,6 +114,14 @@ class Learner:
         """All parameters as they are now."""
         return merge(self.state.trainable, self.frozen)
 
+    def count(self) -> tuple[int, int]:
+        """Parameters that train, and all of them."""
+        trained, still = (
+            sum(leaf.size for leaf in jax.tree.leaves(tree))
+            for tree in (self.state.trainable, self.frozen)
+        )
+        return trained, trained + still
+
     @property
     def learning_rate(self) -> float:
         """Rate of the last update that was applied."""

@@ -8,7 +8,7 @@ was sampled on held-out records in heldout/.
 
 import json
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from vlaa_jax.parallel import hosts
+from vlaa_jax.parallel.local import fetch
 from vlaa_jax.policy.groups import Groups
 from vlaa_jax.report.record import HELDOUT, INDEX, ROLLOUTS
 from vlaa_jax.report.shards import make_shard, write_shard
@@ -42,8 +43,8 @@ class TokenFigures(NamedTuple):
 
     order: np.ndarray
     mask_PGT: np.ndarray
-    logprobs: list[jax.Array]
-    entropy: list[jax.Array]
+    logprobs: Sequence[jax.Array | np.ndarray]
+    entropy: Sequence[jax.Array | np.ndarray]
     old_PGT: np.ndarray | None
     ref_PGT: np.ndarray | None
 
@@ -66,7 +67,12 @@ class RolloutLog:
     def write(
         self, step: int, groups: Groups, advantages_PG: np.ndarray, figures: TokenFigures
     ) -> None:
-        """Has WORKDIR/rollouts/STEP.* written."""
+        """Has WORKDIR/rollouts/STEP.* written; all hosts come here."""
+        if hosts.count() > 1:  # what is spread over them is brought together by all
+            figures = figures._replace(
+                logprobs=[fetch(part) for part in figures.logprobs],
+                entropy=[fetch(part) for part in figures.entropy],
+            )
         self._submit(ROLLOUTS, step, groups, advantages_PG, figures)
 
     def write_heldout(self, step: int, groups: Groups) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from rich.console import Console
 
+from vlaa_jax.foreign import local_path
 from vlaa_jax.parallel import hosts
 from vlaa_jax.policy.pretrained import copy_sidecars
 from vlaa_jax.report.page import leave_report
@@ -24,6 +25,7 @@ from vlaa_jax.train.console import minutes
 from vlaa_jax.train.learner import Learner
 from vlaa_jax.train.metrics import CompileCounter, MetricsWriter, StepClock
 from vlaa_jax.train.rollout_log import RolloutLog
+from vlaa_jax.train.trackers import Wandb
 
 LOCK = "lock"
 FILES = ("config.json", "metrics.jsonl", "heldout.json", "rollouts", "heldout", "checkpoints")
@@ -65,6 +67,7 @@ class RunDir:
         self._score: tuple[int, float] | None = None
         self._seconds: deque[float] = deque(maxlen=10)
         self._writer: MetricsWriter | None = None
+        self._wandb: Wandb | None = None
         self._ends = ExitStack()
         try:
             hosts.from_writer(lambda: self._claim(path), "the run directory")
@@ -113,6 +116,9 @@ class RunDir:
         self.progress, self._saved = progress, progress.step
         if hosts.is_writer():
             self._writer = self.closes(MetricsWriter(self.path, progress.step))
+            if self._run.wandb:
+                told = plain(self._settings)
+                self._wandb = self.closes(Wandb(self.path, self._run.wandb, told))
             copy_sidecars(sidecars, self.path / "hf")
             save_json(self.path / "config.json", plain(self._settings))
         if progress.step:
@@ -136,6 +142,8 @@ class RunDir:
         if self._writer is not None:
             every = {**metrics, **counted, **times, "time/step_s": clock.total}
             self._writer.write(step, every)
+            if self._wandb is not None:
+                self._wandb.write(step, every)
         self._seconds.append(clock.total)
         left = float(np.median(self._seconds)) * (self._steps - step - 1)
         line = (f"step {step + 1:>4}/{self._steps}", *words, f"{clock.total:.1f} s")
@@ -177,6 +185,7 @@ class RunDir:
         Saving takes all hosts: with several, only where they have agreed to leave.
         """
         try:
+            hosts.leave_if_wanted("before the first step")
             yield
         except (KeyboardInterrupt, UserError) as reason:
             if hosts.count() > 1 and not isinstance(reason, hosts.Leave):
@@ -282,7 +291,7 @@ def check_files(data: DataSettings) -> None:
         path = getattr(data, name)
         if not path and name != "heldout":
             raise UserError(f"data.{name} is not set: give it with --config.data.{name}=...")
-        if path and not Path(path).exists():
+        if path and not local_path(path).exists():
             raise UserError(f"data.{name}: {path} does not exist")
 
 

@@ -24,6 +24,8 @@ from vlaa_jax.policy.pretrained import Pretrained, open_pretrained
 from vlaa_jax.policy.rows import RowSource
 from vlaa_jax.schema import Summary
 from vlaa_jax.settings.sft import SftSettings
+from vlaa_jax.train.console import header
+from vlaa_jax.train.inputs import inputs, same_inputs
 from vlaa_jax.train.learner import Learner, Outcome
 from vlaa_jax.train.metrics import StepClock
 from vlaa_jax.train.rundir import RunDir, check_files
@@ -62,7 +64,12 @@ def run(settings: SftSettings, workdir: Path, console: Console) -> Summary:
         )
         progress = learner.load(rundir.checkpoints) or rundir.progress
         loader = rundir.closes(data.train.loader())
-        rundir.begin(data.resume(progress, loader), pretrained.sidecars)
+        watching = data.validation.records if data.validation else ()
+        now = inputs(pretrained.path, data.images, data.records, watching)
+        progress = same_inputs(data.resume(progress, loader), now)
+        rundir.begin(progress, pretrained.sidecars)
+        kinds, name = {"with answers": len(data.records)}, settings.model.checkpoint
+        console.print(header(workdir, name, *learner.count(), kinds, mesh.shape), highlight=False)
         watched = Watched(distribution, data.validation)
         validation = open_validation(settings, pretrained, data, mesh, rundir)
         validation.measure(learner.params, "before")

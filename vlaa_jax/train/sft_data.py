@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from vlaa_jax.data.batches import RowBatch
 from vlaa_jax.data.loader import Loader
 from vlaa_jax.data.synthetic.dataset import write_dataset
+from vlaa_jax.foreign import local_path
 from vlaa_jax.parallel import hosts
 from vlaa_jax.policy.heldout import Heldout
 from vlaa_jax.policy.pretrained import Pretrained
@@ -17,7 +18,8 @@ from vlaa_jax.policy.reward_head import mixed_reward
 from vlaa_jax.policy.rows import RowCheck, RowSource
 from vlaa_jax.policy.sampler import Sampler
 from vlaa_jax.policy.scoring import CompletionScorer
-from vlaa_jax.policy.usable import Usable, heldout_prompts, load_checked
+from vlaa_jax.policy.spread import Deal
+from vlaa_jax.policy.usable import Usable, heldout_prompts, load_checked, reader
 from vlaa_jax.schema import Record
 from vlaa_jax.settings.sft import SftSettings
 from vlaa_jax.train.checkpoint import Progress
@@ -77,10 +79,12 @@ def open_data(settings: SftSettings, pretrained: Pretrained, mesh: Mesh, rundir:
         every = usable(paths.sft, paths.images)
         train, watched = (Usable(part, every.images) for part in (every[:count], every[count:]))
         return RowData(train, source(train), source(watched), paths.heldout, paths.images)
-    images = Path(data.image_root)
-    train = usable(Path(data.records), images)
-    watched_source = source(usable(Path(data.validation), images)) if data.validation else None
-    heldout = Path(data.heldout) if data.heldout else None
+    images = local_path(data.image_root)
+    train = usable(local_path(data.records), images)
+    watched_source = (
+        source(usable(local_path(data.validation), images)) if data.validation else None
+    )
+    heldout = local_path(data.heldout) if data.heldout else None
     return RowData(train, source(train), watched_source, heldout, images)
 
 
@@ -98,17 +102,18 @@ def open_validation(
         data.heldout, data.images, encoder, gold_problems=reward.gold_problems
     )
     rundir.list_rejects(data.heldout, len(held), rejects)
-    prompts: list[Prompt] = heldout_prompts(held, data.images, encoder)
+    deal = Deal(mesh, settings.rollout.at_once)
+    prompts: list[Prompt] = heldout_prompts(held, data.images, encoder, deal)
     limit = settings.rollout.max_new_tokens
     chat, processor = pretrained.chat, pretrained.processor
     sampler = Sampler(
         pretrained,
-        Collator(pretrained, settings.data, mesh),
+        Collator(pretrained, settings.data, mesh, reader(held, data.images, encoder)),
         settings.rollout,
         mesh,
         seed=settings.seed,
         completions=settings.run.eval_completions,
     )
     scorer = CompletionScorer(reward, chat, processor, data.images, limit)
-    heldout = Heldout(prompts, sampler, scorer, seed=settings.seed)
+    heldout = Heldout(prompts, sampler, scorer, deal, seed=settings.seed)
     return Validation(heldout, rundir, drawn=drawn)

@@ -58,6 +58,6 @@ class Validation:
 
     def summary(self) -> None:
         """Prints held-out rewards per verifier before and after, where there are some."""
-        kept = self._kept()
+        kept = self._kept() if hosts.is_writer() else {}
         if kept:
             self._rundir.console.print(heldout_table(kept))

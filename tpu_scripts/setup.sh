@@ -1,0 +1,15 @@
+#!/bin/sh
+# Installs what a host needs: Python environment, and the bucket mounted at SHARED. Safe to repeat.
+. "$(dirname "$0")/lib.sh"
+options "" "$@"
+
+everywhere "set -e
+command -v gcsfuse >/dev/null || {
+  echo deb https://packages.cloud.google.com/apt gcsfuse-\$(lsb_release -c -s) main | sudo tee /etc/apt/sources.list.d/gcsfuse.list >/dev/null
+  curl -fsS https://packages.cloud.google.com/apt/doc/apt-key.gpg | sudo tee /etc/apt/trusted.gpg.d/gcsfuse.asc >/dev/null
+  sudo apt-get update -qq && sudo apt-get install -y -qq gcsfuse python3-venv
+}
+sudo mkdir -p $SHARED && sudo chown \$(id -u) $SHARED
+mountpoint -q $SHARED || gcsfuse --implicit-dirs $BUCKET $SHARED
+mkdir -p $SHARED/runs $SHARED/checkpoints ~/vlaa/logs
+[ -d ~/vlaa/venv ] || python3 -m venv ~/vlaa/venv"
