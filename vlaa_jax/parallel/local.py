@@ -70,9 +70,9 @@ def put_known(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(array.shape, sharding, lambda where: array[where])
 
 
-def fetch(array: jax.Array) -> np.ndarray:
+def fetch(array: jax.Array | np.ndarray) -> np.ndarray:
     """An array as every host sees it whole; a collective operation where it is spread."""
-    if array.is_fully_addressable or array.is_fully_replicated:
+    if isinstance(array, np.ndarray) or array.is_fully_addressable or array.is_fully_replicated:
         return np.asarray(array)
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 

@@ -139,7 +139,7 @@ class Reader:
 
     def __init__(self, images: ImageOpener, encoder: Encoder, most: int = 512) -> None:
         self.most = most
-        self._read: Callable[[Record, Any], Prompt] = encoder.alone
+        self._read: Callable[[Record, Any], Prompt] = encoder
         self._images, self._threads = images, max(encoder.data.workers, 1)
         self._found: dict[int, tuple[Prompt, Prompt]] = {}
 
