@@ -98,7 +98,7 @@ class Ours:
         """Forward, loss, backward, AdamW."""
         targets = jnp.float32(batch.loss_mask_BT.sum())
         grads, (loss, _) = self.update_.gradients(
-            self.state.trainable, {}, row_targets(batch), targets
+            self.state.trainable, {}, row_targets(batch, vision=True), targets
         )
         self.state, norm = self.update_.apply(self.state, grads)
         jax.block_until_ready(norm)

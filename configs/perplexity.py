@@ -35,7 +35,7 @@ def _paper() -> ConfigDict:
             "task": "perplexity",
             "models": ("Qwen/Qwen2-VL-2B-Instruct", "Qwen/Qwen2.5-VL-3B-Instruct"),
             "logprob_chunk": 0,
-            "model": {**base["model"], "param_dtype": "bfloat16", "freeze": ()},  # (inferred)
+            "model": {**base["model"], "freeze": ()},
             "data": {**base["data"], "bad_records": "skip"},
             "mesh": base["mesh"],
             "run": {

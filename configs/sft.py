@@ -88,12 +88,19 @@ def _subset(config: ConfigDict) -> None:
     config.run.save_every = 20
 
 
+def _lora(config: ConfigDict) -> None:
+    grpo.VARIANTS["lora"](config)
+    config.model.freeze = ()  # the base never trains: the adapters' modules say what does
+    if config.data.records != "embedded":
+        config.optimizer.update(lr=1e-4, min_lr=1e-5)  # (inferred)
+
+
 VARIANTS: dict[str, Callable[[ConfigDict], None]] = {
     **{name: grpo.VARIANTS[name] for name in ("3b", "7b", "2vl-2b", "2vl-7b")},
     "tiny": _tiny,
     "25k": _subset,
     "126k": _all,
     "aha": _all,
-    "lora": grpo.VARIANTS["lora"],
+    "lora": _lora,
 }
 EXCLUSIVE = ({"3b", "7b", "2vl-2b", "2vl-7b", "tiny"}, {"25k", "126k", "aha"})

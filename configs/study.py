@@ -19,6 +19,7 @@ Variants, after a colon; several with commas:
     seeds3      three seeds in place of one
     tiny        embedded checkpoint and data, three seeds, with a positive control; 2 cores, planned
                 to take half an hour
+    tiny,quick  fewer arms and steps and one evaluation: a look, on a machine that is busy
 """
 
 from collections.abc import Callable
@@ -168,6 +169,15 @@ def _tiny(config: ConfigDict) -> None:
     config.evaluations = ConfigDict({"heldout": heldout(limit), "short": heldout(48)})
 
 
+def _quick(config: ConfigDict) -> None:
+    """Too short to settle anything: fewer arms and steps, one evaluation."""
+    del config.evaluations["short"]
+    config.arms = tuple(arm for arm in config.arms if arm != "sft-aha")
+    for stage in config.stages.values():
+        swaps = {"run.steps=50": "run.steps=30", "run.steps=40": "run.steps=12"}
+        stage.options = tuple(swaps.get(option, option) for option in stage.options)
+
+
 VARIANTS: dict[str, Callable[[ConfigDict], None]] = {
     **{name: _model(name) for name in MODELS},
     "core": lambda config: None,
@@ -176,5 +186,6 @@ VARIANTS: dict[str, Callable[[ConfigDict], None]] = {
     "rates": _arms("base", "grpo-basic", "grpo-lr1", "grpo-lr2", "grpo-kl1", "grpo-kl2"),
     "seeds3": _seeds3,
     "tiny": _tiny,
+    "quick": _quick,
 }
 EXCLUSIVE: tuple[set[str], ...] = tuple({"tiny", name} for name in (*MODELS, "core", "subsets"))

@@ -18,4 +18,4 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 def pytest_addoption(parser):
-    parser.addoption("--kills", type=int, default=10, help="kills of the kill-and-resume test")
+    parser.addoption("--kills", type=int, default=3, help="kills of the kill-and-resume test")

@@ -4,11 +4,14 @@ import dataclasses
 
 import pytest
 
-from configs import evaluate, grpo
+from configs import evaluate, grpo, heldout, perplexity, sft
 from vlaa_jax.schema import UserError
 from vlaa_jax.settings import by_source
 from vlaa_jax.settings.evaluate import EvaluateSettings
 from vlaa_jax.settings.grpo import GrpoSettings
+from vlaa_jax.settings.perplexity import PerplexitySettings
+from vlaa_jax.settings.sft import SftSettings
+from vlaa_jax.settings.study import HeldoutSettings
 from vlaa_jax.settle import settle
 
 VARIANTS = ["", *grpo.VARIANTS, "tiny,dapo", "7b,rule-only,lora"]
@@ -143,3 +146,21 @@ def test_variants_combine_from_left_to_right():
 def test_an_unknown_variant_is_named():
     with pytest.raises(ValueError, match=r"'dapoo'; known: .*dapo"):
         grpo.get_config("tiny,dapoo")
+
+
+@pytest.mark.parametrize(
+    ("config", "settings"),
+    [
+        (sft.get_config(), SftSettings),
+        (perplexity.get_config(), PerplexitySettings),
+        (heldout.get_config(), HeldoutSettings),
+    ],
+    ids=["sft", "perplexity", "heldout"],
+)
+def test_every_setting_of_other_tasks_is_in_their_config(config, settings):
+    assert flat(config.to_dict()) == keys(settings)
+
+
+@pytest.mark.parametrize("variant", ["", *sft.VARIANTS, "7b,aha,lora", "tiny,lora"])
+def test_sft_configs_settle(variant):
+    settle(sft.get_config(variant).to_dict())

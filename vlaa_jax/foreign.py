@@ -132,7 +132,10 @@ def read_object(file: Path, max_bytes: int = MAX_CONFIG_BYTES) -> dict[str, Any]
 
 def shown(value: Any) -> str:
     """A value of a JSON file as a message quotes it: short."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested too deeply, or an integer of too many digits
+        return f"a {type(value).__name__}"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

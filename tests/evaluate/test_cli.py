@@ -25,6 +25,8 @@ ROWS = [
     | {"prediction": r"<answer>\frac{1}{2}</answer>"},
     {"index": 3, "question": "q", "choices": "[]", "answer": "7", "category": "y"}
     | {"prediction": "I count 7 of them"},
+    {"index": 4, "question": "q", "choices": "['cone', 'Cube']", "answer": "B", "category": "x"}
+    | {"prediction": "<answer>my cube</answer>"},
 ]
 
 
@@ -39,14 +41,17 @@ def test_a_file_is_scored_and_summed_up(file, tmp_path, capsys):
         options = [str(file), "--benchmark=mathvision", f"--judge-url={server.url}"]
         options += ["--judge-key-env=", f"--out={tmp_path / 'out'}"]
         assert main(["score", *options]) == 0
-        assert "MathVision: 100.0 [43.9, 100.0]; 2 rule, 1 judge" in capsys.readouterr().out
+        assert "MathVision: 100.0 [51.0, 100.0]; 3 rule, 1 judge" in capsys.readouterr().out
         assert main(["score", *options, "--profile=2025-04", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["outputs"]["paths"]["judge"] == 2, (
         "no free-form answer is right by rule in the older profile"
     )
     lines = (tmp_path / "out" / "mathvision.jsonl").read_text().splitlines()
-    assert json.loads(lines[0])["span"] == [0, 1]
+    spans = [json.loads(line)["span"] for line in lines]
+    assert spans == [[0, 1], [9, 10], [8, 9], [3, 7]], (
+        "a letter, what the judge took, a number, an option"
+    )
     assert main(["score", *options[:2], f"--judge-replies={file.with_suffix('.judge.jsonl')}"]) == 0
 
 
@@ -55,7 +60,7 @@ def test_without_a_judge_there_is_a_sub_score_and_no_headline(file, capsys):
     assert "error: MathVision needs a judge for some outputs" in capsys.readouterr().err
     assert main(["score", str(file), "--benchmark=mathvision", "--rules-only", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["headline"] is None and "1 of 3 outputs need a judge" in told["withheld"]
+    assert told["headline"] is None and "1 of 4 outputs need a judge" in told["withheld"]
     assert told["outputs"]["by_rule"] == 100.0
 
 

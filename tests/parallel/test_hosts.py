@@ -111,3 +111,21 @@ def test_arrays_go_onto_the_mesh_and_come_back():
         assert placed.sharding.is_equivalent_to(batch_sharding(mesh), 2)
         assert np.array_equal(local.fetch(placed), array)
     assert local.parts_of([1, 3], list(range(8)), 4) == [2, 3, 6, 7]
+
+
+class InSlice:
+    """A device that says which slice it is in."""
+
+    def __init__(self, slice_index):
+        self.slice_index = slice_index
+
+
+def test_only_data_goes_across_slices(monkeypatch):
+    monkeypatch.setattr("vlaa_jax.parallel.mesh.Mesh", lambda devices, axes: devices)
+    mixed = [InSlice(k % 2) for k in range(8)]
+    devices = make_mesh(fsdp=4, devices=mixed)
+    assert devices.shape == (2, 4, 1)
+    assert [{d.slice_index for d in part.flat} for part in devices] == [{0}, {1}]
+    for sizes in ({"fsdp": 8}, {"slices": 3}):
+        with pytest.raises(UserError, match="slices"):
+            make_mesh(**sizes, devices=mixed)

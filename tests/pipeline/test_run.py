@@ -136,3 +136,24 @@ def test_what_came_in_is_kept_dropped_or_failed_for_every_source(served, tmp_pat
             assert original == tally.kept[source] + dropped + tally.failed[source]
     assert second.tally.dropped["arxivqa", "collect", "id used before"] == 3
     assert "| collect | id used before | 3 |" in (tmp_path / "second" / "counts.md").read_text()
+
+
+def test_pass_rates_of_a_served_model_choose_and_are_in_the_records(served, models, tmp_path):
+    summary = run(changed(served, "split", rule="pass_rate", low=0.5, samples=3), tmp_path)
+    explored = lines(tmp_path / "grpo.jsonl")
+    rated = [line["meta"] for line in explored if "pass_rate" in line["meta"]]
+    assert rated and all(meta["pass_rate"] >= 0.5 and meta["pass_rate_n"] == 3 for meta in rated)
+    easy = {line["id"] for line in explored}
+    assert not easy & {line["id"] for line in lines(tmp_path / "sft.jsonl")}
+    assert ("coco", "split", "too easy or too hard to explore") in summary.tally.dropped
+    # Equal questions on one image differ by the number of the try alone.
+    assert models.count("difficulty") == 3 * sum(summary.tally.kept.values())
+
+
+def test_perplexities_choose_and_are_in_the_records(served, tmp_path):
+    run(changed(served, "split", rule="perplexity", low=1.0, high=1.75), tmp_path)
+    explored = [line["meta"] for line in lines(tmp_path / "grpo.jsonl")]
+    told = [meta["perplexity"] for meta in explored if "perplexity" in meta]
+    others = [line["meta"]["perplexity"] for line in lines(tmp_path / "sft.jsonl")]
+    assert told and others
+    assert max(told) <= 1.75 < min(others)

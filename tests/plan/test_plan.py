@@ -6,15 +6,17 @@ import jax
 import pytest
 
 from configs.grpo import get_config
+from configs.sft import get_config as sft_config
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.parallel.mesh import make_mesh
 from vlaa_jax.plan.__main__ import model_config, read_settings
 from vlaa_jax.plan.chips import CHIPS, GIB, chip_of
-from vlaa_jax.plan.formulas import Cut, Formulas, sizes_of
+from vlaa_jax.plan.formulas import Cut, sizes_of
 from vlaa_jax.plan.plan import cut_of, quick_plan, smallest_change
-from vlaa_jax.plan.programs import bytes_on_device, make_parts, programs
+from vlaa_jax.plan.programs import bytes_on_device, grpo_programs, make_parts, sft_programs
 from vlaa_jax.plan.search import candidates, flags_of, ranked
 from vlaa_jax.plan.shapes import shapes_of
+from vlaa_jax.plan.tasks import formulas_of
 from vlaa_jax.plan.topology import device_count
 from vlaa_jax.schema import UserError
 
@@ -38,14 +40,32 @@ def test_state_takes_what_parameters_and_moments_must():
     parts = make_parts(settings, THREE, shapes_of(settings, THREE), mesh)
     total = sizes_of(THREE).total
     # Biases and norms, 0.2 % of it, are whole on every device.
-    assert bytes_on_device(parts.state) == pytest.approx(3 * 4 * total / 8, rel=3e-3)
+    assert bytes_on_device(parts.model.state) == pytest.approx(3 * 4 * total / 8, rel=3e-3)
     assert bytes_on_device(parts.weights) == pytest.approx(2 * total, rel=2e-3)  # whole everywhere
-    found = {program.name: program for program in programs(parts)}
-    assert found["gradients"].runs == 512 // 16
-    assert found["burst"].runs == 512 // 64 * (1024 // 64)
-    own = Formulas(settings, THREE, shapes_of(settings, THREE), Cut(1, 8, 1))
-    lasting = found["apply"].beside + bytes_on_device(parts.state)
+    found = {program.name: program for program in grpo_programs(parts)}
+    own = formulas_of(settings, THREE, Cut(1, 8, 1))
+    assert own.works()["gradients"][0] == 512 // 16
+    assert own.works()["burst"][0] == 512 // 64 * (1024 // 64)
+    assert list(own.works()) == list(found)
+    lasting = found["apply"].beside + bytes_on_device(parts.model.state)
     assert lasting == pytest.approx(own.kept(), rel=3e-3)
+
+
+def test_supervised_training_is_planned_too():
+    config = sft_config("3b")
+    config.mesh.fsdp = 8
+    settings = read_settings(config.to_dict())
+    mesh = make_mesh(fsdp=8, devices=jax.devices()[:8])
+    found = {program.name: program for program in sft_programs(settings, THREE, mesh)}
+    own = formulas_of(settings, THREE, Cut(1, 8, 1))
+    assert list(own.works()) == list(found) == ["gradients", "apply"]
+    state, _ = found["apply"].args
+    lasting = found["apply"].beside + bytes_on_device(state)
+    assert lasting == pytest.approx(own.kept(), rel=5e-3)  # the vision tower is frozen, in bfloat16
+    plan = quick_plan(settings, THREE, CHIPS["v5p"], Cut(1, 8, 1))
+    assert plan.fits
+    flops = 4 * sizes_of(THREE).total * 2 * settings.data.rows * settings.data.tokens_per_row / 8
+    assert 0.9 * flops < plan.rows[0].work.flops * plan.rows[0].runs < 1.6 * flops
 
 
 def test_a_mesh_that_is_no_mesh_of_the_topology_is_refused():
@@ -103,3 +123,8 @@ def test_a_released_model_is_known_by_name_and_an_unknown_one_refused():
     assert model_config("Qwen/Qwen2.5-VL-3B-Instruct") == THREE
     with pytest.raises(UserError, match="neither a directory nor one of"):
         model_config("nobody/nothing")
+
+
+def test_a_task_without_training_is_refused_by_name():
+    with pytest.raises(UserError, match="'evaluate' cannot be planned"):
+        read_settings({"task": "evaluate"})

@@ -11,6 +11,15 @@ SHOWN = "Who is shown?\nA. A tall man\nB. An old dog\nC. A small boat\nD. A red 
 
 # verifier, question, gold, answer, reward
 ROWS = [
+    ("math", "", "14", "first $20$ then $14$", 0),
+    ("math", "", "14", "First 20, finally 14", 0),
+    ("math", "", "\\frac{\\sqrt{3}}{3}", "\\tan 30^\\circ", 1),
+    ("math", "", "0.5", "sin(30°)", 1),
+    ("mcq", ANGLE, "C", "55° (C)", 1),
+    ("mcq", ANGLE, "C", "55°, C", 1),
+    ("mcq", ANGLE, "C", "55° (B)", 0),
+    ("iou", "", "[120, 80, 360, 240]", '{"bbox_2d": "120, 80, 360, 240"}', 1),
+    ("iou", "", "[120, 80, 360, 240]", '{"bbox_2d": "120, 80, 360"}', 0),
     ("math", "", "x=3", "x = 3.0", 1),
     ("math", "", "14", "fourteen", 1),
     ("math", "", "14", "The answer is 14, not 15", 0),

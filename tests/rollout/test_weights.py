@@ -38,6 +38,12 @@ def test_matrices_are_rounded_once_and_the_rest_stays():
         "bias",
         "scale",
     }
+    mixed = got | {"text": params["text"]}  # as with adapters, whose base is cast already
+    again = weights(mixed)
+    assert (
+        again["vision"]["merger"]["mlp_0"]["kernel"] is got["vision"]["merger"]["mlp_0"]["kernel"]
+    )
+    assert again["text"]["norm"]["scale"] is params["text"]["norm"]["scale"]
     compiled = weights.compile_count
     assert weights(got) is got
     weights(init_params(CONFIG, 1))

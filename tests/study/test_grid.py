@@ -9,7 +9,13 @@ from vlaa_jax.schema import UserError
 from vlaa_jax.settle import settle
 from vlaa_jax.study.grid import steps
 
-VARIANTS = ["", *config.VARIANTS, "7b,rewards,rates", "3b,7b,subsets,seeds3"]
+VARIANTS = [
+    "",
+    *(name for name in config.VARIANTS if name != "quick"),
+    "tiny,quick",
+    "7b,rewards,rates",
+    "3b,7b,subsets,seeds3",
+]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -1,6 +1,7 @@
 """Ranking by perplexity: equal to transformers', resumable, and in the released form."""
 
 import json
+import shutil
 from importlib import resources
 from pathlib import Path
 
@@ -102,6 +103,18 @@ def test_a_cut_run_goes_on_and_gives_the_same(data, ranked, tmp_path):
     assert len(after) == len(before) == 20
     for line in after:
         assert line["perplexity"] == pytest.approx(before[line["id"]]["perplexity"], rel=1e-5)
+
+
+def test_other_records_under_the_same_path_are_noticed(data, ranked, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(ranked, workdir)
+    before = data[0].read_text()
+    try:
+        data[0].write_text(before.replace("<think> ", "<think> Well, ", 1))
+        with pytest.raises(UserError, match="others than when measuring began"):
+            run(settings(data), workdir, QUIET)
+    finally:
+        data[0].write_text(before)
 
 
 def test_two_models_count_alike(data, ranked, tmp_path):

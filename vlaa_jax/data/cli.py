@@ -10,6 +10,7 @@ from typing import TextIO
 
 from vlaa_jax.data.build import BuildSettings, build, iter_rejects
 from vlaa_jax.data.check import check_file, inspect_image
+from vlaa_jax.data.fetch import REPOSITORY, fetch
 from vlaa_jax.data.golds import GoldProblems, Resized, bad_golds
 from vlaa_jax.data.images import ImageProcessor
 from vlaa_jax.data.records import KINDS, RecordFile, Reject
@@ -47,6 +48,13 @@ def run(argv: Sequence[str] | None = None, gold_problems: GoldProblems | None = 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m vlaa_jax.data", description=__doc__)
     verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    get = verbs.add_parser("fetch", help="download the released records and images; resumes")
+    get.set_defaults(verb=_fetch)
+    get.add_argument("--out", required=True, metavar="DIR", help="images go into DIR/images")
+    get.add_argument("--repository", default=REPOSITORY, help="data set on the hub")
+    get.add_argument("--revision", help="branch, tag or commit")
+    get.add_argument("--records-only", action="store_true", help="leave out 26 GB of images")
 
     check = verbs.add_parser("check", help="look for bad records, images and golds")
     check.set_defaults(verb=_check)
@@ -233,6 +241,21 @@ def _build(args: argparse.Namespace, gold_problems: GoldProblems | None) -> int:
         print("  refused images are looked at again by the same command; for anything else that")
         print("  changed, give another --out or delete this one")
     return 1 if manifest["rejected"] else 0
+
+
+def _fetch(args: argparse.Namespace, gold_problems: GoldProblems | None) -> int:
+    found = fetch(
+        args.out,
+        repository=args.repository,
+        revision=args.revision,
+        images=not args.records_only,
+    )
+    for file in found.records:
+        print(f"records  {file}")
+    print(f"images   {found.images}")
+    for folder, url in found.missing.items():
+        print(f"missing  {found.images / folder}: unpack {url} there")
+    return 0
 
 
 def _show(args: argparse.Namespace, gold_problems: GoldProblems | None) -> int:

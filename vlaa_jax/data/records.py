@@ -16,7 +16,7 @@ from typing import Any, overload
 from vlaa_jax.data.foreign_forms import guess_record, without_placeholders
 from vlaa_jax.data.json_index import JsonIndex, index_json
 from vlaa_jax.data.literals import as_json, parse_literal
-from vlaa_jax.foreign import local_path, parse_json
+from vlaa_jax.foreign import local_path, parse_json, shown
 from vlaa_jax.schema import BOX_SPACES, VERIFIER_TYPES, Record, UserError, gold_text
 
 KINDS = ("grpo", "sft")
@@ -298,10 +298,10 @@ def _parse_fields(raw: dict[str, Any], record_id: str, kind: str | None) -> Reco
     meta = _meta(raw.get("meta"), {k: v for k, v in raw.items() if k not in _KNOWN})
     verifier_type = raw.get("verifier_type")
     if verifier_type is not None and verifier_type not in VERIFIER_TYPES:
-        raise Refusal("verifier_type", f"{_short(verifier_type)} is none of {VERIFIER_TYPES}")
+        raise Refusal("verifier_type", f"{shown(verifier_type)} is none of {VERIFIER_TYPES}")
     box_space = meta.pop("box_space", None)
     if box_space is not None and box_space not in BOX_SPACES:
-        raise Refusal("box_space", f"{_short(box_space)} is none of {BOX_SPACES}")
+        raise Refusal("box_space", f"{shown(box_space)} is none of {BOX_SPACES}")
     if verifier_type == "iou" and not images:
         raise Refusal("image", "missing; a box lies in an image")
     gold = _gold(raw.get("gt"))
@@ -309,7 +309,7 @@ def _parse_fields(raw: dict[str, Any], record_id: str, kind: str | None) -> Reco
         meta["gt_solution"], gold = gold, answer
     question = _text(raw, "question", required=True) or ""
     if not without_placeholders(question):
-        raise Refusal("question", f"empty but for {_short(question.strip())}")
+        raise Refusal("question", f"empty but for {shown(question.strip())}")
     record = Record(
         id=record_id,
         question=question,
@@ -333,7 +333,7 @@ def _id(value: Any, fallback: str) -> str:
     if value is None or value == "":
         return fallback
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise Refusal("id", f"{_short(value)} is neither text nor a whole number")
+        raise Refusal("id", f"{shown(value)} is neither text nor a whole number")
     text = str(value)
     if len(text) > MAX_PATH_CHARS:
         raise Refusal("id", f"{len(text):,} characters long, more than {MAX_PATH_CHARS:,}")
@@ -346,7 +346,7 @@ def _text(raw: dict[str, Any], field: str, required: bool = False) -> str | None
     if value is None and not required:
         return None
     if not isinstance(value, str):
-        what = "missing" if value is None else f"{_short(value)} is not text"
+        what = "missing" if value is None else f"{shown(value)} is not text"
         raise Refusal(field, what)
     if required and not value.strip():
         raise Refusal(field, "empty")
@@ -399,7 +399,7 @@ def _images(raw: dict[str, Any]) -> tuple[str, ...]:
             raise Refusal(field, f"looks like a list but is {error}") from error
     paths = [value] if isinstance(value, str) else value
     if not isinstance(paths, list | tuple) or not all(isinstance(p, str) for p in paths):
-        raise Refusal(field, f"{_short(value)} is neither a path nor a list of paths")
+        raise Refusal(field, f"{shown(value)} is neither a path nor a list of paths")
     if len(paths) > MAX_IMAGES:
         raise Refusal(field, f"{len(paths)} images; at most {MAX_IMAGES} are allowed")
     return tuple(clean_image_path(path, field) for path in paths)
@@ -415,19 +415,19 @@ def clean_image_path(path: str, field: str = "image") -> str:
     if scheme := _URL.match(path):
         what = f"is a URL ({scheme[1].lower()}:)"
         advice = "only files below the image root are read: save it there and give its path"
-        raise Refusal(field, f"{_short(path)} {what}; {advice}")
+        raise Refusal(field, f"{shown(path)} {what}; {advice}")
     if len(path) > MAX_PATH_CHARS:
         raise Refusal(field, f"{len(path):,} characters long, more than {MAX_PATH_CHARS:,}")
     _check_encodable(field, path)
     if any(ord(c) < 32 for c in path) or "\\" in path:
-        raise Refusal(field, f"{_short(path)} holds a backslash or a control character")
+        raise Refusal(field, f"{shown(path)} holds a backslash or a control character")
     parts = [part for part in path.strip().split("/") if part not in ("", ".")]
     if not parts:
-        raise Refusal(field, f"{_short(path)} names no file")
+        raise Refusal(field, f"{shown(path)} names no file")
     if len(parts[0]) > 1 and parts[0][1] == ":":
-        raise Refusal(field, f"{_short(path)} is an absolute path, which leaves the image root")
+        raise Refusal(field, f"{shown(path)} is an absolute path, which leaves the image root")
     if ".." in parts:
-        raise Refusal(field, f"{_short(path)} leaves the image root")
+        raise Refusal(field, f"{shown(path)} leaves the image root")
     return "/".join(parts)
 
 
@@ -439,15 +439,7 @@ def _meta(value: Any, further: dict[str, Any]) -> dict[str, Any]:
         if value is None:
             value = {}
         if not isinstance(value, dict):
-            raise ValueError(f"{_short(value)} is neither an object nor the text of one")
+            raise ValueError(f"{shown(value)} is neither an object nor the text of one")
         return dict(as_json(value) | as_json(further))
     except ValueError as error:
         raise Refusal("meta", str(error)) from error
-
-
-def _short(value: Any) -> str:
-    try:
-        text = repr(value)
-    except (RecursionError, ValueError):  # nested too deeply, or an integer of too many digits
-        return f"a {type(value).__name__}"
-    return text if len(text) <= 60 else f"{text[:57]}..."

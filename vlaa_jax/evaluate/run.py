@@ -120,7 +120,7 @@ async def _outputs(
         return read, {"source": "file", **{name: str(file) for name, file in files.items()}}
     generator = _generator(settings)
     digests = {f"data {one.name}": questions.digest for one, questions in found}
-    made_by = {**generator.describe(), **digests, "prompts": _prompts_digest()}
+    made_by = {**generator.describe(), **digests, "question prompt": _digest_of("dynamath.txt")}
     jobs = {
         one.name: list(jobs_of(one, questions, settings.generation.samples))
         for one, questions in found
@@ -248,7 +248,7 @@ def _provenance(
         "profile": f"{profile.name} (VLMEvalKit {profile.commit})",
         "judge": judge.model if judge.url or not judge.rules_only else "none",
         "judge repeat": judge.repeat,
-        "judge prompts": _prompts_digest(),
+        "judge prompts": _digest_of("*_*.txt"),
         "limit": settings.data.limit or "all questions",
         **{f"outputs: {key}": value for key, value in made_by.items()},
         **{f"data: {one.name}": f"{q.source}, MD5 {q.digest}" for one, q in found},
@@ -291,9 +291,9 @@ def _commit() -> str:
     return done.stdout.strip()
 
 
-def _prompts_digest() -> str:
-    """Of all prompts, so that a change of wording is seen."""
+def _digest_of(pattern: str) -> str:
+    """Of some prompts, so that a change of wording is seen."""
     digest = hashlib.sha256()
-    for file in sorted(_PROMPTS.glob("*.txt")):
+    for file in sorted(_PROMPTS.glob(pattern)):
         digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()[:16]

@@ -72,7 +72,9 @@ def put_known(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
 
 def fetch(array: jax.Array | np.ndarray) -> np.ndarray:
     """An array as every host sees it whole; a collective operation where it is spread."""
-    if isinstance(array, np.ndarray) or array.is_fully_addressable or array.is_fully_replicated:
+    if isinstance(array, np.ndarray):
+        return array
+    if array.is_fully_addressable or array.is_fully_replicated:
         return np.asarray(array)
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 

@@ -4,9 +4,10 @@ import asyncio
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,8 @@ class Client:
         self.budget = Budget(run.max_cost, ledger.spent())
         self.calls: Counter[str] = Counter()
         """Calls answered by a model, per step; those answered by the ledger are not in it."""
+        self.costs: dict[str, float] = dict.fromkeys(models, 0.0)
+        """Dollars of these calls."""
         self._run = run
         self._open: dict[bytes, asyncio.Future[Reply]] = {}
         self._lines: dict[tuple[Any, ...], _Line] = {}
@@ -155,25 +158,28 @@ class Client:
         prompt = request.prompt_tokens(model)
         most = _cost(model, prompt, model.max_tokens)
         await self.budget.promise(most)
-        began = time.monotonic()
-        reply, cost, error = None, 0.0, ""
-        try:
-            line = self._lines[_place(model)]
-            reply = await line.send(request, model, key, self._image_root)
+        began, cost = time.monotonic(), 0.0
+        row = partial(Entry, key, request.step, request.sample, model.model)
+
+        async def keep(reply: Reply) -> Reply:
+            nonlocal cost
             if not reply.prompt_tokens:  # a server that counts nothing must not look free
                 said = int(len(reply.text + reply.reasoning) / CHARS_PER_TOKEN) + 1
                 reply = replace(reply, prompt_tokens=prompt, completion_tokens=said)
             cost = _cost(model, reply.prompt_tokens, reply.completion_tokens)
+            await self._ledger.record(row(reply, "", cost, time.monotonic() - began))
+            return reply
+
+        try:
+            line = self._lines[_place(model)]
+            reply = await line.send(request, model, key, self._image_root, keep)
         except EndpointError as failure:
-            error = str(failure)
-            raise CallFailed(request.step, failure.kind, error) from None
+            await self._ledger.record(row(None, str(failure), 0.0, time.monotonic() - began))
+            raise CallFailed(request.step, failure.kind, str(failure)) from None
         finally:
             self.budget.settle(most, cost)
-            if reply is not None or error:
-                took = time.monotonic() - began
-                names = (key, request.step, request.sample, model.model)
-                await self._ledger.record(Entry(*names, reply, error, cost, took))
         self.calls[request.step] += 1
+        self.costs[request.step] += cost
         return reply
 
 
@@ -217,15 +223,27 @@ class _Line:
             await self._batches.aclose()
         await self._endpoint.aclose()
 
-    async def send(self, request: Request, model: ServedModel, key: bytes, root: Path) -> Reply:
+    async def send(
+        self,
+        request: Request,
+        model: ServedModel,
+        key: bytes,
+        root: Path,
+        keep: Callable[[Reply], Awaitable[Reply]],
+    ) -> Reply:
+        """Ask, and record with ``keep`` while the call still counts as in flight.
+
+        So a crash can cost no more replies than the window has places.
+        """
         if self._batches is not None:
-            return await self._batches.send(request, key, root)
+            return await keep(await self._batches.send(request, key, root))
 
         async def one_try(deadline: float) -> Reply:
             body = request.body(model, root)
-            return await self._endpoint.post(
+            asked = self._endpoint.post(
                 request.path, body, request.read, deadline=deadline, retries=0
             )
+            return await keep(await asked)
 
         most = request.prompt_tokens(model) + model.max_tokens
         return await self.pacer.call(one_try, most, _tokens)

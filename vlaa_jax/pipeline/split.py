@@ -41,11 +41,14 @@ def has_aha(text: str) -> bool:
 
 
 def qualifies(sample: Sample, settings: SplitSettings) -> bool:
-    """Whether the rule would have the sample explored."""
+    """Whether the rule would have the sample explored.
+
+    What is never imitated is explored whatever its words, and where its difficulty is not known.
+    """
     if settings.rule == "aha":
-        return has_aha(sample.trace)
+        return not sample.wants_trace or has_aha(sample.trace)
     found = sample.difficulty.get(settings.rule)
-    return found is not None and settings.low <= found <= settings.high
+    return not sample.wants_trace if found is None else settings.low <= found <= settings.high
 
 
 @dataclass
@@ -58,7 +61,7 @@ class Tally:
     rl: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
     dropped: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-    """By source, step and reason; what the split drops is kept for SFT all the same."""
+    """By source, step and reason; what the split drops was kept by the steps before."""
 
 
 def split(
@@ -75,21 +78,24 @@ def split(
     explored: dict[str, dict[int, str]] = {}
     imitated: dict[int, str] = {}
     with_cue: dict[int, str] = {}
-    bad_golds: dict[int, str] = {}
+    refused: dict[int, tuple[str, str]] = {}
     kept = (outcome for outcome in outcomes if outcome.state == "kept")
     while batch := list(islice(kept, _BATCH)):
-        candidates = [o for o in batch if "rl" in o.sample.uses and _explored(o.sample, settings)]
+        candidates = [o for o in batch if "rl" in o.sample.uses and qualifies(o.sample, settings)]
         problems = gold_problems([o.sample for o in candidates])
         for outcome, problem in zip(candidates, problems, strict=True):
             place = explored.setdefault(outcome.sample.source, {})
             if problem is None:
                 place[outcome.position] = outcome.sample.id
             else:
-                bad_golds[outcome.position] = problem
+                refused[outcome.position] = ("gold cannot be scored", problem)
         for outcome in batch:
             if outcome.sample.wants_trace:
                 chosen = with_cue if has_aha(outcome.sample.trace) else imitated
                 chosen[outcome.position] = outcome.sample.id
+            elif not qualifies(outcome.sample, settings):
+                told = str(outcome.sample.difficulty[settings.rule])
+                refused[outcome.position] = ("too easy or too hard to explore", told)
     if settings.rule != "aha":  # what is explored is not imitated, whatever its words
         every = {position for place in explored.values() for position in place}
         imitated = {p: name for p, name in (imitated | with_cue).items() if p not in every}
@@ -98,11 +104,7 @@ def split(
     for source, ids in explored.items():
         rl |= drawn_first(settings.seed, ids, caps.get(source, len(ids)))
     aha = drawn_first(settings.seed, with_cue, settings.aha_cap or len(with_cue))
-    return _write(outcomes, workdir, set(imitated), aha, rl, bad_golds)
-
-
-def _explored(sample: Sample, settings: SplitSettings) -> bool:
-    return not sample.wants_trace or qualifies(sample, settings)
+    return _write(outcomes, workdir, set(imitated), aha, rl, refused)
 
 
 def _write(
@@ -111,7 +113,7 @@ def _write(
     imitated: set[int],
     aha: set[int],
     rl: set[int],
-    bad_golds: dict[int, str],
+    refused: dict[int, tuple[str, str]],
 ) -> Tally:
     tally = Tally()
     names = (SFT, AHA_SFT, GRPO, REJECTS, FAILED)
@@ -143,11 +145,10 @@ def _write(
                 if position in rl:
                     tally.rl[sample.source] += 1
                     put(GRPO, grpo_record(sample))
-                if position in bad_golds:
-                    reason = "gold cannot be scored"
+                if position in refused:
+                    reason, detail = refused[position]
                     tally.dropped[sample.source, NAME, reason] += 1
-                    told = {"step": NAME, "reason": reason, "detail": bad_golds[position]}
-                    put(REJECTS, {**_left(outcome), **told})
+                    put(REJECTS, _left(Outcome(position, "dropped", sample, NAME, reason, detail)))
     for name in names:
         (workdir / f"{name}.partial").replace(workdir / name)
     return tally

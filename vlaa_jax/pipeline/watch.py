@@ -79,7 +79,16 @@ class Watch:
         """A row per step."""
         rates, left = self._rates(client)
         table = Table(
-            *("step", "done", "kept", "dropped, by reason", "failed", "calls/s", "in flight"),
+            *(
+                "step",
+                "done",
+                "kept",
+                "dropped, by reason",
+                "failed",
+                "calls/s",
+                "cost",
+                "in flight",
+            ),
             caption=f"{self.done:,} of {self.total:,}  ${client.budget.spent:,.2f}  left {left}",
         )
         windows = client.windows()
@@ -89,7 +98,8 @@ class Watch:
             told = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common(3))
             flying, size, cap = windows[model]
             row = (f"{done:,}", f"{self.kept[name]:,}", told, f"{self.failed[name]:,}")
-            table.add_row(name, *row, f"{rates[name]:.1f}", f"{flying}/{size:.0f}/{cap}")
+            pace = (f"{rates[name]:.1f}", f"${client.costs[name]:,.2f}")
+            table.add_row(name, *row, *pace, f"{flying}/{size:.0f}/{cap}")
         return table
 
     def _rates(self, client: Client) -> tuple[dict[str, float], str]:

@@ -52,16 +52,15 @@ def main(argv: Sequence[str]) -> None:
     sys.exit(0 if plan.fits else 1)
 
 
-def read_settings(config: dict[str, Any]) -> GrpoSettings:
+def read_settings(config: dict[str, Any]) -> Any:
     """Settings of a run whose files need not be there yet."""
+    if config.get("task") not in ("grpo", "sft"):
+        raise UserError(f"task: {config.get('task')!r} cannot be planned; grpo and sft can")
     for group, name in (("data", "records"), ("data", "image_root"), ("rewards", "endpoint_url")):
         section = config.get(group, {})
         if not section.get(name) and section.get("records") != "embedded":
             section[name] = "http://later"
-    settings = settle(config)
-    if not isinstance(settings, GrpoSettings):
-        raise UserError(f"task: {settings.task} cannot be planned yet; grpo can")
-    return settings
+    return settle(config)
 
 
 def model_config(checkpoint: str) -> QwenVLConfig:
@@ -81,11 +80,13 @@ def model_config(checkpoint: str) -> QwenVLConfig:
     raise UserError(f"model.checkpoint: {checkpoint!r} is neither a directory nor one of {known}")
 
 
-def run(settings: GrpoSettings, config: QwenVLConfig, topology: str) -> Plan:
+def run(settings: Any, config: QwenVLConfig, topology: str) -> Plan:
     """Plans, prints, and writes what was asked for."""
     began, console = time.monotonic(), Console()
     chip, devices = chip_of(topology), device_count(topology)
     if SEARCH.value:
+        if not isinstance(settings, GrpoSettings):
+            raise UserError("--search: only grpo is searched; say a mesh with --config.mesh")
         settings, plan = _search(settings, config, topology, console)
     elif QUICK.value:
         plan = quick_plan(settings, config, chip, cut_of(settings, devices))
@@ -105,26 +106,24 @@ def run(settings: GrpoSettings, config: QwenVLConfig, topology: str) -> Plan:
     return plan
 
 
-def _compile(settings: GrpoSettings, config: QwenVLConfig, topology: str, console: Console) -> Plan:
+def _compile(settings: Any, config: QwenVLConfig, topology: str, console: Console) -> Plan:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing runs: an attached device stays free
     from vlaa_jax.parallel.mesh import make_mesh
     from vlaa_jax.plan.compiled import compile_program
-    from vlaa_jax.plan.programs import make_parts, programs
-    from vlaa_jax.plan.shapes import shapes_of
+    from vlaa_jax.plan.programs import programs_of
 
     cut = cut_of(settings, device_count(topology))
     mesh = make_mesh(*cut, devices=devices_of(topology))
-    parts = make_parts(settings, config, shapes_of(settings, config), mesh)
     found = []
-    for program in programs(parts):
+    for program in programs_of(settings, config, mesh):
         found.append(compile_program(program))
         console.print(f"{program.name} compiled in {found[-1].seconds:.0f} s", highlight=False)
     return compiled_plan(settings, config, chip_of(topology), cut, found)
 
 
 def _search(
-    settings: GrpoSettings, config: QwenVLConfig, topology: str, console: Console
-) -> tuple[GrpoSettings, Plan]:
+    settings: Any, config: QwenVLConfig, topology: str, console: Console
+) -> tuple[Any, Plan]:
     best = ranked(settings, config, chip_of(topology), device_count(topology))
     if not best:
         raise UserError(f"--search: by formulas no mesh of {topology} holds this run")
@@ -135,16 +134,16 @@ def _search(
     return min(plans, key=lambda pair: (not pair[1].fits, pair[1].seconds))
 
 
-def _way_out(settings: GrpoSettings, config: QwenVLConfig, topology: str, plan: Plan) -> str:
+def _way_out(settings: Any, config: QwenVLConfig, topology: str, plan: Plan) -> str:
     chip, devices = chip_of(topology), device_count(topology)
 
-    def peak(own: GrpoSettings) -> float:
+    def peak(own: Any) -> float:
         return quick_plan(own, config, chip, cut_of(own, devices)).peak
 
     known = bool(plan.peak) and not any(row.error for row in plan.rows)
     scale = plan.peak / peak(settings) if known else 1.0
 
-    def fits(own: GrpoSettings) -> bool:
+    def fits(own: Any) -> bool:
         try:
             return scale * peak(own) <= chip.memory
         except UserError:

@@ -6,12 +6,11 @@ read and written are a floor with one addition: attention holds its scores in fl
 cross the memory once per elementwise pass over them.
 """
 
-from typing import NamedTuple
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
 
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
-from vlaa_jax.models.qwen_vl.flops import group_flops, text_flops, vision_flops
-from vlaa_jax.plan.shapes import Shapes
-from vlaa_jax.settings.grpo import GrpoSettings
+from vlaa_jax.models.qwen_vl.flops import text_flops, vision_flops
 
 SCORE_PASSES = {"forward": 6, "backward": 12}
 """Times that float32 scores cross the memory: product, mask, maximum, exponent, sum, product."""
@@ -43,19 +42,21 @@ class Sizes(NamedTuple):
         layers: of all decoder layers.
         embedding: of the embedding, which is the head where it is tied.
         head: of a head of its own, or 0.
-        vision: of the tower and merger.
+        tower: of the vision tower.
+        merger: of its merger.
     """
 
     layer: int
     layers: int
     embedding: int
     head: int
-    vision: int
+    tower: int
+    merger: int
 
     @property
     def total(self) -> int:
         """All parameters."""
-        return self.layers + self.embedding + self.head + self.vision
+        return self.layers + self.embedding + self.head + self.tower + self.merger
 
 
 def sizes_of(config: QwenVLConfig) -> Sizes:
@@ -66,9 +67,10 @@ def sizes_of(config: QwenVLConfig) -> Sizes:
     table = text.vocab_size * text.width
     mlp = (3 if vision.window_size else 2) * vision.width * vision.intermediate
     merged = vision.width * vision.merge_size**2
-    tower = vision.depth * (4 * vision.width**2 + mlp) + merged * (merged + vision.out_size)
+    tower = vision.depth * (4 * vision.width**2 + mlp)
+    merger = merged * (merged + vision.out_size)
     own_head = 0 if config.tie_word_embeddings else table
-    return Sizes(layer, text.layers * layer, table, own_head, tower)
+    return Sizes(layer, text.layers * layer, table, own_head, tower, merger)
 
 
 class Cut(NamedTuple):
@@ -89,90 +91,93 @@ class Cut(NamedTuple):
         return self.data * self.fsdp
 
 
-class Formulas:
-    """Work and memory of the programs of a GRPO step.
+class Batch(NamedTuple):
+    """A micro-batch, or its share on one device.
+
+    Attributes:
+        tokens: positions that the decoder computes.
+        pairs: of query and key, masked ones included.
+        scored: positions whose logits are made.
+        bins: vision bins.
+        useful: products of a forward pass over its text without padding.
+    """
+
+    tokens: float
+    pairs: float
+    scored: float
+    bins: float
+    useful: float
+
+    def over(self, parts: int) -> "Batch":
+        """The share of each of some parts."""
+        return Batch(*(figure / parts for figure in self))
+
+
+class Formulas(ABC):
+    """Work and memory of the programs of a step.
 
     Args:
         settings: of the run.
         config: the model.
-        shapes: static sizes.
         cut: the mesh.
     """
 
-    def __init__(
-        self, settings: GrpoSettings, config: QwenVLConfig, shapes: Shapes, cut: Cut
-    ) -> None:
-        self.settings, self.config, self.shapes, self.cut = settings, config, shapes, cut
+    def __init__(self, settings: Any, config: QwenVLConfig, cut: Cut) -> None:
+        self.settings, self.config, self.cut = settings, config, cut
         self.sizes = sizes_of(config)
         self._item = 2 if settings.model.dtype == "bfloat16" else 4
         self._master = 4
-        self._groups = settings.rollout.completions
+
+    @abstractmethod
+    def works(self) -> dict[str, tuple[int, Work]]:
+        """Runs in a step, and the work of one, by program; everything at its longest."""
+
+    @abstractmethod
+    def memory(self) -> dict[str, float]:
+        """Bytes of a device while a program runs, for those that take more than what is kept."""
+
+    @property
+    @abstractmethod
+    def rows(self) -> int:
+        """Rows of 64 patches in a vision bin."""
+
+    @property
+    def loop(self) -> int:
+        """Turns of loops that do not say how many: tokens of a burst."""
+        return 1
+
+    @property
+    def keeps_reference(self) -> bool:
+        """Whether the weights that training started from are kept."""
+        return False
 
     # -- work -------------------------------------------------------------------------------
-
-    def prefill(self) -> Work:
-        """Prefixes of a part of the prompts."""
-        return self._pass(self.shapes.prefill, 0, backward=False, weights_cut=False)
-
-    def score(self) -> Work:
-        """Log-probabilities of a micro-batch."""
-        return self._pass(self.shapes.micro, self.shapes.answer, backward=False)
-
-    def gradients(self) -> Work:
-        """Gradients of a micro-batch, added to those before."""
-        return self._pass(self.shapes.micro, self.shapes.answer, backward=True)
-
-    def token(self, past: float) -> Work:
-        """One token of every completion in the slots, `past` tokens after their first."""
-        text, cut = self.config.text, self.cut
-        prompts = self.shapes.slots / cut.shards
-        rows = prompts * self._groups
-        active = (self.sizes.layers + self.sizes.embedding + self.sizes.head) / cut.tensor
-        products = 2 * rows * (active - (0 if self.sizes.head == 0 else self.sizes.embedding))
-        kv = 2 * text.layers * text.kv_heads * text.head_dim * self._item / cut.tensor
-        held = self.shapes.prompt + self._groups * (self.shapes.past + self.shapes.burst)
-        pairs = rows * (self.shapes.prompt + past)
-        products += 4 * text.layers * text.heads * text.head_dim * pairs / cut.tensor
-        read = active * self._item + prompts * held * kv + rows * text.vocab_size * 4 * 6
-        sums = 0.0 if cut.tensor == 1 else 2 * text.layers * rows * text.width * 4 * 2
-        return Work(products, products, read, sums)
 
     def apply(self) -> Work:
         """An optimizer update: parameters, two moments and a gradient, read or written."""
         own = self._trained / (self.cut.fsdp * self.cut.tensor)
         return Work(20 * own, 0, own * self._master * 7, 0)
 
-    def weights(self) -> Work:
-        """The cast and the layout for decoding."""
-        whole = self.sizes.total * self._item / self.cut.tensor
-        return Work(0, 0, 2 * whole, whole * (1 - 1 / self.cut.fsdp))
-
-    def _pass(self, prompts: int, answer: int, *, backward: bool, weights_cut: bool = True) -> Work:
-        text, cut, shapes = self.config.text, self.cut, self.shapes
-        own = prompts / cut.shards
-        answers = self._groups * answer
-        tokens = own * (shapes.prompt + answers)
-        pairs = own * (shapes.prompt**2 + answers * (shapes.prompt + answer))
-        head = 2 * own * answers * text.width * text.vocab_size
-        seen = text_flops(text, int(tokens), pairs) + head
-        sight = own * self._image()
-        remat = self.settings.model.remat == "full"
-        times = (4 if remat else 3) if backward else 1
-        flops = times * (seen / cut.tensor + sight)
-        lengths, group = [shapes.prompt] * prompts, [answer] * self._groups * (answer > 0)
-        useful = group_flops(self.config, lengths, [group] * prompts, [])
-        useful = (3 if backward else 1) * (useful / cut.devices + sight / cut.tensor)
-        scores = 4 * text.layers * text.heads / cut.tensor * pairs
-        rows = tokens * self._item * text.layers
-        width = text.width + (text.intermediate * 4 / 14) / cut.tensor
+    def passes(self, batch: Batch, *, backward: bool, weights_cut: bool = True) -> Work:
+        """A forward pass over a micro-batch, with or without its gradients."""
+        text, cut = self.config.text, self.cut
+        own = batch.over(cut.shards)
         kinds = ("forward", "backward") if backward else ("forward",)
-        hbm = sum(scores * SCORE_PASSES[k] + rows * width * ROW_PASSES[k] for k in kinds)
-        hbm += own * answers * text.vocab_size * 4 * (10 if backward else 4) / cut.tensor
+        head = 2 * own.scored * text.width * text.vocab_size
+        seen = text_flops(text, int(own.tokens), own.pairs) + head
+        sight = own.bins * self._image()
+        again = self.settings.model.remat == "full"
+        flops = ((4 if again else 3) if backward else 1) * (seen / cut.tensor + sight)
+        useful = (3 if backward else 1) * (own.useful + sight) / cut.tensor
+        scores = 4 * text.layers * text.heads / cut.tensor * own.pairs
+        crossing = own.tokens * self._item * text.layers
+        width = text.width + (text.intermediate * 4 / 14) / cut.tensor
+        hbm = sum(scores * SCORE_PASSES[k] + crossing * width * ROW_PASSES[k] for k in kinds)
+        hbm += own.scored * text.vocab_size * 4 * (10 if backward else 4) / cut.tensor
         gathered = (self.sizes.total - self.sizes.embedding * (self.sizes.head > 0)) / cut.tensor
         hbm += gathered * self._item * (3 if backward else 1)
-        sent = self._sums(tokens, backward)
-        if weights_cut:
-            sent += self._weights_sent(gathered, backward)
+        sent = self._sums(own.tokens, backward)
+        sent += self._weights_sent(gathered, backward) if weights_cut else 0.0
         return Work(flops, useful, hbm, sent)
 
     def _weights_sent(self, gathered: float, backward: bool) -> float:
@@ -194,7 +199,7 @@ class Formulas:
 
     def _image(self) -> float:
         """Vision products of one full bin."""
-        patches, vision = self.shapes.rows * 64, self.config.vision
+        patches, vision = self.rows * 64, self.config.vision
         side = int(patches**0.5)
         return vision_flops(vision, (1, side, patches // max(side, 1))) if patches else 0.0
 
@@ -204,8 +209,10 @@ class Formulas:
     def _trained(self) -> float:
         model = self.settings.model
         if not model.lora.rank:
-            frozen = {"vision": self.sizes.vision, "embeddings": self.sizes.embedding}
-            return self.sizes.total - sum(frozen.get(part, 0) for part in model.freeze)
+            sizes = self.sizes
+            parts = {"vision": sizes.tower, "merger": sizes.merger, "language": sizes.layers}
+            parts["embeddings"] = sizes.embedding + sizes.head
+            return sum(size for part, size in parts.items() if part not in model.freeze)
         text, rank = self.config.text, model.lora.rank
         inner = text.head_dim * text.heads
         kv = text.head_dim * text.kv_heads
@@ -216,32 +223,18 @@ class Formulas:
     def kept(self) -> float:
         """Bytes that lie on a device all the time: masters, moments, reference."""
         parts = self.cut.fsdp * self.cut.tensor
-        if self.settings.model.lora.rank:
-            return (self.sizes.total * self._item + 3 * self._trained * 4) / parts
-        reference = self.sizes.total * self._item * bool(self.settings.algo.kl_coef)
-        moments = 2 * self._trained * self._master
-        return (self.sizes.total * self._master + moments + reference) / parts
+        still = 0 if self.settings.model.lora.rank else self._trained
+        weights = self._trained * self._master + (self.sizes.total - still) * self._item
+        reference = still * self._item * self.keeps_reference
+        return (weights + 2 * self._trained * self._master + reference) / parts
 
-    def decoding(self) -> float:
-        """Bytes of a device while it decodes."""
-        text, cut, shapes = self.config.text, self.cut, self.shapes
-        kv_heads = max(text.kv_heads, cut.tensor) / cut.tensor
-        held = shapes.prompt + self._groups * (shapes.past + shapes.burst)
-        cache = 2 * text.layers * kv_heads * text.head_dim * self._item * held
-        cache *= shapes.slots / cut.shards
-        return self.kept() + self.sizes.total * self._item / cut.tensor + cache
-
-    def learning(self) -> float:
+    def learning(self, batch: Batch) -> float:
         """Bytes of a device during a gradient pass."""
-        text, cut, shapes = self.config.text, self.cut, self.shapes
-        parts = cut.fsdp * cut.tensor
-        own = shapes.micro / cut.shards
-        tokens = own * (shapes.prompt + self._groups * shapes.answer)
-        sums = 2 * self._trained * self._master / parts  # the total and this micro-batch's
-        carried = tokens * text.width * self._item * text.layers
-        answers = self._groups * shapes.answer
-        pairs = own * (shapes.prompt**2 + answers * (shapes.prompt + shapes.answer))
-        scores = 2.5 * 4 * pairs * text.heads / cut.tensor
-        hidden = tokens * self._item * (8 * text.width + 6 * text.intermediate / cut.tensor)
+        text, cut = self.config.text, self.cut
+        own = batch.over(cut.shards)
+        sums = 2 * self._trained * self._master / (cut.fsdp * cut.tensor)  # the total, and this one
+        carried = own.tokens * text.width * self._item * text.layers
+        scores = 2.5 * 4 * own.pairs * text.heads / cut.tensor
+        hidden = own.tokens * self._item * (8 * text.width + 6 * text.intermediate / cut.tensor)
         head = self.sizes.embedding / cut.tensor * (self._item + 2 * 4)
         return self.kept() + sums + carried + max(scores + hidden, head)

@@ -3,16 +3,16 @@
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.plan.chips import Chip
 from vlaa_jax.plan.compiled import Compiled
-from vlaa_jax.plan.formulas import Cut, Formulas, Work
+from vlaa_jax.plan.formulas import Cut, Work
 from vlaa_jax.plan.roofline import Time, time_of
-from vlaa_jax.plan.shapes import shapes_of
+from vlaa_jax.plan.tasks import formulas_of
 from vlaa_jax.schema import UserError
-from vlaa_jax.settings.grpo import GrpoSettings
+from vlaa_jax.settings.sft import SftSettings
 
 
 class Row(NamedTuple):
@@ -77,7 +77,7 @@ class Plan(NamedTuple):
         return row.work.useful / (row.time.total * self.chip.peak) if row.time.total else 0.0
 
 
-def cut_of(settings: GrpoSettings, devices: int) -> Cut:
+def cut_of(settings: Any, devices: int) -> Cut:
     """The mesh of the settings on that many devices.
 
     Raises:
@@ -95,72 +95,48 @@ def cut_of(settings: GrpoSettings, devices: int) -> Cut:
         if size % cut.shards:
             following = -(-size // cut.shards) * cut.shards
             raise UserError(
-                f"{name}: {size} prompts at once cannot be dealt to {cut.shards} data shards "
+                f"{name}: {size} at once cannot be dealt to {cut.shards} data shards "
                 f"(mesh.data x mesh.fsdp); the next that can is {following}"
             )
     return cut
 
 
-def _dealt(settings: GrpoSettings) -> dict[str, int]:
+def _dealt(settings: Any) -> dict[str, int]:
+    if isinstance(settings, SftSettings):
+        return {"data.micro_rows": settings.data.rows_at_once}
     return {
         "rollout.prefill_prompts": settings.rollout.at_once,
         "algo.micro_prompts": settings.micro_prompts,
     }
 
 
-def quick_plan(settings: GrpoSettings, config: QwenVLConfig, chip: Chip, cut: Cut) -> Plan:
+def quick_plan(settings: Any, config: QwenVLConfig, chip: Chip, cut: Cut) -> Plan:
     """A plan by formulas alone."""
-    own = Formulas(settings, config, shapes_of(settings, config), cut)
-    decoding, learning = own.decoding(), own.learning()
-    memory = {"weights": decoding, "prefill": decoding, "burst": decoding, "gradients": learning}
+    own = formulas_of(settings, config, cut)
+    memory = own.memory()
     rows = (
         Row(name, runs, memory.get(name, own.kept()), time_of(work, chip), work, {})
-        for name, (runs, work) in works(own).items()
+        for name, (runs, work) in own.works().items()
     )
     return Plan(tuple(rows), chip, cut, compiled=False)
 
 
-def works(own: Formulas) -> dict[str, tuple[int, Work]]:
-    """Runs in a step, and the work of one, by program; every completion at its longest."""
-    settings, shapes = own.settings, own.shapes
-    prompts, limit = settings.rollout.prompts, settings.rollout.max_new_tokens
-    passes = (settings.algo.updates_per_step > 1) + bool(settings.algo.kl_coef)
-    micros = prompts // shapes.micro
-    token = own.token(limit / 2)
-    burst = Work(*(shapes.burst * figure for figure in token))
-    bursts = -(-prompts // shapes.slots) * -(-limit // shapes.burst)
-    return {
-        "weights": (1, own.weights()),
-        "prefill": (prompts // shapes.prefill, own.prefill()),
-        "burst": (bursts, burst),
-        "score": (micros * passes, own.score()),
-        "gradients": (micros, own.gradients()),
-        "apply": (settings.algo.updates_per_step, own.apply()),
-    }
-
-
 def compiled_plan(
-    settings: GrpoSettings,
-    config: QwenVLConfig,
-    chip: Chip,
-    cut: Cut,
-    programs: Sequence[Compiled],
+    settings: Any, config: QwenVLConfig, chip: Chip, cut: Cut, programs: Sequence[Compiled]
 ) -> Plan:
     """A plan with memory and collectives of compiled programs; products by formulas."""
-    own = Formulas(settings, config, shapes_of(settings, config), cut)
-    counted = works(own)
+    own = formulas_of(settings, config, cut)
+    counted = own.works()
     rows = []
     for found in programs:
         name = found.program.name
-        _, work = counted[name]
+        runs, work = counted[name]
         # Only the largest array's move is compiled; the formula has them all.
         if name != "weights":
-            sent = sum(c.moved * c.turns(own.shapes.burst) for c in found.collectives)
+            sent = sum(c.moved * c.turns(own.loop) for c in found.collectives)
             work = work._replace(sent=float(sent))
-        time = time_of(work, chip)
-        moved = depths(found)
-        sizes = found.program.runs, found.total
-        rows.append(Row(name, *sizes, time, work, moved, found.arguments, found.error))
+        time, moved = time_of(work, chip), depths(found)
+        rows.append(Row(name, runs, found.total, time, work, moved, found.arguments, found.error))
     return Plan(tuple(rows), chip, cut, compiled=True)
 
 
@@ -176,12 +152,7 @@ def depths(found: Compiled) -> dict[str, float]:
     return dict(totals)
 
 
-Change = tuple[str, GrpoSettings]
-
-
-def smallest_change(
-    settings: GrpoSettings, devices: int, fits: Callable[[GrpoSettings], bool]
-) -> str:
+def smallest_change(settings: Any, devices: int, fits: Callable[[Any], bool]) -> str:
     """The first change, from cheap to dear, with which a run fits."""
     for words, changed in changes(settings, devices):
         if fits(changed):
@@ -189,23 +160,34 @@ def smallest_change(
     return "none found: take more devices, or model.lora.rank"
 
 
-def changes(settings: GrpoSettings, devices: int) -> Iterator[Change]:
+def changes(settings: Any, devices: int) -> Iterator[tuple[str, Any]]:
     """Settings beside the given ones, from cheap to dear."""
-    rollout, algo, mesh = settings.rollout, settings.algo, settings.mesh
-    replace = dataclasses.replace
-    micro = settings.micro_prompts
-    while micro > 1 and micro % 2 == 0:
-        micro //= 2
-        own = replace(settings, algo=replace(algo, micro_prompts=micro))
-        yield f"algo.micro_prompts={micro}", own
-    slots = rollout.batch_prompts or rollout.prompts
-    while slots > rollout.at_once and slots % 2 == 0:
-        slots //= 2
-        own = replace(settings, rollout=replace(rollout, batch_prompts=slots))
-        yield f"rollout.batch_prompts={slots}", own
+    replace, mesh = dataclasses.replace, settings.mesh
+    if isinstance(settings, SftSettings):
+        for rows in _halves(settings.data.rows_at_once, 1):
+            data = replace(settings.data, micro_rows=rows)
+            yield f"data.micro_rows={rows}", replace(settings, data=data)
+    else:
+        rollout, algo = settings.rollout, settings.algo
+        for micro in _halves(settings.micro_prompts, 1):
+            yield (
+                f"algo.micro_prompts={micro}",
+                replace(settings, algo=replace(algo, micro_prompts=micro)),
+            )
+        for slots in _halves(rollout.batch_prompts or rollout.prompts, rollout.at_once):
+            yield (
+                f"rollout.batch_prompts={slots}",
+                replace(settings, rollout=replace(rollout, batch_prompts=slots)),
+            )
     for tensor in (1, 2, 4, 8):
         for fsdp in (2**n for n in range(13)):
             if devices % (fsdp * tensor) or fsdp * tensor <= mesh.fsdp * mesh.tensor:
                 continue
             own = replace(settings, mesh=replace(mesh, data=-1, fsdp=fsdp, tensor=tensor))
             yield f"mesh.fsdp={fsdp} mesh.tensor={tensor} mesh.data=-1", own
+
+
+def _halves(size: int, least: int) -> Iterator[int]:
+    while size % 2 == 0 and size // 2 >= least:
+        size //= 2
+        yield size

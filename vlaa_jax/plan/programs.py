@@ -1,6 +1,7 @@
-"""The compiled programs of a GRPO step, with the shapes of their arguments and how often each runs.
+"""The compiled programs of a step, with the shapes of their arguments.
 
-They are the run's own functions, put together as train/grpo.py does it, on shapes alone.
+They are the run's own functions, put together as train/grpo.py and train/sft.py do it, on shapes
+alone.
 """
 
 from collections.abc import Callable
@@ -10,27 +11,32 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vlaa_jax.models.qwen_vl import lora
 from vlaa_jax.models.qwen_vl.axes import layout
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
-from vlaa_jax.models.qwen_vl.model import Compute, PromptInputs, split_model
+from vlaa_jax.models.qwen_vl.model import Compute, PromptInputs, RowInputs, split_model
 from vlaa_jax.models.qwen_vl.trees import merge, partition
 from vlaa_jax.models.qwen_vl.vision import ROW_PATCHES, PixelNorm, VisionInputs
 from vlaa_jax.parallel.mesh import BATCH_AXES, batch_sharding, data_shards, replicated
 from vlaa_jax.parallel.sharding import Layout
-from vlaa_jax.plan.shapes import Shapes
+from vlaa_jax.plan.shapes import Shapes, bins_per_row, shapes_of
 from vlaa_jax.policy.distribution import Distribution
 from vlaa_jax.policy.pretrained import place_params
+from vlaa_jax.policy.rows import RowTargets
 from vlaa_jax.rollout import generate
 from vlaa_jax.rollout.engine import Engine
 from vlaa_jax.rollout.sampling import Sampling
 from vlaa_jax.rollout.weights import places_for, rollout_dtypes
 from vlaa_jax.settings.grpo import GrpoSettings
+from vlaa_jax.settings.sft import SftSettings
 from vlaa_jax.train.grpo_loss import Context, GroupBatch, grpo_loss
 from vlaa_jax.train.optimizer import make_optimizer
-from vlaa_jax.train.state import abstract_state
+from vlaa_jax.train.sft_loss import sft_loss
+from vlaa_jax.train.state import TrainState, abstract_state
 from vlaa_jax.train.update import Update
 
 
@@ -41,29 +47,36 @@ class Program(NamedTuple):
         name: what it is called in reports.
         jitted: the function.
         args: shapes with places.
-        runs: how often a step runs it, at the longest lengths.
         beside: bytes of a device that live beside it and are not among its arguments.
     """
 
     name: str
     jitted: Callable[..., Any]
     args: tuple
-    runs: int
     beside: int
 
 
+class Model(NamedTuple):
+    """A model and what trains of it, on shapes."""
+
+    config: QwenVLConfig
+    mesh: Mesh
+    graphdef: nnx.GraphDef
+    base: nnx.GraphDef
+    params: Any
+    state: TrainState
+    frozen: Any
+    optimizer: optax.GradientTransformation
+
+
 class Parts(NamedTuple):
-    """What all programs are made from."""
+    """What the programs of a GRPO step are made from."""
 
     settings: GrpoSettings
-    config: QwenVLConfig
     shapes: Shapes
-    mesh: Mesh
+    model: Model
     distribution: Distribution
     engine: Engine
-    params: Any
-    state: Any
-    frozen: Any
     reference: Any
     weights: Any
     update: Update
@@ -77,10 +90,9 @@ def bytes_on_device(tree: Any) -> int:
     )
 
 
-def make_parts(settings: GrpoSettings, config: QwenVLConfig, shapes: Shapes, mesh: Mesh) -> Parts:
-    """Model, state and programs of a run on shapes."""
-    model, rollout = settings.model, settings.rollout
-    where = layout(config, mesh)
+def make_model(settings: Any, config: QwenVLConfig, mesh: Mesh) -> Model:
+    """Structure, parameters and training state of a task, on shapes."""
+    model, where = settings.model, layout(config, mesh)
     compute = Compute(
         dtype=model.dtype,
         remat=model.remat,
@@ -94,17 +106,21 @@ def make_parts(settings: GrpoSettings, config: QwenVLConfig, shapes: Shapes, mes
     params = place_params(abstract, model, where)
     adapters = bool(model.lora.rank)
     trainable, frozen = partition(params, model.freeze, adapters_only=adapters)
-    optimizer, _ = make_optimizer(settings.optimizer, 1)
+    optimizer, _ = make_optimizer(settings.optimizer, 2)
     state = abstract_state(trainable, optimizer, replicated(mesh))
-    distribution = Distribution(
-        graphdef,
-        temperature=rollout.temperature,
-        chunk=settings.algo.logprob_chunk,
-        row_shards=data_shards(mesh),
-        base_graphdef=base if adapters else None,
-    )
+    return Model(config, mesh, graphdef, base, params, state, frozen, optimizer)
+
+
+def _distribution(model: Model, settings: Any, temperature: float, chunk: int) -> Distribution:
+    base = model.base if settings.model.lora.rank else None
+    return Distribution(model.graphdef, temperature, chunk, data_shards(model.mesh), base)
+
+
+def make_parts(settings: GrpoSettings, config: QwenVLConfig, shapes: Shapes, mesh: Mesh) -> Parts:
+    """Model, state and programs of a GRPO run on shapes."""
+    model, rollout = make_model(settings, config, mesh), settings.rollout
     engine = Engine(
-        graphdef,
+        model.graphdef,
         completions=rollout.completions,
         max_new_tokens=rollout.max_new_tokens,
         sampling=Sampling(rollout.temperature, rollout.top_k, rollout.top_p, rollout.min_p),
@@ -114,24 +130,13 @@ def make_parts(settings: GrpoSettings, config: QwenVLConfig, shapes: Shapes, mes
         burst=rollout.burst,
         mesh=mesh,
     )
-    reference = _reference(settings, trainable, frozen)
-    weights = _retyped(params, rollout_dtypes(params, model.dtype), layout(config, mesh, "sample"))
+    distribution = _distribution(model, settings, rollout.temperature, settings.algo.logprob_chunk)
+    dtypes = rollout_dtypes(model.params, settings.model.dtype)
+    weights = _retyped(model.params, dtypes, layout(config, mesh, "sample"))
     loss = partial(grpo_loss, distribution, settings.algo, rollout.max_new_tokens)
-    update = Update(loss, optimizer, state)
-    return Parts(
-        settings,
-        config,
-        shapes,
-        mesh,
-        distribution,
-        engine,
-        params,
-        state,
-        frozen,
-        reference,
-        weights,
-        update,
-    )
+    update = Update(loss, model.optimizer, model.state)
+    reference = _reference(settings, model.state.trainable, model.frozen)
+    return Parts(settings, shapes, model, distribution, engine, reference, weights, update)
 
 
 def _reference(settings: GrpoSettings, trainable: Any, frozen: Any) -> Any:
@@ -157,111 +162,132 @@ def _retyped(params: Any, dtypes: Any, where: Layout) -> Any:
     )
 
 
-def programs(parts: Parts) -> list[Program]:
-    """The programs of a step, in the order in which they run."""
-    settings, shapes = parts.settings, parts.shapes
-    prompts = settings.rollout.prompts
-    kept = bytes_on_device((parts.state, parts.frozen))
-    if parts.reference and not settings.model.lora.rank:  # with adapters the base is the reference
-        kept += bytes_on_device(parts.reference) - bytes_on_device(parts.frozen)
+def programs_of(settings: Any, config: QwenVLConfig, mesh: Mesh) -> list[Program]:
+    """The programs of a step of a task, in the order in which they run."""
+    if isinstance(settings, SftSettings):
+        return sft_programs(settings, config, mesh)
+    return grpo_programs(make_parts(settings, config, shapes_of(settings, config), mesh))
+
+
+def sft_programs(settings: SftSettings, config: QwenVLConfig, mesh: Mesh) -> list[Program]:
+    """Of a supervised update."""
+    model = make_model(settings, config, mesh)
+    distribution = _distribution(model, settings, 1.0, settings.logprob_chunk)
+    update = Update(partial(sft_loss, distribution), model.optimizer, model.state)
+    data, one = settings.data, partial(_shape, mesh)
+    rows, length = data.rows_at_once, data.tokens_per_row
+    shape = Shapes.of_rows(data, config)
+    tokens = (rows, length)
+    inputs = RowInputs(
+        one(tokens, np.int32),
+        one((*tokens, 3), np.int32),
+        one(tokens, np.int32),
+        one(tokens, np.int32),
+        _images(mesh, rows * bins_per_row(length), shape),
+    )
+    batch = RowTargets(inputs, one(tokens, bool))
+    kept = bytes_on_device((model.state, model.frozen))
+    return _learning(model, update, (batch, one((), np.float32, cut=False)), kept)
+
+
+def grpo_programs(parts: Parts) -> list[Program]:
+    """Of a GRPO step."""
+    shapes, model = parts.shapes, parts.model
+    kept = bytes_on_device((model.state, model.frozen))
+    # With adapters the base is the reference.
+    if parts.reference and not parts.settings.model.lora.rank:
+        kept += bytes_on_device(parts.reference) - bytes_on_device(model.frozen)
     buffers = _buffers(parts)
-    waves = -(-prompts // shapes.slots)
-    bursts = waves * -(-settings.rollout.max_new_tokens // shapes.burst)
-    micros = prompts // shapes.micro
-    passes = (settings.algo.updates_per_step > 1) + bool(settings.algo.kl_coef)
-    params, state = bytes_on_device(parts.params), bytes_on_device(parts.state)
+    # A program is given what it uses; the vision tower waits for the next prefill.
+    idle = bytes_on_device(parts.weights["vision"])
+    allowed = _allowed(model)
+    prompts = prompt_shapes(model.mesh, shapes, shapes.prefill)
     return [
         _casting(parts, kept),
         Program(
             "prefill",
             parts.engine._prefill,
-            (parts.weights, prompt_shapes(parts, shapes.prefill)),
-            prompts // shapes.prefill,
+            (parts.weights, prompts),
             kept + bytes_on_device(buffers),
         ),
-        Program(
-            "burst",
-            parts.engine._burst,
-            (parts.weights, buffers, _allowed(parts)),
-            bursts,
-            # A program is given what it uses; the vision tower waits for the next prefill.
-            kept + bytes_on_device(parts.weights["vision"]),
-        ),
-        _score(parts, micros * passes, kept - params),
-        Program(
-            "gradients",
-            parts.update.accumulate,
-            (parts.state.trainable, parts.state.trainable, parts.frozen, *_batch(parts)),
-            micros,
-            kept - params,
-        ),
-        Program(
-            "apply",
-            parts.update.apply,
-            (parts.state, parts.state.trainable),
-            settings.algo.updates_per_step,
-            kept - state,
-        ),
+        Program("burst", parts.engine._burst, (parts.weights, buffers, allowed), kept + idle),
+        _score(parts, kept - bytes_on_device(model.params)),
+        *_learning(model, parts.update, _batch(parts), kept),
     ]
 
 
-def _shape(parts: Parts, shape: tuple[int, ...], dtype: Any, *, cut: bool = True) -> Any:
-    place = batch_sharding(parts.mesh) if cut else replicated(parts.mesh)
+def _learning(model: Model, update: Update, batch: tuple, kept: int) -> list[Program]:
+    state, grads = model.state, model.state.trainable
+    given = (grads, state.trainable, model.frozen, *batch)
+    beside = kept - bytes_on_device((state.trainable, model.frozen))
+    return [
+        Program("gradients", update.accumulate, given, beside),
+        Program("apply", update.apply, (state, grads), kept - bytes_on_device(state)),
+    ]
+
+
+def _shape(mesh: Mesh, shape: tuple[int, ...], dtype: Any, *, cut: bool = True) -> Any:
+    place = batch_sharding(mesh) if cut else replicated(mesh)
     return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=place)
 
 
-def prompt_shapes(parts: Parts, count: int) -> PromptInputs:
+def _images(mesh: Mesh, bins: int, shapes: Shapes) -> VisionInputs | None:
+    """Bins that are full of patches, as bytes."""
+    rows, one = (bins, shapes.rows, ROW_PATCHES), partial(_shape, mesh)
+    return VisionInputs(
+        one((*rows, shapes.patch), np.uint8),
+        one((*rows, 2), np.int32),
+        one(rows, np.int32),
+        one((bins, shapes.rows * ROW_PATCHES), np.int32),
+    )
+
+
+def prompt_shapes(mesh: Mesh, shapes: Shapes, count: int) -> PromptInputs:
     """Prompts of the longest bucket, each with an image that fills its bin."""
-    shapes, one = parts.shapes, partial(_shape, parts)
-    length, rows = shapes.prompt, shapes.rows
-    vision = VisionInputs(
-        one((count, rows, ROW_PATCHES, shapes.patch), np.uint8),
-        one((count, rows, ROW_PATCHES, 2), np.int32),
-        one((count, rows, ROW_PATCHES), np.int32),
-        one((count, rows * ROW_PATCHES), np.int32),
-    )
+    tokens, one = (count, shapes.prompt), partial(_shape, mesh)
     return PromptInputs(
-        one((count, length), np.int32),
-        one((count, length, 3), np.int32),
+        one(tokens, np.int32),
+        one((*tokens, 3), np.int32),
         one((count,), np.int32),
-        one((count, length), np.int32),
-        vision if rows else None,
+        one(tokens, np.int32),
+        _images(mesh, count, shapes),
     )
 
 
-def _allowed(parts: Parts) -> Any:
-    return _shape(parts, (parts.config.text.vocab_size,), bool, cut=False)
+def _allowed(model: Model) -> Any:
+    return _shape(model.mesh, (model.config.text.vocab_size,), bool, cut=False)
 
 
 def _batch(parts: Parts) -> tuple[GroupBatch, Context]:
-    count, one = parts.shapes.micro, partial(_shape, parts)
+    mesh, shapes = parts.model.mesh, parts.shapes
+    one, count = partial(_shape, mesh), shapes.micro
     groups = (count, parts.settings.rollout.completions)
-    tokens = (*groups, parts.shapes.answer)
-    scalar = one((), np.float32, cut=False)
-    logprobs = [one(tokens, np.float32)] * 3
+    tokens = (*groups, shapes.answer)
     batch = GroupBatch(
-        prompt_shapes(parts, count),
+        prompt_shapes(mesh, shapes, count),
         one(tokens, np.int32),
         one(tokens, bool),
         one(groups, np.float32),
-        *logprobs,
+        *[one(tokens, np.float32)] * 3,
     )
-    return batch, Context(scalar, scalar, scalar, _allowed(parts))
+    scalar = one((), np.float32, cut=False)
+    return batch, Context(scalar, scalar, scalar, _allowed(parts.model))
 
 
-def _score(parts: Parts, runs: int, beside: int) -> Program:
+def _score(parts: Parts, beside: int) -> Program:
     def score(params: Any, prompt: PromptInputs, tokens_PGT: Any, allowed_V: Any) -> Any:
         return parts.distribution.completion_logprobs(params, prompt, tokens_PGT, allowed_V)[0]
 
     batch, context = _batch(parts)
-    args = (parts.params, batch.prompt, batch.tokens_PGT, context.allowed_V)
-    return Program("score", jax.jit(score), args, runs, beside)
+    args = (parts.model.params, batch.prompt, batch.tokens_PGT, context.allowed_V)
+    return Program("score", jax.jit(score), args, beside)
 
 
 def _buffers(parts: Parts) -> generate.Buffers:
     """Decoding buffers of a full set of slots, with the completions' longest past."""
     shapes = parts.shapes
-    prompt = prompt_shapes(parts, shapes.prefill)
+    mesh = parts.model.mesh
+    prompt = prompt_shapes(mesh, shapes, shapes.prefill)
     part = jax.eval_shape(parts.engine._prefill, parts.weights, prompt)
     keys = jax.ShapeDtypeStruct((shapes.prefill,), jax.random.key(0).dtype)
     make = partial(
@@ -271,7 +297,7 @@ def _buffers(parts: Parts) -> generate.Buffers:
         prefix=shapes.prompt,
         length=shapes.past,
     )
-    where = Layout(parts.mesh, "sample")
+    where = Layout(mesh, "sample")
 
     def place(leaf: Any) -> Any:
         cache = len(leaf.shape) > 2
@@ -279,17 +305,17 @@ def _buffers(parts: Parts) -> generate.Buffers:
         if cache:
             names = (None, "batch", "heads", *(None,) * (len(leaf.shape) - 3))
             spec = where.spec(leaf.shape, names)
-        return jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=NamedSharding(parts.mesh, spec)
-        )
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
 
     return jax.tree.map(place, jax.eval_shape(make, part, keys))
 
 
 def _casting(parts: Parts, kept: int) -> Program:
     """The weights of the rollout: array by array, so the largest one alone is compiled."""
-    pairs = list(zip(jax.tree.leaves(parts.params), jax.tree.leaves(parts.weights), strict=True))
+    pairs = list(
+        zip(jax.tree.leaves(parts.model.params), jax.tree.leaves(parts.weights), strict=True)
+    )
     leaf, want = max(pairs, key=lambda pair: bytes_on_device(pair[1]))
     cast = jax.jit(lambda a: a.astype(want.dtype), out_shardings=want.sharding)
     others = bytes_on_device(parts.weights) - bytes_on_device(want)
-    return Program("weights", cast, (leaf,), 1, kept - bytes_on_device(leaf) + others)
+    return Program("weights", cast, (leaf,), kept - bytes_on_device(leaf) + others)

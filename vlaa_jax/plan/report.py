@@ -8,13 +8,13 @@ from rich.table import Table
 
 from vlaa_jax.plan.chips import GIB, Chip
 from vlaa_jax.plan.plan import Plan
-from vlaa_jax.settings.grpo import GrpoSettings
+from vlaa_jax.settings.sft import SftSettings
 
 GOAL_SENT = 2**16
 """Collectives that send less in one turn are left out of the table."""
 
 
-def print_plan(plan: Plan, settings: GrpoSettings, console: Console) -> None:
+def print_plan(plan: Plan, settings: Any, console: Console) -> None:
     """The table and the verdict of a plan."""
     source = "compiled" if plan.compiled else "by formulas, nothing compiled"
     cut = plan.cut
@@ -38,33 +38,40 @@ def print_plan(plan: Plan, settings: GrpoSettings, console: Console) -> None:
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def assumptions(chip: Chip, settings: GrpoSettings) -> list[str]:
+def assumptions(chip: Chip, settings: Any) -> list[str]:
     """What the times rest on."""
-    limit = settings.rollout.max_new_tokens
+    longest = f"every prompt and completion at its longest ({settings.rollout.max_new_tokens} new)"
+    if isinstance(settings, SftSettings):
+        longest = "every row full, with an image for every 1,024 tokens"
     return [
         f"assumed: {chip.peak / 1e12:.0f} TFLOP/s, {chip.hbm / 1e12:.2f} TB/s of memory, "
-        f"{chip.link / 1e9:.0f} GB/s of collectives a device, one after the other; every prompt "
-        f"and completion at its longest ({limit} new tokens); no time for the host and the rewards"
+        f"{chip.link / 1e9:.0f} GB/s of collectives a device, one after the other; {longest}; "
+        "no time for the host and the rewards"
     ]
 
 
-def verdict(plan: Plan, settings: GrpoSettings, change: str = "") -> list[str]:
+def verdict(plan: Plan, settings: Any) -> list[str]:
     """Fits or not, seconds of a step, hours and cost of the run."""
+    step = f"{settings.rollout.prompts} x {settings.rollout.completions}"
+    if isinstance(settings, SftSettings):
+        step = f"{settings.data.rows} rows of {settings.data.tokens_per_row} tokens"
     hours = plan.seconds * settings.run.steps / 3600
     cost = hours * plan.cut.devices * plan.chip.price
     room = f"{plan.peak / GIB:.2f} of {plan.chip.memory / GIB:.2f} GiB"
-    return [
-        f"{'fits' if plan.fits else 'does not fit'}: {room} a device"
-        + (f"; with {change} it would" if change else ""),
-        f"a step of {settings.rollout.prompts} x {settings.rollout.completions}: "
-        f"{plan.seconds:.0f} s, limited by {plan.limit}; update at "
+    lines = [
+        f"{'fits' if plan.fits else 'does not fit'}: {room} a device",
+        f"a step of {step}: {plan.seconds:.0f} s, limited by {plan.limit}; update at "
         f"{100 * plan.utilisation('gradients'):.0f} % of the peak (useful products)",
-        f"{settings.run.steps} steps: {hours:.1f} h, about {cost:,.0f} USD at "
-        f"{plan.chip.price:.2f} a device-hour (list price, on demand)",
     ]
+    if settings.run.steps:  # 0: an epoch, however long it is
+        lines.append(
+            f"{settings.run.steps} steps: {hours:.1f} h, about {cost:,.0f} USD at "
+            f"{plan.chip.price:.2f} a device-hour (list price, on demand)"
+        )
+    return lines
 
 
-def as_json(plan: Plan, settings: GrpoSettings, topology: str, seconds: float) -> dict[str, Any]:
+def as_json(plan: Plan, settings: Any, topology: str, seconds: float) -> dict[str, Any]:
     """The figures of a plan, for a file."""
     return {
         "topology": topology,
@@ -78,9 +85,6 @@ def as_json(plan: Plan, settings: GrpoSettings, topology: str, seconds: float) -
         "run_h": round(plan.seconds * settings.run.steps / 3600, 2),
         "limit": plan.limit,
         "update_mfu": round(plan.utilisation("gradients"), 3),
-        "batch_prompts": settings.rollout.batch_prompts,
-        "prefill_prompts": settings.rollout.at_once,
-        "micro_prompts": settings.micro_prompts,
         "programs": {row.name: _row(row) for row in plan.rows},
     }
 
@@ -96,7 +100,7 @@ def _row(row: Any) -> dict[str, Any]:
     }
 
 
-def print_ranking(found: Sequence[tuple[GrpoSettings, Plan]], console: Console) -> None:
+def print_ranking(found: Sequence[tuple[Any, Plan]], console: Console) -> None:
     """The best candidates of a search."""
     table = Table(title="ranked by formulas")
     for column in ("mesh", "batch", "prefill", "micro", "GiB a device", "s a step", "limit"):

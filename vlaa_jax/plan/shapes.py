@@ -5,6 +5,11 @@ from dataclasses import dataclass
 from vlaa_jax.data.planner import PATCHES_PER_ROW, ladder
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.settings.grpo import GrpoSettings
+from vlaa_jax.settings.sft import RowSettings
+from vlaa_jax.settings.shared import PromptSettings
+
+SAMPLE_TOKENS = 1024
+"""Of a sample in packed rows, for planning: 128 of them fill 32 rows of 4,096 (configs/sft.py)."""
 
 
 @dataclass(frozen=True)
@@ -33,18 +38,22 @@ class Shapes:
     past: int
     micro: int
 
+    @classmethod
+    def of_rows(cls, data: RowSettings, config: QwenVLConfig) -> "Shapes":
+        """Sizes of packed rows' images; nothing is sampled."""
+        patch = config.vision.in_channels * config.vision.patch_size**2
+        return cls(0, 0, vision_rows(data, config), patch, 0, 0, 0, 0, data.rows_at_once)
+
 
 def shapes_of(settings: GrpoSettings, config: QwenVLConfig) -> Shapes:
     """The largest shapes that a run with these settings meets."""
     rollout, data, vision = settings.rollout, settings.data, config.vision
-    pixels = data.max_pixels or 1280 * 28 * 28
-    patches = pixels // vision.patch_size**2
     limit = rollout.max_new_tokens
     burst = min(rollout.burst or limit, limit)
     return Shapes(
         prompt=ladder(data.max_prompt_tokens, data.min_prompt_bucket),
         answer=ladder(limit, 32),
-        rows=data.vision_rows_per_bin or ladder(-(-patches // PATCHES_PER_ROW), 4),
+        rows=vision_rows(data, config),
         patch=vision.in_channels * vision.patch_size**2,
         prefill=rollout.at_once,
         slots=rollout.batch_prompts or rollout.prompts,
@@ -52,3 +61,15 @@ def shapes_of(settings: GrpoSettings, config: QwenVLConfig) -> Shapes:
         past=0 if burst >= limit else limit,
         micro=settings.micro_prompts,
     )
+
+
+def vision_rows(data: PromptSettings, config: QwenVLConfig) -> int:
+    """Rows of 64 patches that hold the largest image."""
+    pixels = data.max_pixels or 1280 * 28 * 28
+    patches = pixels // config.vision.patch_size**2
+    return data.vision_rows_per_bin or ladder(-(-patches // PATCHES_PER_ROW), 4)
+
+
+def bins_per_row(tokens: int) -> int:
+    """Vision bins of a packed row: one image for every SAMPLE_TOKENS."""
+    return max(tokens // SAMPLE_TOKENS, 1)

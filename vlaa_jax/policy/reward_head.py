@@ -12,6 +12,7 @@ from vlaa_jax.data.chat import Chat
 from vlaa_jax.data.encode import Encoded, encode_sft
 from vlaa_jax.data.images import ImageProcessor, decode_image
 from vlaa_jax.data.planner import ladder
+from vlaa_jax.foreign import MAX_IMAGE_BYTES, read_bytes
 from vlaa_jax.models.qwen_vl import weights
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.model import RowInputs
@@ -88,7 +89,9 @@ class InProcessRewardHead:
         return judged
 
     def _encode(self, item: AnswerItem) -> Encoded:
-        images = [decode_image(Path(path).read_bytes(), path) for path in item.images]
+        images = [
+            decode_image(read_bytes(Path(path), MAX_IMAGE_BYTES), path) for path in item.images
+        ]
         record = Record("reward head", item.question, item.images, answer=item.answer)
         return encode_sft(record, images, self._chat, self._processor, max_tokens=self._max_tokens)
 

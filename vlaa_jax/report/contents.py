@@ -52,18 +52,29 @@ def run_contents(record: RunRecord, budget: int, image_root: Path | None = None)
     }
     left = budget - len(dump(fixed).encode())
     answers, flips = _heldout(record, filler, max(left, 0) * 3 // 10)
-    left -= filler.spent
     steps = record.steps(ROLLOUTS)
-    rollouts = []
-    chosen = spread(steps, MAX_STEPS)
+    rollouts = _rollouts(record, steps, filler, max(left - filler.spent, 0))
+    counts: Tree = {"steps": len(steps), "rollouts": rollouts, "answers": answers, "flips": flips}
+    return {**fixed, **counts, "images": filler.pictures.encoded, "right": RIGHT}
+
+
+def _rollouts(
+    record: RunRecord, steps: Sequence[int], filler: "_Filler", budget: int
+) -> list[Tree]:
+    """Steps spread over the run, no more than can show two groups each."""
+    if not steps:
+        return []
+    sample = _groups(record.read(ROLLOUTS, steps[0]))
+    cost = 2 * filler.size(sample[0]) if sample else 1
+    chosen = spread(steps, min(MAX_STEPS, max(budget // cost, 1)))
+    end, found = filler.spent + budget, []
     for number, step in enumerate(chosen):
         groups = _groups(record.read(ROLLOUTS, step))
-        before = filler.spent
-        shown = filler.fill(_by_turns(groups), max(left, 0) // (len(chosen) - number))
-        left -= filler.spent - before
-        rollouts.append({"step": step, "total": len(groups), "groups": shown})
-    counts = {"steps": len(steps), "rollouts": rollouts, "answers": answers, "flips": flips}
-    return {**fixed, **counts, "images": filler.pictures.encoded, "right": RIGHT}
+        share = (end - filler.spent) // (len(chosen) - number)
+        found.append(
+            {"step": step, "total": len(groups), "groups": filler.fill(_by_turns(groups), share)}
+        )
+    return found
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -99,14 +110,24 @@ class _Filler:
         for group in groups:
             known = len(self.pictures.encoded)
             tree = self._group(group)
-            size = len(dump(tree).encode("utf-8", "backslashreplace")) + 1
-            size += sum(map(len, self.pictures.encoded[known:]))
+            size = self._bytes(tree, known)
             if self.spent + size > end:
                 self.pictures.forget(known)
                 break
             self.spent += size
             shown.append(tree)
         return shown
+
+    def size(self, group: Group) -> int:
+        """Bytes a group would take."""
+        known = len(self.pictures.encoded)
+        size = self._bytes(self._group(group), known)
+        self.pictures.forget(known)
+        return size
+
+    def _bytes(self, tree: Tree, known: int) -> int:
+        own = len(dump(tree).encode("utf-8", "backslashreplace"))
+        return own + 1 + sum(len(image) + 3 for image in self.pictures.encoded[known:])
 
     def _group(self, group: Group) -> Tree:
         first = group[0]

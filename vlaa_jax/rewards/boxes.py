@@ -31,6 +31,7 @@ _TAG = re.compile(
 )
 _MARKED = re.compile(r"[<`\\$*]")
 _NUMBER = re.compile(_N, re.IGNORECASE)
+_FOUR = re.compile(rf"[\s(\[]*{_N}(?:[\s,]+{_N}){{3}}[\s)\]]*", re.IGNORECASE)
 _TOKEN = re.compile(
     rf"\s+|(?P<open>[\[({{])|(?P<close>[\])}}])|\"(?P<double>(?:[^\"\\]|\\.)*)\""
     rf"|'(?P<single>(?:[^'\\]|\\.|'(?=\w))*)'|(?P<number>(?<![\w.]){_N}(?![\w.]*\w))"
@@ -101,8 +102,7 @@ def _read(text: str) -> tuple[list[Box], str, str]:
         elif kind == "word":
             stack[-1].append(token)
         else:
-            is_number = _NUMBER.fullmatch(token.strip())
-            stack[-1].append(float(token) if is_number else token)
+            stack[-1].append(_quoted(token))
     if closing:
         raise _Malformed
     boxes = _boxes_in(stack[0], outermost=True)
@@ -110,6 +110,15 @@ def _read(text: str) -> tuple[list[Box], str, str]:
         raise _Malformed
     around = bracketed or bare
     return boxes, text[: around[0]], text[around[-1] :]
+
+
+def _quoted(text: str) -> Any:
+    """Text in quotation marks: a number, four numbers, or a label."""
+    if _NUMBER.fullmatch(text.strip()):
+        return float(text)
+    if _FOUR.fullmatch(text):
+        return [float(number) for number in _NUMBER.findall(text)]
+    return text
 
 
 def _boxes_in(items: Sequence[Any], outermost: bool = False) -> list[Box]:

@@ -22,6 +22,8 @@ from typing import TypeVar
 from vlaa_jax.rewards import commitment_words as w
 
 V = TypeVar("V")
+MAX_STARTS = 40
+"""Places tried, the last ones; a short answer has a handful of connectors."""
 Reader = Callable[[str, int], Iterable[tuple[V, int]]]
 """Values that may begin at a place of a text, each with its end, likeliest first."""
 
@@ -84,7 +86,7 @@ def commit(text: str, read: Reader[V], rivals: Callable[[str], bool]) -> V | Non
         read: finds values at a place.
         rivals: whether a piece of text names a further value.
     """
-    for start in _starts(text):
+    for start in list(_starts(text))[-MAX_STARTS:]:
         lead = text[:start]
         if _LEAD_BAD.search(lead):
             return None

@@ -4,8 +4,8 @@ A table is one text of phrases that are separated by bars.
 """
 
 CONNECTORS = (
-    "is|are|was|were|be|being|equal|equals|equal to|equals to|becomes|gives|give|giving|makes|"
-    "make|yields|get|gets|got|getting|obtain|obtains|obtained|count|counted|see|find|found|"
+    "then|finally|is|are|was|were|be|being|equal|equals|equal to|equals to|becomes|gives|give|"
+    "giving|makes|make|yields|get|gets|got|getting|obtain|obtains|obtained|count|counted|see|find|found|"
     "have|has|had|contains|contain|shows|show|includes|measures|measure|remain|remains|leaves|"
     "left with|total|totals|totaling|value|number|answer|result|choice|option|letter|selection|"
     "response|solution|choose|chose|pick|select|selected|reads|say|amounts to|comes to|"
@@ -14,7 +14,7 @@ CONNECTORS = (
     "conclude that"
 )
 """What a lead ends with: the value follows."""
-CONCLUSIONS = "so|thus|hence|therefore|then|consequently|overall|altogether|in total|finally"
+CONCLUSIONS = "so|thus|hence|therefore|consequently|overall|altogether|in total"
 """Connectors that draw a conclusion: values may be named before them."""
 CLAIMS = "answer|option|choice|result|solution|selection|final"
 """Words that claim a final answer; two claims of different values are none."""

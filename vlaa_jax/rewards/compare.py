@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
-from vlaa_jax.rewards.evaluate import Undefined, equal, mp, ratio, sample, value_at, variables
-from vlaa_jax.rewards.latex import Shape, Tree
+from vlaa_jax.rewards.evaluate import equal, mp, ratio, sample, variables
+from vlaa_jax.rewards.trees import Shape, Tree
 
 ONE = Fraction(1)
 _TURNED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
@@ -305,6 +305,3 @@ def _matched(ours: Sequence[Any], said: Sequence[Any], alike: Callable[[Any, Any
             return False
         left.remove(found)
     return True
-
-
-__all__ = ["Undefined", "problem_of", "same", "value_at"]

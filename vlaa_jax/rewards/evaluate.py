@@ -7,13 +7,14 @@ same verdict. Sizes are bounded before they are computed.
 """
 
 import hashlib
+import math
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
 import mpmath
 
-from vlaa_jax.rewards.latex import Tree
+from vlaa_jax.rewards.trees import Tree
 
 mp = mpmath.mp.clone()
 mp.dps = 50
@@ -211,18 +212,6 @@ def _call(name: str, arguments: list[Any]) -> Any:
     return function(*arguments)
 
 
-def _exact_gcd(*numbers: int) -> int:
-    import math
-
-    return math.gcd(*numbers)
-
-
-def _exact_lcm(*numbers: int) -> int:
-    import math
-
-    return math.lcm(*numbers)
-
-
 def _tan(argument: Any) -> Any:
     return mp.sin(argument) * _inverse(mp.cos)(argument)
 
@@ -254,8 +243,8 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "percent": lambda x: x / 100,
     "factorial": _bounded(mp.factorial, 10**4),
     "binom": _bounded(mp.binomial, 10**4),
-    "gcd": _bounded(_whole(_exact_gcd)),
-    "lcm": _bounded(_whole(_exact_lcm), 10**6),
+    "gcd": _bounded(_whole(math.gcd)),
+    "lcm": _bounded(_whole(math.lcm), 10**6),
     "max": lambda *x: max(x),
     "min": lambda *x: min(x),
 }

@@ -1,8 +1,4 @@
-r"""LaTeX and calculator spelling of ordinary answers to trees.
-
-A tree is a nested tuple: ("num", Fraction), ("dec", Fraction) for a number with a point, ("var",
-name), ("inf",), ("add" | "mul" | "div" | "pow", a, b), ("neg", a), ("call", name, a, ...) for the
-functions of ``evaluate.py``, ("app", f, a) for f(x), ("based", digits, base).
+r"""LaTeX and calculator spelling of ordinary answers to shapes of trees.
 
 Letters have case. Implicit products bind tighter than a slash (``a/bc`` is a/(bc)) except behind a
 fraction of two whole numbers (``1/4x`` is a quarter of x); ``x^10`` has the exponent ten; a whole
@@ -10,89 +6,17 @@ number before a fraction of whole numbers is a mixed number; ``\log`` has the ba
 """
 
 import re
-from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
-Tree = tuple[Any, ...]
+from vlaa_jax.rewards.latex_tokens import FUNCTIONS, GREEK, Unreadable, spelled_out, tokens_of
+from vlaa_jax.rewards.trees import Shape, Tree
 
 MAX_NESTING = 70
 MAX_NUMBER = 60
 """Characters of one number."""
 
-_FUNCTION_NAMES = (
-    "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh exp ln log lg sqrt abs gcd lcm "
-    "max min"
-)
-FUNCTIONS = frozenset(_FUNCTION_NAMES.split())
-_ALIASES = {"asin": "arcsin", "acos": "arccos", "atan": "arctan", "tg": "tan"}
 _INVERSES = {"sin": "arcsin", "cos": "arccos", "tan": "arctan"}
-_GREEK = (
-    "alpha beta gamma delta epsilon varepsilon theta vartheta lambda mu rho sigma tau phi varphi "
-    "omega Omega Delta Gamma Theta Lambda Sigma Phi Psi psi chi eta zeta kappa nu xi ell hbar"
-)
-_UNICODE = {
-    "×": "*", "·": "*", "⋅": "*", "∗": "*", "÷": "/", "π": " pi ", "∞": " infty ", "√": " sqrt ",
-    "≤": "<=", "≥": ">=", "≠": "!=", "θ": " theta ", "α": " alpha ", "β": " beta ", "∪": " cup ",
-    "∈": " in ", "±": " pm ", "²": "^2", "³": "^3", "⁴": "^4", "⁵": "^5", "⁻": "^-", "½": "(1/2)",
-    "¼": "(1/4)", "¾": "(3/4)", "⅓": "(1/3)", "⅔": "(2/3)", "∠": "\\angle ", "△": "\\triangle ",
-    "λ": " lambda ", "ω": " omega ", "φ": " phi ", "**": "^", "₁": "_1", "₂": "_2", "₃": "_3",
-    "₀": "_0", "\\lt": "<", "\\gt": ">", "\\{": " lbrace ", "\\}": " rbrace ", "μ": " mu ",
-}  # fmt: skip
-_RENAMED = {
-    "leq": "<=", "le": "<=", "leqslant": "<=", "geq": ">=", "ge": ">=", "geqslant": ">=",
-    "neq": "!=", "ne": "!=", "cdot": "*", "times": "*", "ast": "*", "div": "/", "infinity": "infty",
-    "inf": "infty", "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "lvert": "|", "rvert": "|",
-    "vert": "|", "mid": "|", "colon": ":", "lbrack": "[", "rbrack": "]", "arcsec": "", "prime": "'",
-    "dbinom": "binom", "tbinom": "binom", "union": "cup", "bigcup": "cup", "exist": "",
-    "measuredangle": "angle",
-}  # fmt: skip
-_DROPPED_NAMES = "left right big Big bigl bigr displaystyle limits quad qquad , ; : !"
-_DROPPED = frozenset(_DROPPED_NAMES.split())
 _SIGNS = frozenset({"=", "<", ">", "<=", ">=", "!=", "in"})
-_WORDS = sorted(
-    {*FUNCTIONS, *_ALIASES, "pi", "theta", "alpha", "beta", "infty", "infinity", "phi", "lambda",
-     "omega", "cup", "pm", "in", "lbrace", "rbrace", "frac", "mu"},
-    key=len, reverse=True,
-)  # fmt: skip
-_TOKEN = re.compile(
-    r"\s+|(?P<number>(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d+)(?:\.\d+)?(?:[eE][+-]?\d{1,4}(?![A-Za-z\d]))?"
-    r"|\.\d+)|\\(?P<command>[A-Za-z]+|.)"
-    rf"|(?P<word>{'|'.join(_WORDS)})|(?P<other><=|>=|!=|[A-Za-z]|.)",
-    re.DOTALL,
-)
-_RECURRING = re.compile(
-    r"(\d*)\.(\d*)(?:\\(?:overline|bar)\s*\{?(\d{1,12})\}?|\\dot\s*\{?(\d)\}?(?:\d*\\dot\s*\{?\d\}?)?)"
-)
-_OPERATOR = re.compile(r"\\(?:operatorname\*?|mathrm|text|mathit|rm)\s*\{\s*([A-Za-z]+)\s*\}")
-_THOUSANDS_LIST = re.compile(r"(?:[(\[{]|lbrace)\s*\d{1,3}(?:,\d{3})+\s*(?:[)\]}]|rbrace)")
-
-
-class Unreadable(Exception):
-    """The text is not the mathematics that is read here."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What a whole answer is.
-
-    ======== ======================================================================
-    kind     parts
-    ======== ======================================================================
-    expr     one tree
-    relation trees; ``signs`` between them, each one of = < > <= >= !=
-    tuple    shapes; ``signs`` are the two brackets
-    list     shapes, of a bare list
-    set      shapes, of braces
-    union    tuple shapes
-    member   a tree and the shape it lies in
-    matrix   rows, each a tuple of trees
-    ======== ======================================================================
-    """
-
-    kind: str
-    parts: tuple[Any, ...]
-    signs: tuple[str, ...] = ()
 
 
 def read(text: str) -> Shape:
@@ -101,12 +25,7 @@ def read(text: str) -> Shape:
     Raises:
         Unreadable: it is not understood with certainty.
     """
-    for symbol, spelling in _UNICODE.items():
-        text = text.replace(symbol, spelling)
-    if "." in text:
-        text = _RECURRING.sub(_recurring, text)
-    text = _OPERATOR.sub(lambda m: f" {m[1]} " if m[1] in (*FUNCTIONS, "e", "i") else m[0], text)
-    text = re.sub(r"(?<![A-Za-z\\])m\s*(?=\\(?:measured)?angle)", "", text)
+    text = spelled_out(text)
     matrix = re.fullmatch(
         r"\s*\\begin\{([pbv]?matrix|array)\}(?:\{[clr|]*\})?(.*)\\end\{\1\}\s*", text, re.DOTALL
     )
@@ -117,35 +36,11 @@ def read(text: str) -> Shape:
     return _Reader(text).shape()
 
 
-def _recurring(match: re.Match[str]) -> str:
-    whole, fixed, block = match[1] or "0", match[2], match[3] or match[4]
-    if match[4] and fixed:  # the dots stand over the first and the last digit
-        raise Unreadable
-    nines, zeros = "9" * len(block), "0" * len(fixed)
-    over = int(whole + fixed + block) - int(whole + fixed)
-    return rf"(\frac{{{over}}}{{{nines + zeros}}})"
-
-
 class _Reader:
     """Recursive descent over the tokens of one text."""
 
     def __init__(self, text: str) -> None:
-        bracketed = _THOUSANDS_LIST.search(text)
-        self._tokens: list[str] = []
-        for match in _TOKEN.finditer(text):
-            number = match["number"]
-            if number and "," in number and bracketed:
-                self._tokens += [part for piece in number.split(",") for part in (piece, ",")][:-1]
-            elif match["command"]:
-                name = _RENAMED.get(match["command"], match["command"])
-                if match["command"] not in _DROPPED and name.strip():
-                    self._tokens.append(
-                        name if len(name) > 1 or not name.isalpha() else f"\\{name}"
-                    )
-            elif token := number or match["word"] or match["other"]:
-                token = _ALIASES.get(token, _RENAMED.get(token, token))
-                self._tokens.append(token.replace(",", "") if number else token)
-        self._tokens += [""] * 3
+        self._tokens = [*tokens_of(text), "", "", ""]
         self._at = self._depth = 0
         self._in_bars = False
 
@@ -322,7 +217,9 @@ class _Reader:
         first, count = tree, 1
         while self._starts_factor():
             if self._next[0].isdigit():
-                return self._mixed(tree) if count == 1 else self._fail()
+                if count > 1:
+                    raise Unreadable
+                return self._mixed(tree)
             factor = self._power()
             if count == 1 and _is_whole(first) and _is_plain_fraction(factor):
                 tree = ("add", tree, factor)  # a mixed number
@@ -336,9 +233,6 @@ class _Reader:
         if not (_is_whole(whole) and over.isdigit() and slash == "/" and under.isdigit()):
             raise Unreadable  # two numbers side by side
         return ("add", whole, ("div", _number(over), _number(under)))
-
-    def _fail(self) -> Tree:
-        raise Unreadable
 
     def _starts_factor(self) -> bool:
         token = self._next
@@ -403,7 +297,7 @@ class _Reader:
             return ("call", "pi") if token == "pi" else ("inf",)
         if token in ("angle", "triangle", "overline", "vec", "widehat", "text", "mathrm", "mathbf"):
             return self._name(token)
-        if (len(token) == 1 and token.isalpha()) or token in _GREEK.split():
+        if (len(token) == 1 and token.isalpha()) or token in GREEK:
             return self._variable(token)
         raise Unreadable
 
@@ -452,17 +346,6 @@ class _Reader:
             if not piece:
                 raise Unreadable
             name += f"_{piece}"
-        if (
-            self._next == "^"
-            and self._tokens[self._at + 1] in ("'", "{")
-            and (self._tokens[self._at + 1] == "'" or self._tokens[self._at + 2] == "'")
-        ):
-            self._take()
-            braced = self._try("{")
-            while self._try("'"):
-                name += "'"
-            if braced:
-                self._expect("}")
         while self._try("'"):
             name += "'"
         if token in "fghFGP" and self._next == "(":

@@ -12,7 +12,9 @@ from fractions import Fraction
 from typing import Any
 
 from vlaa_jax.rewards.compare import problem_of, same
-from vlaa_jax.rewards.latex import Shape, Unreadable, read
+from vlaa_jax.rewards.latex import read
+from vlaa_jax.rewards.latex_tokens import Unreadable
+from vlaa_jax.rewards.trees import Shape
 
 _BEYOND = re.compile(
     r"\\(?:int|iint|oint|sum|prod|lim|begin|partial|nabla|cap|setminus|emptyset|varnothing|mathbb"

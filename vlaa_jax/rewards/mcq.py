@@ -48,7 +48,7 @@ _ABBREVIATION = re.compile(r"(?<![\w.])(?:e\.g|i\.e|a\.k\.a)\.(?!\w)", re.IGNORE
 _FORMULA = re.compile(r"\b[a-zA-Z]+\([^()]{1,20}\)|[(\[](?=[^()\[\]]*[,+*^-])[^()\[\]:;]*[)\]]")
 _OPTION_LINE = re.compile(r"^\s*[(\[]?([A-Z])\s*[)\].:、]\s*(\S.*?)\s*$", re.MULTILINE)
 _OPTION_INLINE = re.compile(r"(?:^|[\s,;])[(\[]?([A-Z])\s*[)\].:](?=\s|[^\sA-Za-z])")
-_ENDS = re.compile(r"[.,;:](?=\s|$)|\s(?=[a-z]{2,}\b)|\s-\s|\n")
+_ENDS = re.compile(r"[.,;:](?=\s|$)|\s(?=[(\[])|\s(?=[a-z]{2,}\b)|\s-\s|\n")
 
 
 def score_mcq(answer: str, gold: str, question: str = "") -> float:
@@ -113,7 +113,10 @@ class _Chooser:
             for end in [len(text), *reversed(ends[:8])]:
                 named = _option_with(text[start:end], self.options)
                 if named:
-                    yield named, end
+                    again = re.match(
+                        rf"[\s,.]*(?:[(\[]\s*{named}\s*[)\]]|{named}(?=\W*$))", text[end:]
+                    )
+                    yield named, end + (again.end() if again else 0)
         bare = _BARE.fullmatch(text, start)
         if bare and (start or bare[1].isupper()):
             yield bare[1].upper(), len(text)

@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Protocol
 
+from vlaa_jax.foreign import MAX_IMAGE_BYTES, read_bytes
 from vlaa_jax.rewards import similarity
 from vlaa_jax.rewards.verifier import Finish, Item, Setup, Verdict, Verifier, reason
 from vlaa_jax.schema import ScoreRequest
@@ -216,7 +217,7 @@ class ReferenceScorer:
         stat = Path(path).stat()
         key = (path, stat.st_size, stat.st_mtime_ns)
         if key not in self._digests:
-            self._digests[key] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+            self._digests[key] = hashlib.sha256(read_bytes(Path(path), MAX_IMAGE_BYTES)).hexdigest()
         return self._digests[key]
 
 

@@ -67,6 +67,7 @@ _PART = re.compile(
     re.IGNORECASE,
 )
 _BRACKETED = re.compile(r"(?<=\d)\s*\(\s*([A-Za-z°²³/^Ω%\u4e00-\u9fff]{1,16})\s*\)$")
+_ANGLE = re.compile(r"(?:sin|cos|tan|cot|sec|csc)(?:\^\{?\d\}?)?\s*\(?\s*[\d.]+\s*°\s*\)?$")
 _UNIT_TAIL = re.compile(
     rf"(?<=[\d}}\])π²³!A-Za-z{_APART}])(?P<gap>\s*{_APART}\s*|\s*)(?P<unit>{UNIT.pattern})[\s.]*$"
 )
@@ -204,6 +205,7 @@ def _prepared(text: str) -> str:
         text = _TEXT.sub(lambda match: f" {_APART}{match[1]} ", text)
     else:
         text = text.replace("$$", "$")
+    text = re.sub(rf"°\s*{_APART}?\s*([CF])(?![A-Za-z])", r" deg\1 ", text)
     text = re.sub(r"(?<=\d)\s*[xX]\s*(?=10\s*[\^⁰¹²³⁴-⁹⁻])", r"\\times ", text)
     if text.startswith("$") and text.count("$") == 1 and re.match(r"\$\s*[\d.]", text):
         return text.strip()  # dollars, not a delimiter
@@ -251,7 +253,7 @@ def _value(text: str) -> Reading | None:
     text = text.strip().rstrip(".").strip()
     if time := _TIME.fullmatch(text):
         return Reading(literal=f"{int(time[1])}:{time[2]}{(time[3] or '')[:1].lower()}")
-    if not text or text.startswith(("=", "≈")) or _LOOSE.search(text):
+    if not text or text.startswith("=") or "≈" in text or "\\approx" in text or _LOOSE.search(text):
         return None
     if text.rstrip().endswith("\\"):
         text = text.rstrip("\\ ")
@@ -312,6 +314,8 @@ def _joined(text: str) -> str | None:
 
 
 def _split_unit(text: str) -> tuple[str, Unit | None, frozenset[str]]:
+    if _ANGLE.search(text):  # the degrees of an argument
+        return text, None, frozenset()
     bracketed = _BRACKETED.search(text)
     if bracketed and read_unit(bracketed[1]):
         text = f"{text[: bracketed.start()]} {_APART}{bracketed[1]}"

@@ -29,6 +29,7 @@ kilometer/hour: kph kmh dollar: $ USD dollar dollars 美元 yuan: ¥ 元 yuan RM
 euros EUR sterling: £ GBP cent: ¢ cent cents hectare: ha hectare hectares 公顷 acre: acre
 acres meter**2: 平方米 centimeter**2: 平方厘米 kilometer**2: 平方公里 平方千米 meter**3:
 立方米 centimeter**3: cc 立方厘米 unit: unit units 单位
+celsius_mark: degC 摄氏度 ℃ fahrenheit_mark: degF ℉
 """
 """pint's name of a unit, then how people write it."""
 
@@ -45,7 +46,8 @@ def _names() -> dict[str, str]:
 
 _NAMES = _names()
 _OURS = (
-    "dollar = [currency_dollar]", "cent = 0.01 dollar", "yuan = [currency_yuan]",
+    "celsius_mark = [celsius]", "fahrenheit_mark = [fahrenheit]", "dollar = [currency_dollar]",
+    "cent = 0.01 dollar", "yuan = [currency_yuan]",
     "euro = [currency_euro]", "sterling = [currency_sterling]", "unit = []",
 )  # fmt: skip
 _WORD = "|".join(map(re.escape, sorted(_NAMES, key=len, reverse=True)))

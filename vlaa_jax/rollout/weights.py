@@ -85,16 +85,19 @@ class SamplingWeights:
         be called ahead of a rollout, for instance to time it.
         """
         model = self.model(params)
-        places = places_for(params, model.compute.layout)
-        if _ready(params, model.dtype, places):
+        where = places_for(params, model.compute.layout)
+        leaves, structure = jax.tree.flatten(params)
+        places = [None] * len(leaves) if where is None else jax.tree.leaves(where)
+        dtypes = jax.tree.leaves(rollout_dtypes(params, model.dtype))
+        moved = [self._move(*each) for each in zip(leaves, dtypes, places, strict=True)]
+        if all(new is old for new, old in zip(moved, leaves, strict=True)):
             return params
-        dtypes = rollout_dtypes(params, model.dtype)
-        if places is None:
-            return jax.tree.map(self._move, params, dtypes)
-        return jax.tree.map(self._move, params, dtypes, places)
+        return jax.tree.unflatten(structure, moved)
 
-    def _move(self, leaf: jax.Array, dtype: Any, place: NamedSharding | None = None) -> jax.Array:
+    def _move(self, leaf: jax.Array, dtype: Any, place: NamedSharding | None) -> jax.Array:
         """One array at a time: all in one program would need twice the memory for a while."""
+        if leaf.dtype == dtype and (place is None or _lies(leaf, place)):
+            return leaf
         key = (dtype, place)
         if key not in self._programs:
             self._programs[key] = jax.jit(lambda a: a.astype(dtype), out_shardings=place)
@@ -116,13 +119,5 @@ def rollout_dtypes(params: Params, dtype: Any) -> Any:
     )
 
 
-def _ready(params: Params, dtype: Any, places: Any) -> bool:
-    leaves = jax.tree.leaves(params)
-    wanted = jax.tree.leaves(rollout_dtypes(params, dtype))
-    cast = all(leaf.dtype == want for leaf, want in zip(leaves, wanted, strict=True))
-    if places is None or not cast:
-        return cast
-    return all(
-        isinstance(leaf, jax.Array) and leaf.sharding.is_equivalent_to(place, leaf.ndim)
-        for leaf, place in zip(leaves, jax.tree.leaves(places), strict=True)
-    )
+def _lies(leaf: jax.Array, place: NamedSharding) -> bool:
+    return isinstance(leaf, jax.Array) and leaf.sharding.is_equivalent_to(place, leaf.ndim)

@@ -63,6 +63,8 @@ def run(settings: HeldoutSettings, workdir: Path, console: Console) -> Summary:
 
 
 def _check_files(settings: HeldoutSettings) -> None:
+    if jax.process_count() > 1:
+        raise UserError("heldout runs on one host; all its devices are used")
     if settings.data.records == "embedded":
         return
     for name in ("heldout", "image_root"):
@@ -74,7 +76,7 @@ def _check_files(settings: HeldoutSettings) -> None:
 def sample(settings: HeldoutSettings, workdir: Path) -> tuple[Groups, list[Score]]:
     """Completions with their scores, and their scores without the format requirement."""
     mesh = make_mesh(**asdict(settings.mesh))
-    pretrained = open_pretrained(settings.model, settings.data, mesh)
+    pretrained = open_pretrained(settings.model, settings.data, mesh, trains=False)
     encoder = Encoder(pretrained, settings.data)
     _, images, path = files(settings.data, workdir)
     limit = settings.rollout.max_new_tokens

@@ -32,7 +32,6 @@ class Found:
         curves: of its last training stage, by metric, over steps.
         cues: outputs of that stage that hold a cue, by cue.
         rollouts: how many outputs were looked through.
-        seconds: of that stage.
     """
 
     cell: Cell

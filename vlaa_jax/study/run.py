@@ -1,5 +1,6 @@
 """The task: the grid, its commands one after the other, and the report on what there is."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -8,8 +9,8 @@ from vlaa_jax.schema import Summary, UserError
 from vlaa_jax.settings.study import EMBEDDED, StudySettings
 from vlaa_jax.study.analysis import analyse
 from vlaa_jax.study.drawn import write_drawn
-from vlaa_jax.study.execute import DONE, execute
-from vlaa_jax.study.grid import data_folder, steps, table
+from vlaa_jax.study.execute import DONE, execute, state_of
+from vlaa_jax.study.grid import Step, data_folder, steps, table
 from vlaa_jax.study.read import read_cells
 from vlaa_jax.study.report import write_report
 from vlaa_jax.train.rundir import check_settings, lock, plain, save_json
@@ -36,15 +37,33 @@ def run(settings: StudySettings, workdir: Path, console: Console) -> Summary:
         save_json(workdir / "config.json", plain(settings))
         if settings.data == EMBEDDED:
             write_drawn(workdir / "data")
-        became, reasons = execute(grid, settings.run.threads, console)
-        cells = read_cells(grid, became)
-        if not cells:
-            first = next(iter(reasons.values()), "there is nothing to run")
-            raise UserError(f"no arm was evaluated; the first reason: {first}")
-        found = analyse(cells, settings)
-        write_report(found, reasons, settings, workdir)
+        try:
+            became, reasons = execute(grid, settings.run.threads, console)
+        except KeyboardInterrupt:
+            became = {step.name: str(state_of(step).get("state", "")) for step in grid}
+            _report(grid, became, {}, settings, workdir, console)
+            raise
+        return _report(grid, became, reasons, settings, workdir, console)
     finally:
         release()
+
+
+def _report(
+    grid: Sequence[Step],
+    became: Mapping[str, str],
+    reasons: Mapping[str, str],
+    settings: StudySettings,
+    workdir: Path,
+    console: Console,
+) -> Summary:
+    """Writes the report on what is done so far."""
     ended = sum(state == DONE for state in became.values())
-    console.print(f"{ended} of {len(grid)} commands done; report: {workdir / 'report.html'}")
-    return Summary(workdir, {"commands": float(len(grid)), "done": float(ended)})
+    figures = {"commands": float(len(grid)), "done": float(ended)}
+    cells = read_cells(grid, became)
+    if cells:
+        write_report(analyse(cells, settings), reasons, settings, workdir)
+        console.print(f"{ended} of {len(grid)} commands done; report: {workdir / 'report.html'}")
+    elif reasons:
+        first = next(iter(reasons.values()))
+        raise UserError(f"no arm was evaluated; the first reason: {first}")
+    return Summary(workdir, figures)

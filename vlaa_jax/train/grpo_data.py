@@ -6,6 +6,7 @@ from pathlib import Path
 
 from vlaa_jax.data.loader import Loader
 from vlaa_jax.data.synthetic.dataset import write_dataset
+from vlaa_jax.foreign import local_path
 from vlaa_jax.parallel import hosts
 from vlaa_jax.policy.prompts import Encoder, Prompt
 from vlaa_jax.policy.spread import Deal, Reader
@@ -79,9 +80,9 @@ def files(data: DataSettings, workdir: Path) -> tuple[Path, Path, Path | None]:
     """Training records, image folder and held-out records; embedded ones are drawn first."""
     if data.records != "embedded":
         return (
-            Path(data.records),
-            Path(data.image_root),
-            Path(data.heldout) if data.heldout else None,
+            local_path(data.records),
+            local_path(data.image_root),
+            local_path(data.heldout) if data.heldout else None,
         )
     write = partial(
         write_dataset,

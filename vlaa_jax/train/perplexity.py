@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from vlaa_jax.data.batches import RowBatch
+from vlaa_jax.data.loader import records_digest
 from vlaa_jax.data.synthetic.dataset import write_dataset
 from vlaa_jax.foreign import parse_json
 from vlaa_jax.parallel.mesh import data_shards, make_mesh
@@ -30,6 +31,7 @@ from vlaa_jax.schema import Record, Summary, UserError
 from vlaa_jax.settings.perplexity import PerplexitySettings
 from vlaa_jax.train.console import minutes
 from vlaa_jax.train.histogram import write_histogram
+from vlaa_jax.train.inputs import inputs
 from vlaa_jax.train.rundir import check_files, check_settings, lock, plain, save_json
 
 RANKING = "perplexity.jsonl"
@@ -105,12 +107,13 @@ def _under_model(
     console: Console,
 ) -> tuple[Usable, dict[str, Measured]]:
     model = replace(settings.model, checkpoint=checkpoint)
-    pretrained = open_pretrained(model, settings.data, mesh)
+    pretrained = open_pretrained(model, settings.data, mesh, trains=False)
     usable = _usable(settings, pretrained, workdir, console)
     if not number:
         _check_top(settings.run.top, len(usable))
         save_json(workdir / "config.json", plain(settings))
     path = workdir / f"measured-{number}.jsonl"
+    _same_inputs(workdir / f"inputs-{number}.json", pretrained, usable, settings)
     done = read_measured(path)
     left = Usable((record for record in usable if record.id not in done), usable.images)
     if done:
@@ -122,6 +125,20 @@ def _under_model(
         )
         _measure(rows, distribution, pretrained, len(left), path, done, console)
     return usable, done
+
+
+def _same_inputs(
+    path: Path, pretrained: Pretrained, usable: Usable, settings: PerplexitySettings
+) -> None:
+    """Notes what is measured and by what, or looks whether it is still the same."""
+    images = Path(settings.data.image_root)
+    now = {**inputs(pretrained.path, images, usable, ()), "records": records_digest(usable)}
+    if path.exists() and parse_json(path.read_bytes()) != now:
+        raise UserError(
+            f"{path.parent}: the records, the images or the weights are others than when "
+            "measuring began; bring them back, or start in another workdir"
+        )
+    save_json(path, now)
 
 
 def _usable(

@@ -70,8 +70,8 @@ class RolloutLog:
         """Has WORKDIR/rollouts/STEP.* written; all hosts come here."""
         if hosts.count() > 1:  # what is spread over them is brought together by all
             figures = figures._replace(
-                logprobs=list(map(fetch, figures.logprobs)),
-                entropy=list(map(fetch, figures.entropy)),
+                logprobs=[fetch(part) for part in figures.logprobs],
+                entropy=[fetch(part) for part in figures.entropy],
             )
         self._submit(ROLLOUTS, step, groups, advantages_PG, figures)
 

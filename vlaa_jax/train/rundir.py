@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from rich.console import Console
 
+from vlaa_jax.foreign import local_path
 from vlaa_jax.parallel import hosts
 from vlaa_jax.policy.pretrained import copy_sidecars
 from vlaa_jax.report.page import leave_report
@@ -290,7 +291,7 @@ def check_files(data: DataSettings) -> None:
         path = getattr(data, name)
         if not path and name != "heldout":
             raise UserError(f"data.{name} is not set: give it with --config.data.{name}=...")
-        if path and not Path(path).exists():
+        if path and not local_path(path).exists():
             raise UserError(f"data.{name}: {path} does not exist")
 
 

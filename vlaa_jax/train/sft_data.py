@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from vlaa_jax.data.batches import RowBatch
 from vlaa_jax.data.loader import Loader
 from vlaa_jax.data.synthetic.dataset import write_dataset
+from vlaa_jax.foreign import local_path
 from vlaa_jax.parallel import hosts
 from vlaa_jax.policy.heldout import Heldout
 from vlaa_jax.policy.pretrained import Pretrained
@@ -78,10 +79,12 @@ def open_data(settings: SftSettings, pretrained: Pretrained, mesh: Mesh, rundir:
         every = usable(paths.sft, paths.images)
         train, watched = (Usable(part, every.images) for part in (every[:count], every[count:]))
         return RowData(train, source(train), source(watched), paths.heldout, paths.images)
-    images = Path(data.image_root)
-    train = usable(Path(data.records), images)
-    watched_source = source(usable(Path(data.validation), images)) if data.validation else None
-    heldout = Path(data.heldout) if data.heldout else None
+    images = local_path(data.image_root)
+    train = usable(local_path(data.records), images)
+    watched_source = (
+        source(usable(local_path(data.validation), images)) if data.validation else None
+    )
+    heldout = local_path(data.heldout) if data.heldout else None
     return RowData(train, source(train), watched_source, heldout, images)
 
 

@@ -65,7 +65,7 @@ def _benchmark(result: Result) -> str:
             ", ".join(f"{path} {count:,}" for path, count in result.counts.paths.items()),
         ],
         ["Score of what rules decided", _number(result.counts.by_rule)],
-        ["Without think text", interval(result.without_think)],
+        ["Without think text, first sample", interval(result.without_think)],
         [
             "Cut at the limit of tokens",
             f"{result.counts.truncated:,}, right {result.counts.truncated_right:,}",

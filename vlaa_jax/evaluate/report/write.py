@@ -1,5 +1,6 @@
 """Results as text, JSON, CSV and lists of verdicts."""
 
+import contextlib
 import csv
 import json
 from collections.abc import Iterator, Sequence
@@ -7,11 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vlaa_jax.evaluate.nouns import Unit
+from vlaa_jax.evaluate.nouns import RowError, Scored, Unit
 from vlaa_jax.evaluate.report.paper import COLUMNS, ROWS
 from vlaa_jax.evaluate.results import Result
 from vlaa_jax.evaluate.scoring.extract import find_span, scored_text
+from vlaa_jax.evaluate.scoring.storage import as_text
 from vlaa_jax.evaluate.scoring_run import Scoring
+from vlaa_jax.evaluate.tables import listed_options
 from vlaa_jax.schema import UserError
 
 
@@ -114,13 +117,29 @@ def verdict_lines(scoring: Scoring) -> Iterator[dict[str, Any]]:
                 "hit": one.verdict.hit,
                 "path": one.verdict.path,
                 "extracted": one.verdict.extracted,
-                "span": find_span(text, one.verdict.extracted),
+                "span": _span(text, one),
                 "scored_text": text,
                 "gold": one.row.get("answer_option") or one.row.get("answer"),
                 "reason": one.verdict.reason,
                 "asked": one.verdict.asked,
                 "truncated": prediction.truncated,
             }
+
+
+def _span(text: str, one: Scored) -> tuple[int, int] | None:
+    """Where the extracted answer was said; of an option also where its text was."""
+    letter = one.verdict.extracted
+    found = find_span(text, letter)
+    if found is not None or letter is None:
+        return found
+    options = {key: as_text(one.row[key]) for key in one.row if len(key) == 1}
+    if one.row.get("choices"):
+        with contextlib.suppress(RowError):
+            options = listed_options(one.row)
+    lowered = text.lower()  # as options are matched; a few letters grow by that
+    return (
+        find_span(lowered, options.get(letter, "").lower()) if len(lowered) == len(text) else None
+    )
 
 
 def write_verdicts(path: Path, scoring: Scoring) -> None:

@@ -38,6 +38,8 @@ def make_difficulty(settings: SplitSettings, scorer: Scorer) -> Step:
 
     async def perplexity(sample: Sample, ask: Ask) -> Sample | Drop:
         """``perplexity`` of the target after the question, by a model that reads text only."""
+        if not sample.thought:
+            return sample
         prefix = f"{sample.question}\n\n"
         reply = await ask(Request(NAME, sample.id, sample.target, path=SCORE, prefix=prefix))
         if reply.value is None:

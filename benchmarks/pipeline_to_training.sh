@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The tiny pipeline, its files checked, then SFT and GRPO on them: the whole chain on a laptop CPU.
 #
-#     bash tpu_scripts/pipeline_to_training.sh [FOLDER] [SAMPLES] [GRPO_STEPS]
+#     bash benchmarks/pipeline_to_training.sh [FOLDER] [SAMPLES] [GRPO_STEPS]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=${1:-runs/chain} samples=${2:-400} steps=${3:-4}
