@@ -87,7 +87,7 @@ def _run(settings: Any, workdir: Path) -> None:
         importlib.import_module(TASKS[settings.task]).run(settings, workdir, Console())
         return
     _check_versions()
-    from vlaa_jax.parallel import hosts
+    from vlaa_jax.parallel import hosts, notices
     from vlaa_jax.parallel.start import Where, start
 
     start(
@@ -96,6 +96,7 @@ def _run(settings: Any, workdir: Path) -> None:
         )
     )
     task = importlib.import_module(TASKS[settings.task])
+    notices.watch(hosts.want_to_leave)
     with hosts.ending_together():
         _start_jax(settings.run.compilation_cache)
         task.run(settings, workdir, Console(quiet=not hosts.is_writer()))

@@ -211,6 +211,9 @@ class MeshSettings(Group, name="mesh"):
     """Parts that parameters and optimizer state are cut into; prompts are dealt to them too."""
     tensor: int = setting(1, at_least(1), harmless=True)
     """Parts that heads and feed-forward columns are cut into."""
+    slices: int = setting(0, at_least(0), harmless=True)
+    """Slices (or groups of hosts) with a slow network between them, which data alone goes across;
+    0 takes what the devices say."""
 
     def check(self) -> None:
         """Sizes are sizes."""
