@@ -1,7 +1,13 @@
 """SFT or RL? The grid of VLAA-Thinker (arXiv 2504.11468), arms in order, each evaluated alike.
 
     python -m vlaa_jax.main --config=configs/study.py:3b --workdir=runs/study --config.data=/vlaa
-    python -m vlaa_jax.main --config=configs/study.py:3b --config.run.dry_run=True
+    python -m vlaa_jax.main --config=configs/study.py:3b --config.run.dry_run=True \
+        --config.run.topology=v5p:2x2x2
+
+Benchmarks ask a judge, and large models need a mesh; options of all commands of a kind:
+
+    --config.evaluate_options="('judge.url=https://api.openai.com/v1',)"
+    --config.train_options="('mesh.fsdp=8',)"
 
 The folder holds the two released files, images/, LMUData/ (the tables of the benchmarks),
 top-5000.json, top-10000.json and top-25000.json (configs/perplexity.py writes them) and
@@ -83,7 +89,9 @@ def _paper() -> ConfigDict:
                 "benchmarks": _benchmarks(800),
                 "longer": _benchmarks(2048),
             },
-            "run": {"dry_run": False, "threads": 0},
+            "train_options": (),
+            "evaluate_options": (),
+            "run": {"dry_run": False, "topology": "", "hour_usd": 0.0, "threads": 0},
         }
     )
 

@@ -7,6 +7,7 @@ import pytest
 from configs import study as config
 from vlaa_jax.schema import UserError
 from vlaa_jax.settle import settle
+from vlaa_jax.study import estimate
 from vlaa_jax.study.grid import steps
 
 VARIANTS = [
@@ -71,3 +72,36 @@ def test_a_stage_that_is_none_is_refused(stage):
     values["stages"]["sft"] = stage
     with pytest.raises(UserError, match="sft"):
         steps(settle(values), Path("/w"))
+
+
+def test_options_of_all_commands_reach_them():
+    values = config.get_config("tiny").to_dict()
+    values |= {"train_options": ("mesh.fsdp=8",), "evaluate_options": ("rollout.top_k={seed}",)}
+    for step in steps(settle(values), Path("/w")):
+        options = f"--config.rollout.top_k={step.cell.seed}", "--config.mesh.fsdp=8"
+        assert [option in step.words for option in options] == [
+            bool(step.evaluation),
+            not step.evaluation,
+        ]
+
+
+def test_the_planner_is_asked_once_for_what_is_alike(monkeypatch):
+    """Three seeds, GRPO from the base and after SFT: one question."""
+    asked = []
+
+    def planned(words):
+        asked.append(words)
+        return estimate.Hours(36.0, 0.5 if "grpo" in words[3] else 0.0, True)
+
+    monkeypatch.setattr(estimate, "_planned", planned)
+    values = config.get_config("tiny").to_dict()
+    values["run"] |= {"topology": "v5p:2x2x2", "hour_usd": 2.0}
+    settings = settle(values)
+    found = estimate.estimates(steps(settings, Path("/w")), settings)
+    assert len(found) == 15 and len(asked) == 4
+    assert all("--config.model.checkpoint=embedded" in words for words in asked)
+    assert not any(word.startswith("--workdir") for words in asked for word in words)
+    said = list(estimate.lines(found, settings))
+    assert said[-1] == (
+        "v5p:2x2x2, by formulas: 3.0 h of training, 6 USD, and 9 commands of unknown length"
+    )

@@ -39,6 +39,10 @@ class StudyRunSettings(Group, name="run"):
 
     dry_run: bool = setting(False, harmless=True)
     """Print the grid and stop."""
+    topology: str = setting("", harmless=True)
+    """With dry_run: devices to estimate hours for, as the planner names them ("v5p:2x2x2")."""
+    hour_usd: float = setting(0.0, at_least(0), harmless=True)
+    """With topology: price of an hour of all its devices."""
     threads: int = setting(0, at_least(0), harmless=True)
     """Threads of a command's linear algebra on CPUs; 0 leaves it to the libraries."""
 
@@ -62,6 +66,10 @@ class StudySettings(Group):
     """Training commands by name."""
     evaluations: Mapping[str, Any] = field(default_factory=dict)
     """Commands by name that every arm is evaluated by."""
+    train_options: tuple[str, ...] = ()
+    """Options of every training command, as in "mesh.fsdp=8"."""
+    evaluate_options: tuple[str, ...] = ()
+    """Options of every evaluation, as in "judge.url=http://localhost:8000/v1"."""
     run: StudyRunSettings = field(default_factory=StudyRunSettings)
 
     def check(self) -> None:

@@ -103,10 +103,12 @@ class _Commands:
         place = folder / cell.place / evaluation
         checkpoint = self.workdir / needs if needs else self.settings.models[cell.model]
         variants = f":{stage.variants}" if stage.variants else ""
+        settings = self.settings
+        common = settings.evaluate_options if evaluation else settings.train_options
         words = (
             *(sys.executable, "-m", "vlaa_jax.main", f"--config={stage.config}{variants}"),
             f"--config.model.checkpoint={checkpoint}",
-            *(f"--config.{self._filled(option, cell)}" for option in stage.options),
+            *(f"--config.{self._filled(option, cell)}" for option in (*stage.options, *common)),
             f"--workdir={self.workdir / place}",
         )
         return Step(str(place), cell, words, self.workdir / place, needs, evaluation)

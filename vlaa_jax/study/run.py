@@ -9,6 +9,7 @@ from vlaa_jax.schema import Summary, UserError
 from vlaa_jax.settings.study import EMBEDDED, StudySettings
 from vlaa_jax.study.analysis import analyse
 from vlaa_jax.study.drawn import write_drawn
+from vlaa_jax.study.estimate import estimates, lines
 from vlaa_jax.study.execute import DONE, execute, state_of
 from vlaa_jax.study.grid import Step, data_folder, steps, table
 from vlaa_jax.study.read import read_cells
@@ -27,6 +28,9 @@ def run(settings: StudySettings, workdir: Path, console: Console) -> Summary:
     if settings.run.dry_run:
         for line in table(grid):
             console.print(line, highlight=False, soft_wrap=True)
+        if settings.run.topology:
+            for line in lines(estimates(grid, settings), settings):
+                console.print(line, highlight=False, soft_wrap=True)
         console.print(f"{len(grid)} commands")
         return Summary(workdir, {"commands": float(len(grid))})
     if settings.data != EMBEDDED and not data_folder(settings, workdir).is_dir():
