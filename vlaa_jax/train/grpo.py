@@ -22,6 +22,7 @@ from vlaa_jax.policy.distribution import Distribution
 from vlaa_jax.policy.groups import Groups
 from vlaa_jax.policy.heldout import Heldout
 from vlaa_jax.policy.logprobs import GroupLogprobs
+from vlaa_jax.policy.micro import MicroPlan
 from vlaa_jax.policy.pretrained import Pretrained, open_pretrained
 from vlaa_jax.policy.prompts import Collator, Encoder, Placed, Prompt
 from vlaa_jax.policy.reward_head import mixed_reward
@@ -88,9 +89,15 @@ def run(settings: GrpoSettings, workdir: Path, console: Console) -> Summary:
         own = partial(make_sampler, collate(data.read_heldout), like=sampler)
         validation = _validation(settings, data, own, scorer, deal, rundir)
         allowed_V = jax.device_put(pretrained.allowed_V, replicated(mesh))
-        logprobs = GroupLogprobs(distribution, placed, allowed_V, settings.micro_prompts)
+        plan = MicroPlan.of(
+            settings.rollout.prompts // settings.algo.updates_per_rollout,
+            settings.micro_prompts,
+            prompt=settings.data.max_prompt_tokens,
+            answer=limit,
+        )
+        logprobs = GroupLogprobs(distribution, placed, allowed_V, plan)
         coef = progress.task.get("kl_coef")
-        update = PolicyUpdate(settings, learner, placed, allowed_V, coef)
+        update = PolicyUpdate(settings, learner, placed, plan, allowed_V, coef)
 
         console.print("sampling the held-out records (the first batch compiles)")
         validation.measure(learner.params, "before")
@@ -212,7 +219,6 @@ def rollout_metrics(gathered: Gathered, clock: StepClock) -> Metrics:
         "rollout/truncated_frac": float(rollout.truncated_PG.mean()),
         "rollout/tokens_per_s": gathered.sampled_tokens / clock.seconds["rollout"],
         "train/tokens_per_s": tokens / clock.seconds["update"],
-        "padding/completion_frac": 1.0 - tokens / rollout.tokens_PGT.size,
     }
 
 
