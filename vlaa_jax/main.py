@@ -82,6 +82,10 @@ HOST_TASKS = frozenset(("pipeline", "study"))
 """Tasks that need no accelerator themselves; a study leaves it to its commands."""
 
 
+SPREAD_TASKS = frozenset(("grpo", "sft"))
+"""Tasks that several hosts share; the others run on one."""
+
+
 def _run(settings: Any, workdir: Path) -> None:
     if settings.task in HOST_TASKS:
         importlib.import_module(TASKS[settings.task]).run(settings, workdir, Console())
@@ -98,6 +102,8 @@ def _run(settings: Any, workdir: Path) -> None:
     task = importlib.import_module(TASKS[settings.task])
     notices.watch(hosts.want_to_leave)
     with hosts.ending_together():
+        if hosts.count() > 1 and settings.task not in SPREAD_TASKS:
+            raise UserError(f"task {settings.task} runs on one host: start it there, --hosts=one")
         _start_jax(settings.run.compilation_cache)
         task.run(settings, workdir, Console(quiet=not hosts.is_writer()))
 
