@@ -105,7 +105,22 @@ def _run(settings: Any, workdir: Path) -> None:
         if hosts.count() > 1 and settings.task not in SPREAD_TASKS:
             raise UserError(f"task {settings.task} runs on one host: start it there, --hosts=one")
         _start_jax(settings.run.compilation_cache)
+        _warn_of_memory(settings)
         task.run(settings, workdir, Console(quiet=not hosts.is_writer()))
+
+
+def _warn_of_memory(settings: Any) -> None:
+    """Says before anything is loaded that a run is likely not to fit, and what would make it."""
+    import jax
+
+    if jax.default_backend() == "cpu" or not hasattr(settings, "optimizer"):
+        return
+    from vlaa_jax.plan.check import memory_problem
+    from vlaa_jax.policy.pretrained import config_of
+
+    problem = memory_problem(settings, config_of(settings.model.checkpoint), jax.devices())
+    if problem and jax.process_index() == 0:
+        print(f"warning: {problem}")
 
 
 def _start_jax(cache: str) -> None:
