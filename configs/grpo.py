@@ -130,6 +130,7 @@ def _paper() -> ConfigDict:
                 "top_p": 1.0,  # (inferred)
                 "top_k": 0,
                 "min_p": 0.0,
+                "tensor": 0,  # as mesh.tensor; 7B on v5e wants 2
                 "batch_prompts": 64,
                 "prefill_prompts": 16,
                 "burst": 64,

@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from vlaa_jax.data.synthetic.dataset import write_dataset
+from vlaa_jax.report.record import RunRecord
 
 ROOT = Path(__file__).parent.parent
 FAST_TO_COMPILE = "--xla_backend_optimization_level=0"
@@ -99,6 +101,34 @@ def test_a_run_reports_and_leaves_its_files(undisturbed):
     assert set(kept) >= {"before", "after", "constant"}
 
 
+def test_the_record_of_tokens_agrees_with_the_metrics(undisturbed):
+    """Token by token it gives what the trainer has averaged on the device."""
+    base, done, _ = undisturbed
+    assert f"report  {base / 'run' / 'report.html'}" in done.stdout
+    assert (base / "run" / "report.html").stat().st_size > 100_000
+    record = RunRecord(base / "run")
+    assert record.steps() == [0, 1, 2, 3]
+    assert record.steps("heldout") == [0, 4]
+    for step, line in enumerate(record.metrics()):
+        found = [c.tokens for c in record.read("rollouts", step)]
+        every = {k: np.concatenate([t[k][t["mask"]] for t in found]) for k in found[0]}
+        lag = every["reference"] - every["trainer"]
+        close = partial(pytest.approx, rel=2e-3, abs=1e-8)
+        assert every["entropy"].mean() == close(line["policy/entropy"])
+        assert np.abs(every["gap"]).mean() == close(line["policy/logprob_gap_mean"])
+        assert np.abs(every["gap"]).max() == close(line["policy/logprob_gap_max"])
+        assert (np.exp(lag) - lag - 1).mean() == pytest.approx(
+            line["policy/kl"], rel=0.02, abs=1e-7
+        )
+        assert np.mean([len(t["tokens"]) for t in found]) == close(line["rollout/length_mean"])
+
+
+def recorded(workdir):
+    """The files of the record, byte by byte."""
+    files = [file for name in ("rollouts", "heldout") for file in (workdir / name).glob("0*")]
+    return {str(file.relative_to(workdir)): file.read_bytes() for file in files}
+
+
 def test_a_run_killed_at_random_times_ends_like_an_undisturbed_one(undisturbed, tmp_path, request):
     """SIGKILL at a random time after each start; together they come to about half of the run."""
     base, _, _ = undisturbed
@@ -121,6 +151,7 @@ def test_a_run_killed_at_random_times_ends_like_an_undisturbed_one(undisturbed, 
     assert metrics(workdir) == metrics(base / "run"), f"steps before each kill: {steps_done}"
     before, after = (json.loads((d / "heldout.json").read_text()) for d in (base / "run", workdir))
     assert before == after
+    assert recorded(workdir) == recorded(base / "run")
 
 
 def test_a_kill_between_two_steps_is_made_up_for(undisturbed, tmp_path):

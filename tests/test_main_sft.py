@@ -6,6 +6,7 @@ import pytest
 
 from test_main import assert_refused, command, metrics, run, started
 from vlaa_jax.data.synthetic.dataset import write_dataset
+from vlaa_jax.report.record import RunRecord
 
 SMALL = [
     "--config.data.tokens_per_row=256",
@@ -58,6 +59,8 @@ def test_a_run_learns_and_reports(whole):
     lines = metrics(base / "run")
     assert [line["step"] for line in lines] == [0, 1, 2, 3, 4]
     assert lines[-1]["validation/loss"] < 0.8 * lines[0]["validation/loss"]
+    assert f"report  {base / 'run' / 'report.html'}" in done.stdout
+    assert RunRecord(base / "run").steps("heldout") == [0, 1, 2, 3, 4, 5]
     assert "held-out reward" in done.stdout
     kept = json.loads((base / "run" / "heldout.json").read_text())
     assert set(kept) == {"before", "after"}

@@ -54,6 +54,11 @@ def parse_json(text: str | bytes, *, finite: bool = True, max_depth: int = MAX_D
     return value
 
 
+def without_surrogates(text: str) -> str:
+    """The text with a question mark for each lone surrogate: JSON may hold them, no file can."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
 def local_path(path: str | os.PathLike[str]) -> Path:
     """A path as a person may write it: with ``~`` for the home folder, which no shell has seen."""
     return Path(os.path.expanduser(path))

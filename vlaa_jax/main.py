@@ -82,12 +82,16 @@ HOST_TASKS = frozenset(("pipeline", "study"))
 """Tasks that need no accelerator themselves; a study leaves it to its commands."""
 
 
+SPREAD_TASKS = frozenset(("grpo", "sft"))
+"""Tasks that several hosts share; the others run on one."""
+
+
 def _run(settings: Any, workdir: Path) -> None:
     if settings.task in HOST_TASKS:
         importlib.import_module(TASKS[settings.task]).run(settings, workdir, Console())
         return
     _check_versions()
-    from vlaa_jax.parallel import hosts
+    from vlaa_jax.parallel import hosts, notices
     from vlaa_jax.parallel.start import Where, start
 
     start(
@@ -96,9 +100,27 @@ def _run(settings: Any, workdir: Path) -> None:
         )
     )
     task = importlib.import_module(TASKS[settings.task])
+    notices.watch(hosts.want_to_leave)
     with hosts.ending_together():
+        if hosts.count() > 1 and settings.task not in SPREAD_TASKS:
+            raise UserError(f"task {settings.task} runs on one host: start it there, --hosts=one")
         _start_jax(settings.run.compilation_cache)
+        _warn_of_memory(settings)
         task.run(settings, workdir, Console(quiet=not hosts.is_writer()))
+
+
+def _warn_of_memory(settings: Any) -> None:
+    """Says before anything is loaded that a run is likely not to fit, and what would make it."""
+    import jax
+
+    if jax.default_backend() == "cpu" or not hasattr(settings, "optimizer"):
+        return
+    from vlaa_jax.plan.check import memory_problem
+    from vlaa_jax.policy.pretrained import config_of
+
+    problem = memory_problem(settings, config_of(settings.model.checkpoint), jax.devices())
+    if problem and jax.process_index() == 0:
+        print(f"warning: {problem}")
 
 
 def _start_jax(cache: str) -> None:

@@ -114,6 +114,18 @@ def test_hosts_share_one_stream(hosts):
     assert Counter(whole[:64]) == Counter(r.id for r in records)
 
 
+@pytest.mark.parametrize("places", [(0, 1), (1, 3), (2,)])
+def test_a_host_gets_its_places_of_every_batch(data, places):
+    records, root = data
+    whole = [r.id for r, _ in zip(iter(ordered(records, Order(seed=5))), range(40), strict=False)]
+    order = Order(seed=5, places=places, batch=4)
+    wanted = [[whole[start + place] for place in places] for start in range(0, 40, 4)]
+    with prompt_loader(records, root, batch_size=len(places), order=order) as loader:
+        assert [names(next(loader)) for _ in range(10)] == wanted
+    with pytest.raises(ValueError, match="not all in a batch"):
+        Order(places=(0, 4), batch=4)
+
+
 def test_output_does_not_depend_on_threads(data):
     records, root = data
     runs = []

@@ -142,6 +142,22 @@ def test_hosts_partition_the_epoch(world, hosts):
     assert found == Counter(tuple(encode_sft(r, images(r), chat, processor).ids_T) for r in records)
 
 
+def test_hosts_lay_out_the_shards_of_one_batch_and_share_its_state(world):
+    """Whatever shards a host has, its arrays are those parts of what a single host lays out."""
+    budget = replace(BUDGET, n_shards=4, rows_per_shard=1, bins_per_shard=2)
+    with make(world, budget=budget) as loader:
+        whole = [next(loader) for _ in range(3)]
+        state = loader.get_state()
+    for shards in ([0, 1], [1, 3], [2]):
+        with make(world, budget=budget, shards=shards) as loader:
+            part = [next(loader) for _ in range(3)]
+            assert loader.get_state() == state
+        for batch, own in zip(whole, part, strict=True):
+            for full, array in zip(arrays(batch), arrays(own), strict=True):
+                split = np.split(full, 4)
+                assert np.array_equal(array, np.concatenate([split[k] for k in shards]))
+
+
 def test_a_build_gives_the_batches_of_its_records(world, tmp_path):
     _, paths, chat, processor, hf = world
     build(paths.sft, paths.images, tmp_path / "b", hf, BuildSettings("sft"))

@@ -41,7 +41,9 @@ def test_a_file_is_scored_and_summed_up(file, tmp_path, capsys):
         options = [str(file), "--benchmark=mathvision", f"--judge-url={server.url}"]
         options += ["--judge-key-env=", f"--out={tmp_path / 'out'}"]
         assert main(["score", *options]) == 0
-        assert "MathVision: 100.0 [51.0, 100.0]; 3 rule, 1 judge" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert "MathVision: 100.0 [51.0, 100.0]; 3 rule, 1 judge" in said
+        assert "no headline: 3,036 of 3,040 questions have no prediction" in said
         assert main(["score", *options, "--profile=2025-04", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["outputs"]["paths"]["judge"] == 2, (
@@ -62,6 +64,14 @@ def test_without_a_judge_there_is_a_sub_score_and_no_headline(file, capsys):
     told = json.loads(capsys.readouterr().out)
     assert told["headline"] is None and "1 of 4 outputs need a judge" in told["withheld"]
     assert told["outputs"]["by_rule"] == 100.0
+
+
+def test_what_cannot_be_written_or_replayed_is_told_in_one_line(file, capsys):
+    options = ["score", str(file), "--benchmark=mathvision", "--rules-only"]
+    assert main([*options, f"--out={file}"]) == 2
+    assert main([*options, f"--judge-replies={file.parent / 'none'}"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and "File exists" in said[0] and "is no file" in said[1]
 
 
 def test_predictions_beside_the_public_table_are_checked_against_it(tmp_path, capsys):

@@ -6,6 +6,7 @@
 import asyncio
 import os
 import random
+import re
 import sys
 
 import pytest
@@ -15,6 +16,7 @@ from vlaa_jax.evaluate import asking
 from vlaa_jax.evaluate.benchmarks import LEADERBOARD
 from vlaa_jax.evaluate.nouns import Question
 from vlaa_jax.evaluate.score import score_output
+from vlaa_jax.evaluate.scoring.extract import scored_text
 from vlaa_jax.evaluate.scoring.profiles import PROFILES
 
 CASES = int(os.environ.get("VLAA_FUZZ_CASES", "3000"))
@@ -103,3 +105,14 @@ def test_the_watch_sees_what_runs():
     finally:
         watching = False
     assert any(event.startswith("exec") for event in SEEN)
+
+
+def test_the_answer_pair_is_the_pattern_s_and_repeated_tags_cost_no_more():
+    rng = random.Random(3)
+    pieces = ["<answer>", "</answer>", "<answer", " a\n", "answer>"]
+    for _ in range(CASES):
+        text = "".join(rng.choices(pieces, k=rng.randint(0, 9)))
+        found = re.findall(r"<answer>(.*?)</answer>", text, re.DOTALL)
+        assert scored_text(text) == (found[0].strip() if len(found) == 1 else text), text
+    endless = "<answer>" * 1_000_000  # by the pattern, a day
+    assert scored_text(endless) == endless

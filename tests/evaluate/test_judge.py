@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 import time
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from stub_server import StubServer
 from vlaa_jax.evaluate.benchmarks import LEADERBOARD, benchmark_named
 from vlaa_jax.evaluate.judge import RecordedJudge, refuse_without_judge
+from vlaa_jax.evaluate.ledger import read_ledger
 from vlaa_jax.evaluate.nouns import Question
 from vlaa_jax.schema import UserError
 from vlaa_jax.settings.evaluate import JudgeSettings
@@ -122,3 +125,28 @@ def test_rules_only_is_for_benchmarks_that_rules_can_read_at_all():
     refuse_without_judge([benchmark_named("mathvista")], _settings(rules_only=True), False)
     with pytest.raises(UserError, match="LogicVista needs a judge for every output"):
         refuse_without_judge([benchmark_named("logicvista")], _settings(rules_only=True), False)
+
+
+def test_a_full_disk_is_told_in_one_line_and_leaves_the_record_whole(tmp_path):
+    program = """
+import resource, sys
+from pathlib import Path
+from vlaa_jax.evaluate.ledger import Ledger
+from vlaa_jax.schema import UserError
+import signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+ledger = Ledger(Path(sys.argv[1]))
+ledger.append({"n": 0})
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, -1))
+try:
+    ledger.append({"n": "x" * 2000})
+except UserError as error:
+    print(error)
+ledger.append({"n": 1})
+"""
+    path = tmp_path / "j"
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True
+    )
+    assert "cannot be written (File too large)" in done.stdout
+    assert [record["n"] for record in read_ledger(path)[0]] == [0, 1]

@@ -60,7 +60,10 @@ def test_samples_are_told_apart(tmp_path):
         ("p.jsonl", b"{", "line 1"),
         ("p.jsonl", b"[1]\n", "line 1"),
         ("p.jsonl", b'{"index": 1, "prediction": "a", "sample": "x"}\n', "whole numbers"),
+        ("p.jsonl", b'{"index": 1, "prediction": "a", "tokens": Infinity}\n', "whole numbers"),
         ("p.jsonl", b"", "no predictions"),
+        ("p.json", b'{"index": {"0": 1}, "prediction": {"0": "a"}}', "a record per row"),
+        ("p.tsv", b"index\tprediction\n1\ta\n2\n", "row 2 has 1 cells, not 2"),
         ("p.json", b"[" * 5000, "nested"),
         ("p.json", b'"text"', "no object"),
         ("p.tsv", b"\xff\xff\n", "UTF-8"),
@@ -77,8 +80,28 @@ def test_a_bad_file_is_refused_in_one_line(tmp_path, name, data, message):
         read_predictions(tmp_path / "gone.tsv")
 
 
+def test_a_question_that_comes_again_is_a_sample_only_where_all_do(tmp_path):
+    path = tmp_path / "p.jsonl"
+    write_predictions(path, [{"index": index, "prediction": "a"} for index in (1, 2, 2)])
+    with pytest.raises(UserError, match="index '2' has 2 predictions and index '1' 1"):
+        read_predictions(path)
+
+
+def test_a_lone_surrogate_becomes_a_question_mark(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"index": "\\ud800", "prediction": "A \\udc00"}\n')
+    (one,) = read_predictions(path).predictions
+    assert (one.index, one.text) == ("?", "A ?")
+
+
 def test_a_file_without_the_columns_of_the_questions_says_what_to_give(tmp_path):
     path = tmp_path / "p.jsonl"
     write_predictions(path, [{"index": 1, "prediction": "a"}])
     with pytest.raises(UserError, match="--data"):
         rows_of_file(benchmark_named("mathvista"), read_predictions(path))
+    whole = {"question": "q", "answer": "A", "skill": "x", "prediction": "a"}
+    write_predictions(
+        path, [{"index": 1, **whole}, {"index": 2, "question": "q"} | {"prediction": "a"}]
+    )
+    with pytest.raises(UserError, match=r"row 2 .* 'answer'"):
+        rows_of_file(benchmark_named("logicvista"), read_predictions(path))

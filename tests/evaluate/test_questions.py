@@ -180,3 +180,29 @@ def test_options_of_the_wemath_original_are_taken_apart(tmp_path):
 def test_an_index_is_the_same_however_it_is_written():
     assert [plain_index(value) for value in (7, 7.0, "7", " 7 ", "7.0")] == ["7"] * 5
     assert plain_index("a.0") == "a.0"
+
+
+@pytest.mark.parametrize(
+    ("name", "record"),
+    [
+        ("mathvista", {"metadata": "text"}),
+        ("mathvista", {"choices": 5}),
+        ("mathvision", {"options": 5}),
+    ],
+)
+def test_a_field_of_another_kind_is_told_with_its_record(tmp_path, name, record):
+    benchmark = benchmark_named(name)
+    folder = tmp_path / benchmark.dataset
+    folder.mkdir()
+    (folder / "a.jsonl").write_text(json.dumps({"image": "a.png", **record}))
+    with pytest.raises(UserError, match="record 1 has a field"):
+        open_questions(benchmark, tmp_path)
+    (folder / "a.jsonl").write_text(json.dumps({"image": {"bytes": 5}}))
+    with pytest.raises(UserError, match="no questions with an image"):
+        open_questions(benchmark, tmp_path)
+
+
+def test_options_in_one_text_are_read_at_once_however_they_are_spaced():
+    record = {"option": " A. one ; B : two;  C.x" + " " * 100_000 + "y;"}
+    row = benchmark_named("wemath").from_hub(record, 0)
+    assert (row["A"], row["B"], row["C"][-2:]) == ("one", "two", " y")

@@ -1,6 +1,8 @@
 """Whole evaluations of the miniature over real HTTP: kills, resumes, refusals, reports."""
 
+import contextlib
 import hashlib
+import io
 import json
 import random
 import subprocess
@@ -12,6 +14,8 @@ from rich.console import Console
 
 from evaluation_runs import command, served
 from stub_server import StubServer
+from vlaa_jax.evaluate.generate import Outputs
+from vlaa_jax.evaluate.ledger import Ledger
 from vlaa_jax.evaluate.miniature.judge_server import scripted_reply
 from vlaa_jax.evaluate.run import run
 from vlaa_jax.schema import UserError
@@ -107,6 +111,25 @@ def test_outputs_that_were_made_otherwise_are_not_mixed(tmp_path):
         other = served(server.url, script.url, generation={"new_tokens": 7})
         with pytest.raises(UserError, match="new_tokens=2048, now it is 7"):
             run(other, tmp_path, QUIET)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["generation"]["new_tokens"] == 2048, "of the run that the directory holds"
+
+
+def test_a_directory_is_one_run_s(tmp_path):
+    with Ledger(tmp_path / "lock"), StubServer(answer) as server:
+        with pytest.raises(UserError, match="another run"):
+            run(served(server.url, server.url), tmp_path, QUIET)
+        assert not server.requests and not (tmp_path / "questions").exists()
+
+
+def test_a_record_of_outputs_from_elsewhere_is_refused_by_line(tmp_path):
+    made_by = {"a": 1}
+    with contextlib.closing(Outputs(tmp_path / "o", made_by)):
+        pass
+    with (tmp_path / "o").open("a") as file:
+        file.write('{"index": "1"}\n')
+    with pytest.raises(UserError, match="line 2 is no record"):
+        Outputs(tmp_path / "o", made_by)
 
 
 def test_the_report_holds_the_paper_the_images_and_where_answers_stood(tmp_path):
@@ -134,6 +157,14 @@ def test_predictions_of_a_run_are_scored_alike_from_their_files(tmp_path):
         files = {"source": "file", "files": str(tmp_path / "a" / "predictions")}
         second = run(served("", script.url, generation=files), tmp_path / "b", QUIET)
     assert second.figures == first.figures
+
+
+def test_a_name_in_brackets_is_printed_as_it_is(tmp_path):
+    said = Console(file=io.StringIO(), width=200)
+    with StubServer(answer) as server, StubServer(judge) as script:
+        data = {"benchmarks": ("wemath",)}
+        run(served(server.url, script.url, data=data, run={"name": "[/a]"}), tmp_path, said)
+    assert "[/a]" in said.file.getvalue()
 
 
 def test_samples_and_a_baseline(tmp_path):
@@ -172,6 +203,14 @@ def test_what_cannot_be_scored_is_refused_before_anything_is_asked(tmp_path):
             run(served(server.url, data=data), tmp_path / "a", QUIET)
         with pytest.raises(UserError, match="neither"):
             run(served(server.url, "http://127.0.0.1:9/v1", data=data), tmp_path / "b", QUIET)
+        assert not server.requests
+        elsewhere = {"baseline": str(tmp_path / "nowhere")}
+        with pytest.raises(UserError, match="no units of an earlier"):
+            run(
+                served(server.url, "http://127.0.0.1:9/v1", scoring=elsewhere),
+                tmp_path / "c",
+                QUIET,
+            )
         assert not server.requests
     with pytest.raises(UserError, match="greedy"):
         served(server.url, generation={"samples": 2})

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from vlaa_jax.evaluate import statistics
 from vlaa_jax.evaluate.nouns import Unit
@@ -105,3 +106,16 @@ def test_units_that_are_not_known_are_left_out():
     units = [Unit("a", 1.0, "a"), Unit("b", 0.0, "b", known=False)]
     assert statistics.estimate(units).value == 100.0
     assert statistics.estimate(units[1:]) is None
+
+
+@pytest.mark.parametrize("clusters", [2, 5, 40])
+def test_clusters_that_are_all_alike_leave_room_for_those_not_seen(clusters):
+    same = [Unit(str(i), 1.0, str(i // 2)) for i in range(2 * clusters)]
+    other = [Unit(unit.key, 0.0, unit.cluster) for unit in same]
+    low = statistics.estimate([Unit(str(i), 1.0, str(i)) for i in range(clusters)]).low
+    assert statistics.estimate(same).low == pytest.approx(low) and low < 100
+    gain = statistics.paired_difference(same, other)
+    assert gain.low < gain.value == gain.high == 100
+    assert gain.p_value == pytest.approx(binomtest(clusters, clusters).pvalue)
+    none = statistics.paired_difference(same, same)
+    assert none.low < none.value == 0 < none.high and none.p_value == 1

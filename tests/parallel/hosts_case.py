@@ -22,9 +22,12 @@ def free_port():
 
 
 class Hosts:
-    """The processes of one run; their output is read as it comes."""
+    """The processes of one run; their output is read as it comes.
 
-    def __init__(self, count, devices, workdir, cache, words):
+    The last of them gets further `words_of_last`.
+    """
+
+    def __init__(self, count, devices, workdir, cache, words, words_of_last=()):
         port = free_port()
         flags = [
             f"--xla_force_host_platform_device_count={devices}",
@@ -49,6 +52,7 @@ class Hosts:
             args = [
                 *(sys.executable, "-m", "vlaa_jax.main", f"--workdir={workdir}", *words),
                 *(f"--config.run.compilation_cache={cache}", *where),
+                *(words_of_last if number == count - 1 else ()),
             ]
             process = subprocess.Popen(
                 args, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -116,13 +116,19 @@ def test_hosts_stop_when_one_is_killed_and_the_run_goes_on_alone(base, sft, alon
     assert worst_difference(alone, workdir) <= TOLERANCE
 
 
-def test_a_host_that_cannot_go_on_says_why_to_all(base, sft):
-    """One of them is given other settings: the first to notice names them, the other stops too."""
-    workdir = base / "differ"
-    hosts = Hosts(2, 1, workdir, base / "cache", [*sft, "--config.data.rows=3"])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--config.data.records=nowhere.json", "nowhere.json does not exist"),
+        ("--config.seed=1", "host 1 was started with other settings than host 0 (seed)"),
+    ],
+)
+def test_a_host_that_cannot_go_on_says_why_to_all(base, sft, words, said):
+    hosts = Hosts(2, 1, base / "differ", base / "cache", sft, [words])
     assert hosts.end() == [1, 1], hosts.said()
     for lines in hosts.lines:
-        assert any("data.rows" in line for line in lines)
+        own = [line for line in lines if line.startswith("vlaa_jax: ")]
+        assert len(own) == 1 and said in own[0], hosts.said()
 
 
 @pytest.mark.slow

@@ -278,6 +278,19 @@ def visit_everything(browser):
         yield script(browser, "document.body.innerText")
 
 
+def test_a_run_without_steps_or_rollouts_has_a_page_too(browser, run):
+    opened(browser, run.path / "report.html", run)
+    browser.get_log("browser")
+    shown = list(visit_everything(browser))
+    assert "no step is done yet" in shown[0]
+    assert "no rollouts were recorded" in shown[1]
+    run.write_heldout(0, [group[:1] for group in TEXTS])
+    opened(browser, run.path / "report.html", run)
+    for text in visit_everything(browser):
+        assert "not in the loss" not in text
+    assert browser.get_log("browser") == []
+
+
 def test_texts_of_models_and_data_do_nothing(browser, tmp_path):
     run = make_run(tmp_path / HOSTILE.replace("/", "∕"))
     folder = run.path / "data" / "images"

@@ -163,6 +163,18 @@ neither {v} nor {o}
 
 # For numbers.
 NUMBER_COMMITTED = """
+That makes {v}
+which is {v}
+In total {v}
+The final count is {v}
+leaving {v}
+adding up to {v}
+{v} is correct
+{v} is the final answer
+共计{v}
+合计{v}
+总数是{v}
+答案应该是{v}
 = {v}
 x = {v}
 ≈ {v}
@@ -187,6 +199,38 @@ This gives {v}.
 """
 
 NUMBER_UNCOMMITTED = """
+less than or equal to {v}
+greater than or equal to {v}
+≤ {v}
+≥{v}
+> {v}
+< {v}
+!= {v}
+≠{v}
+just under {v}
+a little over {v}
+almost {v}
+{v} in base 8
+{v} parts per million
+{v} hundredths
+{v} is the upper bound
+{v} as a maximum
+capped at {v}
+the reciprocal of {v}
+the opposite of {v}
+{v} negative
+10^{v}
+{v}i
+{v} divided by 2
+{v} multiplied by 2
+{v} subtracted from 200
+a quarter of {v}
+三倍的{v}
+{v}的一半
+{v}减1
+比{v}大
+不等于{v}
+{v}以内
 at least {v}
 At most {v}.
 no more than {v}

@@ -1,13 +1,18 @@
+import itertools
+import random
+
 import pytest
 
 from vlaa_jax.rewards.iou import (
     iou,
     iou_gold_problem,
     match_boxes,
+    native_box_space,
     parse_boxes,
     score_iou,
     to_normalized,
 )
+from vlaa_jax.schema import UserError
 
 UNIT = "[0.2, 0.2, 0.6, 0.6]"
 PIXEL = "[20, 20, 60, 60]"
@@ -56,6 +61,31 @@ ROWS = [
     ("__import__('os').system('true')", UNIT, 0.0),
     ("[" * 5000 + "]" * 5000, UNIT, 0.0),
     ("[20, 20, 60, 60]", PIXEL, 1.0),
+    # the models' own formats
+    ("(20,20),(60,60)", PIXEL, 1.0),
+    ("<|box_start|>(20,20),(60,60)<|box_end|>", PIXEL, 1.0),
+    (
+        "<|object_ref_start|>the dog [1]<|object_ref_end|><|box_start|>(20,20),(60,60)<|box_end|>",
+        PIXEL,
+        1.0,
+    ),
+    ('[\n\t{"bbox_2d": [20, 20, 60, 60], "label": "dog (2)"}\n]', PIXEL, 1.0),
+    ('{"bbox_2d": [20, 20, 60, 60], "label": "person [1]", "score": 0.9}', PIXEL, 1.0),
+    ('{"bbox_2d": ["20", "20", "60", "60"]}', PIXEL, 1.0),
+    ("[[20, 20], [60, 60]]", PIXEL, 1.0),
+    ("［20，20，60，60］", PIXEL, 1.0),
+    ("【20, 20, 60, 60】", PIXEL, 1.0),
+    ("20 20 60 60", PIXEL, 1.0),
+    ("\\boxed{20, 20, 60, 60}", PIXEL, 1.0),
+    # brackets that do not close, points that do not pair, denials
+    ("[[20, 20, 60, 60]", PIXEL, 0.0),
+    ("[20, 20, 60, 60", PIXEL, 0.0),
+    ("[20, 20, 60, 60)", PIXEL, 0.0),
+    ('{"bbox_2d": [20, 20, 60, 60]', PIXEL, 0.0),
+    ("(20,20),(60,60),(70,70)", PIXEL, 0.0),
+    ("not [20, 20, 60, 60]", PIXEL, 0.0),
+    ("[20, 20, 60, 60]?", PIXEL, 0.0),
+    ("half of [20, 20, 60, 60]", PIXEL, 0.0),
     ("[20, 20, 40, 60]", PIXEL, 0.5),
     ("[20.0, 20.0, 60.0, 60.0]", PIXEL, 1.0),
     ("[0.2, 0.2, 0.6, 0.6]", "<answer>[0.2, 0.2, 0.6, 0.6]</answer>", 1.0),
@@ -80,6 +110,7 @@ SIZES = {"image_size": (400, 200), "resized_size": (200, 100)}
 SAME_BOX = {
     "original_pixels": "[100, 50, 300, 150]",
     "normalized": "[0.25, 0.25, 0.75, 0.75]",
+    "normalized_1000": "[250, 250, 750, 750]",
     "normalized_square": "[0.25, 0.375, 0.75, 0.625]",
     "resized_pixels": "[50, 25, 150, 75]",
 }
@@ -177,6 +208,32 @@ def test_an_image_without_extent_is_a_problem_not_an_error():
 )
 def test_a_gold_that_reaches_into_the_image_is_fine(gold, space, sizes):
     assert iou_gold_problem(gold, space, **sizes) is None
+
+
+def test_each_family_has_its_own_space():
+    assert native_box_space("qwen2_vl") == "normalized_1000"
+    assert native_box_space("qwen2_5_vl") == "resized_pixels"
+    with pytest.raises(UserError, match="'gpt' has no known box space"):
+        native_box_space("gpt")
+
+
+def test_the_matching_is_that_of_all_permutations():
+    rng = random.Random(5)
+
+    def boxes(count):
+        corners = [(rng.uniform(0, 50), rng.uniform(0, 50)) for _ in range(count)]
+        return [(x, y, x + rng.uniform(5, 40), y + rng.uniform(5, 40)) for x, y in corners]
+
+    for _ in range(60):
+        few, many = boxes(rng.randint(1, 4)), boxes(rng.randint(4, 5))
+        totals = (
+            sum(iou(a, b) for a, b in zip(few, order, strict=False))
+            for order in itertools.permutations(many, len(few))
+        )
+        expected = pytest.approx(max(totals) / len(many), abs=1e-12)
+        assert match_boxes(few, many) == expected
+        assert match_boxes(many, few) == expected
+    assert match_boxes(boxes(100), boxes(100)) > 0
 
 
 def test_parsing_keeps_order_and_counts():

@@ -70,12 +70,25 @@ def test_values_of_any_json_kind_come_back(make_pool):
 
 @pytest.mark.parametrize("task", ["spin", "deaf", ["sleep", 60]])
 def test_an_overrunning_task_is_killed_and_the_rest_go_on(make_pool, task):
-    pool = make_pool(workers=2, timeout_s=0.5)
+    pool = make_pool(workers=2, timeout_s=0.5, patience=4)
     outcomes = pool.map([["echo", 1], task, ["echo", 2], task, ["echo", 3]])
     assert [o.value for o in outcomes] == [1, None, 2, None, 3]
     assert [o.timed_out for o in outcomes] == [False, True, False, True, False]
     assert outcomes[1].error == "timed out after 0.5 s"
     assert not any(o.pool_failed for o in outcomes)
+
+
+def test_the_deadline_is_cpu_time_so_that_a_busy_host_fails_no_task(make_pool):
+    pool = make_pool(workers=1, timeout_s=0.2)
+    (pid,) = [outcome.value for outcome in pool.map(["pid"])]
+    waiting = pool.submit(["sleep", 0.1])
+    os.kill(pid, signal.SIGSTOP)  # as good as a host that gives it no time
+    time.sleep(1.0)
+    assert not waiting.done()
+    os.kill(pid, signal.SIGCONT)
+    assert waiting.result(timeout=10).value == 0.1
+    strict = make_pool(workers=1, timeout_s=0.2, patience=1)
+    assert strict.map([["sleep", 5]])[0].timed_out
 
 
 @pytest.mark.parametrize(

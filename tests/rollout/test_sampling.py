@@ -5,7 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vlaa_jax.rollout.sampling import Sampling, allowed_tokens, sample_tokens, truncate
+from vlaa_jax.rollout.sampling import (
+    RowSampling,
+    Sampling,
+    allowed_tokens,
+    sample_rows,
+    sample_tokens,
+    truncate,
+)
 
 LOGITS = np.array([2.0, 1.0, 0.0, -1.0, 3.0, 0.5], np.float32)
 ALLOWED = np.array([True, True, True, True, False, True])
@@ -80,3 +87,43 @@ def test_greedy_takes_the_likeliest_allowed():
 def test_allowed_tokens():
     allowed = allowed_tokens(8, 6, (1, 4, 99))
     assert allowed.tolist() == [True, False, True, True, False, True, False, False]
+
+
+ROWS = [
+    Sampling(),
+    Sampling(0.7, top_k=3),
+    Sampling(1.5, top_p=0.6),
+    Sampling(1.0, min_p=0.2),
+    Sampling(0.9, top_k=5, top_p=0.8, min_p=0.05),
+    Sampling(2.0, greedy=True),
+    Sampling(1.0, top_k=10_000),
+]
+
+
+def test_rows_with_settings_of_their_own_draw_what_they_draw_alone():
+    rng = np.random.default_rng(0)
+    count, vocab = len(ROWS) * 40, 50
+    settings = [ROWS[i % len(ROWS)] for i in range(count)]
+    logits = rng.normal(0, 2, (count, vocab)).astype(np.float32)
+    logits[:, 7] = logits[:, 11]  # ties
+    keys = jax.random.split(jax.random.key(5), count)
+    allowed = np.arange(vocab) < 45
+    mixed = jax.jit(sample_rows)
+    tokens, logprobs = mixed(logits, keys, allowed, RowSampling.of(settings))
+    for kind in ROWS:
+        own = np.array([setting == kind for setting in settings])
+        want, want_logprobs = sample_tokens(logits[own], keys[own], allowed, kind)
+        np.testing.assert_array_equal(np.asarray(tokens)[own], want)
+        np.testing.assert_allclose(np.asarray(logprobs)[own], want_logprobs, rtol=1e-5, atol=1e-6)
+    assert len(set(np.asarray(tokens).tolist())) > 10
+    mixed(logits, keys, allowed, RowSampling.of(settings[::-1]))
+    assert mixed._cache_size() == 1, "other settings compile nothing"
+
+
+def test_rows_without_truncation_draw_from_everything():
+    keys = jax.random.split(jax.random.key(0), 4)
+    logits = np.random.default_rng(1).normal(size=(4, 9)).astype(np.float32)
+    rows = RowSampling.of([Sampling(1.2)] * 4)
+    got, _ = sample_rows(logits, keys, None, rows)
+    want, _ = sample_tokens(logits, keys, None, Sampling(1.2))
+    np.testing.assert_array_equal(got, want)

@@ -78,6 +78,7 @@ def collate_prompts(
     *,
     pad_id: int,
     min_tokens: int = 64,
+    tokens: int | None = None,
     min_prompts: int = 1,
     window_units: int = 4,
     rows_per_bin: int | None = None,
@@ -95,6 +96,7 @@ def collate_prompts(
         n_shards: data shards.
         pad_id: token id for padding.
         min_tokens: least T.
+        tokens: T, instead of the ladder's; holds the longest prompt.
         min_prompts: least P, to keep the last batch of an epoch in shape.
         window_units: 4 for Qwen2.5-VL, 0 for Qwen2-VL.
         rows_per_bin: as in ``plan_vision``.
@@ -105,7 +107,10 @@ def collate_prompts(
     if not prompts:
         raise ValueError("a batch needs at least one prompt")
     P = -(-max(len(prompts), min_prompts) // n_shards) * n_shards
-    T = ladder(max(p.length for p in prompts), min_tokens)
+    longest = max(p.length for p in prompts)
+    T = ladder(longest, min_tokens) if tokens is None else tokens
+    if longest > T:
+        raise ValueError(f"a prompt of {longest} tokens does not fit into {T}")
     shards = _deal(list(prompts), P // n_shards, n_shards)
     vision, units = _vision(shards, window_units, rows_per_bin, bins_per_shard, dtype, processor)
     batch = PromptBatch(

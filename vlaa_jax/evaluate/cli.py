@@ -9,9 +9,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
+
 from vlaa_jax.evaluate.benchmarks import BENCHMARKS, benchmark_named
 from vlaa_jax.evaluate.judge import RecordedJudge, refuse_without_judge
 from vlaa_jax.evaluate.predictions import read_predictions
+from vlaa_jax.evaluate.progress import Progress
 from vlaa_jax.evaluate.questions import open_questions
 from vlaa_jax.evaluate.report.write import summary_of, text_table, write_verdicts
 from vlaa_jax.evaluate.scoring.profiles import PROFILES, profile_named
@@ -27,15 +30,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         started = time.monotonic()
         scoring = asyncio.run(_score(options))
         seconds = time.monotonic() - started
-    except UserError as error:
+        summary = summary_of(scoring.result) | {"profile": options.profile, "seconds": seconds}
+        if options.out:
+            options.out.mkdir(parents=True, exist_ok=True)
+            write_verdicts(options.out / f"{scoring.result.benchmark.name}.jsonl", scoring)
+            text = json.dumps(summary, indent=1, ensure_ascii=False)
+            (options.out / "summary.json").write_text(text + "\n", encoding="utf-8")
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    summary = summary_of(scoring.result) | {"profile": options.profile, "seconds": seconds}
-    if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
-        write_verdicts(options.out / f"{scoring.result.benchmark.name}.jsonl", scoring)
-        text = json.dumps(summary, indent=1, ensure_ascii=False)
-        (options.out / "summary.json").write_text(text + "\n", encoding="utf-8")
+    except KeyboardInterrupt:
+        print("interrupted; the judge's replies so far are recorded", file=sys.stderr)
+        return 130
     print(json.dumps(summary) if options.json else text_table([scoring.result]))
     return 0
 
@@ -50,6 +56,8 @@ async def _score(options: argparse.Namespace) -> Scoring:
         rules_only=options.rules_only,
     )
     recorded = bool(options.judge_replies and options.judge_replies.is_file())
+    if options.judge_replies and not recorded and not settings.url:
+        raise UserError(f"--judge-replies: {options.judge_replies} is no file, and no --judge-url")
     refuse_without_judge([benchmark], settings, recorded)
     file = read_predictions(options.file)
     if options.data:
@@ -62,8 +70,18 @@ async def _score(options: argparse.Namespace) -> Scoring:
             replies = options.judge_replies or options.file.with_suffix(".judge.jsonl")
             judge = RecordedJudge(settings, replies)
             stack.push_async_callback(judge.aclose)
+        console = Console(stderr=True, quiet=judge is None)
+        progress = Progress(console, f"{benchmark.title}: verdicts", len(file.predictions))
         return await score_benchmark(
-            benchmark, rows, file.predictions, judge, profile, max_failed=settings.max_failed
+            benchmark,
+            rows,
+            file.predictions,
+            judge,
+            profile,
+            # A file alone does not tell how many questions it leaves out.
+            questions=0 if options.data else benchmark.size,
+            max_failed=settings.max_failed,
+            done=progress.step,
         )
 
 

@@ -108,11 +108,15 @@ class Outputs:
             self._ledger.close()
             raise UserError(f"{path}: {_difference(head.get('made_by'), now)}; use a new --workdir")
         self._found: dict[tuple[str, str, int], Prediction] = {}
-        for line in lines:
-            prediction = Prediction(
-                line["index"], line["text"], line["sample"], line["finish_reason"], line["tokens"]
-            )
-            self._found[line["benchmark"], prediction.index, prediction.sample] = prediction
+        for number, line in enumerate(lines, 2):
+            try:
+                prediction = Prediction(
+                    *(line[name] for name in ("index", "text", "sample", "finish_reason", "tokens"))
+                )
+                self._found[line["benchmark"], prediction.index, prediction.sample] = prediction
+            except (KeyError, TypeError):
+                self._ledger.close()
+                raise UserError(f"{path}: line {number} is no record of an output") from None
 
     def missing(self, jobs: Sequence[Job]) -> list[Job]:
         """The jobs that are not recorded."""

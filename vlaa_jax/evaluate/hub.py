@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
+from vlaa_jax.foreign import without_surrogates
+
 
 def as_column(value: Any) -> str | None:
     """A field as text; None where it is missing or empty."""
     if value is None or value == "":
         return None
-    return value if isinstance(value, str) else str(value)
+    return without_surrogates(str(value))
 
 
 def choice_letter(choices: Sequence[Any], answer: Any) -> str | None:

@@ -41,7 +41,13 @@ def read_folder(folder: Path, benchmark: Benchmark) -> Questions:
     for place, record in enumerate(records):
         if place >= MAX_ROWS:
             raise UserError(f"{folder}: more than {MAX_ROWS:,} records")
-        columns = benchmark.from_hub(record, place)
+        try:
+            columns = benchmark.from_hub(record, place)
+        except (TypeError, AttributeError) as error:
+            raise UserError(
+                f"{folder}: record {place + 1} has a field of another kind than {benchmark.title} "
+                f"has ({error})"
+            ) from error
         if columns is None:
             continue
         found = _images(record, folder, place)
@@ -82,7 +88,9 @@ def _records(file: Path) -> Iterator[Mapping[str, Any]]:
             found = parse_json(text, finite=False)
     except ValueError as error:
         raise UserError(f"{file}: {error}") from None
-    values = found.values() if isinstance(found, dict) else found
+    values = list(found.values()) if isinstance(found, dict) else found
+    if not isinstance(values, list):
+        raise UserError(f"{file}: holds no records")
     for place, record in enumerate(values):
         if not isinstance(record, dict):
             raise UserError(f"{file}: record {place + 1} is no object")
@@ -91,7 +99,7 @@ def _records(file: Path) -> Iterator[Mapping[str, Any]]:
 
 def _parquet(file: Path) -> Iterator[Mapping[str, Any]]:
     try:
-        from pyarrow import ArrowInvalid
+        from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
     except ImportError:
         raise UserError(f"{file}: needs pyarrow; pip install 'vlaa_jax[eval]'") from None
@@ -99,7 +107,7 @@ def _parquet(file: Path) -> Iterator[Mapping[str, Any]]:
         with ParquetFile(file) as parquet:
             for batch in parquet.iter_batches(batch_size=64):
                 yield from batch.to_pylist()
-    except (ArrowInvalid, OSError) as error:
+    except (ArrowException, OSError) as error:
         raise UserError(f"{file}: cannot be read ({error})") from error
 
 
@@ -114,7 +122,7 @@ def _images(record: Mapping[str, Any], folder: Path, place: int) -> list[Image]:
 
 def _image(value: Any) -> bytes | str | None:
     if isinstance(value, Mapping):
-        return value.get("bytes") or value.get("path")
+        value = value.get("bytes") or value.get("path")
     return value if isinstance(value, bytes | str) else None
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from vlaa_jax.endpoint import Endpoint, EndpointError, EndpointSettings
 from vlaa_jax.evaluate.ledger import Ledger
 from vlaa_jax.evaluate.nouns import Benchmark, Question
+from vlaa_jax.foreign import without_surrogates
 from vlaa_jax.schema import UserError
 from vlaa_jax.settings.evaluate import JudgeSettings
 
@@ -134,7 +135,7 @@ class RecordedJudge:
                 raise UserError(f"judge.url {self._settings.url}: {error}") from None
             return None
         self.answered += 1
-        self._known[key] = reply.text
+        text = self._known[key] = without_surrogates(reply.text)
         self._ledger.append(
             {
                 "key": key,
@@ -144,10 +145,10 @@ class RecordedJudge:
                 "attempt": question.attempt,
                 "repeat": self._settings.repeat,
                 "prompt": question.prompt,
-                "reply": reply.text,
+                "reply": text,
             }
         )
-        return reply.text
+        return text
 
     async def aclose(self) -> None:
         """Close the connections and let the record go."""

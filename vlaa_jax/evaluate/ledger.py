@@ -26,13 +26,17 @@ class Ledger:
         records: what the file held when it was opened; ``append`` does not add to it.
 
     Raises:
-        UserError: another process has it open, or a line that is not the last is damaged.
+        UserError: it cannot be written, another process has it open, or a line that is not the last
+            is damaged.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a+b", buffering=0)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a+b", buffering=0)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror})") from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -46,11 +50,23 @@ class Ledger:
         self._file.truncate(end)
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Add a record; when this returns it outlives the process."""
+        """Add a record; when this returns it outlives the process.
+
+        Raises:
+            UserError: the disk does not take it; the file is as before.
+        """
         line = json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n"
         data = line.encode("utf-8", "replace")
-        while data:  # a write may be cut short, e.g. by a signal
-            data = data[os.write(self._file.fileno(), data) :]
+        end = os.fstat(self._file.fileno()).st_size
+        try:
+            while data:  # a write may be cut short, e.g. by a signal
+                data = data[os.write(self._file.fileno(), data) :]
+        except OSError as error:
+            self._file.truncate(end)  # else the next record would be joined to half of this one
+            raise UserError(
+                f"{self.path}: cannot be written ({error.strerror}); what it holds is kept, the "
+                "same command goes on from there"
+            ) from error
 
     def close(self) -> None:
         """Let the file go."""

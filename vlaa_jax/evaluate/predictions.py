@@ -7,13 +7,14 @@ A prediction is the whole text of a model. One question may have several, told a
 import csv
 import json
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vlaa_jax.evaluate.questions import MAX_ROWS, plain_index
-from vlaa_jax.foreign import parse_json, read_text
+from vlaa_jax.foreign import parse_json, read_text, without_surrogates
 from vlaa_jax.schema import UserError
 
 MAX_FILE_BYTES = 2 * 2**30
@@ -60,47 +61,60 @@ def read_predictions(path: Path) -> PredictionFile:
         raise UserError(f"{path}: no such file")
     if path.stat().st_size > MAX_FILE_BYTES:
         raise UserError(f"{path}: larger than {MAX_FILE_BYTES:,} bytes")
-    seen: dict[str, int] = {}
+    seen: Counter[str] = Counter()
     found = PredictionFile([], [])
     for number, record in enumerate(_READERS[path.suffix](path), 1):
         if number > MAX_ROWS:
             raise UserError(f"{path}: more than {MAX_ROWS:,} rows")
-        index = record.get("index")
-        if index in (None, "") or "prediction" not in record:
-            field = "prediction" if index not in (None, "") else "index"
-            raise UserError(f"{path}: row {number} has no {field!r}")
-        found.predictions.append(_prediction(record, plain_index(index), seen, f"{path}: {number}"))
-        found.columns.append({key: _text(value) for key, value in record.items()})
+        prediction, columns = _prediction(record, seen, f"{path}: row {number}")
+        found.predictions.append(prediction)
+        found.columns.append(columns)
     if not found.predictions:
         raise UserError(f"{path}: holds no predictions")
+    _refuse_uneven(seen, path)
     return found
 
 
 def _prediction(
-    record: Mapping[str, Any], index: str, seen: dict[str, int], where: str
-) -> Prediction:
+    record: Mapping[str, Any], seen: Counter[str], where: str
+) -> tuple[Prediction, dict[str, str | None]]:
+    columns = {key: _text(value) for key, value in record.items()}
+    if columns.get("index") in (None, "") or "prediction" not in columns:
+        field = "prediction" if columns.get("index") else "index"
+        raise UserError(f"{where} has no {field!r}")
+    if isinstance(record["index"], dict | list):
+        raise UserError(f"{where}: index is no text or number; the file wants a record per row")
+    index = plain_index(columns["index"])
     sample = record.get("sample")
     if sample is None:
-        sample = seen[index] = seen.get(index, -1) + 1
+        sample = seen[index]
+        seen[index] += 1
     tokens = record.get("tokens")
     try:
-        return Prediction(
-            index,
-            _text(record["prediction"]) or "",
-            int(sample),
-            str(record.get("finish_reason") or ""),
-            None if tokens in (None, "") else int(tokens),
-        )
-    except (ValueError, TypeError) as error:
+        numbers = int(sample), None if tokens in (None, "") else int(tokens)
+    except (ValueError, TypeError, OverflowError) as error:
         raise UserError(f"{where}: sample and tokens are whole numbers ({error})") from error
+    text, reason = columns["prediction"] or "", columns.get("finish_reason") or ""
+    return Prediction(index, text, numbers[0], reason, numbers[1]), columns
+
+
+def _refuse_uneven(seen: Mapping[str, int], path: Path) -> None:
+    """Rows that come again are further samples only where every question has as many."""
+    most = max(seen, key=seen.__getitem__, default="")
+    least = min(seen, key=seen.__getitem__, default="")
+    if seen.get(most) != seen.get(least):
+        raise UserError(
+            f"{path}: index {most!r} has {seen[most]} predictions and index {least!r} "
+            f"{seen[least]}; drop the repeated rows, or name samples in a column 'sample'"
+        )
 
 
 def _text(value: Any) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
+    if value is None:
+        return None
     if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value)
+        value = int(value)
+    return without_surrogates(str(value))
 
 
 # -- reading
@@ -110,8 +124,14 @@ def _read_tsv(path: Path) -> Iterator[Mapping[str, Any]]:
     csv.field_size_limit(MAX_CELL)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            for row in csv.DictReader(file, delimiter="\t", restkey="", restval=None):
-                yield {key: value for key, value in row.items() if key}
+            rows = csv.reader(file, delimiter="\t")
+            header = next(rows, [])
+            for number, row in enumerate(rows, 1):
+                if len(row) not in (0, len(header)):
+                    cells = f"{len(row)} cells, not {len(header)}"
+                    raise UserError(f"{path}: row {number} has {cells}")
+                if row:
+                    yield dict(zip(header, row, strict=True))
     except UnicodeDecodeError:
         raise UserError(f"{path}: not UTF-8") from None
     except csv.Error as error:

@@ -37,4 +37,6 @@ class Progress:
 
     def _say(self, time_words: str) -> None:
         done, total = self._before + self._done, self._before + self._total
-        self._console.print(f"{self._what}: {done:,} of {total:,}, {time_words}", highlight=False)
+        self._console.print(
+            f"{self._what}: {done:,} of {total:,}, {time_words}", highlight=False, markup=False
+        )

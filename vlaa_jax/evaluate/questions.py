@@ -57,7 +57,7 @@ def open_questions(benchmark: Benchmark, root: Path, *, check_digest: bool = Tru
         if check_digest and benchmark.md5 and digest != benchmark.md5:
             raise UserError(
                 f"{table}: its MD5 is {digest}, the public file's is {benchmark.md5}; fetch it "
-                "again, or set data.check_digest=False to score a table of your own"
+                "again, or set data.check_digest=False (--any-digest) to score a table of your own"
             )
         questions = read_table(table, digest)
     elif folder.is_dir():
@@ -74,7 +74,10 @@ def checked(questions: Questions, benchmark: Benchmark) -> Questions:
         UserError: no rows, an index twice, or a column that is missing everywhere.
     """
     if not questions.rows:
-        raise UserError(f"{questions.source}: holds no questions")
+        without = f" with an image ({questions.without_image:,} without)"
+        raise UserError(
+            f"{questions.source}: holds no questions{without if questions.without_image else ''}"
+        )
     seen: set[str | None] = set()
     for place, row in enumerate(questions.rows):
         index = row.get("index")

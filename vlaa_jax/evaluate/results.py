@@ -159,14 +159,16 @@ def averaged(per_sample: Sequence[Sequence[Unit]]) -> list[Unit]:
 
 def _withheld(paths: Mapping[str, int], missing: int, questions: int, max_failed: float) -> str:
     outputs = sum(paths.values())
+    why = []
     if missing:
-        return f"{missing:,} of {questions:,} questions have no prediction"
+        why.append(f"{missing:,} of {questions:,} questions have no prediction")
     if unjudged := paths.get("unjudged", 0):
-        return f"{unjudged:,} of {outputs:,} outputs need a judge, and none was asked"
+        why.append(f"{unjudged:,} of {outputs:,} outputs need a judge, and none was asked")
     failed = paths.get("failed", 0)
     if failed > max_failed * outputs:
-        return f"no verdict on {failed:,} of {outputs:,} outputs (judge.max_failed={max_failed:g})"
-    return ""
+        limit = f"judge.max_failed={max_failed:g}"
+        why.append(f"no verdict on {failed:,} of {outputs:,} outputs ({limit})")
+    return "; ".join(why)
 
 
 def _changed(text: str, profile: Profile) -> bool:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ from vlaa_jax import __version__
 from vlaa_jax.evaluate.benchmarks import benchmark_named
 from vlaa_jax.evaluate.generate import Generated, Generator, Job, Outputs, jobs_of
 from vlaa_jax.evaluate.judge import RecordedJudge, refuse_without_judge
+from vlaa_jax.evaluate.ledger import Ledger
 from vlaa_jax.evaluate.miniature.judge_server import JudgeServer
 from vlaa_jax.evaluate.miniature.tables import write_tables
-from vlaa_jax.evaluate.nouns import Benchmark
+from vlaa_jax.evaluate.nouns import Benchmark, Unit
 from vlaa_jax.evaluate.predictions import SUFFIXES, Prediction, read_predictions, write_predictions
 from vlaa_jax.evaluate.progress import Progress
 from vlaa_jax.evaluate.questions import Questions, open_questions
@@ -40,6 +41,7 @@ from vlaa_jax.evaluate.served import Served
 from vlaa_jax.schema import Summary, UserError
 from vlaa_jax.settings.evaluate import EMBEDDED, EvaluateSettings
 
+_AS_IT_IS: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
 _PROMPTS = Path(__file__).parent / "prompts"
 
 Found = list[tuple[Benchmark, Questions]]
@@ -53,24 +55,35 @@ def run(settings: EvaluateSettings, workdir: Path, console: Console) -> Summary:
             used, or the directory holds outputs that were made otherwise.
     """
     began = time.monotonic()
-    workdir.mkdir(parents=True, exist_ok=True)
     benchmarks = [benchmark_named(name) for name in settings.data.benchmarks]
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_disk_errors_in_one_line(workdir))
+        stack.enter_context(Ledger(workdir / "lock"))  # one run at a time
         settings = _with_scripted_judge(settings, stack)
-        replies = Path(settings.judge.replies or workdir / "judge.jsonl")
+        replies = Path(settings.judge.replies or workdir / "judge.jsonl").expanduser()
         refuse_without_judge(benchmarks, settings.judge, replies.is_file())
+        earlier = Path(settings.scoring.baseline).expanduser() / "units.json"
+        baseline = read_units(earlier) if settings.scoring.baseline else {}
         found = _open(settings, benchmarks, workdir)
-        _write_config(settings, workdir)
         outputs, made_by = asyncio.run(_outputs(settings, found, workdir, console))
-        scorings, calls = asyncio.run(_score(settings, found, outputs, replies, console))
+        scorings, calls = asyncio.run(_score(settings, found, outputs, baseline, replies, console))
+        provenance = _provenance(settings, found, made_by) | calls
+        _report(settings, scorings, found, provenance, workdir)
     results = [scoring.result for scoring in scorings]
-    provenance = _provenance(settings, found, made_by) | calls
-    _report(settings, scorings, found, provenance, workdir)
-    console.print(text_table(results, settings.name), highlight=False, soft_wrap=True)
-    console.print(f"report: {workdir / 'report.html'}  ({time.monotonic() - began:,.0f} s)")
+    console.print(text_table(results, settings.name), **_AS_IT_IS)
+    report = f"report: {workdir / 'report.html'}  ({time.monotonic() - began:,.0f} s)"
+    console.print(report, **_AS_IT_IS)
     figures = {r.benchmark.name: r.headline for r in results if r.headline is not None}
     average = leaderboard_average(results)
     return Summary(workdir, figures | ({} if average is None else {"average": average}))
+
+
+@contextlib.contextmanager
+def _disk_errors_in_one_line(workdir: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{error.filename or workdir}: {error.strerror or error}") from error
 
 
 def _with_scripted_judge(
@@ -117,6 +130,7 @@ async def _outputs(
         folder = Path(settings.generation.files).expanduser()
         files = {one.name: _file_of(one, folder) for one, _ in found}
         read = {name: read_predictions(file).predictions for name, file in files.items()}
+        _write_config(settings, workdir)
         return read, {"source": "file", **{name: str(file) for name, file in files.items()}}
     generator = _generator(settings)
     digests = {f"data {one.name}": questions.digest for one, questions in found}
@@ -126,6 +140,7 @@ async def _outputs(
         for one, questions in found
     }
     with contextlib.closing(Outputs(workdir / "outputs.jsonl", made_by)) as outputs:
+        _write_config(settings, workdir)  # only now is it known that this directory is theirs
         for one, _ in found:
             await _generate(generator, outputs, jobs[one.name], one, console)
         predictions = {name: outputs.of(wanted) for name, wanted in jobs.items()}
@@ -196,13 +211,12 @@ async def _score(
     settings: EvaluateSettings,
     found: Found,
     outputs: Predictions,
+    baseline: Mapping[str, Sequence[Unit]],
     replies: Path,
     console: Console,
 ) -> tuple[list[Scoring], dict[str, Any]]:
     """Results, and what the judge was asked for them."""
     profile = profile_named(settings.scoring.profile)
-    earlier = Path(settings.scoring.baseline).expanduser() / "units.json"
-    baseline = read_units(earlier) if settings.scoring.baseline else {}
     scorings = []
     async with contextlib.AsyncExitStack() as stack:
         judge: RecordedJudge | None = None

@@ -30,6 +30,7 @@ async def score_benchmark(
     judge: Judge | None,
     profile: Profile,
     *,
+    questions: int = 0,
     max_failed: float = 0.02,
     both: bool = True,
     baseline: Sequence[Unit] | None = None,
@@ -43,6 +44,7 @@ async def score_benchmark(
         predictions: any number of samples; a question that a sample lacks is counted as missing.
         judge: None where there is none.
         profile: which reading of the rules.
+        questions: that the data set has, where the rows may be fewer.
         max_failed: share of outputs without a verdict that still leaves a headline.
         both: whether to score the first sample without its think text, too.
         baseline: units of a run to compare with.
@@ -62,7 +64,7 @@ async def score_benchmark(
         benchmark,
         samples,
         profile,
-        questions=len(rows),
+        questions=max(questions, len(rows)),
         max_failed=max_failed,
         without_think=await _without_think(benchmark, rows, places, samples[0], judge, profile)
         if both
@@ -117,16 +119,17 @@ def rows_of_file(benchmark: Benchmark, file: PredictionFile) -> list[Columns]:
     """The questions as the prediction file itself tells them, as VLMEvalKit's files do.
 
     Raises:
-        UserError: a column that the rules need is not in it.
+        UserError: a column that the rules need is not in it, or not in one of its records.
     """
-    first = file.columns[0]
     wanted = [column for column in ("question", *benchmark.columns) if column not in OPTIONAL]
-    absent = [column for column in wanted if column not in first]
-    if absent:
-        raise UserError(
-            f"the file has no column {absent[0]!r}: give --data with the table of {benchmark.title}"
-        )
     rows: dict[str, Columns] = {}
-    for prediction, columns in zip(file.predictions, file.columns, strict=True):
+    for number, (prediction, columns) in enumerate(
+        zip(file.predictions, file.columns, strict=True), 1
+    ):
+        if absent := [column for column in wanted if column not in columns]:
+            raise UserError(
+                f"row {number} of the predictions has no column {absent[0]!r}: give --data with "
+                f"the table of {benchmark.title}"
+            )
         rows.setdefault(prediction.index, {**columns, "index": prediction.index})
     return list(rows.values())

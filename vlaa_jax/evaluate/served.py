@@ -7,6 +7,7 @@ from typing import Any
 
 from vlaa_jax.endpoint import Endpoint, EndpointError, EndpointSettings
 from vlaa_jax.evaluate.generate import Done, Generated, Job, seed_of
+from vlaa_jax.foreign import without_surrogates
 from vlaa_jax.schema import UserError
 from vlaa_jax.settings.evaluate import GenerationSettings
 
@@ -53,7 +54,7 @@ class Served:
             except EndpointError as error:
                 raise UserError(f"generation.url: {job.name}: {error}") from None
             tokens = reply.completion_tokens or None
-            done(job, Generated(reply.text, reply.finish_reason, tokens))
+            done(job, Generated(without_surrogates(reply.text), reply.finish_reason, tokens))
 
     def _messages(self, job: Job) -> list[dict[str, Any]]:
         parts: list[dict[str, Any]] = [

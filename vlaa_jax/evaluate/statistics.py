@@ -55,7 +55,8 @@ def estimate(units: Sequence[Unit], level: float = LEVEL) -> Estimate | None:
     """The mean of the known units and its interval; None without any.
 
     Independent units worth 0 or 1 get Wilson's interval, which holds near 0 and 100 %; others get
-    Student's t over clusters, cut to [0, 100].
+    Student's t over clusters, cut to [0, 100]. Clusters that are all alike show no spread; then the
+    bounds are what a share of clusters not seen yet could make of the mean.
     """
     known = [unit for unit in units if unit.known]
     if not known:
@@ -65,9 +66,7 @@ def estimate(units: Sequence[Unit], level: float = LEVEL) -> Estimate | None:
     if clusters == len(known) and set(values.tolist()) <= {0.0, 1.0}:
         low, high = _wilson(float(values.mean()), len(values), level)
     else:
-        error = _clustered_error(known, values)
-        reach = _t_quantile(level, clusters - 1) * error if clusters > 1 else math.inf
-        low, high = values.mean() - reach, values.mean() + reach
+        low, high = _clustered_bounds(known, values, clusters, level, (0.0, 1.0))
     bounds = (max(0.0, 100 * float(low)), min(100.0, 100 * float(high)))
     return Estimate(100 * float(values.mean()), *bounds, len(known), clusters)
 
@@ -77,7 +76,8 @@ def paired_difference(
 ) -> Difference | None:
     """Ours minus the baseline over the units that both know; None with fewer than two clusters.
 
-    The p-value is two-sided, of Student's t over clusters of differences.
+    The p-value is two-sided, of Student's t over clusters of differences; of the sign test where
+    all clusters differ alike.
     """
     theirs = {unit.key: unit for unit in baseline if unit.known}
     pairs = [
@@ -90,12 +90,12 @@ def paired_difference(
         return None
     values = np.array([pair.value for pair in pairs])
     mean, error = float(values.mean()), _clustered_error(pairs, values)
-    reach = _t_quantile(level, clusters - 1) * error
-    if error == 0:
-        p_value = 1.0 if mean == 0 else 0.0
+    low, high = _clustered_bounds(pairs, values, clusters, level, (-1.0, 1.0))
+    if error == 0:  # nothing to divide by: how likely so many equal signs are
+        p_value = 1.0 if mean == 0 else 2.0 ** (1 - clusters)
     else:
         p_value = float(2 * special.stdtr(clusters - 1, -abs(mean) / error))
-    return Difference(100 * mean, 100 * (mean - reach), 100 * (mean + reach), p_value, len(pairs))
+    return Difference(100 * mean, 100 * low, 100 * high, p_value, len(pairs))
 
 
 def spread(scores: Sequence[float]) -> Spread | None:
@@ -133,6 +133,24 @@ def _wilson(share: float, number: int, level: float) -> tuple[float, float]:
     middle = scale * (share + z * z / (2 * number))
     reach = scale * z * math.sqrt(share * (1 - share) / number + z * z / (4 * number**2))
     return middle - reach, middle + reach
+
+
+def _clustered_bounds(
+    units: Sequence[Unit],
+    values: np.ndarray,
+    clusters: int,
+    level: float,
+    extremes: tuple[float, float],
+) -> tuple[float, float]:
+    """Bounds of a mean whose values lie between the extremes."""
+    mean, (least, most) = float(values.mean()), extremes
+    if clusters < 2:
+        return least, most
+    if error := _clustered_error(units, values):
+        reach = _t_quantile(level, clusters - 1) * error
+        return mean - reach, mean + reach
+    alike, _ = _wilson(1.0, clusters, level)
+    return alike * mean + (1 - alike) * least, alike * mean + (1 - alike) * most
 
 
 def _clustered_error(units: Sequence[Unit], values: np.ndarray) -> float:

@@ -1,7 +1,9 @@
 """The device mesh: axes ``data``, ``fsdp``, ``tensor``.
 
 ``data`` replicates parameters, ``fsdp`` shards them and is gathered layer by layer, ``tensor``
-splits heads and feed-forward columns. Batches are split over ``data`` and ``fsdp`` together.
+splits heads and feed-forward columns. Batches are split over ``data`` and ``fsdp`` together. Where
+devices are in several slices, whose network is slow between them, ``data`` alone crosses it: once
+per update, for the sums of gradients.
 """
 
 from collections.abc import Sequence
@@ -17,7 +19,11 @@ BATCH_AXES = ("data", "fsdp")
 
 
 def make_mesh(
-    data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
+    data: int = -1,
+    fsdp: int = 1,
+    tensor: int = 1,
+    slices: int = 0,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
     """Builds the mesh.
 
@@ -25,12 +31,17 @@ def make_mesh(
         data: size of the data axis; -1 takes what the other two leave.
         fsdp: size of the fsdp axis.
         tensor: size of the tensor axis.
+        slices: parts of the devices that only ``data`` goes across; 0 takes what the devices say.
         devices: the devices to use; all of them by default.
 
     Raises:
-        UserError: the sizes do not multiply to the number of devices.
+        UserError: the sizes do not multiply to the number of devices, or ``data`` is not a multiple
+            of the slices.
     """
     devices = list(devices if devices is not None else jax.devices())
+    found = {slice_of(device) for device in devices}
+    devices.sort(key=slice_of)  # keeps the order within a slice
+    slices = slices or len(found)
     count = len(devices)
     if data == -1:
         if count % (fsdp * tensor):
@@ -44,7 +55,17 @@ def make_mesh(
             f"mesh: data={data} x fsdp={fsdp} x tensor={tensor} needs {data * fsdp * tensor} "
             f"devices but {count} are present; set mesh.data=-1 to use what is left"
         )
+    if data % slices or (len(found) > 1 and slices % len(found)):
+        raise UserError(
+            f"mesh: data={data} is not a multiple of {max(slices, len(found))} slices; make "
+            "mesh.fsdp x mesh.tensor fit into one slice, since only data goes across slices"
+        )
     return Mesh(np.array(devices).reshape(data, fsdp, tensor), AXES)
+
+
+def slice_of(device: jax.Device) -> int:
+    """Number of the slice a device is in; 0 where the platform has none."""
+    return int(getattr(device, "slice_index", 0) or 0)
 
 
 def data_shards(mesh: Mesh) -> int:

@@ -1,6 +1,7 @@
 """Log-probabilities of groups under given parameters, a few prompts at a time."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import jax
@@ -8,15 +9,11 @@ import numpy as np
 
 from vlaa_jax.parallel.local import fetch
 from vlaa_jax.policy.distribution import Distribution
+from vlaa_jax.policy.micro import MicroPlan
 from vlaa_jax.policy.prompts import Placed, Prompt
 from vlaa_jax.rollout.engine import Rollout
 
 Array = jax.Array
-
-
-def parts(count: int, size: int) -> Iterator[slice]:
-    """Slices of `size` out of `count`."""
-    yield from (slice(start, start + size) for start in range(0, count, size))
 
 
 class GroupLogprobs:
@@ -26,13 +23,13 @@ class GroupLogprobs:
         distribution: the policy's.
         placed: the step's prompts on the devices.
         allowed_V: ids that are sampled at all.
-        at_once: prompts per call of the device.
+        plan: which of them are computed together.
     """
 
     def __init__(
-        self, distribution: Distribution, placed: Placed, allowed_V: Array, at_once: int
+        self, distribution: Distribution, placed: Placed, allowed_V: Array, plan: MicroPlan
     ) -> None:
-        self._placed, self._allowed_V, self._at_once = placed, allowed_V, at_once
+        self._placed, self._allowed_V, self._plan = placed, allowed_V, plan
 
         def score(params: Any, prompt: Any, tokens_PGT: Array, allowed_V: Array) -> Array:
             return distribution.completion_logprobs(params, prompt, tokens_PGT, allowed_V)[0]
@@ -43,9 +40,11 @@ class GroupLogprobs:
         self, params: Mapping[str, Any], prompts: Sequence[Prompt], rollout: Rollout
     ) -> np.ndarray:
         """Log-probability of every completion token, float32 [P, G, T]."""
-        found = []
-        for part in parts(len(prompts), self._at_once):
-            inputs = self._placed(prompts[part])
-            tokens = self._placed.put(rollout.tokens_PGT[part])
-            found.append(fetch(self._score(params, inputs, tokens, self._allowed_V)))
-        return np.concatenate(found)
+        found_PGT = np.zeros(rollout.tokens_PGT.shape, np.float32)
+        length: int = rollout.tokens_PGT.shape[2]
+        for micro in chain.from_iterable(self._plan(prompts, rollout.length_PG)):
+            inputs = self._placed([prompts[p] for p in micro.index_P], micro.tokens)
+            tokens = self._placed.put(micro.cut(rollout.tokens_PGT))
+            scored = fetch(self._score(params, inputs, tokens, self._allowed_V))[:, :, :length]
+            found_PGT[micro.index_P, :, : scored.shape[2]] = scored
+        return found_PGT

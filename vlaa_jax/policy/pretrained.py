@@ -112,6 +112,11 @@ def open_pretrained(
     )
 
 
+def config_of(checkpoint: str) -> QwenVLConfig:
+    """The model configuration of a checkpoint; nothing large is read."""
+    return QwenVLConfig.from_hf_dir(weights.sidecar_dir(_locate(checkpoint)))
+
+
 def _locate(checkpoint: str) -> Path:
     if not checkpoint:
         raise UserError(

@@ -125,8 +125,15 @@ class Collator:
         self._local = local_shards(mesh)
         self.sharding = batch_sharding(mesh)
 
-    def __call__(self, prompts: Sequence[Prompt]) -> tuple[PromptInputs, PromptBatch]:
-        """The prompts on the device, and the host batch they came from: this host's part of it."""
+    def __call__(
+        self, prompts: Sequence[Prompt], tokens: int | None = None
+    ) -> tuple[PromptInputs, PromptBatch]:
+        """The prompts on the device, and the host batch they came from: this host's part of it.
+
+        Args:
+            prompts: the prompts.
+            tokens: positions of each; None takes the ladder's that hold the longest.
+        """
         shape: dict[str, int | None] = {
             "min_tokens": self._data.min_prompt_bucket,
             "rows_per_bin": self._data.vision_rows_per_bin or None,
@@ -138,6 +145,7 @@ class Collator:
         batch = collate_prompts(
             [p.encoded for p in prompts],
             len(self._local),
+            tokens=tokens,
             pad_id=self._pretrained.chat.pad_id,
             min_prompts=len(prompts),
             window_units=self._pretrained.window_units,
@@ -180,13 +188,13 @@ class Placed:
 
     def __init__(self, collator: Collator) -> None:
         self._collator = collator
-        self._found: dict[tuple[int, ...], tuple[PromptInputs, PromptBatch]] = {}
+        self._found: dict[tuple[int | None, ...], tuple[PromptInputs, PromptBatch]] = {}
 
-    def __call__(self, prompts: Sequence[Prompt]) -> PromptInputs:
-        """The prompts on the devices."""
-        key = tuple(id(prompt) for prompt in prompts)
+    def __call__(self, prompts: Sequence[Prompt], tokens: int | None = None) -> PromptInputs:
+        """The prompts on the devices, each with so many positions."""
+        key = (tokens, *(id(prompt) for prompt in prompts))
         if key not in self._found:
-            self._found[key] = self._collator(prompts)
+            self._found[key] = self._collator(prompts, tokens)
         return self._found[key][0]
 
     def put(self, array: np.ndarray) -> jax.Array:

@@ -12,6 +12,7 @@ from vlaa_jax.policy.pretrained import Pretrained
 from vlaa_jax.policy.prompts import Collator, Prompt
 from vlaa_jax.rollout.engine import Engine, OnFinished, Rollout
 from vlaa_jax.rollout.sampling import Sampling
+from vlaa_jax.rollout.weights import sampling_mesh
 from vlaa_jax.settings.shared import RolloutSettings
 
 Place = Callable[[Sequence[Prompt]], PromptInputs]
@@ -53,9 +54,16 @@ class Sampler:
             allowed_V=pretrained.allowed_V,
             slots=settings.batch_prompts or settings.prompts,
             burst=settings.burst,
-            mesh=mesh,
+            mesh=sampling_mesh(mesh, settings.tensor) if settings.tensor else mesh,
             like=like.engine if like else None,
         )
+
+    def weights(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The parameters cast and laid out for sampling; the same ones where nothing changes."""
+        laid_out: Mapping[str, Any] = self.engine.weights(params)
+        if laid_out is not params:
+            jax.block_until_ready(laid_out)
+        return laid_out
 
     def keys(self, stream: int, first: int, count: int) -> jax.Array:
         """One random key per prompt; a function of seed, stream (the step) and place alone."""
@@ -75,7 +83,7 @@ class Sampler:
         """Completions of the prompts, in their order.
 
         Args:
-            params: the policy's parameters.
+            params: the policy's parameters, or `weights` of them.
             prompts: any number of them; the last part is filled up with repeats.
             keys_P: one key per prompt.
             place: puts a part on the mesh, where the caller wants the same arrays again.

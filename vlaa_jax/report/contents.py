@@ -165,7 +165,10 @@ class _Filler:
             found["tokens"] = texts
             found["special"] = [n for n, marker in enumerate(special) if marker]
             found["answer"] = covered(texts, special, completion.span)
-            found |= {k: column(completion.tokens[k]) for k in _COLUMNS if k in completion.tokens}
+            known = {k: v for k, v in completion.tokens.items() if k in _COLUMNS}
+            if completion.advantage is None:  # nothing of a held-out answer is in a loss
+                known.pop("mask", None)
+            found |= {name: column(values) for name, values in known.items()}
         return found
 
 

@@ -40,11 +40,11 @@ def _words(*tables: str) -> str:
 
 
 _MARKS = (
-    r"[:=≈~]|\\(?:approx|implies|Rightarrow|therefore)(?![A-Za-z])|(?<![\d.,])[.,;!](?=\s)"
+    r"(?<![!<>])[:=≈~]|\\(?:approx|implies|Rightarrow|therefore)(?![A-Za-z])|(?<![\d.,])[.,;!](?=\s)"
     r"|[;!](?=\s)|\n|(?<=[\w)]\s)-\s|(?<=\w)[.,](?=\s)"
 )
 _QUALIFIER = rf"{_words(w.QUALIFIERS)}|{_any(w.ZH_QUALIFIERS)}|[=:≈~#]|\\approx(?![A-Za-z])"
-_BULLET = r"^[\s#>•*→✓✔✅☑\U0001f300-\U0001faff]*"
+_BULLET = r"^[\s#•*→✓✔✅☑\U0001f300-\U0001faff]*"
 _START = re.compile(
     rf"(?:{_BULLET}|{_words(w.CONNECTORS, w.CONCLUSIONS)}|{_any(w.ZH_CONNECTORS)}|{_MARKS})"
     rf"(?:[\s,:]*(?:-\s+)?(?:{_QUALIFIER}))*[\s,:]*(?:-\s+)?",
@@ -66,8 +66,11 @@ _RETRACTED = re.compile(
     re.IGNORECASE,
 )
 _SCALED = re.compile(
-    rf"[\s$)-]*(?:{_words(w.SCALES)}|{_any(w.ZH_SCALES)}|[\^_*/+!%²³×÷√\\]|-\s*[\d(])",
+    rf"[\s$)-]*(?:{_words(w.SCALES)}|{_any(w.ZH_SCALES)}|[\^_*/+!%²³×÷√\\]|-\s*(?:[\d(]|$))",
     re.IGNORECASE,
+)
+_BOUNDED = re.compile(  # "less than or equal to", and no value yet
+    r"\b(?:than|most|least)(?:\s+or)?(?:\s+equals?)?(?:\s+to)?[\s:]*$", re.IGNORECASE
 )
 _REASON = re.compile(rf"{_words(w.REASONS)}|{_any(w.ZH_REASONS)}", re.IGNORECASE)
 _CLAIM = re.compile(rf"{_words(w.CLAIMS)}|{_any(w.ZH_CLAIMS)}", re.IGNORECASE)
@@ -138,6 +141,8 @@ def _starts(text: str) -> Iterator[int]:
 
 def _concludes(lead: str, rivals: Callable[[str], bool]) -> bool:
     """Whether a lead may be followed by the value: it names no other, unless it concludes."""
+    if _BOUNDED.search(lead):
+        return False
     if not rivals(lead):
         return True
     strong = max((match.start() for match in _STRONG.finditer(lead)), default=None)

@@ -11,7 +11,8 @@ CONNECTORS = (
     "response|solution|choose|chose|pick|select|selected|reads|say|amounts to|comes to|"
     "adds up to|add up to|simplifies to|evaluates to|reduces to|works out to|comes out to|"
     "rounds to|rounded to|down to|there's|it's|that's|goes with|go with|correct|conclude|"
-    "conclude that"
+    "conclude that|"
+    "ans|adding up to|leaving|for a total of|with a total of|yes|ok|okay|sure"
 )
 """What a lead ends with: the value follows."""
 CONCLUSIONS = "so|thus|hence|therefore|consequently|overall|altogether|in total"
@@ -25,7 +26,10 @@ QUALIFIERS = (
     "correct|point|points|coordinates|interval|set|pair"
 )
 """What may stand between connector and value: nothing here changes it."""
-REASONS = "because|since|as|given|given that|due to|owing to|for the reason|where"
+REASONS = (
+    "because|since|as the|as we|as it|as they|as shown|as in|as can|given|given that|due to|"
+    "owing to|for the reason|where"
+)
 """Behind these, values explain the one that was said."""
 DENIALS = (
     "not|never|neither|nor|cannot|except|excluding|other than|anything but|rather than|"
@@ -57,7 +61,8 @@ BOUNDS = (
     "higher than|lower than|up to|upwards|upward|exceeds|exceeding|above|below|beyond|under|"
     "over|minimum|maximum|max|min|or more|or less|or fewer|or so|and up|and above|and more|"
     "more|less|fewer|tops|minus|plus|within|onwards|ish|odd|between|greater|smaller|larger|"
-    "higher|lower|short|or higher|or lower"
+    "higher|lower|short|or higher|or lower|"
+    "bound|limit|cap"
 )
 """After a value; before it, no connector leads over them."""
 SCALES = (
@@ -66,11 +71,12 @@ SCALES = (
     "thirds|quarter|quarters|fourth|fourths|fifth|fifths|sixth|sixths|seventh|sevenths|eighth|"
     "eighths|ninth|ninths|tenth|tenths|hundredth|hundredths|and a|and one|and two|and three|"
     "point|to the|raised|mod|modulo|out of|percentage|fold|to|through|choose|power|degrees of|"
-    "hundreds|thousands|millions|x|nd|rd|th|st|ths|billions|lakh|crore|and"
+    "hundreds|thousands|millions|x|nd|rd|th|st|ths|billions|lakh|crore|and|"
+    "parts|part|inverse|negative|reciprocal|opposite|thousandth|thousandths|millionths"
 )
 """Directly after a value."""
 ZH_CONNECTORS = (
-    "是|为|等于|约等于|约为|大约是|共有|一共有|总共有|总共|一共|共|有|得|得到|得出|选|选择|"
+    "共计|合计|总计|总数|是|为|等于|约等于|约为|大约是|共有|一共有|总共有|总共|一共|共|有|得|得到|得出|选|选择|"
     "选项|应选|故选|答案|答|结果|所以|因此|因而|故|则|即|可得|求得|看到|数到|剩下|还剩|还有|剩|"
     "填|值|个数|数量|求出"
 )
@@ -93,6 +99,6 @@ ZH_BOUNDS = (
     "多[个只条名]|[个只条名]多|不到"
 )
 ZH_SCALES = (
-    "万|亿|千|百|十|倍|分之|成(?![立年])|半|折|打|对(?!角)|双|多|余|的平方|的立方|的倍|"
+    "的一半|万|亿|千|百|十|倍|分之|成(?![立年])|半|折|打|对(?!角)|双|多|余|的平方|的立方|的倍|"
     "平方(?![厘米公分])|次方|乘|除以|加|减|来"
 )

@@ -20,7 +20,7 @@ FIGURES = r"(?:[1-9]\d{0,2}(?:,\d{3})+(?![\d,])(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
 """``12,345.6``, ``12``, ``12.5`` or ``.5``."""
 NUMBER_WORDS = "|".join(sorted(_SMALL.keys() | _SCALES.keys(), key=len, reverse=True))
 _WORDS = rf"(?:{NUMBER_WORDS})(?:(?:[\s-]+|\s+and\s+)(?:{NUMBER_WORDS}))*"
-_ZH = "(?!一[共样些定起直般边致旦切])[零〇一二两三四五六七八九十百千万亿]+"
+_ZH = "(?!一[共样些定起直般边致旦切数下])[零〇一二两三四五六七八九十百千万亿]+"
 _SIGN = r"(?:(?P<minus>(?:minus|negative)\b(?:-(?=[a-z])|[\s$(]*)|负|-\s*[$(]*(?=[\w.]))"
 _SIGN += r"|(?:plus|positive)\b[\s$(]*|正(?=[\d零一-龥])|\+[$(]*)"
 NUMERAL = re.compile(

@@ -242,7 +242,11 @@ def _read(text: str, start: int) -> Iterator[tuple[Reading, int]]:
 
 def _stands(value: str, tail: str) -> bool:
     """Whether a sentence after a literal answer is in keeping with it."""
-    if _UNSETTLED.search(tail) or (value not in _NEGATIVE and _NEGATED.search(tail)):
+    if (
+        _names_value(tail)
+        or _UNSETTLED.search(tail)
+        or (value not in _NEGATIVE and _NEGATED.search(tail))
+    ):
         return False
     others = {_LITERALS[said.lower()] for said in _LITERAL.findall(tail)} - {value}
     return not others & {"yes", "no", "true", "false"}

@@ -147,6 +147,9 @@ class RolloutSettings(Group, name="rollout"):
     """Number of likeliest tokens that are drawn from; 0 keeps all."""
     min_p: float = setting(0.0, within(0, 1))
     """Tokens below this share of the likeliest one's probability are not drawn; 0 keeps all."""
+    tensor: int = setting(0, at_least(0))
+    """Parts that heads and feed-forward columns are cut into while sampling, a multiple of
+    mesh.tensor; 0 takes that. Where the whole weights do not fit beside the training state."""
     batch_prompts: int = setting(0, at_least(0))
     """Prompts decoded at once; 0 decodes all together."""
     prefill_prompts: int = setting(0, at_least(0))
@@ -211,6 +214,9 @@ class MeshSettings(Group, name="mesh"):
     """Parts that parameters and optimizer state are cut into; prompts are dealt to them too."""
     tensor: int = setting(1, at_least(1), harmless=True)
     """Parts that heads and feed-forward columns are cut into."""
+    slices: int = setting(0, at_least(0), harmless=True)
+    """Slices (or groups of hosts) with a slow network between them, which data alone goes across;
+    0 takes what the devices say."""
 
     def check(self) -> None:
         """Sizes are sizes."""

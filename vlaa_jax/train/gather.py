@@ -142,8 +142,10 @@ class Gatherer:
             shares.append(Share(places, texts, job))
 
         alone = self.scorer.reward.uses_devices
+        weights = self.sampler.weights(params)
+        clock.lap("reshard")
         rollout = self.sampler(
-            params,
+            weights,
             prompts,
             self.sampler.keys(step, round_ * len(prompts), len(prompts)),
             place=self.placed if self._shares_parts else None,

@@ -22,6 +22,7 @@ from vlaa_jax.policy.distribution import Distribution
 from vlaa_jax.policy.groups import Groups
 from vlaa_jax.policy.heldout import Heldout
 from vlaa_jax.policy.logprobs import GroupLogprobs
+from vlaa_jax.policy.micro import MicroPlan
 from vlaa_jax.policy.pretrained import Pretrained, open_pretrained
 from vlaa_jax.policy.prompts import Collator, Encoder, Placed, Prompt
 from vlaa_jax.policy.reward_head import mixed_reward
@@ -58,23 +59,12 @@ def run(settings: GrpoSettings, workdir: Path, console: Console) -> Summary:
         reward = rundir.closes(mixed_reward(settings.rewards, mesh, settings.model.dtype))
         pretrained = open_pretrained(settings.model, settings.data, mesh)
         reward.start()
-        if settings.rollout.is_cut:
-            console.print(
-                "note: top_p, top_k or min_p cut the sampler's distribution, and the loss is taken "
-                "of the whole one: their log-probabilities differ by more than rounding"
-            )
         deal = Deal(mesh, settings.rollout.at_once)
         data = open_data(settings, Encoder(pretrained, settings.data), reward, rundir, deal)
         distribution = _distribution(settings, pretrained, mesh)
         learner = _learner(settings, pretrained, distribution, mesh)
-        progress = learner.load(rundir.checkpoints) or rundir.progress
-        held = [prompt.record for prompt in data.heldout]
-        now = inputs(pretrained.path, data.images, data.records, held)
-        progress = same_inputs(data.resume(progress), now)
-        rundir.begin(progress, pretrained.sidecars)
-        kinds = Counter(record.verifier_type or "" for record in data.records)
-        name = settings.model.checkpoint
-        console.print(header(workdir, name, *learner.count(), kinds, mesh.shape), highlight=False)
+        _begin(rundir, pretrained, data, learner)
+        console.print(_header(settings, workdir, data, learner, mesh), highlight=False)
 
         collate = partial(Collator, pretrained, settings.data, mesh)
         collator = collate(data.read)
@@ -88,9 +78,10 @@ def run(settings: GrpoSettings, workdir: Path, console: Console) -> Summary:
         own = partial(make_sampler, collate(data.read_heldout), like=sampler)
         validation = _validation(settings, data, own, scorer, deal, rundir)
         allowed_V = jax.device_put(pretrained.allowed_V, replicated(mesh))
-        logprobs = GroupLogprobs(distribution, placed, allowed_V, settings.micro_prompts)
-        coef = progress.task.get("kl_coef")
-        update = PolicyUpdate(settings, learner, placed, allowed_V, coef)
+        plan = _plan(settings)
+        logprobs = GroupLogprobs(distribution, placed, allowed_V, plan)
+        coef = rundir.progress.task.get("kl_coef")
+        update = PolicyUpdate(settings, learner, placed, plan, allowed_V, coef)
 
         console.print("sampling the held-out records (the first batch compiles)")
         validation.measure(learner.params, "before")
@@ -212,8 +203,42 @@ def rollout_metrics(gathered: Gathered, clock: StepClock) -> Metrics:
         "rollout/truncated_frac": float(rollout.truncated_PG.mean()),
         "rollout/tokens_per_s": gathered.sampled_tokens / clock.seconds["rollout"],
         "train/tokens_per_s": tokens / clock.seconds["update"],
-        "padding/completion_frac": 1.0 - tokens / rollout.tokens_PGT.size,
     }
+
+
+def _begin(
+    rundir: RunDir,
+    pretrained: Pretrained,
+    data: PromptData,
+    learner: Learner,
+) -> None:
+    """Reads the weights and goes to where the run stands, if its inputs are still the same."""
+    progress = learner.load(rundir.checkpoints) or rundir.progress
+    held = [prompt.record for prompt in data.heldout]
+    now = inputs(pretrained.path, data.images, data.records, held)
+    rundir.begin(same_inputs(data.resume(progress), now), pretrained.sidecars)
+
+
+def _header(
+    settings: GrpoSettings, workdir: Path, data: PromptData, learner: Learner, mesh: Mesh
+) -> str:
+    kinds = Counter(record.verifier_type or "" for record in data.records)
+    told = header(workdir, settings.model.checkpoint, *learner.count(), kinds, mesh.shape)
+    if settings.rollout.is_cut:
+        told += (
+            "\nnote       top_p, top_k or min_p cut the sampler's distribution, and the loss is "
+            "taken of the whole one:\n           log-probabilities differ by more than rounding"
+        )
+    return told
+
+
+def _plan(settings: GrpoSettings) -> MicroPlan:
+    return MicroPlan.of(
+        settings.rollout.prompts // settings.algo.updates_per_rollout,
+        settings.micro_prompts,
+        prompt=settings.data.max_prompt_tokens,
+        answer=settings.rollout.max_new_tokens,
+    )
 
 
 def _distribution(settings: GrpoSettings, pretrained: Pretrained, mesh: Mesh) -> Distribution:

@@ -11,7 +11,7 @@ import numpy as np
 from vlaa_jax.algos import kl, losses
 from vlaa_jax.parallel.local import fetch
 from vlaa_jax.policy.groups import Groups
-from vlaa_jax.policy.logprobs import parts
+from vlaa_jax.policy.micro import Micro, MicroPlan
 from vlaa_jax.policy.prompts import Placed
 from vlaa_jax.policy.scoring import rewards_array
 from vlaa_jax.settings.grpo import GrpoSettings
@@ -47,6 +47,7 @@ class PolicyUpdate:
         settings: of the run.
         learner: what learns.
         placed: the step's prompts on the devices.
+        plan: which groups are computed together.
         allowed_V: ids that are sampled at all.
         kl_coef: coefficient to start from; None takes that of the settings.
     """
@@ -56,12 +57,13 @@ class PolicyUpdate:
         settings: GrpoSettings,
         learner: Learner,
         placed: Placed,
+        plan: MicroPlan,
         allowed_V: Array,
         kl_coef: float | None = None,
     ) -> None:
         algo = settings.algo
         self._settings, self._learner, self._placed = settings, learner, placed
-        self._allowed_V = allowed_V
+        self._plan, self._allowed_V = plan, allowed_V
         self._advantages = jax.jit(ADVANTAGES[algo.advantage])
         start = algo.kl_coef if kl_coef is None else kl_coef
         self._kl = kl.kl_controller(
@@ -113,18 +115,18 @@ class PolicyUpdate:
             rollout.logprobs_PGT,
         )
         outcomes, reports = [], []
-        per_update = len(groups.prompts) // algo.updates_per_rollout
-        for share in algo.epochs * list(parts(len(groups.prompts), per_update)):
+        updates = list(self._plan(groups.prompts, rollout.length_PG))
+        for batches in algo.epochs * updates:
+            share = np.concatenate([micro.index_P for micro in batches])
             own = mask_PGT[share]
             sequences = int(own.any(-1).sum())
             context = Context(
                 jnp.float32(own.sum()), jnp.float32(sequences), self._kl.coef, self._allowed_V
             )
-            count = per_update // self._settings.micro_prompts
             outcome = self._learner.update(
-                self._batches(groups, arrays, share),
+                self._batches(groups, arrays, batches),
                 context,
-                count=count,
+                count=len(batches),
                 moves=self._has_gradient(advantages_PG[share], own),
             )
             outcomes.append(outcome)
@@ -132,8 +134,14 @@ class PolicyUpdate:
             reports.append(reduce(losses.merge_diagnostics, own_reports))
             self._steer_kl(reports[-1], sequences)
         self._learner.stop_when_skipping()
-        figures = self._figures(outcomes, order, mask_PGT, old_PGT, ref_PGT)
-        return self._metrics(outcomes, reduce(losses.merge_diagnostics, reports)), figures
+        dealt = np.concatenate([micro.index_P for batches in updates for micro in batches])
+        figures = self._figures(
+            outcomes, order[dealt], mask_PGT[dealt], old_PGT[dealt], ref_PGT[dealt]
+        )
+        metrics = self._metrics(outcomes, reduce(losses.merge_diagnostics, reports))
+        held = sum(micro.cut(rollout.tokens_PGT).size for batches in updates for micro in batches)
+        padding = {"padding/completion_frac": 1.0 - float(rollout.length_PG.sum()) / held}
+        return metrics | padding, figures
 
     def _figures(
         self,
@@ -166,12 +174,12 @@ class PolicyUpdate:
         return bool((mask_PGT & (advantages_PG != 0)[..., None]).any())
 
     def _batches(
-        self, groups: Groups, arrays: tuple[np.ndarray, ...], share: slice
+        self, groups: Groups, arrays: tuple[np.ndarray, ...], batches: list[Micro]
     ) -> Iterator[GroupBatch]:
-        for part in parts(share.stop - share.start, self._settings.micro_prompts):
-            rows = slice(share.start + part.start, share.start + part.stop)
-            put = self._placed.put
-            yield GroupBatch(self._placed(groups.prompts[rows]), *(put(a[rows]) for a in arrays))
+        for micro in batches:
+            prompts = [groups.prompts[p] for p in micro.index_P]
+            own = (self._placed.put(micro.cut(array)) for array in arrays)
+            yield GroupBatch(self._placed(prompts, micro.tokens), *own)
 
     def _steer_kl(self, report: losses.Diagnostics, sequences: int) -> None:
         # An update without a single token has measured nothing; its 0 is no small divergence.

@@ -134,6 +134,13 @@ def _append(path: Path, line: str) -> None:
         file.write(line.encode() + b"\n")
 
 
+def _joined(parts: Sequence[Any], length: int) -> np.ndarray:
+    """Micro-batches one after the other, each cut or filled up to so many positions."""
+    arrays = [np.asarray(part)[:, :, :length] for part in parts]
+    gaps = [((0, 0), (0, 0), (0, length - array.shape[2])) for array in arrays]
+    return np.concatenate([np.pad(array, gap) for array, gap in zip(arrays, gaps, strict=True)])
+
+
 def _shard(groups: Groups, figures: TokenFigures | None) -> Any:
     rollout = groups.rollout
     columns = {"tokens": rollout.tokens_PGT, "mask": rollout.mask_PGT}
@@ -141,8 +148,8 @@ def _shard(groups: Groups, figures: TokenFigures | None) -> Any:
     if figures is not None:
         known = {
             "mask": figures.mask_PGT,
-            "trainer": np.concatenate([np.asarray(part) for part in figures.logprobs]),
-            "entropy": np.concatenate([np.asarray(part) for part in figures.entropy]),
+            "trainer": _joined(figures.logprobs, rollout.mask_PGT.shape[2]),
+            "entropy": _joined(figures.entropy, rollout.mask_PGT.shape[2]),
             "old": figures.old_PGT,
             "reference": figures.ref_PGT,
         }

@@ -70,6 +70,7 @@ class RunDir:
         self._wandb: Wandb | None = None
         self._ends = ExitStack()
         try:
+            _same_everywhere(settings)
             hosts.from_writer(lambda: self._claim(path), "the run directory")
             if not (path / LOCK).exists():
                 raise UserError(f"--workdir={path}: the hosts do not share this directory")
@@ -219,6 +220,19 @@ class RunDir:
 
 def _run_settings(settings: Any) -> RunSettings:
     return settings.run
+
+
+def _same_everywhere(settings: Any) -> None:
+    """Looks whether all hosts were given the same settings, but for those that change no number."""
+    told = hosts.gather(plain(settings), "the settings")
+    harmless = harmless_names(type(settings))
+    for host, other in enumerate(told):
+        changed = sorted(set(_differences(told[0], other)) - harmless)
+        if changed:
+            raise UserError(
+                f"host {host} was started with other settings than host 0 ({', '.join(changed)}); "
+                "give all hosts the same command"
+            )
 
 
 def lock(path: Path) -> Callable[[], None]:

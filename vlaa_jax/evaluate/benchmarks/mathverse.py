@@ -14,6 +14,7 @@ from vlaa_jax.evaluate.nouns import Benchmark, Judge, Line, Path, Row, RowError,
 from vlaa_jax.evaluate.scoring.profiles import Profile
 from vlaa_jax.evaluate.scoring.storage import Cell, as_text, stored
 from vlaa_jax.evaluate.tables import row_units
+from vlaa_jax.foreign import parse_json
 
 _VERSION = "Vision Only"
 
@@ -62,7 +63,7 @@ def _accuracy(scored: Sequence[Scored]) -> float | None:
 def _kind(row: Row) -> tuple[str, str, str]:
     """Version, subject and subfield; the last two stand in a printed dict with single quotes."""
     try:
-        meta = json.loads(as_text(row["metadata"]).replace("'", '"'))
+        meta = parse_json(as_text(row["metadata"]).replace("'", '"'), finite=False)
         return as_text(row["problem_version"]), str(meta["subject"]), str(meta["subfield"])
     except (ValueError, KeyError, TypeError):
         return as_text(row["problem_version"]), "unknown", "unknown"

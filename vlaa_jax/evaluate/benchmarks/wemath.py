@@ -24,7 +24,7 @@ PROBLEMS = 525
 OPTIONS = "ABCDEFG"
 
 _REMOVED = str.maketrans("", "", "><:.")
-_HUB_OPTION = re.compile(r"\s*([A-G])\s*[.:]\s*(.*?)\s*;?\s*(?=[A-G]\s*[.:]|$)", re.DOTALL)
+_HUB_LETTER = re.compile(r"([A-G])\s*[.:]")
 _CONCEPTS = Path(__file__).parent.parent / "prompts" / "wemath_concepts.txt"
 Kind = Literal["mastery", "inadequate", "rote", "insufficient"]
 
@@ -202,8 +202,9 @@ def from_hub(record: Mapping[str, Any], place: int) -> dict[str, str | None]:
     columns = ("ID", "key", "question", "answer", "knowledge concept", "hint")
     row = {column: as_column(record.get(column)) for column in columns}
     row["index"] = str(place)
-    found = _HUB_OPTION.findall(str(record.get("option") or ""))
-    return row | {letter: as_column(text) for letter, text in found}
+    _, *parts = _HUB_LETTER.split(str(record.get("option") or ""))
+    texts = [text.strip().removesuffix(";").rstrip() for text in parts[1::2]]
+    return row | {letter: as_column(text) for letter, text in zip(parts[::2], texts, strict=True)}
 
 
 BENCHMARK = Benchmark(

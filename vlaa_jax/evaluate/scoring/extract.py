@@ -2,7 +2,6 @@
 
 import re
 
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _THINK = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 
 
@@ -11,8 +10,11 @@ def scored_text(output: str) -> str:
 
     So it is with VLAA-Thinker's entry in VLMEvalKit; think text is cut by no other rule.
     """
-    found = _ANSWER.findall(output)
-    return found[0].strip() if len(found) == 1 else output
+    rest = output.partition("<answer>")[2]  # no pattern: a thousand tags unclosed would take hours
+    content, closed, after = rest.partition("</answer>")
+    if not closed or "</answer>" in after.partition("<answer>")[2]:
+        return output
+    return content.strip()
 
 
 def without_thinking(output: str) -> str:

@@ -114,6 +114,8 @@ class QwenVL(nnx.Module):
         Returns:
             The model itself.
         """
+        if layout is not None and layout.mesh.size == 1:
+            layout = None  # exactly the program that knows no mesh
         self.compute = replace(self.compute, layout=layout)
         for path, module in nnx.iter_modules(self):
             if isinstance(module, Linear | PatchEmbed):

@@ -47,7 +47,7 @@ function tokens(completion, key) {
   });
   box.addEventListener("mouseleave", event => tip(event, null));
   return el("div", {}, known
-    ? legend(MODES[key].label, ends, paint, steps)
+    ? legend(MODES[key].label, ends, paint, steps, completion.mask !== undefined)
     : el("p", { class: "note" }, `${MODES[key].label}: not recorded for this completion`), box);
 }
 
@@ -55,15 +55,15 @@ function numbers(completion, i) {
   const known = NUMBERS.filter(([, key]) => completion[key] !== undefined);
   return [["token", JSON.stringify(completion.tokens[i])],
     ...known.map(([name, key]) => [name, number(at(completion[key], i))]),
-    ["in the loss", at(completion.mask, i) ? "yes" : "no"]];
+    ...(completion.mask === undefined ? [] : [["in the loss", at(completion.mask, i) ? "yes" : "no"]])];
 }
 
-function legend(label, [low, high], paint, steps) {
+function legend(label, [low, high], paint, steps, masks) {
   const value = steps || (t => low + t * (high - low));
   const bars = [0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1].map(t =>
     el("i", { style: { backgroundColor: paint(value(t)) } }));
   return el("div", { class: "scale" }, label, " ", number(low, 3), el("span", {}, bars), number(high, 3),
-    el("span", { class: "answer" }, "answer"), el("span", { class: "masked" }, "not in the loss"));
+    el("span", { class: "answer" }, "answer"), masks && el("span", { class: "masked" }, "not in the loss"));
 }
 
 function picture(run, group, completion) {
