@@ -103,5 +103,5 @@ def test_a_file_without_the_columns_of_the_questions_says_what_to_give(tmp_path)
     write_predictions(
         path, [{"index": 1, **whole}, {"index": 2, "question": "q"} | {"prediction": "a"}]
     )
-    with pytest.raises(UserError, match="row 2 .* 'answer'"):
+    with pytest.raises(UserError, match=r"row 2 .* 'answer'"):
         rows_of_file(benchmark_named("logicvista"), read_predictions(path))
