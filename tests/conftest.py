@@ -19,3 +19,23 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 def pytest_addoption(parser):
     parser.addoption("--kills", type=int, default=3, help="kills of the kill-and-resume test")
+
+
+HEAVY = (
+    "tests/parallel/test_several_hosts.py",
+    "tests/test_main.py",
+    "tests/models/test_parity.py",
+    "tests/models/test_layout.py",
+    "tests/test_main_sft.py",
+    "tests/plan/test_compiled.py",
+    "tests/data/test_records.py",
+    "tests/report/test_browser.py",
+    "tests/train/test_sft_loss.py",
+    "tests/data/test_cli.py",
+)
+"""The longest files, which begin first, so that no worker is left alone with one at the end."""
+
+
+def pytest_collection_modifyitems(items):
+    order = {name: place for place, name in enumerate(HEAVY)}
+    items.sort(key=lambda item: order.get(item.nodeid.partition("::")[0], len(HEAVY)))

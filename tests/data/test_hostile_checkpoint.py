@@ -13,19 +13,20 @@ from vlaa_jax.schema import UserError
 LOOP = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
 PRINTS = "{% for i in range(99999) %}{{ 'x' * 1000 }}{% endfor %}"
 DOUBLES = "{% set ns = namespace(x='x') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}"  # noqa: E501
+TOO_LONG = r"(more than 2 s of processor time|it does not end)"  # on a busy machine the wall clock
 FORKS = "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(40) }}"
 
 
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        (LOOP, "more than 2 s of processor time"),
-        (FORKS, "more than 2 s of processor time"),
+        (LOOP, TOO_LONG),
+        (FORKS, TOO_LONG),
         (PRINTS, "writes more than 1,048,576 characters"),
         (DOUBLES, "more than 1 GiB"),
         ("{{ 'x' * 10**10 }}", "more than 1 GiB"),
         ("{{ 'x'.ljust(10**10) }}", "more than 1 GiB"),
-        ("{% generation %}" + LOOP + "{% endgeneration %}", "more than 2 s"),
+        ("{% generation %}" + LOOP + "{% endgeneration %}", TOO_LONG),
     ],
 )
 def test_a_template_without_end_is_refused_while_loading(

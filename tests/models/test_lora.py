@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax.sharding import PartitionSpec
 
 import hf_oracle
 from vlaa_jax.models.qwen_vl import lora
@@ -105,8 +104,9 @@ def test_every_branch_has_its_place_on_a_mesh():
         mesh = make_mesh(data=2, fsdp=2, tensor=2, devices=jax.devices()[:8])
         places = tree_shardings(branches, PARAM_AXES, mesh)
         down = places["text"]["layers"]["mlp"]["down_proj"]["lora"]
-        assert down["a"].spec == PartitionSpec(None, "tensor", None)
-        assert down["b"].spec == PartitionSpec(None, None, "fsdp")
+        # A specification may leave off what is not cut at its end.
+        ends = (*down["a"].spec, None)[:3], (*down["b"].spec, None)[:3]
+        assert ends == ((None, "tensor", None), (None, None, "fsdp"))
 
 
 def test_branches_do_not_depend_on_their_placement(oracle, branches):
