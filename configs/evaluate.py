@@ -102,7 +102,7 @@ def _base() -> ConfigDict:
                 "retries": 3,
             },
             "scoring": {"profile": "2026-08", "both": True, "baseline": ""},
-            "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
+            "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "slices": 0},
             "run": {
                 "name": "",
                 "predictions": "tsv",

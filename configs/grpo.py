@@ -167,7 +167,7 @@ def _paper() -> ConfigDict:
                 "grad_clip": 1.0,  # (inferred)
                 "max_skipped": 10,
             },
-            "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
+            "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "slices": 0},
             "run": {
                 "steps": 49,
                 "save_every": 5,

@@ -27,6 +27,11 @@ _FIGURE = (
     r"(?:point|points|angle|angles|line|side|sides|segment|vertex|arc|chord|circle|plane|triangle|center"
     r"|centre|set|row|column|figure|vitamin|type|class|group|team|∠|△|\\angle|\\triangle)\s*"
 )
+_SMALL_ROW = re.compile(
+    r"(?:\b(?:is|are|be|answers?|options?|choices?|choose|pick|select)\s*:?|^)\W*"
+    r"[a-h][\s,/;|]+(?:(?:or|and)[\s,]+)?[a-h](?![\w'])"
+)
+"""Small letters in a row where an option is named, as ``the answer is a b`` or ``a, or c``."""
 _CAPITAL = re.compile(
     rf"(?<![A-Za-z0-9_\\'])(?!{_ARTICLE})([A-H])(?![A-Za-z0-9_'])(?!\s*[=<>^+*/≤≥](?!.*[:)]\s))"
 )
@@ -134,7 +139,8 @@ class _Chooser:
     def rivals(self, text: str) -> bool:
         """Whether a piece of text names an option."""
         text = _FORMULA.sub(" ", _NAMED.sub(" ", text))
-        return bool(_CAPITAL.search(text) or _MARKED.search(text)) or self._quotes_other(text, "")
+        found = (_CAPITAL.search(text), _MARKED.search(text), _SMALL_ROW.search(text))
+        return any(found) or self._quotes_other(text, "")
 
     def _is_own(self, letter: str, rest: str) -> bool:
         own = self.options.get(letter, "")
