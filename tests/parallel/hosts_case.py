@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
-SILENCE_S = 8
+SILENCE_S = 20
 
 
 def free_port():
