@@ -158,7 +158,7 @@ def test_a_kill_between_two_steps_is_made_up_for(undisturbed, tmp_path):
     base, _, _ = undisturbed
     workdir = tmp_path / "run"
     args = command(workdir, base / "cache")
-    process = started(args, "step    2/")
+    process = started(args, "step    3/")  # so that the save after the first step has ended
     process.kill()
     process.wait()
     resumed = run(args)

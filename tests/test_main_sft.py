@@ -69,7 +69,7 @@ def test_a_run_learns_and_reports(whole):
 def test_a_killed_run_ends_like_an_undisturbed_one(whole, data, tmp_path):
     base, _ = whole
     args = sft(tmp_path / "run", base / "cache", data)
-    process = started(args, "step    2/")
+    process = started(args, "step    3/")  # so that the save after the first step has ended
     process.kill()
     process.wait()
     resumed = run(args)
