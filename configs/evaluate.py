@@ -22,14 +22,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-SYSTEM_PROMPT = (
-    "You are VL-Thinking🤔, a helpful assistant with excellent reasoning ability. A user asks you "
-    "a question, and you should try to solve it. You should first think about the reasoning "
-    "process in the mind and then provides the user with the answer. The reasoning process and "
-    "answer are enclosed within <think> </think> and <answer> </answer> tags, respectively, i.e., "
-    "<think> reasoning process here </think> <answer> answer here </answer>"
-)
-TINY_SYSTEM_PROMPT = "Think inside <think> </think>, then answer inside <answer> </answer>."
+from configs.grpo import SYSTEM_PROMPT, TINY_SYSTEM_PROMPT, with_variants
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -38,16 +31,7 @@ def get_config(variant: str = "") -> ConfigDict:
     Raises:
         ValueError: a variant that does not exist.
     """
-    names = [name.strip() for name in variant.split(",") if name.strip()]
-    for name in names:
-        if name not in VARIANTS:
-            known = ", ".join(sorted(VARIANTS))
-            raise ValueError(f"configs/evaluate.py has no variant {name!r}; known: {known}")
-    config = _base()
-    for name, change in VARIANTS.items():  # in their order, not in that of the command line
-        if name in names:
-            change(config)
-    return config
+    return with_variants("configs/evaluate.py", _base(), variant, VARIANTS, ())
 
 
 def _base() -> ConfigDict:

@@ -101,7 +101,8 @@ class PolicyUpdate:
         """
         algo = self._settings.algo
         order = deal(np.any(advantages_PG != 0, axis=1), algo.updates_per_rollout)
-        groups, rollout = groups.take(order.tolist()), groups.take(order.tolist()).rollout
+        groups = groups.take(order.tolist())
+        rollout = groups.rollout
         advantages_PG, old_PGT, ref_PGT = (a[order] for a in (advantages_PG, old_PGT, ref_PGT))
         mask_PGT = rollout.mask_PGT
         if algo.mask_truncated:
