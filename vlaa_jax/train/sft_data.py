@@ -100,7 +100,8 @@ def open_validation(
     drawn = settings.data.records == "embedded"
     if data.heldout is None:
         return Validation(None, rundir, drawn=drawn, benchmarks=benchmarks)
-    reward = rundir.closes(mixed_reward(settings.rewards, mesh, settings.model.dtype))
+    model = settings.model
+    reward = rundir.closes(mixed_reward(settings.rewards, mesh, model.dtype, model.checkpoint))
     reward.start()
     encoder = Encoder(pretrained, settings.data)
     held, rejects = load_checked(
