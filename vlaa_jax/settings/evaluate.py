@@ -184,7 +184,7 @@ class TrainingBenchmarkSettings(Group, name="benchmarks"):
         """As an evaluation of its own would be told.
 
         Args:
-            data: of the training: its system prompt, pixels and longest prompt.
+            data: of the training: its system prompt; pixels are those of the opened checkpoint.
             judge: of the training.
         """
         return EvaluateSettings(
@@ -192,7 +192,6 @@ class TrainingBenchmarkSettings(Group, name="benchmarks"):
             generation=GenerationSettings(
                 system_prompt=data.system_prompt,
                 new_tokens=self.new_tokens,
-                max_prompt_tokens=data.max_prompt_tokens,
                 batch=self.batch,
             ),
             judge=judge,
