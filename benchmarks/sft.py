@@ -30,12 +30,12 @@ import transformers
 from data_room.padding import SIZE_MIX
 from data_room.samples import HUB_PIXELS, answer, checkpoint, text
 from grpo_step import END, IMAGE, MINI, START, VIDEO, hf_state, release_memory
-from vlaa_jax.data.batches import collate_rows
-from vlaa_jax.data.chat import Chat
-from vlaa_jax.data.encode import Encoded
-from vlaa_jax.data.images import ImageProcessor
-from vlaa_jax.data.packing import Packer, fit_budget
-from vlaa_jax.data.positions import mrope_positions
+from vlaa_jax.data.images.processor import ImageProcessor
+from vlaa_jax.data.rows.batches import collate_rows
+from vlaa_jax.data.rows.packing import Packer, fit_budget
+from vlaa_jax.data.samples.encode import Encoded
+from vlaa_jax.data.text.chat import Chat
+from vlaa_jax.data.text.positions import mrope_positions
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.model import Compute, init_params, split_model
 from vlaa_jax.policy.distribution import Distribution

@@ -22,7 +22,7 @@ from PIL import Image
 
 from configs import grpo as recipe
 from vlaa_jax.algos import losses
-from vlaa_jax.data.encode import encode_prompt
+from vlaa_jax.data.samples.encode import encode_prompt
 from vlaa_jax.parallel.mesh import make_mesh, replicated
 from vlaa_jax.policy.distribution import Distribution
 from vlaa_jax.policy.pretrained import Pretrained, open_pretrained

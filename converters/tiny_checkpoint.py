@@ -27,14 +27,14 @@ import optax
 from rich.console import Console
 from safetensors.numpy import save_file
 
+from converters.tiny_tokenizer import tiny_config, write_sidecars
 from vlaa_jax.algos.losses import masked_cross_entropy
-from vlaa_jax.data.batches import PromptBatch, collate_prompts
-from vlaa_jax.data.chat import Chat
-from vlaa_jax.data.encode import Encoded, encode_prompt
-from vlaa_jax.data.images import ImageProcessor
+from vlaa_jax.data.images.processor import ImageProcessor
+from vlaa_jax.data.rows.batches import PromptBatch, collate_prompts
+from vlaa_jax.data.samples.encode import Encoded, encode_prompt
 from vlaa_jax.data.synthetic import TASKS, draw_sample
 from vlaa_jax.data.synthetic.sample import SyntheticSample
-from vlaa_jax.data.synthetic.tokenizer import tiny_config, write_sidecars
+from vlaa_jax.data.text.chat import Chat
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.hf_keys import key_table
 from vlaa_jax.models.qwen_vl.model import Compute, PromptInputs, init_params, split_model

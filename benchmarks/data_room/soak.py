@@ -8,12 +8,12 @@ import time
 from pathlib import Path
 
 from data_room.samples import checkpoint
-from vlaa_jax.data.build import BuildSettings, build
-from vlaa_jax.data.built import BuiltRecords
-from vlaa_jax.data.chat import Chat
-from vlaa_jax.data.images import ImageProcessor
-from vlaa_jax.data.row_loader import row_budget, row_loader
+from vlaa_jax.data.builds.build import BuildSettings, build
+from vlaa_jax.data.images.processor import ImageProcessor
+from vlaa_jax.data.loaders.rows import row_budget, row_loader
+from vlaa_jax.data.sources.built import BuiltRecords
 from vlaa_jax.data.synthetic.dataset import write_dataset
+from vlaa_jax.data.text.chat import Chat
 
 
 def soak(args: argparse.Namespace, root: Path) -> dict:

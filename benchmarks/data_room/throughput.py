@@ -23,13 +23,13 @@ from typing import Any
 from PIL import Image
 
 from data_room.samples import HUB_PIXELS, checkpoint, write_records
-from vlaa_jax.data.build import BuildSettings, build
-from vlaa_jax.data.built import BuiltRecords
-from vlaa_jax.data.chat import Chat
-from vlaa_jax.data.images import ImageProcessor
-from vlaa_jax.data.loader import Order
-from vlaa_jax.data.packing import PackBudget
-from vlaa_jax.data.row_loader import row_budget, row_loader
+from vlaa_jax.data.builds.build import BuildSettings, build
+from vlaa_jax.data.images.processor import ImageProcessor
+from vlaa_jax.data.loaders.order import Order
+from vlaa_jax.data.loaders.rows import row_budget, row_loader
+from vlaa_jax.data.rows.packing import PackBudget
+from vlaa_jax.data.sources.built import BuiltRecords
+from vlaa_jax.data.text.chat import Chat
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,14 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from vlaa_jax.data.build import BuildSettings, build, iter_rejects
-from vlaa_jax.data.built import BuiltRecords
-from vlaa_jax.data.chat import Chat
-from vlaa_jax.data.check import check_file
-from vlaa_jax.data.images import ImageProcessor
-from vlaa_jax.data.loader import Order, prompt_loader
-from vlaa_jax.data.synthetic.tokenizer import tiny_config, write_sidecars
+from converters.tiny_tokenizer import tiny_config, write_sidecars
+from vlaa_jax.data.builds.build import BuildSettings, build, iter_rejects
+from vlaa_jax.data.images.processor import ImageProcessor
+from vlaa_jax.data.judging.check import check_file
+from vlaa_jax.data.loaders.order import Order
+from vlaa_jax.data.loaders.prompts import prompt_loader
+from vlaa_jax.data.sources.built import BuiltRecords
+from vlaa_jax.data.text.chat import Chat
 from vlaa_jax.policy.prompts import Encoder
 from vlaa_jax.policy.usable import load_checked
 from vlaa_jax.rewards.mixed import MixedReward

@@ -5,7 +5,7 @@ import pytest
 
 from configs.pipeline import VARIANTS, get_config
 from pipeline_cases import changed, lines, outputs, run
-from vlaa_jax.data.check import check_file
+from vlaa_jax.data.judging.check import check_file
 from vlaa_jax.pipeline.split import has_aha
 from vlaa_jax.rewards.mixed import MixedReward
 from vlaa_jax.schema import UserError

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline_cases import lines
-from vlaa_jax.data.records import parse_record
+from vlaa_jax.data.records.parse import parse_record
 from vlaa_jax.pipeline.outcomes import Outcomes
 from vlaa_jax.pipeline.sample import Outcome, Sample
 from vlaa_jax.pipeline.split import grpo_record, has_aha, sft_record, split

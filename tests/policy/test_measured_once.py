@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from configs import sft
-from vlaa_jax.data import row_loader
+from vlaa_jax.data.loaders import rows as row_loader
 from vlaa_jax.data.synthetic.dataset import write_dataset
 from vlaa_jax.parallel.mesh import make_mesh
 from vlaa_jax.policy.pretrained import open_pretrained

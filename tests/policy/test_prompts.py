@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vlaa_jax.data.build import BuildSettings, build
-from vlaa_jax.data.loader import Loader
+from vlaa_jax.data.builds.build import BuildSettings, build
+from vlaa_jax.data.loaders.loader import Loader
 from vlaa_jax.data.synthetic.dataset import write_dataset
 from vlaa_jax.parallel.mesh import make_mesh
 from vlaa_jax.policy.pretrained import open_pretrained

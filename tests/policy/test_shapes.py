@@ -4,8 +4,8 @@ import jax
 import numpy as np
 from PIL import Image
 
-from vlaa_jax.data.encode import encode_prompt
-from vlaa_jax.data.planner import ladder
+from vlaa_jax.data.images.planner import ladder
+from vlaa_jax.data.samples.encode import encode_prompt
 from vlaa_jax.parallel.mesh import make_mesh
 from vlaa_jax.policy.pretrained import open_pretrained
 from vlaa_jax.policy.prompts import Collator, Prompt

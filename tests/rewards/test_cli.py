@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlaa_jax.data.records import parse_record
+from vlaa_jax.data.records.parse import parse_record
 from vlaa_jax.rewards import cli
 from vlaa_jax.rewards.cli import FIELDS, read_batches, read_object, read_request, score_lines
 

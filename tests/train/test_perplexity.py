@@ -12,12 +12,12 @@ import transformers
 from rich.console import Console
 
 from configs import perplexity as config
-from vlaa_jax.data.chat import Chat
-from vlaa_jax.data.encode import encode_sft
-from vlaa_jax.data.images import ImageProcessor
-from vlaa_jax.data.loader import FolderImages
-from vlaa_jax.data.records import load_records
+from vlaa_jax.data.images.processor import ImageProcessor
+from vlaa_jax.data.samples.encode import encode_sft
+from vlaa_jax.data.sources.opener import FolderImages
+from vlaa_jax.data.sources.record_file import load_records
 from vlaa_jax.data.synthetic.dataset import write_dataset
+from vlaa_jax.data.text.chat import Chat
 from vlaa_jax.schema import UserError
 from vlaa_jax.settle import settle
 from vlaa_jax.train.perplexity import as_released, run

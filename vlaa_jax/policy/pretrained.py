@@ -13,8 +13,8 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from vlaa_jax.data.chat import Chat
-from vlaa_jax.data.images import ImageProcessor
+from vlaa_jax.data.images.processor import ImageProcessor
+from vlaa_jax.data.text.chat import Chat
 from vlaa_jax.models.qwen_vl import lora, weights
 from vlaa_jax.models.qwen_vl.axes import PARAM_AXES, layout
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig

@@ -9,12 +9,12 @@ import numpy as np
 from jax.sharding import Mesh
 from PIL import Image
 
-from vlaa_jax.data.batches import PromptBatch, collate_prompts
-from vlaa_jax.data.bins import rows_needed
-from vlaa_jax.data.encode import Encoded, encode_prompt
-from vlaa_jax.data.measure import Unfit, measure, over_limit
-from vlaa_jax.data.planner import ladder, vision_shape
-from vlaa_jax.data.positions import Grid
+from vlaa_jax.data.images.bins import rows_needed
+from vlaa_jax.data.images.grid import Grid
+from vlaa_jax.data.images.planner import ladder, vision_shape
+from vlaa_jax.data.rows.batches import PromptBatch, collate_prompts
+from vlaa_jax.data.samples.encode import Encoded, encode_prompt
+from vlaa_jax.data.samples.measure import Unfit, measure, over_limit
 from vlaa_jax.models.qwen_vl.model import PromptInputs
 from vlaa_jax.models.qwen_vl.vision import VisionInputs
 from vlaa_jax.parallel import hosts

@@ -7,11 +7,12 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from vlaa_jax.data.batches import collate_rows
-from vlaa_jax.data.chat import Chat
-from vlaa_jax.data.encode import Encoded, encode_sft
-from vlaa_jax.data.images import ImageProcessor, decode_image
-from vlaa_jax.data.planner import ladder
+from vlaa_jax.data.images.files import decode_image
+from vlaa_jax.data.images.planner import ladder
+from vlaa_jax.data.images.processor import ImageProcessor
+from vlaa_jax.data.rows.batches import collate_rows
+from vlaa_jax.data.samples.encode import Encoded, encode_sft
+from vlaa_jax.data.text.chat import Chat
 from vlaa_jax.foreign import MAX_IMAGE_BYTES, read_bytes
 from vlaa_jax.models.qwen_vl import weights
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig

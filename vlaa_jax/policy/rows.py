@@ -9,12 +9,14 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from vlaa_jax.data.batches import RowBatch, collate_rows
-from vlaa_jax.data.loader import ImageOpener, Loader, Order
-from vlaa_jax.data.measure import Built, Unfit, measure, over_limit
-from vlaa_jax.data.packing import PackBudget, pack
-from vlaa_jax.data.row_loader import Encoder as RowEncoder
-from vlaa_jax.data.row_loader import count_batches, row_budget, row_loader
+from vlaa_jax.data.loaders.loader import Loader
+from vlaa_jax.data.loaders.order import Order
+from vlaa_jax.data.loaders.rows import Encoder as RowEncoder
+from vlaa_jax.data.loaders.rows import count_batches, row_budget, row_loader
+from vlaa_jax.data.rows.batches import RowBatch, collate_rows
+from vlaa_jax.data.rows.packing import PackBudget, pack
+from vlaa_jax.data.samples.measure import Built, Unfit, measure, over_limit
+from vlaa_jax.data.sources.opener import ImageOpener
 from vlaa_jax.models.qwen_vl.model import RowInputs
 from vlaa_jax.models.qwen_vl.vision import VisionInputs
 from vlaa_jax.parallel import hosts

@@ -9,20 +9,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
-from vlaa_jax.data.built import BuiltRecords
-from vlaa_jax.data.golds import GoldProblems, bad_golds
-from vlaa_jax.data.loader import (
-    ImageOpener,
-    Loader,
-    Order,
-    image_sizes,
-    opener,
-    ordered,
-    prompt_loader,
-)
-from vlaa_jax.data.measure import Unfit
+from vlaa_jax.data.judging.golds import GoldProblems, bad_golds
+from vlaa_jax.data.loaders.loader import Loader
+from vlaa_jax.data.loaders.order import Order, ordered
+from vlaa_jax.data.loaders.prompts import prompt_loader
 from vlaa_jax.data.progress import progress
-from vlaa_jax.data.records import RecordFile, Reject, iter_indexed
+from vlaa_jax.data.records.reject import Reject
+from vlaa_jax.data.samples.measure import Unfit
+from vlaa_jax.data.sources.built import BuiltRecords
+from vlaa_jax.data.sources.opener import ImageOpener, image_sizes, opener
+from vlaa_jax.data.sources.record_file import RecordFile, iter_indexed
 from vlaa_jax.parallel import hosts
 from vlaa_jax.policy.pretrained import Pretrained
 from vlaa_jax.policy.prompts import Encoder, Prompt

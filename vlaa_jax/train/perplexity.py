@@ -18,8 +18,8 @@ import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
 
-from vlaa_jax.data.batches import RowBatch
-from vlaa_jax.data.loader import records_digest
+from vlaa_jax.data.loaders.order import records_digest
+from vlaa_jax.data.rows.batches import RowBatch
 from vlaa_jax.data.synthetic.dataset import write_dataset
 from vlaa_jax.foreign import parse_json
 from vlaa_jax.parallel.mesh import data_shards, make_mesh

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from jax.sharding import Mesh
 
-from vlaa_jax.data.batches import RowBatch
-from vlaa_jax.data.loader import Loader
+from vlaa_jax.data.loaders.loader import Loader
+from vlaa_jax.data.rows.batches import RowBatch
 from vlaa_jax.data.synthetic.dataset import write_dataset
 from vlaa_jax.foreign import local_path
 from vlaa_jax.parallel import hosts

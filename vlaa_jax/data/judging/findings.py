@@ -1,0 +1,41 @@
+"""What a check found, gathered by kind: how many of each, and the first by its place."""
+
+import re
+from collections import Counter
+
+from vlaa_jax.data.records.reject import Reject
+
+MAX_KINDS = 200
+_PARTICULAR = re.compile(r"'[^']*'|\"[^\"]*\"|[-+]?\d[\d,.]*")
+_REST = ("", "of further kinds")
+
+
+class Findings:
+    """Counts rejects that differ only in names and numbers as one kind."""
+
+    def __init__(self) -> None:
+        self._first: dict[tuple[str, str], Reject] = {}
+        self._counts: Counter[tuple[str, str]] = Counter()
+
+    def add(self, reject: Reject) -> None:
+        """Count one."""
+        kind = reject.field, _PARTICULAR.sub("#", reject.reason[:300])
+        if kind not in self._first and len(self._first) >= MAX_KINDS:
+            kind = _REST
+        self._first.setdefault(kind, reject)
+        self._counts[kind] += 1
+
+    def __len__(self) -> int:
+        return len(self._first)
+
+    def total(self) -> int:
+        """How many there are of all kinds."""
+        return self._counts.total()
+
+    def lines(self) -> list[str]:
+        """A line for each kind, the most frequent first: its first place, and how many."""
+        found = []
+        for kind, count in self._counts.most_common():
+            more = f" ({count:,} like this)" if count > 1 else ""
+            found.append(f"{self._first[kind]}{more}")
+        return found
