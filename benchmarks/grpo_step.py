@@ -36,7 +36,7 @@ import torch
 import transformers
 
 from vlaa_jax.data.rows.batches import collate_prompts
-from vlaa_jax.data.samples.encode import Encoded
+from vlaa_jax.data.samples.preprocessor import Encoded
 from vlaa_jax.data.text.positions import mrope_positions
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.hf_keys import key_table

@@ -35,7 +35,7 @@ def padding(args: argparse.Namespace, root: Path) -> dict:
     sizes = draw_sizes(args.samples, Chat.from_dir(hf_dir), ImageProcessor.from_dir(hf_dir))
     result: dict = {}
     for rows in (4, 8, 16):
-        budget = fit_budget(sizes[:512], 2048, rows)
+        budget = fit_budget(sizes[:512], PackBudget(2048, rows))
         tokens, patches, per_batch = packed_padding(sizes, budget)
         n = max(1, round(per_batch))
         plain = collated_padding(sizes, n)

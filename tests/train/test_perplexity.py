@@ -12,9 +12,9 @@ import transformers
 from rich.console import Console
 
 from configs import perplexity as config
+from vlaa_jax.data.images.opener import FolderImages
 from vlaa_jax.data.images.processor import ImageProcessor
-from vlaa_jax.data.samples.encode import encode_sft
-from vlaa_jax.data.sources.opener import FolderImages
+from vlaa_jax.data.samples.preprocessor import Preprocessor
 from vlaa_jax.data.sources.record_file import load_records
 from vlaa_jax.data.synthetic.dataset import write_dataset
 from vlaa_jax.data.text.chat import Chat
@@ -68,7 +68,7 @@ def test_equal_to_transformers(data, ranked):
     records = load_records(data[0], kind="sft")
     assert any(not record.images for record in records)
     for record in records:
-        one = encode_sft(record, images(record), chat, processor, system_prompt=prompt)
+        one = Preprocessor(chat, processor, prompt).encode(record, images(record), with_answer=True)
         ids = torch.tensor(one.ids_T).long()[None]
         inputs = {"input_ids": ids, "mm_token_type_ids": (ids == chat.image_token_id).long()}
         if one.grids:

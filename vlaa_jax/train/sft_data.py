@@ -58,10 +58,9 @@ def open_data(settings: SftSettings, pretrained: Pretrained, mesh: Mesh, rundir:
     data = settings.data
 
     def usable(path: Path, images: Path) -> Usable:
-        check = RowCheck(pretrained, data)
-        found, rejects = load_checked(path, images, check, kind="sft")
+        found, rejects = load_checked(path, images, RowCheck(pretrained, data))
         rundir.list_rejects(path, len(found), rejects)
-        return Usable(map(check.measured, found), found.images)
+        return found
 
     def source(records: Usable) -> RowSource:
         return RowSource(records, records.images, pretrained, data, mesh, seed=settings.seed)

@@ -10,12 +10,11 @@ from PIL import Image
 
 from converters.tiny_tokenizer import tiny_config, write_sidecars
 from vlaa_jax.data.builds.build import BuildSettings, build, iter_rejects
-from vlaa_jax.data.images.processor import ImageProcessor
-from vlaa_jax.data.samples.encode import encode_prompt, encode_sft
+from vlaa_jax.data.samples.preprocessor import Preprocessor
 from vlaa_jax.data.sources.built import BuiltRecords
 from vlaa_jax.data.sources.record_file import load_records
+from vlaa_jax.data.sources.table import open_source
 from vlaa_jax.data.synthetic.dataset import write_dataset
-from vlaa_jax.data.text.chat import Chat
 from vlaa_jax.schema import UserError
 
 
@@ -32,33 +31,43 @@ def data(tmp_path_factory):
     return write_dataset(tmp_path_factory.mktemp("data"), n_train=40, n_heldout=5, n_sft=20)
 
 
+def build_from(file, images, out, hf_dir, settings, **options):
+    source = open_source(file, images, kind=settings.kind, box_space=settings.box_space)
+    return build(source, out, hf_dir, settings, **options)
+
+
 SMALL = {"shard_records": 12, "shard_images": 9}
 
 
 @pytest.mark.parametrize("kind", ["grpo", "sft"])
 def test_a_build_holds_the_records_the_image_bytes_and_true_lengths(data, hf_dir, tmp_path, kind):
     file = data.grpo if kind == "grpo" else data.sft
-    manifest = build(file, data.images, tmp_path / "b", hf_dir, BuildSettings(kind, **SMALL))
+    manifest = build(
+        open_source(file, data.images, kind=kind),
+        tmp_path / "b",
+        hf_dir,
+        BuildSettings(kind, **SMALL),
+    )
     originals = load_records(file, kind=kind)
     built = BuiltRecords(tmp_path / "b")
     built.verify()
     assert len(built) == len(originals) == manifest["kept"] and manifest["rejected"] == 0
     assert sum(s["count"] for s in manifest["image_shards"]) == len(originals)
-    chat, processor = Chat.from_dir(hf_dir), ImageProcessor.from_dir(hf_dir)
-    encode = encode_prompt if kind == "grpo" else encode_sft
+    reader, image_tokens, patches = Preprocessor.from_dir(hf_dir), 0, 0
     for original, record in zip(originals, built, strict=True):
-        lengths = record.meta["built"]
-        assert {**vars(record), "meta": 0} == {**vars(original), "meta": 0}
-        assert {k: v for k, v in record.meta.items() if k != "built"} == dict(original.meta)
+        assert record == original and record.place == original.place
         assert built.encoded_images(record) == tuple(
             (data.images / path).read_bytes() for path in original.images
         )
-        encoded = encode(record, built.images(record), chat, processor)
-        assert lengths["tokens"] == encoded.length
-        assert lengths["image_tokens"] == encoded.n_image_tokens
-        assert lengths["patches"] == sum(len(p) for p in encoded.patches)
+        images = built.images(record)
+        encoded = reader.encode(record, images, with_answer=kind == "sft")
+        assert record.lengths == (encoded.length, tuple(image.size for image in images))
+        image_tokens += encoded.n_image_tokens
+        patches += sum(len(p) for p in encoded.patches)
     counts = manifest["sources"].values()
-    assert sum(c["tokens"] for c in counts) == sum(r.meta["built"]["tokens"] for r in built)
+    assert sum(c["tokens"] for c in counts) == sum(r.lengths.tokens for r in built)
+    assert sum(c["image_tokens"] for c in counts) == image_tokens
+    assert sum(c["patches"] for c in counts) == patches
 
 
 @pytest.mark.parametrize(
@@ -106,11 +115,18 @@ def test_an_image_used_twice_is_stored_once(data, hf_dir, tmp_path):
     raw = [*raw, *({**r, "id": f"again-{i}"} for i, r in enumerate(raw))]
     raw.append({**raw[0], "id": "both", "image": [raw[0]["image"], raw[1]["image"]]})
     (tmp_path / "r.json").write_text(json.dumps(raw))
-    build(tmp_path / "r.json", data.images, tmp_path / "b", hf_dir, BuildSettings("grpo"))
+    build(
+        open_source(tmp_path / "r.json", data.images, kind="grpo"),
+        tmp_path / "b",
+        hf_dir,
+        BuildSettings("grpo"),
+    )
     built = BuiltRecords(tmp_path / "b")
     assert len(built) == 13
     assert sum(s["count"] for s in built.manifest["image_shards"]) == 6
-    assert built[-1].meta["built"]["image_numbers"] == [0, 1]
+    assert built.encoded_images(built[-1]) == tuple(
+        (data.images / raw[n]["image"].lstrip("/")).read_bytes() for n in (0, 1)
+    )
     assert len(built.images(built[12])) == 2
 
 
@@ -133,7 +149,11 @@ def test_rejects_are_counted_listed_and_left_out(data, hf_dir, tmp_path):
 
     out = tmp_path / "b"
     manifest = build(
-        tmp_path / "r.json", data.images, out, hf_dir, settings, gold_problems=gold_problems
+        open_source(tmp_path / "r.json", data.images, kind=settings.kind),
+        out,
+        hf_dir,
+        settings,
+        gold_problems=gold_problems,
     )
     assert (manifest["read"], manifest["kept"], manifest["rejected"]) == (14, 8, 6)
     reasons = {r.index: f"{r.field}: {r.reason}" for r in iter_rejects(out)}
@@ -168,11 +188,11 @@ def test_an_interrupted_build_ends_with_the_same_bytes(data, hf_dir, tmp_path, s
 
     args = (data.grpo, data.images)
     with pytest.raises(KeyboardInterrupt):
-        build(*args, tmp_path / "a", hf_dir, settings, gold_problems=interrupted)
+        build_from(*args, tmp_path / "a", hf_dir, settings, gold_problems=interrupted)
     with pytest.raises(UserError, match="no finished build"):
         BuiltRecords(tmp_path / "a")
-    build(*args, tmp_path / "a", hf_dir, settings, gold_problems=whole)
-    build(*args, tmp_path / "b", hf_dir, settings, gold_problems=whole)
+    build_from(*args, tmp_path / "a", hf_dir, settings, gold_problems=whole)
+    build_from(*args, tmp_path / "b", hf_dir, settings, gold_problems=whole)
     names = sorted(p.name for p in (tmp_path / "a").iterdir() if p.suffix != ".partial")
     assert names == sorted(p.name for p in (tmp_path / "b").iterdir())
     assert all(
@@ -182,9 +202,9 @@ def test_an_interrupted_build_ends_with_the_same_bytes(data, hf_dir, tmp_path, s
 
 def test_a_finished_shard_is_not_written_again(data, hf_dir, tmp_path):
     settings = BuildSettings("grpo", **SMALL)
-    build(data.grpo, data.images, tmp_path / "b", hf_dir, settings)
+    build(open_source(data.grpo, data.images, kind=settings.kind), tmp_path / "b", hf_dir, settings)
     times = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "b").glob("*.array_record")}
-    build(data.grpo, data.images, tmp_path / "b", hf_dir, settings)
+    build(open_source(data.grpo, data.images, kind=settings.kind), tmp_path / "b", hf_dir, settings)
     assert times == {p.name: p.stat().st_mtime_ns for p in (tmp_path / "b").glob("*.array_record")}
 
 
@@ -192,7 +212,7 @@ def test_a_finished_shard_is_not_written_again(data, hf_dir, tmp_path):
 @pytest.mark.parametrize("name", ["records-00001", "images-00000"])
 def test_a_damaged_shard_is_written_again(data, hf_dir, tmp_path, name, damage):
     args = (data.grpo, data.images, tmp_path / "b", hf_dir, BuildSettings("grpo", **SMALL))
-    build(*args)
+    build_from(*args)
     before = {p.name: p.read_bytes() for p in (tmp_path / "b").iterdir()}
     shard = tmp_path / f"b/{name}.array_record"
     if damage == "delete":
@@ -201,7 +221,7 @@ def test_a_damaged_shard_is_written_again(data, hf_dir, tmp_path, name, damage):
         shard.write_bytes(shard.read_bytes()[:-7])
     with pytest.raises(UserError, match="run the build again"):
         BuiltRecords(tmp_path / "b")
-    build(*args)
+    build_from(*args)
     BuiltRecords(tmp_path / "b").verify()
     assert before == {p.name: p.read_bytes() for p in (tmp_path / "b").iterdir()}
 
@@ -215,14 +235,14 @@ def test_images_that_come_later_are_taken_in(data, hf_dir, tmp_path):
     late[0].unlink()
     late[1].write_bytes(b"")
     args = (tmp_path / "b", hf_dir, BuildSettings("grpo", **SMALL))
-    assert build(data.grpo, images, *args)["rejected"] == 2
+    assert build_from(data.grpo, images, *args)["rejected"] == 2
     times = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "b").glob("images*.array_record")}
     for path, content in zip(late, kept, strict=True):
         path.write_bytes(content)
-    assert build(data.grpo, images, *args)["rejected"] == 0
+    assert build_from(data.grpo, images, *args)["rejected"] == 0
     redone = {n for n, t in times.items() if (tmp_path / "b" / n).stat().st_mtime_ns != t}
     assert redone == {"images-00000.array_record", "images-00002.array_record"}
-    build(data.grpo, images, tmp_path / "new", *args[1:])
+    build_from(data.grpo, images, tmp_path / "new", *args[1:])
     for path in (tmp_path / "new").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
 
@@ -234,14 +254,14 @@ def test_a_build_that_is_being_changed_is_no_finished_build(data, hf_dir, tmp_pa
     content = missing.read_bytes()
     missing.unlink()
     args = (data.grpo, images, tmp_path / "b", hf_dir, BuildSettings("grpo", **SMALL))
-    build(*args, gold_problems=lambda requests: [None] * len(requests))
+    build_from(*args, gold_problems=lambda requests: [None] * len(requests))
     missing.write_bytes(content)
 
     def interrupted(requests):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build(*args, gold_problems=interrupted)
+        build_from(*args, gold_problems=interrupted)
     with pytest.raises(UserError, match="no finished build"):
         BuiltRecords(tmp_path / "b")
 
@@ -257,7 +277,12 @@ def test_an_over_long_sample_names_its_longest_part(
     raw |= {"image": [raw["image"]] * image, "question": "q " * question, "answer": "a " * answer}
     (tmp_path / "r.json").write_text(json.dumps([raw]))
     settings = BuildSettings("sft", max_tokens=limit)
-    build(tmp_path / "r.json", data.images, tmp_path / "b", hf_dir, settings)
+    build(
+        open_source(tmp_path / "r.json", data.images, kind=settings.kind),
+        tmp_path / "b",
+        hf_dir,
+        settings,
+    )
     assert [r.field for r in iter_rejects(tmp_path / "b")] == [field]
 
 
@@ -266,11 +291,11 @@ def test_special_tokens_name_their_field(data, hf_dir, tmp_path):
     bad = [{**raw, "id": field, field: "see <|image_pad|>"} for field in ("question", "answer")]
     (tmp_path / "r.json").write_text(json.dumps(bad))
     args = (tmp_path / "r.json", data.images)
-    build(*args, tmp_path / "b", hf_dir, BuildSettings("sft"))
+    build_from(*args, tmp_path / "b", hf_dir, BuildSettings("sft"))
     assert [r.field for r in iter_rejects(tmp_path / "b")] == ["question", "answer"]
     settings = BuildSettings("sft", system_prompt="<|im_end|>")
     with pytest.raises(UserError, match="system prompt contains the special token"):
-        build(*args, tmp_path / "c", hf_dir, settings)
+        build_from(*args, tmp_path / "c", hf_dir, settings)
 
 
 def test_boxes_get_the_space_of_their_source(data, hf_dir, tmp_path):
@@ -282,23 +307,33 @@ def test_boxes_get_the_space_of_their_source(data, hf_dir, tmp_path):
     settings = BuildSettings("grpo", box_space={"VG": "normalized_square"})
     args = (tmp_path / "r.json", data.images, tmp_path / "b", hf_dir)
     for _ in range(2):  # the second run knows the build as its own
-        build(*args, settings)
+        build_from(*args, settings)
     spaces = {(r.source, r.box_space) for r in BuiltRecords(tmp_path / "b")}
     assert spaces == {("coco", "normalized"), ("vg", "normalized_square")}
     with pytest.raises(UserError, match="build of other records, settings"):
-        build(*args, BuildSettings("grpo"))
+        build_from(*args, BuildSettings("grpo"))
 
 
 def test_folders_that_cannot_be_used_are_refused(data, hf_dir, tmp_path):
     out = tmp_path / "b"
-    build(data.grpo, data.images, out, hf_dir, BuildSettings("grpo"))
+    build(open_source(data.grpo, data.images, kind="grpo"), out, hf_dir, BuildSettings("grpo"))
     words = r"other records, settings or checkpoint \(settings\.max_tokens was \d+, is 64\)"
     with pytest.raises(UserError, match=words):
-        build(data.grpo, data.images, out, hf_dir, BuildSettings("grpo", max_tokens=64))
+        build(
+            open_source(data.grpo, data.images, kind="grpo"),
+            out,
+            hf_dir,
+            BuildSettings("grpo", max_tokens=64),
+        )
     (tmp_path / "full").mkdir()
     (tmp_path / "full/x").write_text("")
     with pytest.raises(UserError, match="is not empty"):
-        build(data.grpo, data.images, tmp_path / "full", hf_dir, BuildSettings("grpo"))
+        build(
+            open_source(data.grpo, data.images, kind="grpo"),
+            tmp_path / "full",
+            hf_dir,
+            BuildSettings("grpo"),
+        )
     with pytest.raises(UserError, match="kind must be"):
         BuildSettings("rl")
     shard = out / "records-00000.array_record"
@@ -312,13 +347,22 @@ def test_folders_that_cannot_be_used_are_refused(data, hf_dir, tmp_path):
 
 def test_pixel_limits_decide_the_lengths(data, hf_dir, tmp_path):
     big, small = tmp_path / "big", tmp_path / "small"
-    build(data.grpo, data.images, big, hf_dir, BuildSettings("grpo", max_pixels=168 * 168))
-    build(data.grpo, data.images, small, hf_dir, BuildSettings("grpo", max_pixels=56 * 56))
+    build(
+        open_source(data.grpo, data.images, kind="grpo"),
+        big,
+        hf_dir,
+        BuildSettings("grpo", max_pixels=168 * 168),
+    )
+    build(
+        open_source(data.grpo, data.images, kind="grpo"),
+        small,
+        hf_dir,
+        BuildSettings("grpo", max_pixels=56 * 56),
+    )
     pairs = list(zip(BuiltRecords(big), BuiltRecords(small), strict=True))
-    assert all(b.meta["built"]["image_tokens"] <= 4 for _, b in pairs)
-    assert all(a.meta["built"]["tokens"] > b.meta["built"]["tokens"] for a, b in pairs)
+    assert all(a.lengths.tokens > b.lengths.tokens for a, b in pairs)
     with Image.open(io.BytesIO(BuiltRecords(big).encoded_images(pairs[0][0])[0])) as image:
-        assert list(image.size) == pairs[0][0].meta["built"]["image_sizes"][0]
+        assert image.size == pairs[0][0].lengths.image_sizes[0]
 
 
 def test_records_of_text_alone_are_built(hf_dir, tmp_path):
@@ -327,7 +371,9 @@ def test_records_of_text_alone_are_built(hf_dir, tmp_path):
         {"id": str(i), "question": f"what is {i} + 1?", "answer": str(i + 1)} for i in range(3)
     ]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    manifest = build(file, tmp_path, tmp_path / "b", hf_dir, BuildSettings("sft"))
+    manifest = build(
+        open_source(file, tmp_path, kind="sft"), tmp_path / "b", hf_dir, BuildSettings("sft")
+    )
     assert manifest["kept"] == 3
     built = BuiltRecords(tmp_path / "b")
     built.verify()

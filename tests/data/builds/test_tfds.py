@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import tensorflow_datasets as tfds
@@ -14,6 +15,7 @@ from vlaa_jax.data.images.processor import ImageProcessor
 from vlaa_jax.data.loaders.order import Order
 from vlaa_jax.data.loaders.prompts import prompt_loader
 from vlaa_jax.data.sources.record_file import load_records
+from vlaa_jax.data.sources.table import open_source
 from vlaa_jax.data.sources.tfds_set import TfdsRecords
 from vlaa_jax.data.synthetic.dataset import write_dataset
 from vlaa_jax.rewards.mixed import MixedReward
@@ -38,22 +40,22 @@ def test_records_and_image_bytes_come_back(paths, tmp_path, config):
     splits = {"grpo": {"train": paths.grpo, "heldout": paths.heldout}, "sft": {"train": paths.sft}}
     assert set(builder.info.splits) == set(splits[config])
     for split, file in splits[config].items():
-        source = tfds.data_source(f"vlaa_thinking/{config}", data_dir=tmp_path, split=split)
-        found, originals = TfdsRecords(source), load_records(file, kind=config)
+        folder = tmp_path / "vlaa_thinking" / config / ("" if split == "train" else split)
+        found, originals = open_source(folder), load_records(file, kind=config)
+        assert type(found) is TfdsRecords and found.kind == config
         assert len(found) == len(originals)
         for record, original in zip(found, originals, strict=True):
-            meta = dict(record.meta)
             files = [(paths.images / path).read_bytes() for path in original.images]
-            assert list(meta.pop("encoded")) == files
-            assert meta == dict(original.meta)
-            expected = {**vars(original), "meta": 0, "caption": original.caption or None}
-            assert {**vars(record), "meta": 0} == expected
+            assert list(found.encoded_images(record)) == files
+            assert record == replace(original, caption=original.caption or None)
+    with pytest.raises(UserError, match="has no split 'nosuch'; there are"):
+        open_source(builder.data_path / "nosuch")
+    with pytest.raises(UserError, match=f"is a TFDS data set of kind '{config}'"):
+        open_source(builder.data_path, kind="sft" if config == "grpo" else "grpo")
 
 
 def test_grain_reads_it(paths, tmp_path):
-    prepare("grpo", paths.root, tmp_path)
-    source = tfds.data_source("vlaa_thinking/grpo", data_dir=tmp_path, split="train")
-    records = TfdsRecords(source)
+    records = TfdsRecords(prepare("grpo", paths.root, tmp_path).data_path)
     options = {"batch_size": 4, "order": Order(seed=1)}
     loader = prompt_loader(records, records.images, **options)
     plain = prompt_loader(load_records(paths.grpo), paths.images, **options)
@@ -154,7 +156,7 @@ def test_a_registered_builder_judges_golds_and_lengths(paths, hf_dir, tmp_path):
             tfds.builder("vlaa_thinking/grpo", data_dir=tmp_path / "data", **other)
     tfds.builder("vlaa_thinking/grpo", **{**options, "box_space": {"VG": "normalized_square"}})
     again = tfds.builder("vlaa_thinking/grpo", data_dir=tmp_path / "data")
-    assert len(TfdsRecords(again.as_data_source(split="train"))) == 20
+    assert len(TfdsRecords(again.data_path)) == 20
 
 
 def test_a_set_that_was_prepared_bare_is_not_served_as_a_judged_one(paths, hf_dir, tmp_path):
@@ -200,7 +202,7 @@ def test_tensorflow_is_never_imported(paths, tmp_path):
 import sys
 import tensorflow_datasets as tfds
 from converters.tiny_tokenizer import tiny_config, write_sidecars
-from vlaa_jax.data.tfds_builder import VlaaThinking
+from vlaa_jax.data.builds.tfds_builder import VlaaThinking
 builder = VlaaThinking(config="grpo", data_dir={str(tmp_path)!r})
 builder.download_and_prepare(
     download_config=tfds.download.DownloadConfig(manual_dir={str(paths.root)!r}))

@@ -11,7 +11,7 @@ from vlaa_jax.data.commands.cli import kind_of, run
 from vlaa_jax.data.images.files import image_size
 from vlaa_jax.data.images.processor import ImageProcessor
 from vlaa_jax.data.sources.built import BuiltRecords
-from vlaa_jax.data.sources.record_file import load_records
+from vlaa_jax.data.sources.record_file import RecordFile, load_records
 from vlaa_jax.data.synthetic.dataset import write_dataset
 
 
@@ -138,7 +138,7 @@ def test_the_module_refuses_golds_that_no_parser_reads(paths, hf_dir, tmp_path):
 
 
 def test_kind_is_told_by_the_first_usable_record(paths):
-    assert kind_of(paths.grpo) == "grpo" and kind_of(paths.sft) == "sft"
+    assert kind_of(RecordFile(paths.grpo)) == "grpo" and kind_of(RecordFile(paths.sft)) == "sft"
 
 
 def test_the_module_runs_and_knows_the_verifiers(paths):

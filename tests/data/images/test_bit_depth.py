@@ -12,7 +12,9 @@ from vlaa_jax.data.images.bit_depth import SCALED_FROM, to_8_bits
 from vlaa_jax.data.images.files import decode_image, open_image
 from vlaa_jax.data.images.inspect import inspect_image
 from vlaa_jax.data.images.processor import to_rgb
-from vlaa_jax.data.judging.check import check_file
+from vlaa_jax.data.judging.check import check
+from vlaa_jax.data.judging.judge import Judge
+from vlaa_jax.data.sources.table import open_source
 from vlaa_jax.schema import UserError
 
 RAMP = np.linspace(0, 1, 64 * 48).reshape(48, 64)
@@ -95,7 +97,7 @@ def test_check_counts_modes_and_says_what_is_done(tmp_path, capsys):
     raw[-1]["id"] = "again"
     (tmp_path / "r.json").write_text(json.dumps(raw))
     assert inspect_image(tmp_path, "0.img").mode == "I;16"
-    report = check_file(tmp_path / "r.json", tmp_path, kind="grpo")
+    report = check(open_source(tmp_path / "r.json", tmp_path, kind="grpo"), Judge(kind="grpo"))
     assert report.clean and report.modes["RGB"] == 1 and report.modes["F"] == 5
     assert run(["check", str(tmp_path / "r.json"), f"--images={tmp_path}", "--quiet"]) == 0
     said = capsys.readouterr().out

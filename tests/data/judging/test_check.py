@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vlaa_jax.data.images.inspect import inspect_image
-from vlaa_jax.data.judging.check import PUBLISHED, UNREADABLE, check_file
+from vlaa_jax.data.judging.check import PUBLISHED, UNREADABLE, check
+from vlaa_jax.data.judging.judge import Judge
 from vlaa_jax.data.sources.record_file import load_records
+from vlaa_jax.data.sources.table import open_source
 from vlaa_jax.data.synthetic.dataset import write_dataset
 from vlaa_jax.schema import UserError
 
@@ -123,11 +125,9 @@ def test_table_counts_every_problem_by_source(hostile, tmp_path):
         sizes.update({request.id: request.image_size for request in requests})
         return [None if r.gt.isdigit() else f"{r.gt!r} is no digit" for r in requests]
 
-    report = check_file(
-        tmp_path / "r.json",
-        hostile,
-        kind="grpo",
-        gold_problems=gold_problems,
+    report = check(
+        open_source(tmp_path / "r.json", hostile, kind="grpo"),
+        Judge(gold_problems, kind="grpo"),
         on_reject=listed.append,
     )
     a, b, unread = report.rows["a"], report.rows["b"], report.rows[UNREADABLE]
@@ -136,7 +136,7 @@ def test_table_counts_every_problem_by_source(hostile, tmp_path):
     assert (b.images, b.found, b.missing, b.corrupt) == (1, 0, 1, 0)
     assert sizes["0"] == (40, 30) and sizes["2"] is None  # of images that could be read
     assert unread.refused == 2 and not report.clean
-    assert listed == report.rejects and report.problems == len(listed) == 8
+    assert report.problems == len(listed) == 8
     assert all(r.index >= 0 and r.reason for r in listed)
     table = report.table()
     assert "published" in table and "6,499" not in table  # these are no sources of VLAA
@@ -145,11 +145,11 @@ def test_table_counts_every_problem_by_source(hostile, tmp_path):
 
 def test_embedded_data_is_clean_and_a_missing_root_is_said(tmp_path):
     paths = write_dataset(tmp_path, n_train=20, n_heldout=5, n_sft=10)
-    assert check_file(paths.grpo, paths.images, kind="grpo").clean
-    report = check_file(paths.sft, paths.images, kind="sft", decode=False)
+    assert check(open_source(paths.grpo, paths.images, kind="grpo"), Judge(kind="grpo")).clean
+    report = check(open_source(paths.sft, paths.images, kind="sft"), Judge(kind="sft"), whole=False)
     assert report.clean and sum(row.records for row in report.rows.values()) == 10
     with pytest.raises(UserError, match="no such image folder"):
-        check_file(paths.grpo, tmp_path / "nowhere")
+        check(open_source(paths.grpo, tmp_path / "nowhere"), Judge())
     record = replace(load_records(paths.grpo)[0], gt="x")
     assert record.gt == "x"
 

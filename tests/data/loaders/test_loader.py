@@ -11,8 +11,6 @@ import pytest
 
 from vlaa_jax.data.loaders.order import Order, ordered, records_digest
 from vlaa_jax.data.loaders.prompts import prompt_loader
-from vlaa_jax.data.samples.measure import Built
-from vlaa_jax.data.sources.opener import FolderImages, image_sizes
 from vlaa_jax.data.sources.record_file import load_records
 from vlaa_jax.data.synthetic.dataset import write_dataset
 from vlaa_jax.schema import Record, UserError
@@ -162,7 +160,7 @@ def test_the_digest_tells_other_records_and_another_order(change):
     records = fake(6, ("a", "b"))
     digest = records_digest(records)
     assert len(digest) == 64 and digest == records_digest(fake(6, ("a", "b")))
-    assert digest == records_digest([replace(r, meta={"built": 1}) for r in records])
+    assert digest == records_digest([replace(r, meta={"x": 1}, lengths=(1, ())) for r in records])
     others = [*records[:3], replace(records[3], **change), *records[4:]]
     for different in (others, records[:5], records[::-1]):
         assert records_digest(different) != digest
@@ -193,16 +191,3 @@ def test_close_leaves_no_thread(data):
         next(loader)
         loader.close()
     assert threading.active_count() <= before
-
-
-def test_sizes_come_from_the_build_or_from_the_headers(data):
-    records, root = data
-    folder = FolderImages(str(root))
-    sizes = [image.size for image in folder(records[0])]
-    assert image_sizes(folder, records[0]) == sizes
-    assert image_sizes(lambda record: folder(record), records[0]) == sizes
-    known = {"image_sizes": [[3, 4]]}
-    built = replace(records[0], meta={"built": Built(known)})
-    assert image_sizes(folder, built) == [(3, 4)]
-    claimed = replace(records[0], meta={"built": known})  # a record file may say what it likes
-    assert image_sizes(folder, claimed) == sizes

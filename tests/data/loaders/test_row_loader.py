@@ -11,15 +11,16 @@ from PIL import Image
 
 from converters.tiny_tokenizer import tiny_config, write_sidecars
 from vlaa_jax.data.builds.build import BuildSettings, build
+from vlaa_jax.data.images.opener import FolderImages
 from vlaa_jax.data.images.processor import ImageProcessor
 from vlaa_jax.data.loaders.order import Order
-from vlaa_jax.data.loaders.rows import row_budget, row_loader
+from vlaa_jax.data.loaders.rows import Samples, row_budget, row_loader
 from vlaa_jax.data.rows.batches import collate_rows
 from vlaa_jax.data.rows.packing import PackBudget
-from vlaa_jax.data.samples.encode import encode_sft
+from vlaa_jax.data.samples.preprocessor import Preprocessor
 from vlaa_jax.data.sources.built import BuiltRecords
-from vlaa_jax.data.sources.opener import FolderImages
 from vlaa_jax.data.sources.record_file import load_records
+from vlaa_jax.data.sources.table import open_source
 from vlaa_jax.data.synthetic.dataset import write_dataset
 from vlaa_jax.data.text.chat import Chat
 from vlaa_jax.schema import UserError
@@ -42,7 +43,8 @@ def make(world, records=None, **options):
     all_records, paths, chat, processor, _ = world
     options = {"budget": BUDGET, **options}
     images = options.pop("images", paths.images)
-    return row_loader(records or all_records, images, chat=chat, processor=processor, **options)
+    samples = Samples(records or all_records, images, Preprocessor(chat, processor))
+    return row_loader(samples, **options)
 
 
 def samples_of(batch):
@@ -64,7 +66,9 @@ def equal(a, b):
 def test_an_epoch_holds_every_sample_whole_and_once(world):
     records, paths, chat, processor, _ = world
     images = FolderImages(str(paths.images))
-    encoded = [encode_sft(r, images(r), chat, processor) for r in records]
+    encoded = [
+        Preprocessor(chat, processor).encode(r, images(r), with_answer=True) for r in records
+    ]
     with make(world, order=Order(epochs=1)) as loader:
         batches = list(loader)
     expected = Counter(tuple(e.ids_T) for e in encoded)
@@ -85,7 +89,7 @@ def test_a_batch_is_what_plain_encoding_and_collation_give(world):
     images = FolderImages(str(paths.images))
     by_ids = {}
     for record in records:
-        encoded = encode_sft(record, images(record), chat, processor)
+        encoded = Preprocessor(chat, processor).encode(record, images(record), with_answer=True)
         by_ids[tuple(encoded.ids_T)] = encoded
     with make(world) as loader:
         batch = next(loader)
@@ -116,16 +120,16 @@ def test_restored_state_gives_bitwise_the_same_batches(world, order):
     whole = [consumed(batches[:i]) >= len(world[0]) for i in range(len(batches))]
     boundary = whole.index(True) if True in whole else len(batches)
     for at in (0, 3, boundary - 1, min(boundary, len(batches) - 1)):
-        with make(world, order=order, threads=0, ahead=0) as other:
+        with make(world, order=order, threads=0) as other:
             other.set_state(states[at])
             again = [next(other) for _ in range(min(3, len(batches) - at))]
         assert all(equal(a, b) for a, b in zip(again, batches[at:], strict=False))
 
 
-def test_output_does_not_depend_on_threads_or_read_ahead(world):
+def test_output_does_not_depend_on_threads(world):
     runs = []
-    for threads, ahead in ((0, 0), (1, 1), (3, 2)):
-        with make(world, threads=threads, ahead=ahead) as loader:
+    for threads in (0, 1, 3):
+        with make(world, threads=threads) as loader:
             runs.append([next(loader) for _ in range(4)])
     for run in runs[1:]:
         assert all(equal(a, b) for a, b in zip(run, runs[0], strict=True))
@@ -140,7 +144,10 @@ def test_hosts_partition_the_epoch(world, hosts):
         order = Order(epochs=1, host_index=host, host_count=hosts)
         with make(world, order=order) as loader:
             found.update(s for b in loader for s in samples_of(b))
-    assert found == Counter(tuple(encode_sft(r, images(r), chat, processor).ids_T) for r in records)
+    assert found == Counter(
+        tuple(Preprocessor(chat, processor).encode(r, images(r), with_answer=True).ids_T)
+        for r in records
+    )
 
 
 def test_hosts_lay_out_the_shards_of_one_batch_and_share_its_state(world):
@@ -161,12 +168,14 @@ def test_hosts_lay_out_the_shards_of_one_batch_and_share_its_state(world):
 
 def test_a_build_gives_the_batches_of_its_records(world, tmp_path):
     _, paths, chat, processor, hf = world
-    build(paths.sft, paths.images, tmp_path / "b", hf, BuildSettings("sft"))
+    build(
+        open_source(paths.sft, paths.images, kind="sft"), tmp_path / "b", hf, BuildSettings("sft")
+    )
     built = BuiltRecords(tmp_path / "b")
     with make(world) as plain, make(world, records=built, images=built.images) as from_build:
         assert all(equal(next(plain), next(from_build)) for _ in range(3))
     small = replace(processor, max_pixels=56 * 56)
-    loader = row_loader(built, built.images, chat=chat, processor=small, budget=BUDGET)
+    loader = row_loader(Samples(built, built.images, Preprocessor(chat, small)), BUDGET)
     with loader, pytest.raises(UserError, match="build again"):
         next(loader)
 
@@ -188,13 +197,13 @@ def test_images_stay_in_the_shard_of_their_row(world):
 
 def test_budget_fits_and_what_can_never_fit_is_named(world):
     records, paths, chat, processor, _ = world
-    common = {"chat": chat, "processor": processor, "tokens_per_row": 384, "rows_per_shard": 2}
-    budget = row_budget(records, paths.images, **common)
+    samples = Samples(records, paths.images, Preprocessor(chat, processor))
+    budget = row_budget(samples, PackBudget(384, 2))
     with make(world, budget=budget) as loader:
         batch = next(loader)
     assert batch.ids_BT.shape == (2, 384) and batch.padding_frac < 0.15
     with pytest.raises(UserError, match="over tokens_per_row 64"):
-        row_budget(records, paths.images, **{**common, "tokens_per_row": 64})
+        row_budget(samples, PackBudget(64, 2))
     loader = make(world, budget=replace(BUDGET, tokens_per_row=64), order=Order(shuffle=False))
     with loader, pytest.raises(UserError, match=r"record '.*': \d+ tokens are over tokens_per_row"):
         list(zip(range(9), loader, strict=False))
@@ -211,27 +220,32 @@ def test_a_large_image_behind_the_sample_is_known_to_the_budget(world, tmp_path,
     (tmp_path / "r.json").write_text(json.dumps(raw))
     records, images = load_records(tmp_path / "r.json", kind="sft"), paths.images
     if kind == "build":
-        build(tmp_path / "r.json", paths.images, tmp_path / "b", hf, BuildSettings("sft"))
+        build(
+            open_source(tmp_path / "r.json", paths.images, kind="sft"),
+            tmp_path / "b",
+            hf,
+            BuildSettings("sft"),
+        )
         records = BuiltRecords(tmp_path / "b")
         images = records.images
     order = Order(shuffle=False, epochs=1)
-    common = {"chat": chat, "processor": processor, "order": order}
-    shape = {"rows_per_shard": 2, "sample": 16}
-    budget = row_budget(records, images, **common, **shape, tokens_per_row=384)
-    with row_loader(records, images, **common, budget=budget) as loader:
+    samples = Samples(records, images, Preprocessor(chat, processor))
+    budget = row_budget(samples, PackBudget(384, 2), order=order, sample=16)
+    with row_loader(samples, budget, order=order) as loader:
         assert consumed(list(loader)) == len(raw)
     many = {**raw[0], "id": "long", "question": "very " * 400}
     (tmp_path / "r.json").write_text(json.dumps([*raw, many]))
     with pytest.raises(UserError, match=r"record 'long': .* over tokens_per_row 384"):
         records = load_records(tmp_path / "r.json", kind="sft")
-        row_budget(records, paths.images, **common, **shape, tokens_per_row=384)
+        samples = Samples(records, paths.images, Preprocessor(chat, processor))
+        row_budget(samples, PackBudget(384, 2), order=order, sample=16)
 
 
-def test_transfer_sees_every_batch_and_close_leaves_no_thread(world):
+def test_close_leaves_no_thread(world):
     before = threading.active_count()
     for _ in range(3):
-        with make(world, threads=3, transfer=lambda batch: batch.ids_BT.shape) as loader:
-            assert next(loader) == (2, 256)
+        with make(world, threads=3) as loader:
+            assert next(loader).ids_BT.shape == (2, 256)
     assert threading.active_count() <= before
 
 

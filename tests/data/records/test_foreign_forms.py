@@ -4,36 +4,26 @@ import gzip
 import json
 import pickle
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from vlaa_jax.data.commands.cli import run
-from vlaa_jax.data.judging.check import check_file
+from vlaa_jax.data.judging.check import check
 from vlaa_jax.data.judging.findings import MAX_KINDS, Findings
+from vlaa_jax.data.judging.judge import Judge
 from vlaa_jax.data.records.foreign_forms import remarks
 from vlaa_jax.data.records.reject import Reject
-from vlaa_jax.data.sources.record_file import RecordFile, load_records
+from vlaa_jax.data.sources.record_file import RecordFile
+from vlaa_jax.data.sources.table import open_source
 from vlaa_jax.schema import Record, UserError
 
-LLAVA = {
-    "id": 7,
-    "image": "a.png",
-    "conversations": [
-        {"from": "human", "value": "<image>\nHow many?"},
-        {"from": "gpt", "value": "Two."},
-    ],
-}
 OTHERS = {
-    "LLaVA": (LLAVA, "LLaVA or ShareGPT conversations: .*conversations\\[0\\]\\['value'\\]"),
-    "messages": ({"messages": [{"role": "user", "content": "<image>?"}]}, "chat messages"),
     "viewer": ({"row_idx": 0, "row": {"question": "q"}}, "the record is in 'row'"),
     "R1-V": ({"image": "a.png", "problem": "?", "solution": "<answer> 3 </answer>"}, "R1-V"),
-    "query": ({"image": "a.png", "query": "?", "label": 3}, "in 'query'"),
-    "capitals": ({"Image": "a.png", "Prompt": "?"}, "in 'prompt'"),
+    "query": ({"image": "a.png", "query": "?", "label": 3}, "question=query"),
+    "capitals": ({"Image": "a.png", "Prompt": "?"}, "question=Prompt"),
+    "among records": ({"image": "a.png", "question": None, "messages": []}, "a conversation"),
 }
 
 
@@ -106,7 +96,7 @@ def test_check_counts_remarks_and_names_the_first(images, capsys):
     lines.append({**base, "id": "blank", "question": " <image>\n"})
     file = images / "r.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    report = check_file(file, images, kind="grpo")
+    report = check(open_source(file, images, kind="grpo"), Judge(kind="grpo"))
     assert report.problems == 1 and report.remarks.total() == 7
     assert run(["check", str(file), f"--images={images}", "--quiet"]) == 1
     said = capsys.readouterr().out
@@ -145,37 +135,3 @@ def test_kinds_are_bounded():
         name = "".join(chr(97 + int(d)) for d in str(number))
         findings.add(Reject("f", number, None, "", "gt", f"odd {name}"))
     assert len(findings) <= MAX_KINDS + 1 and findings.total() == 5000
-
-
-def code_blocks(heading):
-    text = Path(__file__).parents[3].joinpath("docs/data.md").read_text(encoding="utf-8")
-    return re.findall(r"```python\n(.*?)```", text.split(heading)[1].split("\nA held-out")[0], re.S)
-
-
-def run_block(code, folder):
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
-def test_the_conversion_in_the_docs_makes_records_that_pass(images):
-    conversations, _ = code_blocks("### Records of other forms")
-    text_alone = {key: value for key, value in LLAVA.items() if key != "image"}
-    (images / "llava.json").write_text(json.dumps([LLAVA, text_alone]))
-    run_block(conversations, images)
-    (record,) = load_records(images / "mine.jsonl", kind="sft")
-    assert (record.id, record.question, record.images) == ("7", "How many?", ("a.png",))
-    report = check_file(images / "mine.jsonl", images, kind="sft")
-    assert report.clean and not report.remarks
-
-
-def test_the_conversion_of_parquet_in_the_docs_makes_records_that_pass(images):
-    parquet = pytest.importorskip("pyarrow.parquet")
-    import pyarrow
-
-    _, code = code_blocks("### Records of other forms")
-    picture = {"bytes": (images / "a.png").read_bytes(), "path": None}
-    rows = [{"id": i, "image": picture, "question": "How many?", "answer": i} for i in range(3)]
-    parquet.write_table(pyarrow.Table.from_pylist(rows), images / "train.parquet")
-    run_block(code, images)
-    report = check_file(images / "mine.jsonl", images / "images", kind="grpo")
-    assert report.clean and report.rows["mine"].records == 3

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from vlaa_jax.data.records import json_index
 from vlaa_jax.data.records.literals import parse_literal
-from vlaa_jax.data.records.parse import parse_record
+from vlaa_jax.data.records.parse import Parser
 from vlaa_jax.data.records.reject import Refusal, Reject
 from vlaa_jax.data.sources.record_file import RecordFile, iter_records, load_records
 from vlaa_jax.schema import Record, UserError
@@ -47,28 +47,26 @@ def test_both_forms_give_the_same_records(tmp_path, form):
 
 
 def test_irregularities_of_the_released_files():
-    record = parse_record(GRPO, fallback_id="f", kind="grpo")
+    record = Parser("grpo")(GRPO, "f")
     assert record.gt == "3" and record.source == "clevr_math"
     assert record.meta["ds_answer"] == "<think> it's 3 </think> 3"
     assert np.isnan(record.meta["ppl"]) and record.meta["url"] is None
 
-    slash = parse_record({**GRPO, "image": "/allava_laion//images/./1.jpg"}, fallback_id="f")
+    slash = Parser()({**GRPO, "image": "/allava_laion//images/./1.jpg"}, "f")
     assert slash.images == ("allava_laion/images/1.jpg",) and slash.source == "allava_laion"
 
     v1 = {"image": "a/b.png", "question": "q", "ds_answer": "t"}
-    record = parse_record(v1, fallback_id="file-000007")
+    record = Parser()(v1, "file-000007")
     assert record.id == "file-000007" and record.gt is None and record.meta == {"ds_answer": "t"}
 
-    several = parse_record({**GRPO, "image": ["/a/1.png", "a/2.png"]}, fallback_id="f")
+    several = Parser()({**GRPO, "image": ["/a/1.png", "a/2.png"]}, "f")
     assert several.images == ("a/1.png", "a/2.png")
     for nothing in ({"image": None}, {"image": []}, {"image": "[]"}, {"images": [], "image": None}):
-        text_alone = parse_record({**GRPO, **nothing}, fallback_id="f")
+        text_alone = Parser()({**GRPO, **nothing}, "f")
         assert (text_alone.images, text_alone.source) == ((), "")
-    as_text = parse_record({**GRPO, "image": "['a/1.png', 'a/2.png']"}, fallback_id="f")
+    as_text = Parser()({**GRPO, "image": "['a/1.png', 'a/2.png']"}, "f")
     assert as_text.images == several.images
-    assert parse_record({**GRPO, "gt": [0.1, 0.2, 0.3, 0.4]}, fallback_id="f").gt == (
-        "[0.1, 0.2, 0.3, 0.4]"
-    )
+    assert Parser()({**GRPO, "gt": [0.1, 0.2, 0.3, 0.4]}, "f").gt == ("[0.1, 0.2, 0.3, 0.4]")
 
 
 @pytest.mark.parametrize(
@@ -85,7 +83,7 @@ def test_irregularities_of_the_released_files():
     ],
 )
 def test_the_marked_answer_of_a_worked_solution_is_the_gold(kind, gold, answer):
-    record = parse_record({**GRPO, "verifier_type": kind, "gt": gold}, fallback_id="x")
+    record = Parser()({**GRPO, "verifier_type": kind, "gt": gold}, "x")
     assert record.gt == (gold if answer is None else answer)
     assert record.meta.get("gt_solution") == (None if answer is None else gold)
 
@@ -156,15 +154,15 @@ def nested(depth):
 )
 def test_refusals_name_field_and_reason(change, field, reason):
     with pytest.raises(Refusal) as refusal:
-        parse_record({**GRPO, **change}, fallback_id="f", kind="grpo")
+        Parser("grpo")({**GRPO, **change}, "f")
     assert refusal.value.field == field and reason in refusal.value.reason
 
 
 def test_sft_needs_an_answer_but_no_gold():
     raw = {"image": "a/b.png", "question": "q", "answer": "<think> t </think> <answer> a </answer>"}
-    assert parse_record(raw, fallback_id="f", kind="sft").gt is None
+    assert Parser("sft")(raw, "f").gt is None
     with pytest.raises(Refusal, match="missing"):
-        parse_record({**raw, "answer": None}, fallback_id="f", kind="sft")
+        Parser("sft")({**raw, "answer": None}, "f")
 
 
 def test_strict_error_names_file_line_field_and_reason(tmp_path):
@@ -396,14 +394,14 @@ def test_an_index_takes_few_bytes_for_an_element(tmp_path, content):
 )
 def test_images_that_are_no_paths_below_the_root_are_refused_with_the_reason(path, reason):
     with pytest.raises(Refusal, match=reason) as caught:
-        parse_record({**GRPO, "image": path}, fallback_id="x")
+        Parser()({**GRPO, "image": path}, "x")
     assert caught.value.field == "image" and len(caught.value.reason) < 250
     with pytest.raises(Refusal, match=reason):
-        parse_record({**GRPO, "image": ["clevr_math/a.png", path]}, fallback_id="x")
+        Parser()({**GRPO, "image": ["clevr_math/a.png", path]}, "x")
 
 
 def test_a_colon_in_a_name_is_no_url():
-    record = parse_record({**GRPO, "image": "data/12:30:x.png"}, fallback_id="x")
+    record = Parser()({**GRPO, "image": "data/12:30:x.png"}, "x")
     assert record.images == ("data/12:30:x.png",)
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 from vlaa_jax.data.images.planner import ladder
 from vlaa_jax.data.images.processor import ImageProcessor
 from vlaa_jax.data.rows.batches import collate_prompts, collate_rows
-from vlaa_jax.data.samples.encode import encode_prompt, encode_sft
+from vlaa_jax.data.samples.preprocessor import Preprocessor
 from vlaa_jax.schema import Record, UserError
 
 PAD = 0
@@ -24,8 +24,7 @@ def samples(chat):
         ]
         names = tuple(f"{n}.png" for n in range(len(images)))
         record = Record(f"r{i}", "word " * (3 * i), names, answer=f"<answer> {i} </answer>")
-        encode = encode_sft if i % 2 else encode_prompt
-        out.append(encode(record, images, chat, ImageProcessor()))
+        out.append(Preprocessor(chat, ImageProcessor()).encode(record, images, with_answer=i % 2))
     return out
 
 
@@ -116,8 +115,8 @@ def test_pixels_normalised_late_give_the_same_batch(chat):
     rng = np.random.default_rng(3)
     image = Image.fromarray(rng.integers(0, 256, (150, 230, 3), dtype=np.uint8))
     record, processor = Record("r", "q", ("a.png",), answer="a"), ImageProcessor()
-    early = encode_sft(record, [image], chat, processor)
-    late = encode_sft(record, [image], chat, processor, as_pixels=True)
+    early = Preprocessor(chat, processor).encode(record, [image], with_answer=True)
+    late = Preprocessor(chat, processor).encode(record, [image], as_pixels=True, with_answer=True)
     assert late.patches[0].nbytes * 8 == early.patches[0].nbytes
     for window_units in (4, 0):
         expected = collate_rows([[early]], pad_id=PAD, window_units=window_units)

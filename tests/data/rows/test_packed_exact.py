@@ -10,12 +10,12 @@ import pytest
 from flax import nnx
 
 from converters.tiny_tokenizer import tiny_config, write_sidecars
+from vlaa_jax.data.images.opener import FolderImages
 from vlaa_jax.data.images.processor import ImageProcessor
-from vlaa_jax.data.loaders.rows import row_loader
+from vlaa_jax.data.loaders.rows import Samples, row_loader
 from vlaa_jax.data.rows.batches import collate_rows
 from vlaa_jax.data.rows.packing import PackBudget
-from vlaa_jax.data.samples.encode import encode_sft
-from vlaa_jax.data.sources.opener import FolderImages
+from vlaa_jax.data.samples.preprocessor import Preprocessor
 from vlaa_jax.data.sources.record_file import load_records
 from vlaa_jax.data.synthetic.dataset import write_dataset
 from vlaa_jax.data.text.chat import Chat
@@ -63,8 +63,8 @@ def test_packed_logprobs_and_gradients_equal_unpacked_ones(world):
     chat, processor = Chat.from_dir(hf_dir), ImageProcessor.from_dir(hf_dir)
     budget = PackBudget(256, 1, n_shards=2, rows_per_bin=8, bins_per_shard=2)
     records = load_records(paths.sft, kind="sft")
-    options = {"chat": chat, "processor": processor}
-    with row_loader(records, paths.images, **options, budget=budget) as loader:
+    samples = Samples(records, paths.images, Preprocessor(chat, processor))
+    with row_loader(samples, budget) as loader:
         batch = next(loader)
     assert batch.segment_ids_BT.max() > 1
     params = init_params(config, 0)
@@ -72,7 +72,9 @@ def test_packed_logprobs_and_gradients_equal_unpacked_ones(world):
     packed, packed_grads = loss_and_logprobs(graph, params, batch)
 
     images = FolderImages(str(paths.images))
-    encoded = [encode_sft(r, images(r), chat, processor) for r in records]
+    encoded = [
+        Preprocessor(chat, processor).encode(r, images(r), with_answer=True) for r in records
+    ]
     by_ids = {tuple(e.ids_T): e for e in encoded}
     total = jax.tree.map(np.zeros_like, packed_grads)
     samples = 0

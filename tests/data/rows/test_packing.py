@@ -101,14 +101,14 @@ def test_refeeding_what_waits_resumes_exactly():
 
 def test_a_fitted_budget_fills_both_sides():
     samples = mix(400)
-    budget = fit_budget([(n, grids) for _, n, grids in samples], 2048, rows_per_shard=8)
+    budget = fit_budget([(n, grids) for _, n, grids in samples], PackBudget(2048, rows_per_shard=8))
     batches = list(pack(mix(600, seed=1), budget))[:-2]
     assert np.mean([b.n_tokens for b in batches]) / budget.tokens > 0.9
     assert np.mean([b.n_patches for b in batches]) / budget.patches > 0.9
 
 
 def test_text_only_needs_no_vision_budget():
-    budget = fit_budget([(100, []), (900, [])], 1024, rows_per_shard=2)
+    budget = fit_budget([(100, []), (900, [])], PackBudget(1024, rows_per_shard=2))
     assert (budget.rows_per_bin, budget.bins_per_shard) == (4, 1)
     assert [b.rows for b in pack([("a", 900, []), ("b", 100, [])], budget)] == [[["a", "b"], []]]
 
@@ -144,4 +144,4 @@ def test_nonsense_budgets_are_refused():
 
 def test_a_budget_must_hold_every_sample():
     with pytest.raises(UserError, match="more images than the vision budget"):
-        fit_budget([(2000, [(1, 40, 40)] * 40), (2000, [])], 2048, rows_per_shard=1)
+        fit_budget([(2000, [(1, 40, 40)] * 40), (2000, [])], PackBudget(2048, rows_per_shard=1))

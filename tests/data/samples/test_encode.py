@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from vlaa_jax.data.images.processor import ImageProcessor
-from vlaa_jax.data.samples.encode import encode_prompt, encode_sft
+from vlaa_jax.data.samples.preprocessor import Preprocessor
 from vlaa_jax.schema import Record, UserError
 
 SIZES = [(150, 97), (60, 300)]
@@ -49,7 +49,7 @@ def hf_processor(tokenizer_dir):
 
 
 def test_prompt_equals_transformers_processor(chat, images, hf_processor):
-    ours = encode_prompt(record(), images, chat, PROCESSOR)
+    ours = Preprocessor(chat, PROCESSOR).encode(record(), images)
     text = chat.render("How many cubes?", n_images=2)
     theirs = hf_processor(text=[text], images=images, return_tensors="np")
     assert ours.ids_T.tolist() == theirs["input_ids"][0].tolist()
@@ -62,8 +62,8 @@ def test_prompt_equals_transformers_processor(chat, images, hf_processor):
 
 
 def test_sft_is_the_prompt_and_a_masked_answer(chat, images):
-    prompt = encode_prompt(record(), images, chat, PROCESSOR)
-    sft = encode_sft(record(), images, chat, PROCESSOR)
+    prompt = Preprocessor(chat, PROCESSOR).encode(record(), images)
+    sft = Preprocessor(chat, PROCESSOR).encode(record(), images, with_answer=True)
     n = prompt.length
     np.testing.assert_array_equal(sft.ids_T[:n], prompt.ids_T)
     np.testing.assert_array_equal(sft.positions_T3[:n], prompt.positions_T3)
@@ -74,14 +74,14 @@ def test_sft_is_the_prompt_and_a_masked_answer(chat, images):
 
 
 def test_rope_delta_is_the_offset_of_the_next_token(chat, images):
-    prompt = encode_prompt(record(), images, chat, PROCESSOR)
-    sft = encode_sft(record(), images, chat, PROCESSOR)
+    prompt = Preprocessor(chat, PROCESSOR).encode(record(), images)
+    sft = Preprocessor(chat, PROCESSOR).encode(record(), images, with_answer=True)
     expected = np.arange(prompt.length, sft.length) + prompt.rope_delta
     np.testing.assert_array_equal(sft.positions_T3[prompt.length :], expected[:, None] + [0] * 3)
 
 
 def test_text_only(chat):
-    sample = encode_prompt(record(images=()), [], chat, PROCESSOR)
+    sample = Preprocessor(chat, PROCESSOR).encode(record(images=()), [])
     assert sample.patches == () and sample.grids == () and sample.rope_delta == 0
 
 
@@ -96,18 +96,18 @@ def test_text_only(chat):
 )
 def test_refusals_name_the_record(chat, images, fields, count, message):
     with pytest.raises(UserError, match=message):
-        encode_sft(record(**fields), images[:count], chat, PROCESSOR)
+        Preprocessor(chat, PROCESSOR).encode(record(**fields), images[:count], with_answer=True)
 
 
 def test_narrow_images_are_refused_by_name(chat):
     narrow = Image.new("RGB", (1, 300))
     with pytest.raises(UserError, match=r"record 'r1': image 'a\.png': .*1x300.*too narrow"):
-        encode_prompt(record(images=("a.png",)), [narrow], chat, PROCESSOR)
+        Preprocessor(chat, PROCESSOR).encode(record(images=("a.png",)), [narrow])
 
 
 def test_over_long_samples_are_refused_not_cut(chat, images):
-    n = encode_prompt(record(), images, chat, PROCESSOR).length
-    assert encode_prompt(record(), images, chat, PROCESSOR, max_tokens=n).length == n
+    n = Preprocessor(chat, PROCESSOR).encode(record(), images).length
+    assert Preprocessor(chat, PROCESSOR).encode(record(), images, max_tokens=n).length == n
     message = rf"record 'r1': {n} tokens \(37 of images\) are over the limit of {n - 1}"
     with pytest.raises(UserError, match=message):
-        encode_prompt(record(), images, chat, PROCESSOR, max_tokens=n - 1)
+        Preprocessor(chat, PROCESSOR).encode(record(), images, max_tokens=n - 1)

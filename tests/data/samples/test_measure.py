@@ -6,8 +6,7 @@ from PIL import Image
 from tokenizers import AddedToken, Tokenizer
 
 from vlaa_jax.data.images.processor import ImageProcessor
-from vlaa_jax.data.samples.encode import encode_prompt, encode_sft
-from vlaa_jax.data.samples.measure import Unfit, measure, over_limit
+from vlaa_jax.data.samples.preprocessor import Preprocessor, Unfit
 from vlaa_jax.data.text.chat import Chat
 from vlaa_jax.schema import Record
 
@@ -19,9 +18,8 @@ RECORD = Record("r1", "How many cubes?", ("a.png", "b.png"), answer="<answer> 2 
 @pytest.mark.parametrize("with_answer", [False, True])
 def test_lengths_are_those_of_encoding(chat, with_answer):
     images = [Image.new("RGB", size) for size in SIZES]
-    encode = encode_sft if with_answer else encode_prompt
-    encoded = encode(RECORD, images, chat, PROCESSOR)
-    found = measure(RECORD, SIZES, chat, PROCESSOR, with_answer=with_answer)
+    encoded = Preprocessor(chat, PROCESSOR).encode(RECORD, images, with_answer=with_answer)
+    found = Preprocessor(chat, PROCESSOR).measure(RECORD, SIZES, with_answer=with_answer)
     assert (found.tokens, found.grids) == (encoded.length, encoded.grids)
     assert found.image_tokens == np.count_nonzero(encoded.ids_T == chat.image_token_id)
     assert found.answer_tokens == encoded.loss_mask_T.sum()
@@ -37,7 +35,7 @@ def test_a_tokenizer_that_joins_image_tokens_is_noticed(make_tokenizer, tmp_path
     grids = [PROCESSOR.grid(*size) for size in SIZES]
     units = sum(t * h * w // 4 for t, h, w in grids)
     with pytest.raises(Unfit, match=rf"\d+ image tokens in the text, .* have {units} units") as bad:
-        measure(RECORD, SIZES, Chat.from_dir(tmp_path), PROCESSOR)
+        Preprocessor(Chat.from_dir(tmp_path), PROCESSOR).measure(RECORD, SIZES)
     assert bad.value.field == "image"
 
 
@@ -47,12 +45,12 @@ def test_a_template_that_marks_an_image_twice_is_noticed(make_tokenizer, tmp_pat
     twice = TEMPLATE.replace("<|image_pad|>", "<|image_pad|><|image_pad|>")
     chat = Chat.from_dir(make_tokenizer(tmp_path, twice))
     with pytest.raises(Unfit, match="4 image placeholders for 2 images") as bad:
-        measure(RECORD, SIZES, chat, PROCESSOR)
+        Preprocessor(chat, PROCESSOR).measure(RECORD, SIZES)
     assert bad.value.field == "image"
 
 
 def test_the_longest_part_is_to_blame(chat):
-    found = measure(RECORD, SIZES, chat, PROCESSOR, with_answer=True)
-    assert over_limit(found, found.tokens) is None
-    field, reason = over_limit(found, found.tokens - 1)
+    found = Preprocessor(chat, PROCESSOR).measure(RECORD, SIZES, with_answer=True)
+    assert found.over(found.tokens) is None
+    field, reason = found.over(found.tokens - 1)
     assert field == "image" and f"over the limit of {found.tokens - 1}" in reason

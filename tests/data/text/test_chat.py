@@ -41,6 +41,10 @@ def test_images_come_first_and_the_system_prompt_replaces_the_default(chat):
 plain = st.text(st.characters(codec="utf-8"), max_size=40).filter(lambda s: "<|" not in s)
 
 
+def answer_ids(chat, question, answer, n_images=0):
+    return chat.answer_ids(chat.render(question, n_images), answer, question, n_images)
+
+
 @settings(max_examples=80, deadline=None)
 @given(plain, plain, st.integers(0, 3))
 @example("\n\n leading", "  ", 0)
@@ -60,7 +64,7 @@ def test_prompt_ids_equal_transformers(chat, hf, question, system, n_images):
 @given(plain, plain)
 @example("q", "<think> a </think>\n\n<answer> 2 </answer>")
 def test_answer_continues_the_prompt(chat, hf, question, answer):
-    prompt, tail = chat.prompt_ids(question, 1), chat.answer_ids(question, answer, 1)
+    prompt, tail = chat.prompt_ids(question, 1), answer_ids(chat, question, answer, 1)
     assert tail[-1] == chat.end_of_turn_id
     assert np.count_nonzero(tail == chat.end_of_turn_id) == 1
     messages = [
@@ -78,11 +82,11 @@ def test_answer_continues_the_prompt(chat, hf, question, answer):
 @pytest.mark.parametrize("token", ["<|image_pad|>", "<|im_end|>", "<|im_start|>", "<|video_pad|>"])
 def test_special_tokens_in_data_are_refused(chat, token):
     for call in (
-        lambda: chat.prompt_ids(f"what is {token} for?", 1, what="record 'r7'"),
-        lambda: chat.prompt_ids("q", 1, system_prompt=token, what="record 'r7'"),
-        lambda: chat.answer_ids("q", f"a{token}", 1, what="record 'r7'"),
+        lambda: chat.prompt_ids(f"what is {token} for?", 1),
+        lambda: chat.prompt_ids("q", 1, system_prompt=token),
+        lambda: answer_ids(chat, "q", f"a{token}", 1),
     ):
-        with pytest.raises(UserError, match=r"record 'r7'.*contains the special token"):
+        with pytest.raises(UserError, match=r"(question|prompt|answer) contains the special token"):
             call()
 
 
@@ -102,7 +106,7 @@ def test_ids_and_decoding(chat, hf):
         hf.convert_tokens_to_ids("<|endoftext|>"),
     )
     assert chat.pad_id == hf.pad_token_id
-    ids = chat.answer_ids("q", "<answer> 42 </answer>")
+    ids = answer_ids(chat, "q", "<answer> 42 </answer>")
     assert chat.decode(ids) == "<answer> 42 </answer>"
     assert chat.decode_batch([ids, ids[:0]]) == ["<answer> 42 </answer>", ""]
 
@@ -152,7 +156,7 @@ def test_templates_that_rewrite_the_answer_are_refused(make_tokenizer, tmp_path,
     assert trimmed != template
     directory = make_tokenizer(tmp_path, template=trimmed)
     with pytest.raises(UserError, match="does not continue the prompt"):
-        Chat.from_dir(directory).answer_ids("q", "  answer  ")
+        answer_ids(Chat.from_dir(directory), "q", "  answer  ")
 
 
 def test_remote_code_is_never_run(make_tokenizer, tmp_path):

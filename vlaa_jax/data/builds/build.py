@@ -13,19 +13,17 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from vlaa_jax.data.images.inspect import inspect_image
-from vlaa_jax.data.images.processor import ImageProcessor
-from vlaa_jax.data.judging.golds import GoldProblems, bad_golds
+from vlaa_jax.data.images.inspect import ImageFacts
+from vlaa_jax.data.judging.golds import GoldProblems
+from vlaa_jax.data.judging.judge import Judge, Limits, Verdict
 from vlaa_jax.data.progress import progress
 from vlaa_jax.data.records.parse import KINDS
-from vlaa_jax.data.records.reject import Refusal, Reject
-from vlaa_jax.data.samples.measure import Unfit, measure, over_limit
-from vlaa_jax.data.sources.record_file import RecordFile, iter_indexed
+from vlaa_jax.data.records.reject import Reject
+from vlaa_jax.data.samples.preprocessor import Preprocessor
 from vlaa_jax.data.sources.shards import (
     FORMAT,
     MANIFEST,
@@ -35,7 +33,8 @@ from vlaa_jax.data.sources.shards import (
     write_json,
     write_whole,
 )
-from vlaa_jax.data.text.chat import Chat
+from vlaa_jax.data.sources.source import Source, iter_indexed
+from vlaa_jax.data.sources.stored import TEXTS
 from vlaa_jax.foreign import local_path
 from vlaa_jax.schema import Record, UserError
 
@@ -70,6 +69,8 @@ class BuildSettings:
     """"reject" a repeated id, or "rename" it."""
     box_space: str | Mapping[str, str] = "normalized"
     """Space of iou boxes that do not name their own: one of BOX_SPACES, or one per source."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Names of fields in the source; see ``Parser``."""
     shard_records: int = 4096
     shard_images: int = 1024
 
@@ -80,13 +81,61 @@ class BuildSettings:
             raise UserError("max_tokens, shard_records and shard_images must be at least 1")
 
 
-@dataclass(frozen=True)
-class StoredImage:
-    """An image in the image shards."""
+Place = tuple[int, int]
+"""Position of a record, and number of an image in it."""
+
+
+class StoredImage(NamedTuple):
+    """An image that the records name, and where it is in the image shards, if it could be used."""
 
     number: int
     """Position in the concatenation of the image shards."""
+    reason: str
+    """Why it could not be used; empty if it could."""
     size: tuple[int, int]
+
+    @property
+    def facts(self) -> ImageFacts:
+        """As it was found."""
+        return ImageFacts("corrupt" if self.reason else "found", self.reason, self.size)
+
+
+class _Written(NamedTuple):
+    """A shard of records that is being written, and what is noted of it."""
+
+    writer: ShardWriter
+    rejects: list[dict[str, Any]]
+    totals: dict[str, Counter[str]]
+
+    def refuse(self, record: Record, reject: Reject) -> None:
+        self.totals.setdefault(record.source, Counter())["rejected"] += 1
+        self.rejects.append(reject.as_dict())
+
+    def add(self, record: Record, row: dict[str, Any]) -> None:
+        count = self.totals.setdefault(record.source, Counter())
+        count["records"] += 1
+        for key in ("tokens", "image_tokens", "patches"):
+            count[key] += row[key]
+        self.writer.write(json.dumps(row, ensure_ascii=False).encode())
+
+    def commit(self, **facts: Any) -> dict[str, Any]:
+        return self.writer.commit({"rejects": self.rejects, "totals": self.totals, **facts})
+
+
+def _row(record: Record, verdict: Verdict, images: Mapping[str, StoredImage]) -> dict[str, Any]:
+    """What is stored of a record that can be used."""
+    assert verdict.measure is not None
+    here = [images[path] for path in record.images]
+    return {
+        **{name: getattr(record, name) for name in TEXTS},
+        "images": record.images,
+        "meta": record.meta,
+        "image_numbers": [image.number for image in here],
+        "image_sizes": [image.size for image in here],
+        "tokens": verdict.measure.tokens,
+        "image_tokens": verdict.measure.image_tokens,
+        "patches": verdict.measure.patches,
+    }
 
 
 class Builder:
@@ -94,8 +143,7 @@ class Builder:
 
     def __init__(
         self,
-        record_file: Path,
-        image_root: Path,
+        records: Source,
         out: Path,
         hf_dir: Path,
         settings: BuildSettings,
@@ -103,18 +151,19 @@ class Builder:
         workers: int,
         show_progress: bool,
     ) -> None:
-        self.records = RecordFile(record_file, kind=settings.kind, box_space=settings.box_space)
-        self.image_root, self.out, self.settings = image_root, out, settings
-        self.gold_problems, self.workers, self.show = gold_problems, workers, show_progress
-        self.chat = Chat.from_dir(hf_dir)
-        self.processor = ImageProcessor.from_dir(
-            hf_dir, settings.min_pixels or None, settings.max_pixels or None
+        self.records, self.out, self.settings = records, out, settings
+        self.workers, self.show = workers, show_progress
+        limits = settings.min_pixels, settings.max_pixels
+        self.judge = Judge(
+            gold_problems,
+            Preprocessor.from_dir(hf_dir, *limits, settings.system_prompt),
+            Limits(settings.max_tokens),
+            settings.kind,
         )
-        self.chat.check_text(settings.system_prompt, "the system prompt")
         self.plan = {
             "format": FORMAT,
-            "settings": asdict(settings),
-            "records": {"file": record_file.name, "sha256": file_digest(record_file)},
+            "settings": {k: v for k, v in asdict(settings).items() if k != "columns" or v},
+            "records": {"file": records.path.name, "sha256": source_digest(records.path)},
             "checkpoint": checkpoint_digests(hf_dir),
             "golds_checked": gold_problems is not None,
         }
@@ -124,8 +173,8 @@ class Builder:
         self._claim()
         rejects: list[Reject] = []
         kept, paths = self._scan(rejects)
-        image_shards, images, bad_images = self._store_images(paths)
-        record_shards = self._store_records(kept, images, bad_images)
+        image_shards, images = self._store_images(paths)
+        record_shards = self._store_records(kept, images)
         for shard in record_shards:
             rejects.extend(Reject(**reject) for reject in shard["rejects"])
         return self._finish(rejects, record_shards, image_shards)
@@ -145,46 +194,50 @@ class Builder:
         else:
             write_json(plan_file, self.plan)
 
-    def _scan(self, rejects: list[Reject]) -> tuple[list[tuple[int, str]], list[str]]:
-        """Usable records as (position, id), and the different images in order of first use."""
+    def _scan(self, rejects: list[Reject]) -> tuple[list[tuple[int, str]], dict[str, Place]]:
+        """Usable records as (position, id), and where each image is first used, in that order."""
         kept: list[tuple[int, str]] = []
-        paths: dict[str, None] = {}
+        paths: dict[str, Place] = {}
         found = iter_indexed(self.records, rejects.append, self.settings.on_duplicate)
         for index, record in progress(found, len(self.records), "scan records", self.show):
             kept.append((index, record.id))
-            paths.update(dict.fromkeys(record.images))
-        return kept, list(paths)
+            for number, path in enumerate(record.images):
+                paths.setdefault(path, (index, number))
+        return kept, paths
 
     def _store_images(
-        self, paths: list[str]
-    ) -> tuple[list[dict[str, Any]], dict[str, StoredImage], dict[str, str]]:
-        step = self.settings.shard_images
-        starts = range(0, len(paths), step)
+        self, paths: dict[str, Place]
+    ) -> tuple[list[dict[str, Any]], dict[str, StoredImage]]:
+        """What is known of the shards, and of all images, bad ones included."""
+        step, every = self.settings.shard_images, list(paths.items())
+        starts = range(0, len(every), step)
         shards: list[dict[str, Any]] = []
-        stored: dict[str, StoredImage] = {}
-        bad: dict[str, str] = {}
+        images: dict[str, StoredImage] = {}
+        stored = 0
         for number, start in enumerate(progress(starts, len(starts), "image shards", self.show)):
-            part = paths[start : start + step]
+            part = every[start : start + step]
             name = f"images-{number:05d}"
             shard = whole_shard(self.out, name)
             if shard is None or self._can_be_mended(shard, part):
                 shard = self._write_images(name, part)
             shards.append(shard)
-            for path, (reason, width, height) in zip(part, shard["images"], strict=True):
-                if reason:
-                    bad[path] = reason
-                else:
-                    stored[path] = StoredImage(len(stored), (width, height))
-        return shards, stored, bad
+            for (path, _), (reason, *size) in zip(part, shard["images"], strict=True):
+                images[path] = StoredImage(stored, reason, (size[0], size[1]))
+                stored += not reason
+        return shards, images
 
-    def _can_be_mended(self, shard: dict[str, Any], paths: list[str]) -> bool:
+    def _look(self, place: Place, keep: bool = False) -> ImageFacts:
+        index, number = place
+        return self.records.look(self.records[index], number, keep=keep)
+
+    def _can_be_mended(self, shard: dict[str, Any], part: list[tuple[str, Place]]) -> bool:
         """Whether an image that an earlier run had to refuse can be used now."""
-        refused = [path for path, fact in zip(paths, shard["images"], strict=True) if fact[0]]
+        both = zip(part, shard["images"], strict=True)
+        refused = [place for (_, place), fact in both if fact[0]]
         with ThreadPoolExecutor(self.workers) as pool:
-            facts = pool.map(lambda path: inspect_image(self.image_root, path), refused)
-            return any(fact.status == "found" for fact in facts)
+            return any(fact.status == "found" for fact in pool.map(self._look, refused))
 
-    def _write_images(self, name: str, paths: list[str]) -> dict[str, Any]:
+    def _write_images(self, name: str, part: list[tuple[str, Place]]) -> dict[str, Any]:
         facts: list[tuple[str, int, int]] = []
         self._withdraw()
         # Image files are compressed already.
@@ -192,112 +245,49 @@ class Builder:
             ShardWriter(self.out, name, compress=False) as writer,
             ThreadPoolExecutor(self.workers) as pool,
         ):
-            for start in range(0, len(paths), _READ_AHEAD):
-                part = paths[start : start + _READ_AHEAD]
-                for fact in pool.map(lambda p: inspect_image(self.image_root, p, keep=True), part):
+            for start in range(0, len(part), _READ_AHEAD):
+                places = [place for _, place in part[start : start + _READ_AHEAD]]
+                for fact in pool.map(lambda place: self._look(place, keep=True), places):
                     facts.append((fact.reason, *fact.size))
                     if fact.status == "found":
                         writer.write(fact.data)
         return writer.commit({"images": facts})
 
     def _store_records(
-        self, kept: list[tuple[int, str]], images: dict[str, StoredImage], bad: dict[str, str]
+        self, kept: list[tuple[int, str]], images: dict[str, StoredImage]
     ) -> list[dict[str, Any]]:
         step = self.settings.shard_records
         starts = range(0, len(kept), step)
         shards = []
-        seen = _digest(images, bad)  # records hold places of images: others, other records
+        seen = _digest(images)  # records hold places of images: others, other records
         for number, start in enumerate(progress(starts, len(starts), "record shards", self.show)):
             name = f"records-{number:05d}"
             shard = whole_shard(self.out, name)
             if shard is None or shard["images_sha256"] != seen:
-                part = kept[start : start + step]
-                shard = self._write_records(name, part, images, bad, seen)
+                facts = self._write_records(name, kept[start : start + step], images)
+                shard = facts.commit(images_sha256=seen)
             shards.append(shard)
         return shards
 
     def _write_records(
-        self,
-        name: str,
-        part: list[tuple[int, str]],
-        images: dict[str, StoredImage],
-        bad: dict[str, str],
-        seen: str,
-    ) -> dict[str, Any]:
-        rejects: list[dict[str, Any]] = []
-        totals: dict[str, Counter[str]] = {}
+        self, name: str, part: list[tuple[int, str]], images: dict[str, StoredImage]
+    ) -> "_Written":
         self._withdraw()
         # Tokenising takes most of the time, and lets other threads run meanwhile.
         with ShardWriter(self.out, name) as writer, ThreadPoolExecutor(self.workers) as pool:
+            written = _Written(writer, [], {})
             for start in range(0, len(part), _READ_AHEAD):
                 places = part[start : start + _READ_AHEAD]
-                records = [self.records[index] for index, _ in places]
-                refusals = self._refusals(records, images, bad)
-                rows = pool.map(partial(self._row, images=images), places, records, refusals)
-                for (index, record_id), record, row in zip(places, records, rows, strict=True):
-                    count = totals.setdefault(record.source, Counter())
-                    if isinstance(row, Refusal):
-                        count["rejected"] += 1
-                        reject = self.records.reject(index, row.field, row.reason, record_id)
-                        rejects.append(reject.as_dict())
-                        continue
-                    count["records"] += 1
-                    for key in ("tokens", "image_tokens", "patches"):
-                        count[key] += row[key]
-                    writer.write(json.dumps(row, ensure_ascii=False).encode())
-        return writer.commit({"rejects": rejects, "totals": totals, "images_sha256": seen})
-
-    def _refusals(
-        self, records: Sequence[Record], images: dict[str, StoredImage], bad: dict[str, str]
-    ) -> list[Refusal | None]:
-        """What is known against each record before it is measured: its images, its gold."""
-        found: list[Refusal | None] = []
-        for record in records:
-            reason = next((bad[path] for path in record.images if path in bad), None)
-            found.append(None if reason is None else Refusal("image", reason))
-        asked = [i for i, refusal in enumerate(found) if refusal is None]
-        firsts = [next(iter(records[i].images), None) for i in asked]
-        sizes = [None if first is None else images[first].size for first in firsts]
-        problems = bad_golds(
-            [records[i] for i in asked], sizes, self.gold_problems, resized=self.processor.resized
-        )
-        for i, problem in zip(asked, problems, strict=True):
-            found[i] = None if problem is None else Refusal("gt", problem)
-        return found
-
-    def _row(
-        self,
-        place: tuple[int, str],
-        record: Record,
-        refusal: Refusal | None,
-        images: dict[str, StoredImage],
-    ) -> Refusal | dict[str, Any]:
-        """What is stored of a record, or why it cannot be used."""
-        if refusal is not None:
-            return refusal
-        sizes = [images[path].size for path in record.images]
-        try:
-            found = measure(
-                record,
-                sizes,
-                self.chat,
-                self.processor,
-                system_prompt=self.settings.system_prompt,
-                with_answer=self.settings.kind == "sft",
-            )
-        except Unfit as unfit:
-            return Refusal(unfit.field, unfit.reason)
-        if problem := over_limit(found, self.settings.max_tokens):
-            return Refusal(*problem)
-        return {
-            **asdict(record),
-            "id": place[1],
-            "image_numbers": [images[path].number for path in record.images],
-            "image_sizes": sizes,
-            "tokens": found.tokens,
-            "image_tokens": found.image_tokens,
-            "patches": found.patches,
-        }
+                records = [replace(self.records[index], id=name) for index, name in places]
+                facts = [[images[path].facts for path in record.images] for record in records]
+                verdicts = self.judge(records, facts, map=pool.map)
+                for (index, _), record, verdict in zip(places, records, verdicts, strict=True):
+                    if verdict.problems:
+                        problem = verdict.problems[0]
+                        written.refuse(record, self.records.reject(index, *problem, record.id))
+                    else:
+                        written.add(record, _row(record, verdict, images))
+        return written
 
     def _withdraw(self) -> None:
         """A finished build that is being changed is no finished build."""
@@ -333,8 +323,7 @@ class Builder:
 
 
 def build(
-    record_file: str | os.PathLike[str],
-    image_root: str | os.PathLike[str],
+    source: Source,
     out: str | os.PathLike[str],
     hf_dir: str | os.PathLike[str],
     settings: BuildSettings,
@@ -343,14 +332,13 @@ def build(
     workers: int = 2,
     show_progress: bool = False,
 ) -> dict[str, Any]:
-    """Build shards from a record file and its images; goes on where an earlier run stopped.
+    """Build shards from records and their images; goes on where an earlier run stopped.
 
     Shards that are whole are kept. Images that were refused are looked at again, and what depends
     on them is built again when one can be used now; images that were found are not read again.
 
     Args:
-      record_file: JSON array or JSON Lines.
-      image_root: folder the image paths are relative to.
+      source: of any form, opened for the kind, box space and columns of the settings.
       out: empty or new folder, or one that holds a build of the same inputs, finished or not.
       hf_dir: checkpoint directory whose tokenizer and processor give the lengths.
       settings: what decides the bytes.
@@ -364,12 +352,9 @@ def build(
     Raises:
       UserError: an input cannot be read, or ``out`` cannot be used.
     """
-    if not local_path(image_root).is_dir():
-        raise UserError(f"{image_root}: no such image folder")
     try:
         return Builder(
-            local_path(record_file),
-            local_path(image_root),
+            source,
             local_path(out),
             local_path(hf_dir),
             settings,
@@ -379,6 +364,14 @@ def build(
         ).run()
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror or error})") from error
+
+
+def source_digest(path: Path) -> str:
+    """SHA-256 of a source: of the file, or of the names and digests of those in the folder."""
+    if path.is_file():
+        return file_digest(path)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return _digest({str(file.relative_to(path)): file_digest(file) for file in files})
 
 
 def checkpoint_digests(hf_dir: Path) -> dict[str, str]:

@@ -6,8 +6,7 @@
     builder = tfds.builder("vlaa_thinking/grpo", data_dir=OUT, file_format="array_record")
     builder.download_and_prepare(
         download_config=tfds.download.DownloadConfig(manual_dir=FOLDER_WITH_THE_RELEASED_FILES))
-    records = tfds_builder.TfdsRecords(tfds.data_source("vlaa_thinking/grpo", data_dir=OUT,
-                                                        split="train"))
+    records = TfdsRecords(builder.data_path)  # training takes it as data.records
 
 What cannot be used is left out and listed in ``rejects-SPLIT.jsonl`` beside the shards. Golds and
 lengths are looked at where the builder is given something to judge them by (see ``VlaaThinking``).
@@ -21,8 +20,6 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,16 +28,15 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from vlaa_jax.data.builds.build import checkpoint_digests
-from vlaa_jax.data.images.inspect import ImageFacts, inspect_image
-from vlaa_jax.data.images.processor import ImageProcessor
-from vlaa_jax.data.judging.golds import GoldProblems, bad_golds
+from vlaa_jax.data.judging.golds import GoldProblems
+from vlaa_jax.data.judging.judge import Examined, Judge, Limits, examine
 from vlaa_jax.data.records.reject import Reject
-from vlaa_jax.data.samples.measure import Unfit, measure, over_limit
-from vlaa_jax.data.sources.record_file import RecordFile, iter_indexed
-from vlaa_jax.data.sources.tfds_set import _TEXTS, TfdsRecords
-from vlaa_jax.data.text.chat import Chat
+from vlaa_jax.data.samples.preprocessor import Preprocessor
+from vlaa_jax.data.sources.stored import TEXTS, plain_space
+from vlaa_jax.data.sources.table import open_source
+from vlaa_jax.data.sources.tfds_set import PREPARED, TfdsRecords
 from vlaa_jax.foreign import local_path, read_object
-from vlaa_jax.schema import Record, UserError
+from vlaa_jax.schema import UserError
 
 FILES: dict[str, dict[str, tuple[str, ...]]] = {
     "grpo": {
@@ -54,8 +50,6 @@ FILES: dict[str, dict[str, tuple[str, ...]]] = {
 ``heldout`` is left out where there is no such file.
 """
 IMAGE_FOLDER = "images"
-SETTINGS_FILE = "prepared.json"
-"""In the data set's folder: what its records were judged by."""
 _BARE = {
     "box_space": "without saying which space boxes are in",
     "golds_checked": "without a check of its golds",
@@ -64,13 +58,6 @@ _BARE = {
     "checkpoint": "without measuring its records",
 }
 """What a set is that was prepared without something that is asked for now."""
-_AT_ONCE = 64
-
-
-def _plain_space(box_space: str | Mapping[str, str]) -> str | dict[str, str]:
-    if isinstance(box_space, str):
-        return box_space
-    return {source.casefold(): space for source, space in sorted(box_space.items())}
 
 
 class VlaaThinking(tfds.core.GeneratorBasedBuilder):
@@ -119,21 +106,20 @@ class VlaaThinking(tfds.core.GeneratorBasedBuilder):
         """
         options.setdefault("file_format", "array_record")
         super().__init__(**options)
-        self._gold_problems, self._box_space = gold_problems, box_space or "normalized"
+        self._box_space = box_space or "normalized"
         self._asked: dict[str, Any] = {
-            **({"box_space": _plain_space(box_space)} if box_space else {}),
+            **({"box_space": plain_space(box_space)} if box_space else {}),
             **({"golds_checked": True} if gold_problems is not None else {}),
         }
-        self._ruler = None
+        reader = None
         if checkpoint is not None:
-            chat, processor = Chat.from_dir(checkpoint), ImageProcessor.from_dir(checkpoint)
-            chat.check_text(system_prompt, "the system prompt")
-            self._ruler = _Ruler(chat, processor, max_tokens, system_prompt)
+            reader = Preprocessor.from_dir(checkpoint, system_prompt=system_prompt)
             self._asked |= {
                 "max_tokens": max_tokens,
                 "system_prompt": system_prompt,
                 "checkpoint": checkpoint_digests(local_path(checkpoint)),
             }
+        self._judge = Judge(gold_problems, reader, Limits(max_tokens), self._kind)
         self._refuse_other_settings()
         self.rejects: list[Reject] = []
         """Records that the last build left out."""
@@ -144,7 +130,7 @@ class VlaaThinking(tfds.core.GeneratorBasedBuilder):
         if not folder.is_dir() or not self._asked:
             return
         try:
-            kept = read_object(folder / SETTINGS_FILE)
+            kept = read_object(folder / PREPARED)
         except FileNotFoundError:
             kept = {}
         for name, value in self._asked.items():
@@ -161,7 +147,7 @@ class VlaaThinking(tfds.core.GeneratorBasedBuilder):
         return str(self.builder_config.name)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        texts = {name: tfds.features.Text() for name in _TEXTS}
+        texts = {name: tfds.features.Text() for name in TEXTS}
         return tfds.core.DatasetInfo(
             builder=self,
             description="VLAA-Thinking (arXiv 2504.11468). Empty text stands for a missing field.",
@@ -190,8 +176,8 @@ class VlaaThinking(tfds.core.GeneratorBasedBuilder):
             elif split == "train":
                 raise UserError(f"{folder}: holds none of {', '.join(names)}")
         self.rejects = []
-        judged_by = {**self._asked, "box_space": _plain_space(self._box_space)}
-        file = Path(self.data_path) / SETTINGS_FILE
+        judged_by = {**self._asked, "box_space": plain_space(self._box_space)}
+        file = Path(self.data_path) / PREPARED
         file.write_text(json.dumps(judged_by) + "\n", encoding="utf-8")
         return splits
 
@@ -200,17 +186,13 @@ class VlaaThinking(tfds.core.GeneratorBasedBuilder):
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         left_out: list[Reject] = []
         kept = 0
-        file = RecordFile(path, kind=self._kind, box_space=self._box_space)
-        found = iter_indexed(file, left_out.append)
-        while batch := list(islice(found, _AT_ONCE)):
-            for index, record, facts, problem in self._judged(batch, image_root):
-                if problem is not None:
-                    left_out.append(file.reject(index, *problem, record.id))
-                    continue
+        source = open_source(path, image_root, kind=self._kind, box_space=self._box_space)
+        for one in examine(source, self._judge, whole=True, keep=True, workers=1):
+            left_out += one.rejects[:1]
+            if one.record is not None and not one.rejects:
                 kept += 1
-                yield record.id, _example(record, [fact.data for fact in facts])
-        file.close()
-        left_out.sort(key=lambda reject: reject.index)
+                yield one.record.id, _example(one)
+        source.close()
         self.rejects += left_out
         if not kept:
             first = f"; the first problem: {left_out[0]}" if left_out else ""
@@ -222,61 +204,14 @@ class VlaaThinking(tfds.core.GeneratorBasedBuilder):
         for reject in left_out[:10]:
             logging.warning("%s", reject)
 
-    def _judged(
-        self, batch: list[tuple[int, Record]], image_root: Path
-    ) -> Iterator[tuple[int, Record, list[ImageFacts], tuple[str, str] | None]]:
-        """Records with their images, and (field, reason) of those that cannot be used."""
-        facts = [
-            [inspect_image(image_root, image, keep=True) for image in record.images]
-            for _, record in batch
-        ]
-        sizes = [found[0].size if found[0].status == "found" else None for found in facts]
-        resized = self._ruler.processor.resized if self._ruler is not None else None
-        records = [record for _, record in batch]
-        golds = bad_golds(records, sizes, self._gold_problems, resized=resized)
-        for (index, record), found, gold in zip(batch, facts, golds, strict=True):
-            reasons = [fact.reason for fact in found if fact.reason]
-            problem = ("image", reasons[0]) if reasons else None
-            if problem is None and gold is not None:
-                problem = "gt", gold
-            if problem is None and self._ruler is not None:
-                problem = self._ruler.problem(record, [fact.size for fact in found], self._kind)
-            yield index, record, found, problem
 
-
-@dataclass(frozen=True)
-class _Ruler:
-    """Measures records and says what is wrong with their length or text."""
-
-    chat: Chat
-    processor: ImageProcessor
-    max_tokens: int
-    system_prompt: str
-
-    def problem(
-        self, record: Record, sizes: list[tuple[int, int]], kind: str
-    ) -> tuple[str, str] | None:
-        try:
-            found = measure(
-                record,
-                sizes,
-                self.chat,
-                self.processor,
-                system_prompt=self.system_prompt,
-                with_answer=kind == "sft",
-            )
-        except Unfit as unfit:
-            return unfit.field, unfit.reason
-        return over_limit(found, self.max_tokens)
-
-
-def _example(record: Record, images: list[bytes]) -> dict[str, Any]:
-    texts = {name: getattr(record, name) or "" for name in _TEXTS}
+def _example(one: Examined) -> dict[str, Any]:
+    record: Any = one.record
     return {
-        **texts,
+        **{name: getattr(record, name) or "" for name in TEXTS},
         "meta": json.dumps(dict(record.meta), ensure_ascii=False),
         "image_paths": list(record.images),
-        "images": images,
+        "images": [fact.data for fact in one.facts],
     }
 
 

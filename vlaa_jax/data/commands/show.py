@@ -1,22 +1,20 @@
 """Shows one record as a person wants to see it: texts, images, lengths, planner rows."""
 
-import os
 import re
 from collections.abc import Sequence
 
-from vlaa_jax.data.images.inspect import inspect_image
+from vlaa_jax.data.images.inspect import ImageFacts
 from vlaa_jax.data.images.planner import plan_vision
-from vlaa_jax.data.images.processor import ImageProcessor
 from vlaa_jax.data.records.reject import Refusal
-from vlaa_jax.data.samples.measure import measure
+from vlaa_jax.data.samples.preprocessor import Preprocessor
 from vlaa_jax.data.sources.record_file import RecordFile
-from vlaa_jax.data.text.chat import Chat
+from vlaa_jax.data.sources.source import Source
 from vlaa_jax.schema import Record, UserError
 
 _MAX_TEXT = 4000
 
 
-def find_record(file: RecordFile, which: str) -> Record:
+def find_record(file: Source, which: str) -> Record:
     """A record by its id, or else by its position; ``#3`` is position 3 whatever the ids.
 
     Args:
@@ -39,13 +37,13 @@ def find_record(file: RecordFile, which: str) -> Record:
     return file[index]
 
 
-def _index_of(file: RecordFile, record_id: str) -> int | None:
+def _index_of(file: Source, record_id: str) -> int | None:
     """Where the first usable record with an id is, or else the first that names it."""
     number = re.fullmatch(r"-?[0-9]+", record_id)  # looked for in the text before parsing any
     field = re.compile(rb'"id"\s*:\s*"?' + record_id.encode() + rb'"?\s*[,}]') if number else None
     unusable = None
     for index in range(len(file)):
-        if field is not None and not _holds(file, index, field):
+        if field is not None and isinstance(file, RecordFile) and not _holds(file, index, field):
             continue
         result = file.read(index)
         if result.id != record_id:
@@ -65,24 +63,17 @@ def _holds(file: RecordFile, index: int, pattern: re.Pattern[bytes]) -> bool:
 
 def describe(
     record: Record,
-    image_root: str | os.PathLike[str] | None = None,
-    checkpoint: str | os.PathLike[str] | None = None,
-    *,
-    min_pixels: int | None = None,
-    max_pixels: int | None = None,
+    facts: Sequence[ImageFacts] | None = None,
+    preprocessor: Preprocessor | None = None,
     window_units: int = 4,
-    system_prompt: str = "",
 ) -> str:
     """The record as text.
 
     Args:
       record: what to show.
-      image_root: where its images lie; None leaves them unopened.
-      checkpoint: HF directory for the token and patch counts; None leaves them out.
-      min_pixels: instead of the checkpoint's limit.
-      max_pixels: instead of the checkpoint's limit.
+      facts: of its images; None where they were not opened.
+      preprocessor: for the token and patch counts; None leaves them out.
       window_units: 4 for Qwen2.5-VL, 0 for Qwen2-VL.
-      system_prompt: empty for the template's own.
     """
     lines = [f"id        {record.id}", f"source    {record.source}"]
     if record.verifier_type is not None:
@@ -90,47 +81,37 @@ def describe(
         lines.append(f"verifier  {record.verifier_type}{space}")
     if record.gt is not None:
         lines.append(f"gold      {_clip(record.gt)}")
-    sizes = []
-    for path in record.images:
-        facts = inspect_image(image_root, path) if image_root is not None else None
-        state = "" if facts is None else f"  {facts.size[0]}x{facts.size[1]}"
-        if facts is not None and facts.status == "found":
-            sizes.append(facts.size)
-        elif facts is not None:
-            state = f"  {facts.status}: {facts.reason}"
-        lines.append(f"image     {path}{state}")
-    if checkpoint is not None and len(sizes) == len(record.images):
-        chat = Chat.from_dir(checkpoint)
-        processor = ImageProcessor.from_dir(checkpoint, min_pixels, max_pixels)
-        lines += _lengths(record, sizes, chat, processor, window_units, system_prompt)
+    states = [""] * len(record.images) if facts is None else [_state(fact) for fact in facts]
+    lines += [f"image     {path}{s}" for path, s in zip(record.images, states, strict=True)]
+    known = not record.images if facts is None else all(f.status == "found" for f in facts)
+    if preprocessor is not None and known:
+        sizes = [fact.size for fact in facts or ()]
+        lines += _lengths(record, sizes, preprocessor, window_units)
     for name in ("question", "caption", "answer"):
-        text = getattr(record, name)
-        if text:
+        if text := getattr(record, name):
             lines += ["", f"[{name}]", _clip(text)]
     for key, value in record.meta.items():
         lines += ["", f"[meta.{key}]", _clip(str(value))]
     return "\n".join(lines)
 
 
+def _state(fact: ImageFacts) -> str:
+    found = fact.status == "found"
+    return f"  {fact.size[0]}x{fact.size[1]}" if found else f"  {fact.status}: {fact.reason}"
+
+
 def _lengths(
-    record: Record,
-    sizes: Sequence[tuple[int, int]],
-    chat: Chat,
-    processor: ImageProcessor,
-    window_units: int,
-    system_prompt: str,
+    record: Record, sizes: Sequence[tuple[int, int]], preprocessor: Preprocessor, window_units: int
 ) -> list[str]:
-    prompt = measure(record, sizes, chat, processor, system_prompt=system_prompt)
+    prompt = preprocessor.measure(record, sizes)
     lines = [
         f"tokens    {prompt.tokens:,} in the prompt, {prompt.image_tokens:,} of them for images"
     ]
     if record.answer is not None:
-        full = measure(
-            record, sizes, chat, processor, system_prompt=system_prompt, with_answer=True
-        )
+        full = preprocessor.measure(record, sizes, with_answer=True)
         lines.append(f"          {full.tokens - prompt.tokens:,} in the answer")
     for size, grid in zip(sizes, prompt.grids, strict=True):
-        width, height = processor.resized(*size)
+        width, height = preprocessor.processor.resized(*size)
         lines.append(f"resized   {size[0]}x{size[1]} -> {width}x{height}, grid {grid}")
     plan = plan_vision([list(prompt.grids)], window_units)
     bins, rows = plan.src_SR64.shape[:2]

@@ -24,61 +24,33 @@ Image.init()  # Image.open looks up a restricted list of formats without loading
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
 
+class Missing(UserError):
+    """There is no image file of that name below the root."""
+
+
 def resolve_inside(root: str | os.PathLike[str], relative_path: str) -> Path:
     """The real path of a file below the root.
 
     Raises:
-        UserError: absolute, contains ``..``, leads outside through a link, or is no regular file.
+        Missing: absolute, contains ``..``, leads outside through a link, or is no regular file.
     """
     pure = PurePosixPath(relative_path)
     if not relative_path or "\0" in relative_path:
-        raise UserError(f"image path {relative_path!r} is empty or has a null character")
+        raise Missing(f"image path {relative_path!r} is empty or has a null character")
     if pure.is_absolute() or ".." in pure.parts:
-        raise UserError(f"image path {relative_path!r} leads outside the image root")
+        raise Missing(f"image path {relative_path!r} leads outside the image root")
     base = os.path.realpath(local_path(root))
     try:
         path = os.path.realpath(os.path.join(base, relative_path))
         if os.path.commonpath([base, path]) != base:
-            raise UserError(f"image path {relative_path!r} is a link that leaves the image root")
+            raise Missing(f"image path {relative_path!r} is a link that leaves the image root")
         if not os.path.isfile(path):  # also keeps us from waiting on a pipe
             reason = "is not a regular file" if os.path.exists(path) else "does not exist"
             hint = _absolute_hint(base, pure)
-            raise UserError(f"image {relative_path!r} {reason} under {os.fspath(root)}{hint}")
+            raise Missing(f"image {relative_path!r} {reason} under {os.fspath(root)}{hint}")
     except (OSError, ValueError) as error:
-        raise UserError(f"image path {relative_path!r} cannot be used ({error})") from error
+        raise Missing(f"image path {relative_path!r} cannot be used ({error})") from error
     return Path(path)
-
-
-def open_image(
-    root: str | os.PathLike[str], relative_path: str, max_image_pixels: int = MAX_IMAGE_PIXELS
-) -> Image.Image:
-    """Open and fully decode an image below ``root``, upright.
-
-    Raises:
-        UserError: path leaves the root, or the file is missing, empty, truncated, not an image of
-            a known format, or larger than ``max_image_pixels``.
-    """
-    with _opened(root, relative_path) as file:
-        return _decode(file, relative_path, max_image_pixels)
-
-
-def decode_image(
-    data: bytes, name: str = "", max_image_pixels: int = MAX_IMAGE_PIXELS
-) -> Image.Image:
-    """Decode an encoded image, upright; the same refusals as ``open_image``, naming ``name``."""
-    if not data:
-        raise UserError(f"image {name!r} is an empty file")
-    if is_lfs_pointer(data):
-        raise UserError(f"image {name!r} is a git-lfs pointer, not an image; run `git lfs pull`")
-    return _decode(BytesIO(data), name, max_image_pixels)
-
-
-def _decode(file: BinaryIO, name: str, max_image_pixels: int) -> Image.Image:
-    with _refusals(name):
-        image = _open(file, name, max_image_pixels)
-        image.load()
-        ImageOps.exif_transpose(image, in_place=True)  # otherwise it copies even upright images
-        return to_8_bits(image, name)
 
 
 def _absolute_hint(base: str, path: PurePosixPath) -> str:
@@ -90,49 +62,95 @@ def _absolute_hint(base: str, path: PurePosixPath) -> str:
 
 
 @contextmanager
-def _opened(root: str | os.PathLike[str], relative_path: str) -> Iterator[BinaryIO]:
-    """An image file below ``root``, of a size that may be read."""
+def opened(root: str | os.PathLike[str], relative_path: str) -> Iterator[BinaryIO]:
+    """An image file below ``root``, of a size that may be read.
+
+    Raises:
+        UserError: path leaves the root, or the file is missing, empty, or too large.
+    """
     path = resolve_inside(root, relative_path)
     try:
         with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > MAX_IMAGE_BYTES:
-                raise UserError(
-                    f"image {relative_path!r} has {size:,} bytes, the limit is {MAX_IMAGE_BYTES:,}"
-                )
-            if not (start := file.read(64)):
-                raise UserError(f"image {relative_path!r} is an empty file")
-            if is_lfs_pointer(start):
-                raise UserError(
-                    f"image {relative_path!r} is a git-lfs pointer, not an image; run `git lfs "
-                    "pull`"
-                )
+            _check_start(relative_path, os.fstat(file.fileno()).st_size, file.read(64))
             file.seek(0)
             yield file
     except OSError as error:
         raise UserError(f"image {relative_path!r} cannot be read ({error.strerror})") from error
 
 
-def image_size(
+@contextmanager
+def in_memory(data: bytes, name: str = "") -> Iterator[BinaryIO]:
+    """An encoded image; the same refusals as ``opened``, naming ``name``."""
+    _check_start(name, len(data), data[:64])
+    yield BytesIO(data)
+
+
+def _check_start(name: str, size: int, start: bytes) -> None:
+    if size > MAX_IMAGE_BYTES:
+        raise UserError(f"image {name!r} has {size:,} bytes, the limit is {MAX_IMAGE_BYTES:,}")
+    if not start:
+        raise UserError(f"image {name!r} is an empty file")
+    if is_lfs_pointer(start):
+        raise UserError(f"image {name!r} is a git-lfs pointer, not an image; run `git lfs pull`")
+
+
+def open_image(
     root: str | os.PathLike[str], relative_path: str, max_image_pixels: int = MAX_IMAGE_PIXELS
+) -> Image.Image:
+    """An image below ``root``, upright; errors of ``opened`` and ``decode``."""
+    with opened(root, relative_path) as file:
+        return decode(file, relative_path, max_image_pixels)
+
+
+def decode_image(
+    data: bytes, name: str = "", max_image_pixels: int = MAX_IMAGE_PIXELS
+) -> Image.Image:
+    """Decode an encoded image, upright; the same refusals as ``open_image``, naming ``name``."""
+    with in_memory(data, name) as file:
+        return decode(file, name, max_image_pixels)
+
+
+def decode(file: BinaryIO, name: str, max_image_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
+    """The whole image, upright.
+
+    Raises:
+        UserError: truncated, not an image of a known format, or larger than ``max_image_pixels``.
+    """
+    with _refusals(name):
+        image = _open(file, name, max_image_pixels)
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)  # otherwise it copies even upright images
+        return to_8_bits(image, name)
+
+
+def header_size(
+    file: BinaryIO, name: str, max_image_pixels: int = MAX_IMAGE_PIXELS
 ) -> tuple[int, int]:
-    """(width, height) of the upright image, as ``open_image`` would give it, from its header.
+    """(width, height) of the upright image, as ``decode`` would give it, from its header.
 
     Tens of times cheaper than decoding. Damage behind the header goes unseen:
     ``python -m vlaa_jax.data check`` decodes.
 
     Raises:
-        UserError: as ``open_image``, for what the path and the header show.
+        UserError: as ``decode``, for what the header shows.
     """
-    with _opened(root, relative_path) as file, _refusals(relative_path):
-        image = _open(file, relative_path, max_image_pixels)
+    with _refusals(name):
+        image = _open(file, name, max_image_pixels)
         if image.format == "TIFF":
             turned = False  # Pillow turns these itself, and says so in the size
         elif image.format == "PNG" and "exif" not in image.info:
-            turned = _late_exif(Metered(file, relative_path)) and _turned(image)  # loads it: rare
+            turned = _late_exif(Metered(file, name)) and _turned(image)  # loads it: rare
         else:
             turned = _turned(image)
         return image.size[::-1] if turned else image.size
+
+
+def image_size(
+    root: str | os.PathLike[str], relative_path: str, max_image_pixels: int = MAX_IMAGE_PIXELS
+) -> tuple[int, int]:
+    """``header_size`` of an image below ``root``; errors as ``open_image``."""
+    with opened(root, relative_path) as file:
+        return header_size(file, relative_path, max_image_pixels)
 
 
 def _open(file: BinaryIO, name: str, max_image_pixels: int) -> Image.Image:

@@ -1,12 +1,12 @@
 """What is found at the path of an image; never raises for a bad one."""
 
 import os
-from typing import NamedTuple
+from contextlib import AbstractContextManager
+from typing import BinaryIO, NamedTuple
 
 from vlaa_jax.data.images.bit_depth import SCALED_FROM
-from vlaa_jax.data.images.files import open_image, resolve_inside
+from vlaa_jax.data.images.files import Missing, decode, header_size, opened
 from vlaa_jax.data.images.processor import MAX_ASPECT
-from vlaa_jax.foreign import MAX_IMAGE_BYTES, read_bytes
 from vlaa_jax.schema import UserError
 
 
@@ -24,30 +24,39 @@ class ImageFacts(NamedTuple):
     """Pillow's name of the pixels' form, where the image was decoded."""
 
 
-def inspect_image(
-    root: str | os.PathLike[str], path: str, *, decode: bool = True, keep: bool = False
+def inspect(
+    file: AbstractContextManager[BinaryIO], name: str, *, whole: bool = True, keep: bool = False
 ) -> ImageFacts:
-    """Look at one image without ever leaving ``root``; never raises for a bad one.
+    """Look at one image.
 
     Args:
-      root: image root.
-      path: relative path.
-      decode: decode it fully; otherwise only its presence is looked at.
+      file: opens it; ``files.opened`` or ``files.in_memory``.
+      name: of the image, for messages.
+      whole: decode all of it; otherwise its header only.
       keep: return the encoded bytes too.
     """
+    mode, data = "", b""
     try:
-        file = resolve_inside(root, path)
-    except UserError as error:
+        with file as stream:
+            if whole:
+                with decode(stream, name) as image:
+                    size, mode = image.size, image.info.get(SCALED_FROM, image.mode)
+            else:
+                size = header_size(stream, name)
+            if keep:
+                stream.seek(0)
+                data = stream.read()
+    except Missing as error:
         return ImageFacts("missing", str(error))
-    if not decode:
-        return ImageFacts("found")
-    try:
-        with open_image(root, path) as image:
-            (width, height), mode = image.size, image.info.get(SCALED_FROM, image.mode)
-        data = read_bytes(file, MAX_IMAGE_BYTES) if keep else b""
     except (UserError, OSError) as error:
         return ImageFacts("corrupt", str(error))
-    if max(width, height) > MAX_ASPECT * min(width, height):
-        reason = f"image {path!r} of {width}x{height} pixels is too narrow"
-        return ImageFacts("corrupt", reason)
-    return ImageFacts("found", "", (width, height), data, mode)
+    if max(size) > MAX_ASPECT * min(size):
+        return ImageFacts("corrupt", f"image {name!r} of {size[0]}x{size[1]} pixels is too narrow")
+    return ImageFacts("found", "", size, data, mode)
+
+
+def inspect_image(
+    root: str | os.PathLike[str], path: str, *, whole: bool = True, keep: bool = False
+) -> ImageFacts:
+    """Look at one image without ever leaving ``root``; see ``inspect``."""
+    return inspect(opened(root, path), path, whole=whole, keep=keep)

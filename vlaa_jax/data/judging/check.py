@@ -3,23 +3,19 @@
 One table per file, a row per source, with the published counts beside (arXiv 2504.11468, Table 1).
 """
 
-import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import islice
 
 from vlaa_jax.data.images.bit_depth import DEEP_MODES
-from vlaa_jax.data.images.inspect import ImageFacts, inspect_image
+from vlaa_jax.data.images.inspect import ImageFacts
 from vlaa_jax.data.judging.findings import Findings
-from vlaa_jax.data.judging.golds import GoldProblems, bad_golds
+from vlaa_jax.data.judging.judge import Examined, Judge, examine
+from vlaa_jax.data.judging.needs import Needs
 from vlaa_jax.data.progress import progress
 from vlaa_jax.data.records.foreign_forms import remarks
 from vlaa_jax.data.records.reject import Reject
-from vlaa_jax.data.sources.record_file import RecordFile, iter_indexed
-from vlaa_jax.foreign import local_path
-from vlaa_jax.schema import Record, UserError
+from vlaa_jax.data.sources.source import Source
 
 PUBLISHED = {
     "sft": {
@@ -51,7 +47,6 @@ _HEAD = (
 )
 UNREADABLE = "(unreadable)"
 """Row of records that were refused before their source was known."""
-_BATCH = 256
 
 
 @dataclass
@@ -75,20 +70,42 @@ class CheckReport:
     file: str
     kind: str | None
     rows: dict[str, SourceRow] = field(default_factory=dict)
-    rejects: list[Reject] = field(default_factory=list)
-    """Up to ``max_rejects``; the counts go on."""
-    problems: int = 0
     modes: Counter[str] = field(default_factory=Counter)
     """Different images by the form of their pixels, where they were decoded."""
     findings: Findings = field(default_factory=Findings)
     """All problems by kind."""
     remarks: Findings = field(default_factory=Findings)
     """What can be trained on and is hardly meant, by kind."""
+    needs: Needs = field(default_factory=Needs)
+    """What a run has to have room for, where lengths were measured."""
 
     @property
     def clean(self) -> bool:
         """True when every record, image and gold can be used."""
-        return self.problems == 0
+        return not self.problems
+
+    @property
+    def problems(self) -> int:
+        """How many there are."""
+        return self.findings.total()
+
+    def add(self, one: Examined, seen: set[str], source: Source) -> None:
+        """Count a record; ``seen`` holds the images that were counted."""
+        if one.record is None:
+            self.row(UNREADABLE).refused += 1
+            return
+        row = self.row(one.record.source)
+        row.records += 1
+        row.bad_golds += any(problem.field == "gt" for problem in one.verdict.problems)
+        for path, fact in zip(one.record.images, one.facts, strict=True):
+            if path not in seen:
+                seen.add(path)
+                self.modes.update([fact.mode] if fact.mode else [])
+                _count_image(self.row(path.split("/", 1)[0] if "/" in path else ""), fact)
+        for name, remark in remarks(one.record):
+            self.remarks.add(source.reject(one.place, name, remark, one.record.id))
+        if one.verdict.measure is not None:
+            self.needs.add(one.verdict.measure)
 
     def row(self, source: str) -> SourceRow:
         """The row of a source, made when first asked for."""
@@ -136,87 +153,6 @@ def _cells(name: str, row: SourceRow, published: int | None) -> tuple[str, ...]:
     return (name, f"{row.records:,}", beside, *(f"{c:,}" for c in counts))
 
 
-def check_file(
-    path: str | os.PathLike[str],
-    image_root: str | os.PathLike[str],
-    *,
-    kind: str | None = None,
-    gold_problems: GoldProblems | None = None,
-    box_space: str | Mapping[str, str] = "normalized",
-    decode: bool = True,
-    workers: int = 2,
-    on_reject: Callable[[Reject], None] | None = None,
-    max_rejects: int = 1000,
-    show_progress: bool = False,
-) -> CheckReport:
-    """Check one record file.
-
-    Args:
-      path: JSON array or JSON Lines.
-      image_root: folder the image paths are relative to.
-      kind: "grpo", "sft" or None.
-      gold_problems: says what is wrong with golds for their verifiers; None leaves golds unchecked.
-      box_space: space of iou boxes that do not name their own; see RecordFile.
-      decode: decode every image once; otherwise only look whether it is there.
-      workers: threads that look at images.
-      on_reject: gets every reject as it is found.
-      max_rejects: how many rejects the report keeps.
-      show_progress: show progress on stderr.
-
-    Raises:
-      UserError: the file or the image root cannot be read at all.
-    """
-    if not local_path(image_root).is_dir():
-        raise UserError(f"{image_root}: no such image folder")
-    report = CheckReport(str(path), kind)
-
-    file = RecordFile(path, kind=kind, box_space=box_space)
-
-    def refuse(reject: Reject) -> None:
-        report.problems += 1
-        report.findings.add(reject)
-        if len(report.rejects) < max_rejects:
-            report.rejects.append(reject)
-        if on_reject is not None:
-            on_reject(reject)
-
-    def refuse_unread(reject: Reject) -> None:
-        report.row(UNREADABLE).refused += 1
-        refuse(reject)
-
-    found = iter_indexed(file, refuse_unread)
-    found = progress(found, len(file), f"check {path}", show_progress)
-    seen: dict[str, ImageFacts] = {}
-    same: dict[ImageFacts, ImageFacts] = {}  # few differ, and 126,413 are many
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        for batch in _batches(found):
-            new = list(dict.fromkeys(p for _, r in batch for p in r.images if p not in seen))
-            facts = pool.map(lambda p: inspect_image(image_root, p, decode=decode), new)
-            for image, fact in zip(new, facts, strict=True):
-                report.modes.update([fact.mode] if fact.mode else [])
-                seen[image] = same.setdefault(fact, fact)
-                _count_image(report.row(image.split("/", 1)[0] if "/" in image else ""), fact)
-            sizes = [_size(seen[r.images[0]]) if r.images else None for _, r in batch]
-            golds = bad_golds([record for _, record in batch], sizes, gold_problems)
-            for (index, record), gold in zip(batch, golds, strict=True):
-                row = report.row(record.source)
-                row.records += 1
-                row.bad_golds += gold is not None
-                for name, remark in remarks(record):
-                    report.remarks.add(file.reject(index, name, remark, record.id))
-                for path in record.images:
-                    if reason := seen[path].reason:
-                        refuse(file.reject(index, "image", reason, record.id))
-                if gold is not None:
-                    refuse(file.reject(index, "gt", gold, record.id))
-    file.close()
-    return report
-
-
-def _size(fact: ImageFacts) -> tuple[int, int] | None:
-    return fact.size if fact.size != (0, 0) else None
-
-
 def _count_image(row: SourceRow, fact: ImageFacts) -> None:
     row.images += 1
     row.found += fact.status == "found"
@@ -224,7 +160,33 @@ def _count_image(row: SourceRow, fact: ImageFacts) -> None:
     row.corrupt += fact.status == "corrupt"
 
 
-def _batches(records: Iterable[tuple[int, Record]]) -> Iterator[list[tuple[int, Record]]]:
-    iterator = iter(records)
-    while batch := list(islice(iterator, _BATCH)):
-        yield batch
+def check(
+    source: Source,
+    judge: Judge,
+    *,
+    whole: bool = True,
+    workers: int = 2,
+    on_reject: Callable[[Reject], None] = lambda reject: None,
+    show_progress: bool = False,
+) -> CheckReport:
+    """Check all records of a source.
+
+    Args:
+      source: the source.
+      judge: who decides; training asks the same one.
+      whole: decode every image once; otherwise look at headers, as training does.
+      workers: threads that look at images.
+      on_reject: gets every problem as it is found.
+      show_progress: show progress on stderr.
+    """
+    needs = Needs(judge.preprocessor, judge.limits.window_units)
+    report = CheckReport(str(source.path), judge.kind, needs=needs)
+    found = examine(source, judge, whole=whole, workers=workers)
+    seen: set[str] = set()
+    for one in progress(found, len(source), f"check {source.path}", show_progress):
+        report.add(one, seen, source)
+        for reject in one.rejects:
+            report.findings.add(reject)
+            on_reject(reject)
+    source.close()
+    return report

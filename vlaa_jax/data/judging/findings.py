@@ -32,6 +32,17 @@ class Findings:
         """How many there are of all kinds."""
         return self._counts.total()
 
+    def first(self) -> str:
+        """The first by its place, and how many others there are, by field; one line."""
+        first = min(self._first.values(), key=lambda reject: reject.index)
+        if self.total() == 1:
+            return str(first)
+        fields: Counter[str] = Counter()
+        for (field, _), count in self._counts.items():
+            fields[field or "form"] += count
+        counts = ", ".join(f"{field} {count:,}" for field, count in fields.most_common())
+        return f"{first}; {self.total():,} records cannot be used (by field: {counts})"
+
     def lines(self) -> list[str]:
         """A line for each kind, the most frequent first: its first place, and how many."""
         found = []

@@ -13,9 +13,9 @@ from typing import Any
 import grain
 from PIL import Image
 
+from vlaa_jax.data.images.opener import ImageOpener, opener
 from vlaa_jax.data.loaders.loader import Loader
 from vlaa_jax.data.loaders.order import Order, ordered
-from vlaa_jax.data.sources.opener import ImageOpener, opener
 from vlaa_jax.schema import Record
 
 Prompt = tuple[Record, tuple[Image.Image, ...]]

@@ -20,20 +20,19 @@ from numpy.typing import DTypeLike
 
 from vlaa_jax.data.images.bins import rows_needed
 from vlaa_jax.data.images.grid import Grid
-from vlaa_jax.data.images.processor import ImageProcessor
+from vlaa_jax.data.images.opener import ImageOpener, opener
 from vlaa_jax.data.loaders.loader import Loader
 from vlaa_jax.data.loaders.order import Order, ordered
 from vlaa_jax.data.rows.batches import RowBatch, collate_rows
 from vlaa_jax.data.rows.buffers import Buffers
 from vlaa_jax.data.rows.packing import PackBudget, PackedBatch, Packer, fit_budget, vision_load
-from vlaa_jax.data.samples.encode import Encoded, encode_sft
-from vlaa_jax.data.samples.measure import Built, measure
-from vlaa_jax.data.sources.opener import ImageOpener, image_sizes, opener
-from vlaa_jax.data.text.chat import Chat
+from vlaa_jax.data.samples.preprocessor import Encoded, Preprocessor
 from vlaa_jax.schema import Record, UserError
 
 _AT_ONCE = 256
 _TRIES = 8
+_AHEAD = 2
+"""Batches that are laid out before they are asked for."""
 
 
 class Sized(NamedTuple):
@@ -44,34 +43,30 @@ class Sized(NamedTuple):
     grids: tuple[Grid, ...]
 
 
-@dataclass(frozen=True)
-class Encoder:
-    """Everything between a record and what the model reads."""
+class Samples:
+    """Records with answers, and everything between them and what the model reads.
 
-    images: ImageOpener
-    chat: Chat
-    processor: ImageProcessor
-    system_prompt: str = ""
+    Args:
+      records: a source or a list; all with answers.
+      images: image root, or a function from record to images (``Source.images``).
+      preprocessor: of the checkpoint.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        images: str | os.PathLike[str] | ImageOpener,
+        preprocessor: Preprocessor,
+    ) -> None:
+        self.records, self.images, self.preprocessor = records, opener(images), preprocessor
 
     def size(self, record: Record) -> Sized:
-        """The lengths of a record: those of the build it comes from, or else measured.
-
-        Measuring tokenises the text and reads the images' headers each time a record is packed; a
-        build knows.
-        """
-        built = record.meta.get("built")
-        sizes = image_sizes(self.images, record)
-        if isinstance(built, Built):
-            grids = tuple(self.processor.grid(*size) for size in sizes)
-            return Sized(record, int(built["tokens"]), grids)
-        found = measure(
-            record,
-            sizes,
-            self.chat,
-            self.processor,
-            system_prompt=self.system_prompt,
-            with_answer=True,
-        )
+        """The lengths of a record: those that it brings, or else measured now."""
+        if (known := record.lengths) is not None:
+            grids = tuple(self.preprocessor.processor.grid(*size) for size in known.image_sizes)
+            return Sized(record, known.tokens, grids)
+        sizes = [image.size for image in self.images(record)]
+        found = self.preprocessor.measure(record, sizes, with_answer=True)
         return Sized(record, found.tokens, found.grids)
 
     def encode(self, sized: Sized) -> Encoded:
@@ -81,14 +76,8 @@ class Encoder:
           UserError: an image cannot be used, or the lengths are not those it was packed by.
         """
         record = sized.record
-        encoded = encode_sft(
-            record,
-            self.images(record),
-            self.chat,
-            self.processor,
-            system_prompt=self.system_prompt,
-            as_pixels=True,
-        )
+        images = self.images(record)
+        encoded = self.preprocessor.encode(record, images, with_answer=True, as_pixels=True)
         if (encoded.length, encoded.grids) != (sized.n_tokens, sized.grids):
             raise UserError(
                 f"record {record.id!r}: {encoded.length} tokens, but it was built with "
@@ -99,20 +88,14 @@ class Encoder:
 
 
 def row_loader(
-    records: Sequence[Record],
-    images: str | os.PathLike[str] | ImageOpener,
-    *,
-    chat: Chat,
-    processor: ImageProcessor,
+    samples: Samples,
     budget: PackBudget,
+    *,
     order: Order | None = None,
-    system_prompt: str = "",
     threads: int = 2,
-    ahead: int = 2,
-    transfer: Callable[[RowBatch], Any] | None = None,
     shards: Sequence[int] | None = None,
     dtype: DTypeLike = np.float32,
-) -> Loader[Any]:
+) -> Loader[RowBatch]:
     """Batches of packed rows, all of the budget's shape.
 
     Several hosts that name their `shards` pack the same stream, by sizes, and lay out only the rows
@@ -121,17 +104,11 @@ def row_loader(
     may give hosts different numbers of batches in an epoch.)
 
     Args:
-      records: BuiltRecords, a RecordFile or a list; all with answers.
-      images: image root, or a function from record to images (``BuiltRecords.images``).
-      chat: tokenizer and template of the checkpoint.
-      processor: image processor of the checkpoint.
+      samples: the records.
       budget: shape of a batch, for example from ``row_budget``; ``n_shards`` counts the data shards
         that are packed for.
       order: seed, shuffle, epochs, mixing, host slice.
-      system_prompt: empty for the template's own.
-      threads: threads that decode and encode the samples of a batch; 0 takes the thread that packs.
-      ahead: batches made ahead of the caller; 0 makes each when it is asked for.
-      transfer: called with each batch in the background, e.g. to put it on the devices.
+      threads: threads that decode and encode; 0 does everything in the caller's, when asked.
       shards: the data shards of this host, in order; None: all.
       dtype: of the patches; uint8 leaves their normalisation to the model.
 
@@ -139,74 +116,45 @@ def row_loader(
       UserError: no records; while iterating, a sample that fits no batch or an image that cannot
         be used.
     """
-    encoder = Encoder(opener(images), chat, processor, system_prompt)
-    stream = ordered(records, order or Order())
-    submit, executors = _submitter(encoder, threads)
+    stream = ordered(samples.records, order or Order())
+    submit, executors = _submitter(samples, threads)
     mine = tuple(range(budget.n_shards) if shards is None else shards)
-    packed = _Packed(stream, encoder, budget, submit, mine)
+    packed = _Packed(stream, samples, budget, submit, mine)
     own = replace(budget, n_shards=len(mine))
-    dataset: grain.IterDataset = packed.map(
-        _Collate(encoder, own, transfer, Buffers(), np.dtype(dtype))
-    )
-    if ahead > 0:
-        dataset = ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=ahead)
+    lay_out = _Collate(samples.preprocessor, own, Buffers(), np.dtype(dtype))
+    dataset: grain.IterDataset = packed.map(lay_out)
+    if threads > 0:
+        dataset = ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=_AHEAD)
     return Loader(dataset, executors)
 
 
 def row_budget(
-    records: Sequence[Record],
-    images: str | os.PathLike[str] | ImageOpener,
-    *,
-    chat: Chat,
-    processor: ImageProcessor,
-    tokens_per_row: int,
-    rows_per_shard: int,
-    n_shards: int = 1,
-    window_units: int = 4,
-    order: Order | None = None,
-    system_prompt: str = "",
-    sample: int = 512,
+    samples: Samples, shape: PackBudget, *, order: Order | None = None, sample: int = 512
 ) -> PackBudget:
     """A budget whose vision part runs out together with the tokens, and that every record fits.
 
-    The proportions come from the first records of the stream; all records are then measured once (a
-    build knows its lengths, so this only reads it), so that training never meets one that does not
-    fit. All hosts must use the same budget: what is looked at does not depend on the host.
+    The proportions come from the first records of the stream; all records are then measured once,
+    so that training never meets one that does not fit. All hosts must use the same budget: what is
+    looked at does not depend on the host.
 
     Args:
-      records: as for ``row_loader``.
-      images: as for ``row_loader``.
-      chat: tokenizer and template of the checkpoint.
-      processor: image processor of the checkpoint.
-      tokens_per_row: tokens of a row.
-      rows_per_shard: rows of a data shard.
-      n_shards: data shards of this host.
-      window_units: 4 for Qwen2.5-VL, 0 for Qwen2-VL.
+      samples: the records.
+      shape: what is known of the budget; its vision part is replaced.
       order: the one that training will use.
-      system_prompt: empty for the template's own.
       sample: records of the stream that decide the proportions.
 
     Raises:
       UserError: names a record that is longer than a row, has more images than a budget can hold,
         or cannot be measured.
     """
-    encoder = Encoder(opener(images), chat, processor, system_prompt)
     order = order or Order()
-    stream = ordered(records, replace(order, host_index=0, host_count=1))
-    count = min(sample, len(records))
-    first = [encoder.size(stream[i]) for i in range(count)]
+    stream = ordered(samples.records, replace(order, host_index=0, host_count=1))
+    first = [samples.size(stream[i]) for i in range(min(sample, len(samples.records)))]
     sizes = [(s.n_tokens, s.grids) for s in first]
-    every = _distinct_sizes(records, encoder, order, tokens_per_row)
-    fit = partial(
-        fit_budget,
-        tokens_per_row=tokens_per_row,
-        rows_per_shard=rows_per_shard,
-        n_shards=n_shards,
-        window_units=window_units,
-    )
-    sizes += _largest(every, window_units)
+    every = _distinct_sizes(samples, order, shape.tokens_per_row)
+    sizes += _largest(every, shape.window_units)
     for _ in range(_TRIES):
-        budget = fit(sizes)
+        budget = fit_budget(sizes, shape)
         misfits = [grids for grids in every if not _fits(budget, grids)]
         if not misfits:
             return budget
@@ -217,37 +165,17 @@ def row_budget(
     )
 
 
-def count_batches(
-    records: Sequence[Record],
-    images: str | os.PathLike[str] | ImageOpener,
-    *,
-    chat: Chat,
-    processor: ImageProcessor,
-    budget: PackBudget,
-    order: Order,
-    system_prompt: str = "",
-) -> int:
-    """Batches that ``row_loader`` will give in finite epochs; packs sizes, decodes nothing.
-
-    Args:
-      records: as for ``row_loader``.
-      images: as for ``row_loader``.
-      chat: tokenizer and template of the checkpoint.
-      processor: image processor of the checkpoint.
-      budget: shape of a batch.
-      order: with a number of epochs.
-      system_prompt: empty for the template's own.
-    """
-    encoder = Encoder(opener(images), chat, processor, system_prompt)
+def count_batches(samples: Samples, budget: PackBudget, order: Order) -> int:
+    """Batches that ``row_loader`` will give in finite epochs; packs sizes, decodes nothing."""
     packer: Packer[int] = Packer(budget)
-    stream = ordered(records, order)
-    sized = (encoder.size(stream[i]) for i in range(len(stream)))
+    stream = ordered(samples.records, order)
+    sized = (samples.size(stream[i]) for i in range(len(stream)))
     full = sum(packer.add(0, s.n_tokens, s.grids) is not None for s in sized)
     return full + sum(1 for _ in packer.flush())
 
 
 def _distinct_sizes(
-    records: Sequence[Record], encoder: Encoder, order: Order, tokens_per_row: int
+    samples: Samples, order: Order, tokens_per_row: int
 ) -> dict[tuple[Grid, ...], str]:
     """The different images that a sample has, each with the id of the first record.
 
@@ -255,11 +183,12 @@ def _distinct_sizes(
       UserError: a record is longer than a row.
     """
     found: dict[tuple[Grid, ...], str] = {}
+    records = samples.records
     with ThreadPoolExecutor(2, "measure") as pool:
         for start in range(0, len(records), _AT_ONCE):
             part = [records[i] for i in range(start, min(start + _AT_ONCE, len(records)))]
             part = [r for r in part if order.weight(r.source) > 0]
-            for sized in pool.map(encoder.size, part):
+            for sized in pool.map(samples.size, part):
                 if sized.n_tokens > tokens_per_row:
                     raise UserError(
                         f"record {sized.record.id!r}: {sized.n_tokens} tokens are over "
@@ -294,11 +223,11 @@ Submit = Callable[[Sized], Job]
 """Begins to encode a sample."""
 
 
-def _submitter(encoder: Encoder, threads: int) -> tuple[Submit | None, tuple[Executor, ...]]:
+def _submitter(samples: Samples, threads: int) -> tuple[Submit | None, tuple[Executor, ...]]:
     """How samples are encoded in the background, if at all, and what to shut down in the end."""
     if threads > 0:
         pool = ThreadPoolExecutor(threads, "encode")
-        return lambda sized: pool.submit(encoder.encode, sized).result, (pool,)
+        return lambda sized: pool.submit(samples.encode, sized).result, (pool,)
     return None, ()
 
 
@@ -306,26 +235,24 @@ def _submitter(encoder: Encoder, threads: int) -> tuple[Submit | None, tuple[Exe
 class _Collate:
     """Rows of samples to arrays."""
 
-    encoder: Encoder
+    preprocessor: Preprocessor
     budget: PackBudget
-    transfer: Callable[[RowBatch], Any] | None
     buffers: Buffers
     dtype: np.dtype[Any]
 
-    def __call__(self, rows: list[list[Job]]) -> Any:
-        batch = collate_rows(
+    def __call__(self, rows: list[list[Job]]) -> RowBatch:
+        return collate_rows(
             [[job() for job in row] for row in rows],
             self.budget.n_shards,
-            pad_id=self.encoder.chat.pad_id,
+            pad_id=self.preprocessor.chat.pad_id,
             tokens_per_row=self.budget.tokens_per_row,
             window_units=self.budget.window_units,
             rows_per_bin=self.budget.rows_per_bin,
             bins_per_shard=self.budget.bins_per_shard,
             dtype=self.dtype,
-            processor=None if self.dtype == np.uint8 else self.encoder.processor,
+            processor=None if self.dtype == np.uint8 else self.preprocessor.processor,
             empty=self.buffers.empty,
         )
-        return batch if self.transfer is None else self.transfer(batch)
 
 
 class _Packed(grain.IterDataset):
@@ -334,13 +261,13 @@ class _Packed(grain.IterDataset):
     def __init__(
         self,
         stream: grain.MapDataset,
-        encoder: Encoder,
+        samples: Samples,
         budget: PackBudget,
         submit: Submit | None,
         shards: tuple[int, ...],
     ) -> None:
         super().__init__()
-        self._make = partial(_PackedIterator, stream, encoder, budget, submit, shards)
+        self._make = partial(_PackedIterator, stream, samples, budget, submit, shards)
 
     def __iter__(self) -> grain.DatasetIterator:
         return self._make()
@@ -364,13 +291,13 @@ class _PackedIterator(grain.DatasetIterator):
     def __init__(
         self,
         stream: grain.MapDataset,
-        encoder: Encoder,
+        samples: Samples,
         budget: PackBudget,
         submit: Submit | None,
         shards: tuple[int, ...],
     ) -> None:
         super().__init__()
-        self._stream, self._encoder, self._budget = stream, encoder, budget
+        self._stream, self._samples, self._budget = stream, samples, budget
         self._submit, self._shards = submit, shards
         self._ready: deque[_Ready] = deque()
         self.set_state({"position": 0, "waiting": []})
@@ -426,7 +353,7 @@ class _PackedIterator(grain.DatasetIterator):
         return _Ready(rows, self._packer_state())
 
     def _feed(self, index: int) -> PackedBatch[int] | None:
-        sized = self._encoder.size(self._stream[index])
+        sized = self._samples.size(self._stream[index])
         self._sized[index] = sized
         try:
             return self._packer.add(index, sized.n_tokens, sized.grids)
@@ -436,5 +363,5 @@ class _PackedIterator(grain.DatasetIterator):
 
     def _job(self, sized: Sized) -> Job:
         if self._submit is None:
-            return partial(self._encoder.encode, sized)
+            return partial(self._samples.encode, sized)
         return self._submit(sized)

@@ -24,33 +24,18 @@ _MAGIC = {
     b"<html": "a web page; was the download refused?",
 }
 _SEE = 'see "Records of other forms" in docs/data.md'
-_FORMS: tuple[tuple[frozenset[str], str], ...] = (
-    (
-        frozenset({"conversations"}),
-        "this looks like LLaVA or ShareGPT conversations: the question is "
-        "conversations[0]['value'] without its <image>, gt or answer conversations[1]['value']",
-    ),
-    (
-        frozenset({"messages"}),
-        "this looks like chat messages: the question is the text of the user's message without its "
-        "<image>, gt or answer that of the assistant's",
-    ),
-    (
-        frozenset({"row_idx", "row"}),
-        "this looks like rows of the Hugging Face viewer: the record is in 'row'",
-    ),
-    (
-        frozenset({"problem", "solution"}),
-        "this looks like records of R1-V: the question is in 'problem', gt inside the <answer> of "
-        "'solution'",
-    ),
-    (frozenset({"problem"}), "the question seems to be in 'problem'"),
-    (frozenset({"query"}), "the question seems to be in 'query'"),
-    (frozenset({"prompt"}), "the question seems to be in 'prompt'"),
-    (frozenset({"instruction"}), "the question seems to be in 'instruction'"),
-    (frozenset({"text"}), "the question seems to be in 'text'"),
-)
-_PLACEHOLDER = re.compile(r"<(?:image|img|imagehere)(?:[ _]?\d+)?>", re.IGNORECASE)
+_TALK = "this looks like a conversation; a file that holds nothing else is read as it is"
+_FORMS = {
+    ("conversations",): _TALK,
+    ("messages",): _TALK,
+    ("row_idx", "row"): "this looks like rows of the Hugging Face viewer: the record is in 'row'",
+    ("problem", "solution"): "this looks like records of R1-V: question=problem, and gt is what "
+    "stands inside the <answer> of 'solution'",
+}
+_QUESTIONS = ("problem", "query", "prompt", "instruction", "text")
+"""Names that others give the question."""
+PLACEHOLDER = re.compile(r"<(?:image|img|imagehere)(?:[ _]?\d+)?>", re.IGNORECASE)
+"""A mark that stands for an image in other forms."""
 _CHAT_TOKEN = re.compile(r"<\|\w+\|>|\[/?INST\]")
 _EMPTY_ANSWER = re.compile(r"<answer>\s*</answer>")
 
@@ -65,22 +50,24 @@ def guess_file(start: bytes) -> str | None:
 
 def guess_record(raw: Mapping[str, Any]) -> str | None:
     """What form a record without a question has, and where its parts would go."""
-    keys = {key.lower() for key in raw if isinstance(key, str)}
-    found = next((what for needed, what in _FORMS if needed <= keys), None)
+    keys = {key.lower(): key for key in raw if isinstance(key, str)}
+    found = next((what for needed, what in _FORMS.items() if keys.keys() >= set(needed)), None)
+    if found is None and (name := next((keys[n] for n in _QUESTIONS if n in keys), None)):
+        found = f"it seems to be in {name!r}: say so with columns, question={name}"
     return f"{found}; {_SEE}" if found else None
 
 
 def without_placeholders(text: str) -> str:
     """The text without marks that stand for an image in other forms."""
-    return _PLACEHOLDER.sub("", text).strip()
+    return PLACEHOLDER.sub("", text).strip()
 
 
 def remarks(record: Record) -> Iterator[tuple[str, str]]:
     """(field, what and what to do) of all that can be trained on and is hardly meant."""
-    marks = len(_PLACEHOLDER.findall(record.question))
+    marks = len(PLACEHOLDER.findall(record.question))
     if marks and marks != len(record.images):
         yield "question", f"has {marks} marks like <image> for {len(record.images)} images"
-    elif marks > 1 and not _marks_lead(record.question):
+    elif marks > 1 and not marks_lead(record.question):
         yield (
             "question",
             f"puts its {marks} images between its words; they are shown before the text, in the "
@@ -88,7 +75,7 @@ def remarks(record: Record) -> Iterator[tuple[str, str]]:
         )
     elif marks:
         yield "question", f"holds <image>, which is read as text: take it out; {_SEE}"
-    if record.answer is not None and _PLACEHOLDER.search(record.answer):
+    if record.answer is not None and PLACEHOLDER.search(record.answer):
         yield "answer", "holds <image>, which would be learnt as text: take it out"
     if record.answer is not None and _EMPTY_ANSWER.search(record.answer):
         yield "answer", "has an empty <answer> block"
@@ -101,7 +88,7 @@ def remarks(record: Record) -> Iterator[tuple[str, str]]:
             )
 
 
-def _marks_lead(text: str) -> bool:
+def marks_lead(text: str) -> bool:
     """Whether all marks stand before the first word."""
-    marks = list(_PLACEHOLDER.finditer(text))
-    return not _PLACEHOLDER.sub("", text[: marks[-1].end()]).strip()
+    marks = list(PLACEHOLDER.finditer(text))
+    return not PLACEHOLDER.sub("", text[: marks[-1].end()]).strip()

@@ -8,6 +8,7 @@ reason.
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from vlaa_jax.data.records.foreign_forms import guess_record, without_placeholders
@@ -28,65 +29,105 @@ _URL = re.compile(r"\s*(data(?=:)|[a-z][a-z0-9+.-]+(?=://))", re.IGNORECASE)
 _ANSWER_MARK = re.compile(r"†\s*(?:Answer\s*)?[:：]", re.IGNORECASE)
 
 
-def parse_record(raw: Any, *, fallback_id: str, kind: str | None = None) -> Record:
-    """One JSON object of the released files as a Record.
-
-    Fields that a Record does not name (``ds_answer``, ...) go into its ``meta``.
+class Parser:
+    """How JSON objects of one source become records.
 
     Args:
-      raw: the parsed JSON object.
-      fallback_id: id of a record that has none.
       kind: one of KINDS, or None to take what is there.
-
-    Raises:
-      Refusal: names the field and the reason.
+      box_space: space of iou boxes that do not name their own (one of BOX_SPACES), or a mapping
+        from source to space, whatever the case; sources not in it are "normalized".
+      columns: the name that a field has in the objects, by field; or the text that it has in all of
+        them, after a "=". See ``settings.by_source.columns``.
     """
-    if not isinstance(raw, dict):
-        raise Refusal("", f"a JSON {type(raw).__name__}, expected an object")
-    record_id = _id(raw.get("id"), fallback_id)
-    try:
-        return _parse_fields(raw, record_id, kind)
-    except Refusal as refusal:
-        refusal.record_id = record_id
-        raise
 
+    def __init__(
+        self,
+        kind: str | None = None,
+        box_space: str | Mapping[str, str] | None = None,
+        columns: Mapping[str, str] | None = None,
+    ) -> None:
+        if kind is not None and kind not in KINDS:
+            raise ValueError(f"kind must be one of {KINDS}, not {kind!r}")
+        self.kind = kind
+        spaces = box_space or "normalized"
+        self._spaces: str | dict[str, str] = (
+            spaces if isinstance(spaces, str) else {k.casefold(): v for k, v in spaces.items()}
+        )
+        said = columns or {}
+        self.constants = {f: text[1:] for f, text in said.items() if text.startswith("=")}
+        self.columns = {f: name for f, name in said.items() if f not in self.constants}
 
-def _parse_fields(raw: dict[str, Any], record_id: str, kind: str | None) -> Record:
-    if raw.get("question") is None and (guess := guess_record(raw)):
-        raise Refusal("question", f"missing; {guess}")
-    images = _images(raw)
-    meta = _meta(raw.get("meta"), {k: v for k, v in raw.items() if k not in _KNOWN})
-    verifier_type = raw.get("verifier_type")
-    if verifier_type is not None and verifier_type not in VERIFIER_TYPES:
-        raise Refusal("verifier_type", f"{shown(verifier_type)} is none of {VERIFIER_TYPES}")
-    box_space = meta.pop("box_space", None)
-    if box_space is not None and box_space not in BOX_SPACES:
-        raise Refusal("box_space", f"{shown(box_space)} is none of {BOX_SPACES}")
-    if verifier_type == "iou" and not images:
-        raise Refusal("image", "missing; a box lies in an image")
-    gold = _gold(raw.get("gt"))
-    if verifier_type == "math" and gold is not None and (answer := _marked_answer(gold)):
-        meta["gt_solution"], gold = gold, answer
-    question = _text(raw, "question", required=True) or ""
-    if not without_placeholders(question):
-        raise Refusal("question", f"empty but for {shown(question.strip())}")
-    record = Record(
-        id=record_id,
-        question=question,
-        images=images,
-        gt=gold,
-        verifier_type=verifier_type,
-        answer=_text(raw, "answer", required=kind == "sft"),
-        source=images[0].split("/", 1)[0] if images and "/" in images[0] else "",
-        caption=_text(raw, "caption"),
-        box_space=box_space,
-        meta=meta,
-    )
-    if kind == "grpo" and record.verifier_type is None:
-        raise Refusal("verifier_type", "missing; GRPO needs to know which verifier scores it")
-    if kind == "grpo" and record.gt is None:
-        raise Refusal("gt", "missing; GRPO needs a gold answer")
-    return record
+    def __call__(self, raw: Any, fallback_id: str, place: int = -1) -> Record:
+        """One JSON object of the released files as a Record.
+
+        Fields that a Record does not name (``ds_answer``, ...) go into its ``meta``.
+
+        Args:
+          raw: the parsed JSON object.
+          fallback_id: id of a record that has none.
+          place: position in its source.
+
+        Raises:
+          Refusal: names the field and the reason.
+        """
+        if not isinstance(raw, dict):
+            raise Refusal("", f"a JSON {type(raw).__name__}, expected an object")
+        if self.columns or self.constants:
+            taken = set(self.columns.values())
+            mapped = {field: raw.get(name) for field, name in self.columns.items()}
+            raw = {k: v for k, v in raw.items() if k not in taken} | mapped | self.constants
+        record_id = _id(raw.get("id"), fallback_id)
+        try:
+            return self._record(raw, record_id, place)
+        except Refusal as refusal:
+            refusal.record_id = record_id
+            raise
+
+    def _record(self, raw: dict[str, Any], record_id: str, place: int) -> Record:
+        if raw.get("question") is None and (guess := guess_record(raw)):
+            raise Refusal("question", f"missing; {guess}")
+        images = _images(raw)
+        meta = _meta(raw.get("meta"), {k: v for k, v in raw.items() if k not in _KNOWN})
+        verifier_type = raw.get("verifier_type")
+        if verifier_type is not None and verifier_type not in VERIFIER_TYPES:
+            raise Refusal("verifier_type", f"{shown(verifier_type)} is none of {VERIFIER_TYPES}")
+        box_space = meta.pop("box_space", None)
+        if box_space is not None and box_space not in BOX_SPACES:
+            raise Refusal("box_space", f"{shown(box_space)} is none of {BOX_SPACES}")
+        if verifier_type == "iou" and not images:
+            raise Refusal("image", "missing; a box lies in an image")
+        gold = _gold(raw.get("gt"))
+        if verifier_type == "math" and gold is not None and (answer := _marked_answer(gold)):
+            meta["gt_solution"], gold = gold, answer
+        question = _text(raw, "question", required=True) or ""
+        if not without_placeholders(question):
+            raise Refusal("question", f"empty but for {shown(question.strip())}")
+        source = images[0].split("/", 1)[0] if images and "/" in images[0] else ""
+        if verifier_type == "iou" and box_space is None:
+            box_space = self._space_of(source)
+        record = Record(
+            id=record_id,
+            question=question,
+            images=images,
+            gt=gold,
+            verifier_type=verifier_type,
+            answer=_text(raw, "answer", required=self.kind == "sft"),
+            source=source,
+            caption=_text(raw, "caption"),
+            box_space=box_space,
+            meta=meta,
+            place=place,
+        )
+        if self.kind == "grpo" and record.verifier_type is None:
+            raise Refusal("verifier_type", "missing; GRPO needs to know which verifier scores it")
+        if self.kind == "grpo" and record.gt is None:
+            raise Refusal("gt", "missing; GRPO needs a gold answer")
+        return record
+
+    def _space_of(self, source: str) -> str:
+        if isinstance(self._spaces, str):
+            return self._spaces
+        return self._spaces.get(source.casefold(), "normalized")
 
 
 def _id(value: Any, fallback: str) -> str:

@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from vlaa_jax.data.images.planner import Empty, VisionPlan, gather_patches, ladder, plan_vision
 from vlaa_jax.data.images.processor import ImageProcessor
-from vlaa_jax.data.samples.encode import Encoded
+from vlaa_jax.data.samples.preprocessor import Encoded
 from vlaa_jax.schema import UserError
 
 

@@ -223,13 +223,7 @@ def pack(
     yield from packer.flush()
 
 
-def fit_budget(
-    sizes: Sequence[tuple[int, Sequence[Grid]]],
-    tokens_per_row: int,
-    rows_per_shard: int,
-    n_shards: int = 1,
-    window_units: int = 4,
-) -> PackBudget:
+def fit_budget(sizes: Sequence[tuple[int, Sequence[Grid]]], shape: PackBudget) -> PackBudget:
     """A vision budget that runs out together with the token budget, from a sample of sizes.
 
     Tries bin heights from what the largest image needs up to three times that, packs the sample
@@ -239,26 +233,23 @@ def fit_budget(
 
     Args:
         sizes: (tokens, grids) of some hundred samples, drawn as training will draw them.
-        tokens_per_row: token budget of a row.
-        rows_per_shard: rows of a data shard.
-        n_shards: data shards.
-        window_units: 4 for Qwen2.5-VL, 0 for Qwen2-VL.
+        shape: what is known of the budget; its vision part is replaced.
 
     Raises:
         UserError: a sample has more images than any budget tried can hold.
     """
+    tokens_per_row, window_units = shape.tokens_per_row, shape.window_units
     sizes = [(n, grids) for n, grids in sizes if n <= tokens_per_row]
-    plain = PackBudget(tokens_per_row, rows_per_shard, n_shards, window_units=window_units)
     largest = max((rows_needed(g, window_units) for _, gs in sizes for g in gs), default=0)
     if not largest:
-        return replace(plain, rows_per_bin=MIN_ROWS)
+        return replace(shape, rows_per_bin=MIN_ROWS, bins_per_shard=1)
     units = sum(vision_load(grids) for _, grids in sizes)
     per_token = units / UNITS_PER_ROW / sum(n for n, _ in sizes)
-    rows = per_token * tokens_per_row * rows_per_shard  # vision rows of a shard full of text
+    rows = per_token * tokens_per_row * shape.rows_per_shard  # vision rows of a shard full of text
     best, least = None, float("inf")
     for height in range(largest + largest % 2, 3 * largest + 2, max(2, largest // 16 * 2)):
         for bins in {max(1, round(rows * slack / height)) for slack in (0.95, 1.0, 1.05)}:
-            budget = replace(plain, rows_per_bin=height, bins_per_shard=bins)
+            budget = replace(shape, rows_per_bin=height, bins_per_shard=bins)
             token_fill, patch_fill = _mean_fill(sizes, budget)
             if not token_fill:
                 continue

@@ -2,29 +2,15 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
-from grain.sources import ArrayRecordDataSource
-from PIL import Image
-
-from vlaa_jax.data.images.files import decode_image
-from vlaa_jax.data.samples.measure import Built
 from vlaa_jax.data.sources.shards import FORMAT, MANIFEST, file_digest
+from vlaa_jax.data.sources.stored import TEXTS, StoredSource
 from vlaa_jax.foreign import local_path
-from vlaa_jax.schema import Record, UserError
+from vlaa_jax.schema import Lengths, Record, UserError
 
-_FIELDS = (
-    "id",
-    "question",
-    "gt",
-    "verifier_type",
-    "answer",
-    "source",
-    "caption",
-    "box_space",
-)
 _Parts = Mapping[str, type | tuple[type, ...]]
 _MANIFEST_PARTS: _Parts = {
     "settings": dict,
@@ -37,30 +23,50 @@ _SETTINGS_PARTS: _Parts = {"kind": str, "box_space": (str, dict)}
 _SHARD_PARTS: _Parts = {"name": str, "bytes": int, "count": int, "sha256": str}
 
 
-class BuiltRecords(Sequence[Record]):
-    """The records of a build. Their lengths are in ``meta["built"]``.
+def looks_so(path: Path, start: bytes) -> bool:
+    """Whether a folder holds a build."""
+    return (path / MANIFEST).is_file()
 
-    ``meta["built"]`` holds ``tokens``, ``image_tokens``, ``patches``, ``image_sizes`` and
-    ``image_numbers``, all of the pixel limits that the build was made with. Picklable, and safe to
-    use from several threads.
-    """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+class BuiltRecords(StoredSource):
+    """The records of a build, with their lengths at the pixel limits that it was made with."""
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        image_root: object = None,
+        *,
+        kind: str | None = None,
+        box_space: str | Mapping[str, str] | None = None,
+        columns: Mapping[str, str] | None = None,
+    ) -> None:
         """Open a build.
 
-        Raises:
-          UserError: the folder holds no finished build, or one of another format; its manifest is
-            incomplete; or a shard is missing or has another size.
-        """
-        self.folder = local_path(folder)
-        self.manifest = _read_manifest(self.folder)
-        self._records = self._source("record_shards")
-        self._images = self._source("image_shards")
+        Args:
+          folder: where it is.
+          image_root: not needed.
+          kind: that its records have to be of; None takes what is there.
+          box_space: that it has to be made with; None takes what is there.
+          columns: a build has none.
 
-    def _source(self, which: str) -> ArrayRecordDataSource | None:
+        Raises:
+          UserError: the folder holds no finished build, or one of another format, kind or space;
+            its manifest is incomplete; or a shard is missing or has another size.
+        """
+        self.path = local_path(folder)
+        self.manifest = _read_manifest(self.path)
+        settings = self.manifest["settings"]
+        self.kind, self.golds_checked = settings["kind"], bool(self.manifest["golds_checked"])
+        self._refuse_other("a build", "build", settings["box_space"], kind, box_space, columns)
+        self._records = self._shards("record_shards")
+        self._images = self._shards("image_shards")
+
+    def _shards(self, which: str) -> Any:
+        from grain.sources import ArrayRecordDataSource  # brings jax, which `check` does not need
+
         paths = []
         for shard in self.manifest[which]:
-            path = self.folder / shard["name"]
+            path = self.path / shard["name"]
             if not path.is_file() or path.stat().st_size != shard["bytes"]:
                 raise UserError(f"{path}: is missing or incomplete; run the build again")
             if shard["count"]:
@@ -70,38 +76,30 @@ class BuiltRecords(Sequence[Record]):
     def verify(self) -> None:
         """Compare every shard with its digest; raises UserError at the first that differs."""
         for shard in [*self.manifest["record_shards"], *self.manifest["image_shards"]]:
-            path = self.folder / shard["name"]
+            path = self.path / shard["name"]
             if file_digest(path) != shard["sha256"]:
                 raise UserError(f"{path}: differs from its digest in {MANIFEST}")
 
     def __len__(self) -> int:
         return int(self.manifest["kept"])
 
-    @overload
-    def __getitem__(self, index: int) -> Record: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Record]: ...
-    def __getitem__(self, index: int | slice) -> Record | Sequence[Record]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if self._records is None or not -len(self) <= index < len(self):
-            raise IndexError(f"{self.folder}: record {index} of {len(self)}")
-        row: dict[str, Any] = json.loads(self._records[int(index) % len(self)])
-        known = {name: row.pop(name) for name in _FIELDS}
-        images, meta = tuple(row.pop("images")), row.pop("meta")
-        return Record(**known, images=images, meta={**meta, "built": Built(row)})
+    def _row(self, index: int) -> dict[str, Any]:
+        return dict(json.loads(self._records[index]))
 
-    def images(self, record: Record) -> tuple[Image.Image, ...]:
-        """The decoded images of one of the records, upright."""
-        pairs = zip(self.encoded_images(record), record.images, strict=True)
-        return tuple(decode_image(data, path) for data, path in pairs)
+    def _read(self, index: int) -> Record:
+        row = self._row(index)
+        sizes = tuple((int(width), int(height)) for width, height in row["image_sizes"])
+        return Record(
+            **{name: row[name] for name in TEXTS},
+            images=tuple(row["images"]),
+            meta=row["meta"],
+            place=index,
+            lengths=Lengths(int(row["tokens"]), sizes),
+        )
 
     def encoded_images(self, record: Record) -> tuple[bytes, ...]:
         """The image files of one of the records, byte for byte."""
-        numbers = record.meta["built"]["image_numbers"]
-        if numbers and self._images is None:
-            raise UserError(f"{self.folder}: holds no images")
-        return tuple(self._images[number] for number in numbers)  # type: ignore[index]
+        return tuple(self._images[number] for number in self._row(record.place)["image_numbers"])
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

@@ -1,16 +1,15 @@
 """A file of records in the released form: random access, nothing but offsets in memory."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, overload
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, BinaryIO
 
+from vlaa_jax.data.images.files import opened
 from vlaa_jax.data.records.json_index import JsonIndex, index_json
-from vlaa_jax.data.records.parse import (
-    KINDS,
-    parse_record,
-)
+from vlaa_jax.data.records.parse import Parser
 from vlaa_jax.data.records.reject import Refusal, Reject
+from vlaa_jax.data.sources.source import Source, iter_indexed
 from vlaa_jax.foreign import local_path, parse_json
 from vlaa_jax.schema import Record, UserError
 
@@ -18,42 +17,36 @@ MAX_RECORD_BYTES = 8 << 20
 MAX_RECORD_DEPTH = 900
 
 
-class RecordFile(Sequence[Record]):
-    """Random access to the records of one file; only byte offsets are kept in memory.
+class RecordFile(Source):
+    """JSON array or JSON Lines, whatever the suffix; only byte offsets are kept in memory."""
 
-    ``file[i]`` raises UserError where the record is unusable; ``file.read(i)`` returns a Reject
-    instead. Safe to use from several threads, and picklable, as Grain wants of a source.
-    """
+    needs_root = True
 
     def __init__(
         self,
         path: str | os.PathLike[str],
+        image_root: str | os.PathLike[str] | None = None,
         *,
         kind: str | None = None,
         box_space: str | Mapping[str, str] = "normalized",
+        columns: Mapping[str, str] | None = None,
         max_record_bytes: int = MAX_RECORD_BYTES,
     ) -> None:
         """Index a file.
 
         Args:
-          path: JSON array or JSON Lines, whatever the suffix.
-          kind: one of KINDS, or None to take what is there.
-          box_space: space of iou boxes that do not name their own (one of BOX_SPACES), or a mapping
-            from source to space, whatever the case; sources not in it are "normalized".
+          path: the file.
+          image_root: folder the image paths are relative to; None leaves images out of reach.
+          kind: see ``Parser``.
+          box_space: see ``Parser``.
+          columns: see ``Parser``.
           max_record_bytes: longer records are refused unread.
 
         Raises:
           UserError: the file cannot be read, or is neither form of JSON.
         """
-        if kind is not None and kind not in KINDS:
-            raise ValueError(f"kind must be one of {KINDS}, not {kind!r}")
-        self.path = local_path(path)
-        self.kind = kind
-        self._box_space: str | dict[str, str] = (
-            box_space
-            if isinstance(box_space, str)
-            else {source.casefold(): space for source, space in box_space.items()}
-        )
+        self.path, self.kind, self._root = local_path(path), kind, image_root
+        self._parse = Parser(kind, box_space, columns or {})
         self._max_bytes = max_record_bytes
         self._fd: int | None = None
         self.spans: JsonIndex = index_json(self.path)
@@ -61,32 +54,13 @@ class RecordFile(Sequence[Record]):
     def __len__(self) -> int:
         return len(self.spans)
 
-    @overload
-    def __getitem__(self, index: int) -> Record: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Record]: ...
-    def __getitem__(self, index: int | slice) -> Record | Sequence[Record]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        result = self.read(index)
-        if isinstance(result, Reject):
-            raise UserError(str(result))
-        return result
+    def _read(self, index: int) -> Record:
+        return self._parse(self._raw(index), f"{self.path.stem}-{index:06d}", index)
 
-    def read(self, index: int) -> Record | Reject:
-        """The record at ``index``, or why it cannot be used."""
-        index = int(index)
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"{self.path}: record {index} of {len(self)}")
-        index %= len(self)
-        try:
-            raw = self._raw(index)
-            record = parse_record(raw, fallback_id=f"{self.path.stem}-{index:06d}", kind=self.kind)
-        except Refusal as refusal:
-            return self.reject(index, refusal.field, refusal.reason, refusal.record_id)
-        if record.verifier_type == "iou" and record.box_space is None:
-            record = replace(record, box_space=self._space_of(record.source))
-        return record
+    def _image(self, record: Record, number: int) -> AbstractContextManager[BinaryIO]:
+        if self._root is None:
+            raise UserError(f"{self.path}: no image root was given")
+        return opened(self._root, record.images[number])
 
     def problem_at_end(self) -> Reject | None:
         """Says so when the array is never closed; the records before the cut are whole."""
@@ -118,16 +92,10 @@ class RecordFile(Sequence[Record]):
             hint = "; the file ends inside it, was the download cut short?" if cut else ""
             raise Refusal("", f"{error}{hint}") from error
 
-    def reject(self, index: int, field: str, reason: str, record_id: str = "") -> Reject:
-        """A Reject that names the place of record ``index``."""
+    def line(self, index: int) -> int | None:
+        """Line of a record; None in an array."""
         lines = self.spans.lines_N
-        line = None if lines is None else int(lines[index])
-        return Reject(str(self.path), index, line, record_id, field, reason)
-
-    def _space_of(self, source: str) -> str:
-        if isinstance(self._box_space, str):
-            return self._box_space
-        return self._box_space.get(source.casefold(), "normalized")
+        return None if lines is None else int(lines[index])
 
     def close(self) -> None:
         """Close the file; reading opens it again."""
@@ -146,21 +114,19 @@ class RecordFile(Sequence[Record]):
 def iter_records(
     path: str | os.PathLike[str],
     *,
-    kind: str | None = None,
     strict: bool = True,
     on_reject: Callable[[Reject], None] | None = None,
     on_duplicate: str = "reject",
-    box_space: str | Mapping[str, str] = "normalized",
+    **options: Any,
 ) -> Iterator[Record]:
     """Stream the records of one file in order, in bounded memory.
 
     Args:
       path: JSON array or JSON Lines.
-      kind: one of KINDS, or None.
       strict: raise at the first refused record; otherwise hand it to ``on_reject`` and go on.
       on_reject: called with every Reject when not strict.
-      on_duplicate: "reject" a repeated id, or "rename" it to ``ID#2``, ``ID#3``, ...
-      box_space: see RecordFile.
+      on_duplicate: see ``iter_indexed``.
+      options: of ``RecordFile``.
 
     Raises:
       UserError: the file is unusable, or (strict) a record is.
@@ -172,45 +138,12 @@ def iter_records(
         if on_reject is not None:
             on_reject(reject)
 
-    file = RecordFile(path, kind=kind, box_space=box_space)
+    file = RecordFile(path, **options)
     try:
         for _, record in iter_indexed(file, refuse, on_duplicate):
             yield record
     finally:
         file.close()
-
-
-def iter_indexed(
-    file: RecordFile, on_reject: Callable[[Reject], None], on_duplicate: str = "reject"
-) -> Iterator[tuple[int, Record]]:
-    """The usable records of a file with their positions; the others go to ``on_reject``."""
-    if on_duplicate not in ("reject", "rename"):
-        raise ValueError(f"on_duplicate must be 'reject' or 'rename', not {on_duplicate!r}")
-    seen: dict[str, int] = {}  # ids given out, and the highest number each was renamed with
-    for index in range(len(file)):
-        result = file.read(index)
-        if isinstance(result, Reject):
-            on_reject(result)
-            continue
-        if result.id not in seen:
-            seen[result.id] = 1
-            yield index, result
-        elif on_duplicate == "rename":
-            yield index, replace(result, id=_renamed(result.id, seen))
-        else:
-            on_reject(file.reject(index, "id", "used before in this file", result.id))
-    if end := file.problem_at_end():
-        on_reject(end)
-
-
-def _renamed(record_id: str, seen: dict[str, int]) -> str:
-    """``ID#2``, ``ID#3``, ...: the first that no record before bears, noted in ``seen``."""
-    while True:
-        seen[record_id] += 1
-        name = f"{record_id}#{seen[record_id]}"
-        if name not in seen:
-            seen[name] = 1
-            return name
 
 
 def load_records(path: str | os.PathLike[str], **options: Any) -> list[Record]:

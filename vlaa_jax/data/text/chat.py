@@ -138,64 +138,42 @@ class Chat:
         return self._apply(messages(question, n_images, system_prompt), True)
 
     def prompt_ids(
-        self, question: str, n_images: int = 0, system_prompt: str = "", what: str = "prompt"
+        self, question: str, n_images: int = 0, system_prompt: str = ""
     ) -> NDArray[np.int32]:
         """Token ids of ``render``, one placeholder per image.
 
         Raises:
             UserError: question or system prompt contain a special token.
         """
-        self.check_text(question, f"{what}: question")
-        self.check_text(system_prompt, f"{what}: system prompt")
+        self.check_text(question, "question")
+        self.check_text(system_prompt, "system prompt")
         return self.encode(self.render(question, n_images, system_prompt))
 
     def answer_ids(
-        self,
-        question: str,
-        answer: str,
-        n_images: int = 0,
-        system_prompt: str = "",
-        what: str = "record",
+        self, prompt: str, answer: str, question: str, n_images: int = 0, system_prompt: str = ""
     ) -> NDArray[np.int32]:
-        """Token ids of what the assistant says after ``prompt_ids``, end-of-turn token included.
+        """Token ids of what the assistant says after a prompt, end-of-turn token included.
+
+        Args:
+            prompt: what ``render`` makes of the other three.
+            answer: what is said.
+            question: as for ``render``.
+            n_images: as for ``render``.
+            system_prompt: as for ``render``.
 
         Raises:
             UserError: the answer contains a special token, or the template writes a finished
                 conversation differently from a prompt and its continuation.
         """
-        return self._answer(
-            self.render(question, n_images, system_prompt),
-            messages(question, n_images, system_prompt),
-            answer,
-            what,
-        )
-
-    def sft_ids(
-        self,
-        question: str,
-        answer: str,
-        n_images: int = 0,
-        system_prompt: str = "",
-        what: str = "record",
-    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """``prompt_ids`` and ``answer_ids``, the prompt rendered once; errors as both."""
-        self.check_text(question, f"{what}: question")
-        self.check_text(system_prompt, f"{what}: system prompt")
-        conversation = messages(question, n_images, system_prompt)
-        prompt = self._apply(conversation, True)
-        return self.encode(prompt), self._answer(prompt, conversation, answer, what)
-
-    def _answer(
-        self, prompt: str, conversation: Messages, answer: str, what: str
-    ) -> NDArray[np.int32]:
-        self.check_text(answer, f"{what}: answer")
-        full = self._apply([*conversation, {"role": "assistant", "content": answer}], False)
+        self.check_text(answer, "answer")
+        told = {"role": "assistant", "content": answer}
+        full = self._apply([*messages(question, n_images, system_prompt), told], False)
         if not full.startswith(prompt + answer):
-            raise UserError(f"{what}: the chat template does not continue the prompt by the answer")
+            raise UserError("the chat template does not continue the prompt by the answer")
         ids = self.encode(full[len(prompt) :])
         ends = np.flatnonzero(ids == self.end_of_turn_id)
         if len(ends) != 1:
-            raise UserError(f"{what}: the chat template does not end a turn with one {END_OF_TURN}")
+            raise UserError(f"the chat template does not end a turn with one {END_OF_TURN}")
         return ids[: ends[0] + 1]
 
     def _apply(self, conversation: Messages, prompt: bool) -> str:
