@@ -46,6 +46,22 @@ SYSTEM_PROMPT = (
 TINY_SYSTEM_PROMPT = "Think inside <think> </think>, then answer inside <answer> </answer>."
 
 
+JUDGE = {
+    "url": "",
+    "model": "gpt-4o-mini-2024-07-18",
+    "key_env": "OPENAI_API_KEY",
+    "temperature": 0.0,
+    "repeat": 0,
+    "replies": "",
+    "rules_only": False,
+    "max_failed": 0.02,
+    "concurrency": 8,
+    "timeout_s": 60.0,
+    "retries": 3,
+}
+"""Who reads the benchmark answers that rules cannot read."""
+
+
 def get_config(variant: str = "") -> ConfigDict:
     """The paper's recipe, or variants of it.
 
@@ -169,6 +185,18 @@ def _paper() -> ConfigDict:
                 "max_skipped": 10,
             },
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "slices": 0},
+            "benchmarks": {  # where the held-out records are looked at; docs/evaluation.md
+                "root": "",  # none
+                "names": (
+                    *("mathvista", "mathvision", "mathverse"),
+                    *("dynamath", "wemath", "logicvista"),
+                ),
+                "limit": 64,
+                "check_digest": True,
+                "new_tokens": 800,
+                "batch": 16,
+            },
+            "judge": JUDGE,  # of benchmarks
             "run": {
                 "steps": 49,
                 "save_every": 5,
@@ -204,7 +232,7 @@ def _paper() -> ConfigDict:
                 "custom": "",  # FILE.py:function, for records of the type "custom"
                 "custom_timeout_s": 60.0,
                 "custom_batch": 64,
-                "answer_box_space": placeholder(str),  # None: the space of the gold box
+                "answer_box_space": placeholder(str),  # None: of the gold; "native": family's
                 "max_failed_frac": 0.1,
                 "format_weight": 0.0,
                 "overlong_weight": 0.0,

@@ -82,7 +82,9 @@ HOST_TASKS = frozenset(("pipeline", "study"))
 """Tasks that need no accelerator themselves; a study leaves it to its commands."""
 
 
-SPREAD_TASKS = frozenset(("grpo", "sft"))
+TRAINERS = frozenset(("grpo", "sft"))
+"""Tasks that benchmarks may be run in."""
+SPREAD_TASKS = TRAINERS | {"evaluate"}
 """Tasks that several hosts share; the others run on one."""
 
 
@@ -106,7 +108,14 @@ def _run(settings: Any, workdir: Path) -> None:
             raise UserError(f"task {settings.task} runs on one host: start it there, --hosts=one")
         _start_jax(settings.run.compilation_cache)
         _warn_of_memory(settings)
-        task.run(settings, workdir, Console(quiet=not hosts.is_writer()))
+        console = Console(quiet=not hosts.is_writer())
+        if settings.task in TRAINERS:  # train/ does not know evaluate/
+            from vlaa_jax.evaluate.validation import prepared
+
+            with prepared(settings, workdir) as benchmarks:
+                task.run(settings, workdir, console, benchmarks)
+        else:
+            task.run(settings, workdir, console)
 
 
 def _warn_of_memory(settings: Any) -> None:
