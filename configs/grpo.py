@@ -122,6 +122,7 @@ def _paper() -> ConfigDict:
                 "records": "",
                 "image_root": "",
                 "heldout": "",
+                "columns": "",  # the records' own; see docs/data.md
                 "system_prompt": SYSTEM_PROMPT,
                 "max_prompt_tokens": 2048,  # (inferred)
                 "min_prompt_bucket": 256,

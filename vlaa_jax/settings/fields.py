@@ -7,6 +7,7 @@ line.
 
 import dataclasses
 import math
+import os
 import types
 import typing
 from collections.abc import Callable
@@ -19,18 +20,20 @@ from vlaa_jax.schema import UserError
 Rule = Callable[[Any], str | None]
 """What is wrong with a value, or None."""
 
-_RULES, _HARMLESS = "rules", "harmless"
+_RULES, _HARMLESS, _PATH = "rules", "harmless", "path"
 
 
-def setting(default: Any, *rules: Rule, harmless: bool = False) -> Any:
+def setting(default: Any, *rules: Rule, harmless: bool = False, path: bool = False) -> Any:
     """A field with a default and what must hold of it.
 
     Args:
         default: its default.
         rules: what must hold; of a tuple, for each item.
         harmless: it changes no number, so a run may be resumed with another value.
+        path: it is a path; `images` and `images/` are the same one.
     """
-    return dataclasses.field(default=default, metadata={_RULES: rules, _HARMLESS: harmless})
+    metadata = {_RULES: rules, _HARMLESS: harmless, _PATH: path}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def at_least(least: float) -> Rule:
@@ -106,6 +109,9 @@ class Group:
         hints = _hints(type(self))  # type: ignore[arg-type]
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
+            if field.metadata.get(_PATH) and isinstance(value, str) and value:
+                value = os.path.normpath(value)
+                object.__setattr__(self, field.name, value)
             problem = wrong_type(hints[field.name], value)
             for rule in field.metadata.get(_RULES, ()):
                 for item in value if isinstance(value, tuple) else (value,):
