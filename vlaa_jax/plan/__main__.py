@@ -18,7 +18,7 @@ from ml_collections import config_flags
 from rich.console import Console
 
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
-from vlaa_jax.plan.chips import chip_of
+from vlaa_jax.plan.chips import GIB, chip_of
 from vlaa_jax.plan.plan import Plan, compiled_plan, cut_of, quick_plan, smallest_change
 from vlaa_jax.plan.report import as_json, print_plan, print_ranking
 from vlaa_jax.plan.search import flags_of, ranked
@@ -33,6 +33,11 @@ QUICK = flags.DEFINE_bool("quick", False, "Go by formulas alone.")
 SEARCH = flags.DEFINE_bool("search", False, "Rank meshes by formulas, compile the best three.")
 WRITE = flags.DEFINE_string("write", "", "With --search: a flag file for main's --flagfile.")
 JSON = flags.DEFINE_string("json", "", "Write the figures there too.")
+CACHE = flags.DEFINE_string(
+    "cache", "~/.cache/vlaa_jax/plan", "Compiled programs are kept there; empty keeps none."
+)
+CHEAP = ("weights", "apply")
+"""Programs that compile in seconds, and say first whether what is kept has room at all."""
 CHECKPOINT = "Qwen/"
 """Owner of the released checkpoints, whose sizes are known without their files."""
 
@@ -110,15 +115,29 @@ def _compile(settings: Any, config: QwenVLConfig, topology: str, console: Consol
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing runs: an attached device stays free
     from vlaa_jax.parallel.mesh import make_mesh
     from vlaa_jax.plan.compiled import compile_program
+    from vlaa_jax.plan.known import Known
     from vlaa_jax.plan.programs import programs_of
 
     cut = cut_of(settings, device_count(topology))
     mesh = make_mesh(*cut, devices=devices_of(topology))
-    found = []
-    for program in programs_of(settings, config, mesh):
-        found.append(compile_program(program))
-        console.print(f"{program.name} compiled in {found[-1].seconds:.0f} s", highlight=False)
-    return compiled_plan(settings, config, chip_of(topology), cut, found)
+    known = Known(f"{topology} {cut}", Path(CACHE.value).expanduser() if CACHE.value else None)
+    programs, found = programs_of(settings, config, mesh), {}
+    for program in sorted(programs, key=lambda program: program.name not in CHEAP):
+        console.print(f"{program.name} ...", highlight=False, end=" ")
+        found[program.name] = one = compile_program(program, known)
+        console.print(_progress(one), highlight=False, soft_wrap=True)
+    in_order = [found[program.name] for program in programs]
+    return compiled_plan(settings, config, chip_of(topology), cut, in_order)
+
+
+def _progress(one: Any) -> str:
+    if one.error:
+        return f"refused after {one.seconds:.0f} s"
+    words = "known from before, compiled" if one.known else "compiled"
+    return (
+        f"{one.total / GIB:.2f} GiB a device; {words} in {one.seconds:.0f} s, traced in "
+        f"{one.traced:.0f} s, text of {len(one.text) / 1e6:.1f} MB"
+    )
 
 
 def _search(

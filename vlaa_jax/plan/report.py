@@ -94,6 +94,7 @@ def _row(row: Any) -> dict[str, Any]:
         "runs": row.runs,
         "gib": round(row.bytes / GIB, 2),
         "argument_bytes": row.arguments,
+        "compile_s": round(row.compiled, 1),
         "seconds": [round(seconds, 4) for seconds in row.time],
         "sent_mib": {kind: round(sent / 2**20, 4) for kind, sent in row.moved.items()},
         **({"error": row.error} if row.error else {}),
