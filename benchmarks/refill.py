@@ -7,7 +7,7 @@ for the device keeps the lengths of the answers and counts the steps that a devi
 A step costs what it reads: the weights, the prefixes of the buffer and the completions' caches, all
 at their padded sizes, over the bandwidth of one device (`plan/tasks.py` counts the same). Two other
 decoders stand against it. The same buffer with every row filled anew as soon as it is free, as if a
-row could take any prompt's answer at the price of a shared prefix: `waiting` is what the group costs
+row could take any prompt's answer at the price of a shared prefix: `waiting` is what a group costs
 against that. And a buffer as large that is full of growing answers to the last one: `lost`; nobody
 can have that, since the last answers end alone. Answers are lognormal (sigma 0.6), cut off at the
 limit. Nothing is measured on a device.
@@ -75,9 +75,9 @@ class Device(Engine):
 
     def _insert(self, old: Buffers, part: Any, keys_U: Any, slots_SU: Any, real_SU: Any) -> Buffers:
         left = old.left_PG.reshape(self._shards, -1, self.completions).copy()
-        new = self._lengths_PG[np.minimum(keys_U, len(self._lengths_PG) - 1)]
-        shard = np.arange(self._shards)[:, None]
-        left[shard, slots_SU] = new.reshape(*slots_SU.shape, -1) * real_SU[..., None]
+        new = self._lengths_PG[keys_U].reshape(*slots_SU.shape, -1)
+        shard, who = np.nonzero(real_SU)
+        left[shard, slots_SU[shard, who]] = new[shard, who]
         return old._replace(left_PG=left.reshape(-1, self.completions))
 
     def _regroup(self, old: Buffers, slot_SP: Any, row_SPG: Any, alive_SPG: Any) -> Buffers:

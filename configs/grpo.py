@@ -28,8 +28,8 @@ code on an accelerator yet.
 Models bring a mesh and batch sizes that fit by the planner (docs/planning.md, with the flags for
 other devices): 3b and 2vl-2b are cut over 8 devices (TPU v6e-8, v5e-16, 8 x H100 or H200), 7b and
 2vl-7b over 16 (v6e-16, v5p-32); more devices are copies, if 16 prompts can be dealt to them all.
-Elsewhere say so: `--config.mesh.fsdp=1 --config.algo.micro_prompts=4` is 3B on one H200,
-`--config.mesh.fsdp=8` is 7B on eight.
+Elsewhere say so: `--config.mesh.fsdp=1 --config.rollout.batch_prompts=64
+--config.algo.micro_prompts=4` is 3B on one H200, `--config.mesh.fsdp=8` is 7B on eight.
 
 Values marked (inferred) are not published; they are the defaults of the framework family the
 authors adapted.
@@ -253,8 +253,9 @@ def _model(checkpoint: str, fsdp: int) -> Callable[[ConfigDict], None]:
     def change(config: ConfigDict) -> None:
         config.model.checkpoint = checkpoint
         config.mesh.fsdp = fsdp
-        config.rollout.update(batch_prompts=64, prefill_prompts=16)
         if config.task == "grpo":
+            # Slots that wait for the longest answer of their group cost little where there are many.
+            config.rollout.update(batch_prompts=128, prefill_prompts=16)
             config.algo.micro_prompts = 16
         else:
             config.data.micro_rows = 16

@@ -30,6 +30,7 @@ from vlaa_jax.policy.rows import RowTargets
 from vlaa_jax.rollout import generate
 from vlaa_jax.rollout.engine import Engine
 from vlaa_jax.rollout.sampling import Sampling
+from vlaa_jax.rollout.slots import MOST_HELD
 from vlaa_jax.rollout.weights import places_for, rollout_dtypes, sampling_mesh
 from vlaa_jax.settings.grpo import GrpoSettings
 from vlaa_jax.settings.sft import SftSettings
@@ -202,6 +203,8 @@ def grpo_programs(parts: Parts) -> list[Program]:
     if parts.reference and not parts.settings.model.lora.rank:
         kept += bytes_on_device(parts.reference) - bytes_on_device(model.frozen)
     buffers = _buffers(parts)
+    # Prefixes that wait for slots, as many as may.
+    held = bytes_on_device(buffers.prefix) * shapes.prefill // shapes.slots
     # A program is given what it uses; the vision tower waits for the next prefill.
     idle = bytes_on_device(parts.weights["vision"])
     allowed = _allowed(model)
@@ -212,9 +215,14 @@ def grpo_programs(parts: Parts) -> list[Program]:
             "prefill",
             parts.engine._prefill,
             (parts.weights, prompts),
-            kept + bytes_on_device(buffers),
+            kept + bytes_on_device(buffers) + (MOST_HELD - 1) * held,
         ),
-        Program("burst", parts.engine._burst, (parts.weights, buffers, allowed), kept + idle),
+        Program(
+            "burst",
+            parts.engine._burst,
+            (parts.weights, buffers, allowed),
+            kept + idle + MOST_HELD * held,
+        ),
         _score(parts, kept - bytes_on_device(model.params)),
         *_learning(model, parts.update, _batch(parts), kept),
     ]

@@ -6,6 +6,7 @@ from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.flops import group_flops, row_flops
 from vlaa_jax.plan.formulas import Batch, Cut, Formulas, Work
 from vlaa_jax.plan.shapes import bins_per_row, shapes_of, vision_rows
+from vlaa_jax.rollout.slots import MOST_HELD
 from vlaa_jax.settings.grpo import GrpoSettings
 from vlaa_jax.settings.sft import SftSettings
 
@@ -103,10 +104,11 @@ class GroupFormulas(Formulas):
     def decoding(self) -> float:
         """Bytes of a device while it decodes."""
         text, cut, shapes = self.config.text, self.sampling, self.shapes
-        kv_heads = max(text.kv_heads / cut.tensor, 1)
-        held = shapes.prompt + self._groups * (shapes.past + shapes.burst)
-        cache = 2 * text.layers * kv_heads * text.head_dim * self._item * held
+        kv = text.layers * max(text.kv_heads / cut.tensor, 1) * text.head_dim * self._item
+        cache = 2 * kv * (shapes.prompt + self._groups * (shapes.past + shapes.burst))
         cache *= shapes.slots / cut.shards
+        # Prefixes that are computed and wait for slots; see rollout/engine.py.
+        cache += 2 * kv * shapes.prompt * MOST_HELD * shapes.prefill / cut.shards
         # A base that never trains is decoded with as it lies, where it is not cut.
         lies = bool(self.settings.model.lora.rank) and self.cut.fsdp == 1
         weights = 0 if lies else self.sizes.total * self._item / cut.tensor
