@@ -254,7 +254,7 @@ def _model(checkpoint: str, fsdp: int) -> Callable[[ConfigDict], None]:
         config.model.checkpoint = checkpoint
         config.mesh.fsdp = fsdp
         if config.task == "grpo":
-            # Slots that wait for the longest answer of their group cost little where there are many.
+            # Free rows wait for the longest answer of their group; with many slots that is cheap.
             config.rollout.update(batch_prompts=128, prefill_prompts=16)
             config.algo.micro_prompts = 16
         else:

@@ -7,6 +7,7 @@ mesh, and about how long it takes. Compiles every program of a step; ``--quick``
 import json
 import os
 import re
+import resource
 import sys
 import time
 from collections.abc import Sequence
@@ -19,7 +20,14 @@ from rich.console import Console
 
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.plan.chips import GIB, chip_of
-from vlaa_jax.plan.plan import Plan, compiled_plan, cut_of, quick_plan, smallest_change
+from vlaa_jax.plan.plan import (
+    Plan,
+    compiled_plan,
+    cut_of,
+    quick_plan,
+    smallest_change,
+    with_more_slots,
+)
 from vlaa_jax.plan.report import as_json, print_plan, print_ranking
 from vlaa_jax.plan.search import flags_of, ranked
 from vlaa_jax.plan.topology import device_count, devices_of
@@ -98,17 +106,23 @@ def run(settings: Any, config: QwenVLConfig, topology: str) -> Plan:
     else:
         plan = _compile(settings, config, topology, console)
     print_plan(plan, settings, console)
-    if not plan.fits:
-        console.print(_way_out(settings, config, topology, plan), highlight=False, soft_wrap=True)
+    if hint := _hint(settings, config, topology, plan):
+        console.print(hint, highlight=False, soft_wrap=True)
     seconds = time.monotonic() - began
     console.print(f"planned in {seconds:.0f} s", highlight=False)
     if JSON.value:
-        figures = as_json(plan, settings, topology, seconds)
+        figures = as_json(plan, settings, topology, seconds) | _cost()
         Path(JSON.value).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     if SEARCH.value and WRITE.value:
         Path(WRITE.value).write_text("\n".join(flags_of(settings)) + "\n", encoding="utf-8")
         console.print(f"written: --flagfile={WRITE.value}", highlight=False)
     return plan
+
+
+def _cost() -> dict[str, float]:
+    """What this process took: seconds of all its threads, and memory at most."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kilobytes
+    return {"plan_cpu_s": round(time.process_time(), 1), "plan_gib": round(peak / 2**20, 2)}
 
 
 def _compile(settings: Any, config: QwenVLConfig, topology: str, console: Console) -> Plan:
@@ -153,23 +167,33 @@ def _search(
     return min(plans, key=lambda pair: (not pair[1].fits, pair[1].seconds))
 
 
-def _way_out(settings: Any, config: QwenVLConfig, topology: str, plan: Plan) -> str:
+def _hint(settings: Any, config: QwenVLConfig, topology: str, plan: Plan) -> str:
+    """What would make a run fit, or what would make one that fits quicker; both by formulas."""
     chip, devices = chip_of(topology), device_count(topology)
 
-    def peak(own: Any) -> float:
-        return quick_plan(own, config, chip, cut_of(own, devices)).peak
+    def quick(own: Any) -> Plan:
+        return quick_plan(own, config, chip, cut_of(own, devices))
 
     known = bool(plan.peak) and not any(row.error for row in plan.rows)
-    scale = plan.peak / peak(settings) if known else 1.0
+    scale = plan.peak / quick(settings).peak if known else 1.0
 
     def fits(own: Any) -> bool:
         try:
-            return scale * peak(own) <= chip.memory
+            return scale * quick(own).peak <= chip.memory
         except UserError:
             return False
 
-    change = smallest_change(settings, devices, fits)
-    return f"smallest change that makes it fit (by formulas): {change}"
+    if not plan.fits:
+        change = smallest_change(settings, devices, fits)
+        return f"smallest change that makes it fit (by formulas): {change}"
+    more = [own for own in with_more_slots(settings) if fits(own)]
+    if not more:
+        return ""
+    best = min(more, key=lambda own: quick(own).seconds)
+    return (
+        f"rollout.batch_prompts={best.rollout.batch_prompts} fits too (by formulas): a step of "
+        f"{quick(best).seconds:.0f} s instead of {quick(settings).seconds:.0f}"
+    )
 
 
 def parse(argv: Sequence[str]) -> list[str]:

@@ -202,6 +202,19 @@ def changes(settings: Any, devices: int) -> Iterator[tuple[str, Any]]:
             yield f"mesh.fsdp={fsdp} mesh.tensor={tensor} mesh.data=-1", own
 
 
+def with_more_slots(settings: Any) -> Iterator[Any]:
+    """The same run with more prompts decoded at once, up to all of them."""
+    if isinstance(settings, SftSettings):
+        return
+    rollout = settings.rollout
+    slots = 2 * (rollout.batch_prompts or rollout.prompts)
+    while slots <= rollout.prompts and rollout.prompts % slots == 0:
+        yield dataclasses.replace(
+            settings, rollout=dataclasses.replace(rollout, batch_prompts=slots)
+        )
+        slots *= 2
+
+
 def _halves(size: int, least: int) -> Iterator[int]:
     while size % 2 == 0 and size // 2 >= least:
         size //= 2
