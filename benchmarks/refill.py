@@ -9,8 +9,9 @@ at their padded sizes, over the bandwidth of one device (`plan/tasks.py` counts 
 decoders stand against it. The same buffer with every row filled anew as soon as it is free, as if a
 row could take any prompt's answer at the price of a shared prefix: `waiting` is what a group costs
 against that. And a buffer as large that is full of growing answers to the last one: `lost`; nobody
-can have that, since the last answers end alone. Answers are lognormal (sigma 0.6), cut off at the
-limit. Nothing is measured on a device.
+can have that, since the last answers end alone. `halves_s` is a way to wait less: groups are seated
+by halves, each with a copy of the prefix. Answers are lognormal (sigma 0.6), cut off at the limit.
+Nothing is measured on a device.
 """
 
 import argparse
@@ -113,6 +114,13 @@ def step_seconds(config: QwenVLConfig, chip: str, shards: int) -> Any:
     return second
 
 
+def cache_gib(config: QwenVLConfig, shards: int, slots: int, rows: int) -> float:
+    """Of a device, with the longest past."""
+    text = config.text
+    held = slots / shards * (PREFIX + rows * (LIMIT + BURST))
+    return 2 * text.layers * text.kv_heads * text.head_dim * 2 * held / 2**30
+
+
 def decode(lengths_PG: np.ndarray, shards: int, slots: int, unit: int, second: Any) -> Device:
     """One rollout."""
     device, count = Device(lengths_PG, shards, slots, second), len(lengths_PG)
@@ -133,6 +141,7 @@ def simulate(case: dict[str, Any], lengths_PG: np.ndarray) -> dict[str, float]:
     def shared(rows: int, _: int, length: int) -> float:
         return second(rows / GROUP, GROUP, length)
 
+    halves = decode(lengths_PG.reshape(-1, GROUP // 2), shards, 2 * slots, unit, second)
     alone = decode(lengths_PG.reshape(-1, 1), shards, slots * GROUP, shards, shared)
     tokens = float(lengths_PG.sum())
     best = tokens / (slots * GROUP) * second(slots, GROUP, LIMIT / 2 + BURST)
@@ -141,6 +150,9 @@ def simulate(case: dict[str, Any], lengths_PG: np.ndarray) -> dict[str, float]:
         "rows_used": tokens / device.row_steps,
         "seconds": device.seconds,
         "tokens_per_s": tokens / device.seconds,
+        "cache_gib": cache_gib(config, shards, slots, GROUP),
+        "halves_s": halves.seconds,
+        "halves_gib": cache_gib(config, shards, 2 * slots, GROUP // 2),
         "waiting": 1 - alone.seconds / device.seconds,
         "lost": 1 - best / device.seconds,
     }
@@ -177,7 +189,8 @@ def main() -> None:
                 f"median {median}  {case['model']} on {case['shards']} {case['chip']}  slots "
                 f"{case['slots']}  seated {case['unit']}: {mean['steps']:.0f} steps, rows used "
                 f"{mean['rows_used']:.0%}, {mean['seconds']:.1f} s, waiting {mean['waiting']:.0%}, "
-                f"lost {mean['lost']:.0%}",
+                f"lost {mean['lost']:.0%}, caches {mean['cache_gib']:.1f} GiB; by halves "
+                f"{mean['halves_s']:.1f} s, {mean['halves_gib']:.1f} GiB",
                 flush=True,
             )
     if args.json:
