@@ -74,8 +74,11 @@ def verdict(plan: Plan, settings: Any) -> list[str]:
 def as_json(plan: Plan, settings: Any, topology: str, seconds: float) -> dict[str, Any]:
     """The figures of a plan, for a file."""
     return {
+        "task": settings.task,
+        "model": settings.model.checkpoint,
         "topology": topology,
         "mesh": list(plan.cut),
+        "at_once": _at_once(settings),
         "compiled": plan.compiled,
         "fits": plan.fits,
         "peak_gib": round(plan.peak / GIB, 2),
@@ -86,6 +89,19 @@ def as_json(plan: Plan, settings: Any, topology: str, seconds: float) -> dict[st
         "limit": plan.limit,
         "update_mfu": round(plan.utilisation("gradients"), 3),
         "programs": {row.name: _row(row) for row in plan.rows},
+    }
+
+
+def _at_once(settings: Any) -> dict[str, int]:
+    """Sizes of batches."""
+    if isinstance(settings, SftSettings):
+        return {"rows": settings.data.rows, "micro_rows": settings.data.rows_at_once}
+    rollout = settings.rollout
+    return {
+        "batch_prompts": rollout.batch_prompts or rollout.prompts,
+        "prefill_prompts": rollout.at_once,
+        "micro_prompts": settings.micro_prompts,
+        "rollout_tensor": rollout.tensor or settings.mesh.tensor,
     }
 
 
