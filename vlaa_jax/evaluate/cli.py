@@ -34,8 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.out:
             options.out.mkdir(parents=True, exist_ok=True)
             write_verdicts(options.out / f"{scoring.result.benchmark.name}.jsonl", scoring)
-            text = json.dumps(summary, indent=1, ensure_ascii=False)
-            (options.out / "summary.json").write_text(text + "\n", encoding="utf-8")
+            disk.write_json(options.out / "summary.json", summary)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -4,7 +4,6 @@ Says, without a device of that kind, whether a run fits there, what its programs
 mesh, and about how long it takes. Compiles every program of a step; ``--quick`` goes by formulas.
 """
 
-import json
 import os
 import re
 import sys
@@ -17,6 +16,7 @@ from absl import app, flags
 from ml_collections import config_flags
 from rich.console import Console
 
+from vlaa_jax import disk
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.plan.chips import chip_of
 from vlaa_jax.plan.plan import Plan, compiled_plan, cut_of, quick_plan, smallest_change
@@ -25,7 +25,7 @@ from vlaa_jax.plan.search import flags_of, ranked
 from vlaa_jax.plan.topology import device_count, devices_of
 from vlaa_jax.schema import UserError
 from vlaa_jax.settings.grpo import GrpoSettings
-from vlaa_jax.settle import settle
+from vlaa_jax.settle import settle, with_installed_config
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with a variant after ':'.")
 TOPOLOGY = flags.DEFINE_string("topology", "", "Devices: v5e:4x4, v5p:2x2x2, v6e:2x4, h200:8 ...")
@@ -99,9 +99,9 @@ def run(settings: Any, config: QwenVLConfig, topology: str) -> Plan:
     console.print(f"planned in {seconds:.0f} s", highlight=False)
     if JSON.value:
         figures = as_json(plan, settings, topology, seconds)
-        Path(JSON.value).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        disk.write_json(Path(JSON.value), figures)
     if SEARCH.value and WRITE.value:
-        Path(WRITE.value).write_text("\n".join(flags_of(settings)) + "\n", encoding="utf-8")
+        disk.write_text(Path(WRITE.value), "\n".join(flags_of(settings)) + "\n")
         console.print(f"written: --flagfile={WRITE.value}", highlight=False)
     return plan
 
@@ -156,7 +156,7 @@ def _way_out(settings: Any, config: QwenVLConfig, topology: str, plan: Plan) -> 
 def parse(argv: Sequence[str]) -> list[str]:
     """Parses the command line; whatever is wrong becomes one line."""
     try:
-        rest: list[str] = flags.FLAGS(argv)
+        rest: list[str] = flags.FLAGS(with_installed_config(argv))
         if CONFIG.value is not None:
             CONFIG.value.to_dict()
         return rest

@@ -1,6 +1,5 @@
 """Everything that comes from a checkpoint: weights on the mesh, tokenizer, image processor."""
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -13,6 +12,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from vlaa_jax import disk
 from vlaa_jax.data.chat import Chat
 from vlaa_jax.data.images import ImageProcessor
 from vlaa_jax.models.qwen_vl import lora, weights
@@ -154,4 +154,4 @@ def copy_sidecars(source: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for file in sorted(source.iterdir()):
         if file.is_file() and not file.name.endswith(WEIGHT_SUFFIXES):
-            shutil.copyfile(file, target / file.name)
+            disk.write_bytes(target / file.name, file.read_bytes())

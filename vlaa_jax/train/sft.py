@@ -69,7 +69,7 @@ def run(settings: SftSettings, workdir: Path, console: Console) -> Summary:
         progress = same_inputs(data.resume(progress, loader), now)
         rundir.begin(progress, pretrained.sidecars)
         kinds, name = {"with answers": len(data.records)}, settings.model.checkpoint
-        console.print(header(workdir, name, *learner.count(), kinds, mesh.shape), highlight=False)
+        console.print(header(workdir, name, *learner.count(), kinds, mesh), highlight=False)
         watched = Watched(distribution, data.validation)
         validation = open_validation(settings, pretrained, data, mesh, rundir)
         validation.measure(learner.params, "before")

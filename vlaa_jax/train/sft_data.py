@@ -92,9 +92,8 @@ def open_validation(
     settings: SftSettings, pretrained: Pretrained, data: RowData, mesh: Mesh, rundir: RunDir
 ) -> Validation:
     """Held-out questions, sampled and scored as GRPO does; nothing where there are none."""
-    drawn = settings.data.records == "embedded"
     if data.heldout is None:
-        return Validation(None, rundir, drawn=drawn)
+        return Validation(None, rundir, data.images)
     reward = rundir.closes(mixed_reward(settings.rewards, mesh, settings.model.dtype))
     reward.start()
     encoder = Encoder(pretrained, settings.data)
@@ -116,4 +115,4 @@ def open_validation(
     )
     scorer = CompletionScorer(reward, chat, processor, data.images, limit)
     heldout = Heldout(prompts, sampler, scorer, deal, seed=settings.seed)
-    return Validation(heldout, rundir, drawn=drawn)
+    return Validation(heldout, rundir, data.images)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vlaa_jax import disk
 from vlaa_jax.schema import UserError
 
 
@@ -39,7 +40,7 @@ class Wandb:
             )
         except (wandb.Error, OSError) as error:
             raise UserError(f"run.wandb: {' '.join(str(error).split())[:200]}") from error
-        kept.write_text(f"{self._run.id}\n", encoding="utf-8")
+        disk.write_text(kept, f"{self._run.id}\n")
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Sends the metrics of a step."""

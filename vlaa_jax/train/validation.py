@@ -2,12 +2,15 @@
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from vlaa_jax import disk
 from vlaa_jax.parallel import hosts
 from vlaa_jax.policy.heldout import Heldout
 from vlaa_jax.train.console import heldout_table
-from vlaa_jax.train.rundir import RunDir, save_json
+from vlaa_jax.train.rundir import RunDir
+from vlaa_jax.train.samples import samples
 
 
 class Validation:
@@ -16,11 +19,11 @@ class Validation:
     Args:
         heldout: samples and scores them; None without records.
         rundir: where the results go.
-        drawn: the records are drawn by code, so constant answers are worth comparing.
+        images: image folder of the records, for the samples that are shown.
     """
 
-    def __init__(self, heldout: Heldout | None, rundir: RunDir, *, drawn: bool) -> None:
-        self._heldout, self._rundir, self._drawn = heldout, rundir, drawn
+    def __init__(self, heldout: Heldout | None, rundir: RunDir, images: Path) -> None:
+        self._heldout, self._rundir, self._images = heldout, rundir, images
         self._last: tuple[int, dict[str, float]] | None = None
 
     def __call__(self, params: Mapping[str, Any], step: int) -> dict[str, float]:
@@ -33,6 +36,7 @@ class Validation:
         if self._last is None or self._last[0] != step:
             metrics, groups = self._heldout(params)
             self._rundir.rollouts.write_heldout(step, groups)
+            self._rundir.show(step, samples(groups, self._images))
             self._last = (step, metrics)
             self._rundir.scored(step, metrics["heldout/mean"])
         return self._last[1]
@@ -46,10 +50,10 @@ class Validation:
             kept[name] = self(params, self._rundir.progress.step)
         if hosts.is_writer():
             path = self._rundir.path / "heldout.json"
-            save_json(path, kept)
-            if name == "after" and self._drawn and "constant" not in kept:
+            disk.write_json(path, kept)
+            if name == "after" and "constant" not in kept:
                 kept["constant"] = self._heldout.constant_scores()
-                save_json(path, kept)
+                disk.write_json(path, kept)
         return kept[name]
 
     def _kept(self) -> dict[str, Any]:
