@@ -80,5 +80,9 @@ def _module_pattern(key: Key) -> str:
 
 
 def _base_model(run: Path) -> str:
+    """The base as peft finds it: a hub id, or the whole path of what is on this machine."""
     run = run.parent.parent if run.parent.name == "checkpoints" else run
-    return str((read_json(run / "config.json").get("model") or {}).get("checkpoint") or "")
+    name = str((read_json(run / "config.json").get("model") or {}).get("checkpoint") or "")
+    if name == EMBEDDED:
+        return str(embedded_dir())
+    return str(local_path(name).absolute()) if name and local_path(name).exists() else name

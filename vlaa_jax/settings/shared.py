@@ -47,7 +47,7 @@ class LoraSettings(Group, name="model.lora"):
 class ModelSettings(Group, name="model"):
     """Which checkpoint, and how to compute with it."""
 
-    checkpoint: str = ""
+    checkpoint: str = setting("", path=True)
     """HF directory, one of our checkpoints, a hub id, or "embedded" (the tiny default)."""
     dtype: str = setting("bfloat16", one_of(*DTYPES))
     """Activation dtype: float32 or bfloat16. Matrices that do not train are kept in it; what trains
@@ -77,11 +77,11 @@ class ModelSettings(Group, name="model"):
 class DataSettings(Group, name="data"):
     """Records and images."""
 
-    records: str = ""
+    records: str = setting("", path=True)
     """Records file in the released form, folder of a build, or "embedded" (drawn by code)."""
-    image_root: str = ""
+    image_root: str = setting("", path=True)
     """Folder that image paths are relative to."""
-    heldout: str = ""
+    heldout: str = setting("", path=True)
     """Held-out records; empty turns evaluation off."""
     system_prompt: str = ""
     """Empty leaves the system turn to the chat template."""

@@ -21,7 +21,7 @@ from vlaa_jax.policy.pretrained import copy_sidecars
 from vlaa_jax.report.page import leave_report
 from vlaa_jax.report.record import RunRecord
 from vlaa_jax.schema import Summary, UserError
-from vlaa_jax.settings.fields import harmless_names
+from vlaa_jax.settings.fields import harmless_names, path_names
 from vlaa_jax.settings.shared import DataSettings, RunSettings
 from vlaa_jax.train.board import Shown
 from vlaa_jax.train.checkpoint import Checkpoints, Progress, steps_of
@@ -311,17 +311,24 @@ def check_settings(path: Path, settings: Any) -> None:
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"--workdir={path}: config.json cannot be read ({reason})") from error
-    harmless = harmless_names(type(settings))
+    harmless, paths = harmless_names(type(settings)), path_names(type(settings))
     changed = sorted(
         f"{name}: {old!r} -> {new!r}"
         for name, (old, new) in _differences(recorded, plain(settings)).items()
-        if name not in harmless
+        if name not in harmless and not (name in paths and _same_path(old, new))
     )
     if changed:
         raise UserError(
             f"--workdir={path} holds a run with other settings ({', '.join(changed[:5])}); "
             "give the same command to resume it, or another workdir"
         )
+
+
+def _same_path(old: Any, new: Any) -> bool:
+    """Whether two spellings mean one place: ``images/``, ``./images`` and its whole path do."""
+    if not (isinstance(old, str) and isinstance(new, str) and old and new):
+        return False
+    return os.path.abspath(local_path(old)) == os.path.abspath(local_path(new))
 
 
 def check_files(data: DataSettings) -> None:
