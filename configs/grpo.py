@@ -46,6 +46,22 @@ SYSTEM_PROMPT = (
 TINY_SYSTEM_PROMPT = "Think inside <think> </think>, then answer inside <answer> </answer>."
 
 
+JUDGE = {
+    "url": "",
+    "model": "gpt-4o-mini-2024-07-18",
+    "key_env": "OPENAI_API_KEY",
+    "temperature": 0.0,
+    "repeat": 0,
+    "replies": "",
+    "rules_only": False,
+    "max_failed": 0.02,
+    "concurrency": 8,
+    "timeout_s": 60.0,
+    "retries": 3,
+}
+"""Who reads the benchmark answers that rules cannot read."""
+
+
 def get_config(variant: str = "") -> ConfigDict:
     """The paper's recipe, or variants of it.
 
@@ -168,6 +184,18 @@ def _paper() -> ConfigDict:
                 "max_skipped": 10,
             },
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "slices": 0},
+            "benchmarks": {  # where the held-out records are looked at; docs/evaluation.md
+                "root": "",  # none
+                "names": (
+                    *("mathvista", "mathvision", "mathverse"),
+                    *("dynamath", "wemath", "logicvista"),
+                ),
+                "limit": 64,
+                "check_digest": True,
+                "new_tokens": 800,
+                "batch": 16,
+            },
+            "judge": JUDGE,  # of benchmarks
             "run": {
                 "steps": 49,
                 "save_every": 5,

@@ -59,6 +59,8 @@ def _paper() -> ConfigDict:
                 "warmup_frac": 0.03,  # (inferred)
             },
             "mesh": base["mesh"],
+            "benchmarks": base["benchmarks"],
+            "judge": base["judge"],
             "run": {**base["run"], "steps": 0, "save_every": 50},
             "rollout": rollout,  # of held-out questions
             "rewards": base["rewards"],

@@ -13,9 +13,10 @@ import numpy as np
 import safetensors.numpy
 
 from converters.output import finished_directory, refuse_overlap
+from vlaa_jax.foreign import local_path
 from vlaa_jax.models.qwen_vl.hf_keys import Key, Layout, key_table
 from vlaa_jax.models.qwen_vl.sources import OrbaxSource, read_json
-from vlaa_jax.models.qwen_vl.weights import open_params
+from vlaa_jax.models.qwen_vl.weights import EMBEDDED, embedded_dir, open_params
 from vlaa_jax.schema import UserError
 
 

@@ -86,7 +86,7 @@ HOST_TASKS = frozenset(("pipeline", "study"))
 
 
 SPREAD_TASKS = frozenset(("grpo", "sft"))
-"""Tasks that several hosts share; the others run on one."""
+"""Trainers: several hosts may share them, and benchmarks may be run in them."""
 
 
 def _run(settings: Any, workdir: Path) -> None:
@@ -111,7 +111,14 @@ def _run(settings: Any, workdir: Path) -> None:
             raise UserError(f"task {settings.task} runs on one host: start it there, --hosts=one")
         _start_jax(settings.run.compilation_cache)
         _warn_of_memory(settings)
-        task.run(settings, workdir, Console(quiet=not hosts.is_writer()))
+        console = Console(quiet=not hosts.is_writer())
+        if settings.task in SPREAD_TASKS:  # train/ does not know evaluate/
+            from vlaa_jax.evaluate.validation import prepared
+
+            with prepared(settings, workdir) as benchmarks:
+                task.run(settings, workdir, console, benchmarks)
+        else:
+            task.run(settings, workdir, console)
 
 
 def _warn_of_memory(settings: Any) -> None:

@@ -17,12 +17,10 @@ from vlaa_jax.evaluate.benchmarks import benchmark_named
 from vlaa_jax.evaluate.generate import Generated, Generator, Job, Outputs, jobs_of
 from vlaa_jax.evaluate.judge import RecordedJudge, refuse_without_judge
 from vlaa_jax.evaluate.ledger import Ledger
-from vlaa_jax.evaluate.miniature.judge_server import JudgeServer
-from vlaa_jax.evaluate.miniature.tables import write_tables
 from vlaa_jax.evaluate.nouns import Benchmark, Unit
+from vlaa_jax.evaluate.opening import Found, open_all, with_scripted_judge
 from vlaa_jax.evaluate.predictions import SUFFIXES, Prediction, read_predictions, write_predictions
 from vlaa_jax.evaluate.progress import Progress
-from vlaa_jax.evaluate.questions import Questions, open_questions
 from vlaa_jax.evaluate.report.page import page
 from vlaa_jax.evaluate.report.write import (
     leaderboard_average,
@@ -38,13 +36,11 @@ from vlaa_jax.evaluate.scoring.profiles import profile_named
 from vlaa_jax.evaluate.scoring_run import Scoring, score_benchmark
 from vlaa_jax.evaluate.served import Served
 from vlaa_jax.schema import Summary, UserError
-from vlaa_jax.settings.evaluate import EMBEDDED, EvaluateSettings
+from vlaa_jax.settings.evaluate import EvaluateSettings
 
 _AS_IT_IS: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
 KEPT = "what was answered and judged is kept, the same command goes on from there"
 _PROMPTS = Path(__file__).parent / "prompts"
-
-Found = list[tuple[Benchmark, Questions]]
 
 
 def run(settings: EvaluateSettings, workdir: Path, console: Console) -> Summary:
@@ -59,12 +55,12 @@ def run(settings: EvaluateSettings, workdir: Path, console: Console) -> Summary:
     with contextlib.ExitStack() as stack:
         stack.enter_context(disk.refusals(workdir, KEPT))
         stack.enter_context(Ledger(workdir / "lock"))  # one run at a time
-        settings = _with_scripted_judge(settings, stack)
+        settings = with_scripted_judge(settings, stack)
         replies = Path(settings.judge.replies or workdir / "judge.jsonl").expanduser()
         refuse_without_judge(benchmarks, settings.judge, replies.is_file())
         earlier = Path(settings.scoring.baseline).expanduser() / "units.json"
         baseline = read_units(earlier) if settings.scoring.baseline else {}
-        found = _open(settings, benchmarks, workdir)
+        found = open_all(settings, workdir / "questions")
         outputs, made_by = asyncio.run(_outputs(settings, found, workdir, console))
         scorings, calls = asyncio.run(_score(settings, found, outputs, baseline, replies, console))
         provenance = _provenance(settings, found, made_by) | calls
@@ -76,32 +72,6 @@ def run(settings: EvaluateSettings, workdir: Path, console: Console) -> Summary:
     figures = {r.benchmark.name: r.headline for r in results if r.headline is not None}
     average = leaderboard_average(results)
     return Summary(workdir, figures | ({} if average is None else {"average": average}))
-
-
-def _with_scripted_judge(
-    settings: EvaluateSettings, stack: contextlib.ExitStack
-) -> EvaluateSettings:
-    """The miniature brings its own judge, over real HTTP."""
-    if settings.data.root != EMBEDDED or settings.judge.url:
-        return settings
-    url = stack.enter_context(JudgeServer())
-    judge = dataclasses.replace(settings.judge, url=url, model="scripted", key_env="")
-    return dataclasses.replace(settings, judge=judge)
-
-
-def _open(settings: EvaluateSettings, benchmarks: Sequence[Benchmark], workdir: Path) -> Found:
-    data = settings.data
-    root = Path(data.root).expanduser()
-    if data.root == EMBEDDED:
-        root = workdir / "questions"
-        write_tables(root)
-    elif not data.root or not root.is_dir():
-        raise UserError(f"data.root: {data.root!r} is no directory with tables of benchmarks")
-    check = data.check_digest and data.root != EMBEDDED
-    return [
-        (one, open_questions(one, root, check_digest=check).limited(data.limit))
-        for one in benchmarks
-    ]
 
 
 def _write_config(settings: EvaluateSettings, workdir: Path) -> None:

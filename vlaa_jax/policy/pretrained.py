@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,6 @@ from vlaa_jax.rollout.weights import is_matrix
 from vlaa_jax.schema import UserError
 from vlaa_jax.settings.shared import DataSettings, ModelSettings
 
-EMBEDDED = "embedded"
 WEIGHT_SUFFIXES = (".safetensors", ".safetensors.index.json", ".bin", ".pt", ".pth")
 
 
@@ -123,8 +121,6 @@ def _locate(checkpoint: str) -> Path:
             "model.checkpoint is not set: give an HF directory, a converted checkpoint or a hub id "
             "with --config.model.checkpoint=..., or use a :tiny config"
         )
-    if checkpoint == EMBEDDED:
-        return Path(str(resources.files("vlaa_jax") / "assets" / "tiny"))
     path = weights.resolve(checkpoint)
     if not path.exists():
         raise UserError(f"model.checkpoint: {checkpoint} does not exist and is no hub id")

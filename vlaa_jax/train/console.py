@@ -45,7 +45,7 @@ def heldout_table(kept: Mapping[str, Mapping[str, float]]) -> Table:
         table.add_column(column, justify="left" if column == "verifier" else "right")
     before, after = kept.get("before", {}), kept.get("after", {})
     constant = kept.get("constant", {})
-    names = {key.removeprefix("heldout/") for key in after}
+    names = {key.removeprefix("heldout/") for key in after if key.startswith("heldout/")}
     kinds = sorted(names & set(VERIFIER_TYPES))
     for part in (kinds, ["mean"], sorted(names - {*kinds, "mean"})):
         for name in part:
@@ -53,6 +53,9 @@ def heldout_table(kept: Mapping[str, Mapping[str, float]]) -> Table:
             bar = f"{constant[name]:.3f}" if name in constant else ""
             table.add_row(name, bar, f"{old:.3f}", f"{new:.3f}", f"{new - old:+.3f}")
         table.add_section()
+    for key in sorted(key for key in after if key.startswith("benchmark/")):
+        old, new = before.get(key, float("nan")), after[key]
+        table.add_row(key, "", f"{old:.3f}", f"{new:.3f}", f"{new - old:+.3f}")
     return table
 
 

@@ -42,11 +42,22 @@ from vlaa_jax.train.inputs import inputs, same_inputs
 from vlaa_jax.train.learner import Learner
 from vlaa_jax.train.metrics import StepClock
 from vlaa_jax.train.rundir import RunDir, check_files
-from vlaa_jax.train.validation import Validation
+from vlaa_jax.train.validation import Benchmarks, Measure, Validation
 
 
-def run(settings: GrpoSettings, workdir: Path, console: Console) -> Summary:
+def run(
+    settings: GrpoSettings,
+    workdir: Path,
+    console: Console,
+    benchmarks: Benchmarks | None = None,
+) -> Summary:
     """Trains a policy in a run directory, from wherever that stands to the last step.
+
+    Args:
+        settings: of the run.
+        workdir: its directory.
+        console: where people read along.
+        benchmarks: what to measure beside the held-out records, if anything.
 
     Raises:
         UserError: the run directory, the checkpoint or the data cannot be used.
@@ -76,7 +87,8 @@ def run(settings: GrpoSettings, workdir: Path, console: Console) -> Summary:
         )
         sampler = make_sampler(collator)
         own = partial(make_sampler, collate(data.read_heldout), like=sampler)
-        validation = _validation(settings, data, own, scorer, deal, rundir)
+        measure = benchmarks(pretrained, mesh) if benchmarks else None
+        validation = _validation(settings, data, own, scorer, deal, rundir, measure)
         allowed_V = jax.device_put(pretrained.allowed_V, replicated(mesh))
         plan = _plan(settings)
         logprobs = GroupLogprobs(distribution, placed, allowed_V, plan)
@@ -277,12 +289,13 @@ def _validation(
     scorer: CompletionScorer,
     deal: Deal,
     rundir: RunDir,
+    benchmarks: Measure | None,
 ) -> Validation:
     heldout = None
     if data.heldout:
         own = sampler(completions=settings.run.eval_completions)
         heldout = Heldout(data.heldout, own, scorer, deal, seed=settings.seed)
-    return Validation(heldout, rundir, data.images)
+    return Validation(heldout, rundir, data.images, benchmarks=benchmarks)
 
 
 def _check_shards(settings: GrpoSettings, shards: int) -> None:

@@ -24,7 +24,7 @@ from vlaa_jax.schema import Record
 from vlaa_jax.settings.sft import SftSettings
 from vlaa_jax.train.checkpoint import Progress
 from vlaa_jax.train.rundir import RunDir
-from vlaa_jax.train.validation import Validation
+from vlaa_jax.train.validation import Measure, Validation
 
 
 @dataclass(frozen=True)
@@ -89,11 +89,16 @@ def open_data(settings: SftSettings, pretrained: Pretrained, mesh: Mesh, rundir:
 
 
 def open_validation(
-    settings: SftSettings, pretrained: Pretrained, data: RowData, mesh: Mesh, rundir: RunDir
+    settings: SftSettings,
+    pretrained: Pretrained,
+    data: RowData,
+    mesh: Mesh,
+    rundir: RunDir,
+    benchmarks: Measure | None,
 ) -> Validation:
     """Held-out questions, sampled and scored as GRPO does; nothing where there are none."""
     if data.heldout is None:
-        return Validation(None, rundir, data.images)
+        return Validation(None, rundir, data.images, benchmarks=benchmarks)
     reward = rundir.closes(mixed_reward(settings.rewards, mesh, settings.model.dtype))
     reward.start()
     encoder = Encoder(pretrained, settings.data)
@@ -115,4 +120,4 @@ def open_validation(
     )
     scorer = CompletionScorer(reward, chat, processor, data.images, limit)
     heldout = Heldout(prompts, sampler, scorer, deal, seed=settings.seed)
-    return Validation(heldout, rundir, data.images)
+    return Validation(heldout, rundir, data.images, benchmarks=benchmarks)

@@ -1,16 +1,24 @@
-"""Held-out rewards in a run: when, under which name they are kept, and what was answered."""
+"""Held-out rewards and benchmarks in a run: when, under which name, and what was answered."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from jax.sharding import Mesh
 
 from vlaa_jax import disk
 from vlaa_jax.parallel import hosts
 from vlaa_jax.policy.heldout import Heldout
+from vlaa_jax.policy.pretrained import Pretrained
 from vlaa_jax.train.console import heldout_table
 from vlaa_jax.train.rundir import RunDir
 from vlaa_jax.train.samples import samples
+
+Measure = Callable[[Mapping[str, Any]], dict[str, float]]
+"""From parameters to metrics."""
+Benchmarks = Callable[[Pretrained, Mesh], Measure]
+"""What ``main`` hands to a trainer: made with its checkpoint and its mesh."""
 
 
 class Validation:
@@ -20,10 +28,18 @@ class Validation:
         heldout: samples and scores them; None without records.
         rundir: where the results go.
         images: image folder of the records, for the samples that are shown.
+        benchmarks: further metrics of the same parameters, where there are some.
     """
 
-    def __init__(self, heldout: Heldout | None, rundir: RunDir, images: Path) -> None:
+    def __init__(
+        self,
+        heldout: Heldout | None,
+        rundir: RunDir,
+        images: Path,
+        benchmarks: Measure | None = None,
+    ) -> None:
         self._heldout, self._rundir, self._images = heldout, rundir, images
+        self._benchmarks = benchmarks
         self._last: tuple[int, dict[str, float]] | None = None
 
     def __call__(self, params: Mapping[str, Any], step: int) -> dict[str, float]:
@@ -31,19 +47,21 @@ class Validation:
 
         A mean that no earlier evaluation reached makes the step's checkpoint the best one.
         """
-        if self._heldout is None:
-            return {}
         if self._last is None or self._last[0] != step:
-            metrics, groups = self._heldout(params)
-            self._rundir.rollouts.write_heldout(step, groups)
-            self._rundir.show(step, samples(groups, self._images))
+            metrics: dict[str, float] = {}
+            if self._heldout is not None:
+                metrics, groups = self._heldout(params)
+                self._rundir.rollouts.write_heldout(step, groups)
+                self._rundir.show(step, samples(groups, self._images))
+                self._rundir.scored(step, metrics["heldout/mean"])
+            if self._benchmarks is not None:
+                metrics |= self._benchmarks(params)
             self._last = (step, metrics)
-            self._rundir.scored(step, metrics["heldout/mean"])
         return self._last[1]
 
     def measure(self, params: Mapping[str, Any], name: str) -> dict[str, float]:
         """Held-out rewards under a name, kept in heldout.json so that a resumed run has them."""
-        if self._heldout is None:
+        if self._heldout is None and self._benchmarks is None:
             return {}
         kept = hosts.from_writer(self._kept, "the held-out results")
         if name == "after" or name not in kept:
@@ -51,7 +69,7 @@ class Validation:
         if hosts.is_writer():
             path = self._rundir.path / "heldout.json"
             disk.write_json(path, kept)
-            if name == "after" and "constant" not in kept:
+            if name == "after" and self._heldout is not None and "constant" not in kept:
                 kept["constant"] = self._heldout.constant_scores()
                 disk.write_json(path, kept)
         return kept[name]
