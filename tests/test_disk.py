@@ -150,3 +150,17 @@ except UserError as error:
     again = Replies(small_disk.parent / "grown" / "ledger.sqlite")
     assert all(again.get(n.to_bytes(4, "big")) for n in range(count))
     again.close()
+
+
+def test_scores_that_a_full_disk_does_not_take_end_in_one_line(small_disk, tmp_path):
+    line = '{"verifier_type": "digit", "gt": 3, "response": "<answer>3</answer>"}\n'
+    (tmp_path / "said.jsonl").write_text(line * 3000)
+    with open(small_disk / "scores", "w") as out:
+        done = subprocess.run(
+            [sys.executable, "-m", "vlaa_jax.rewards", str(tmp_path / "said.jsonl")],
+            **{"stdout": out, "stderr": subprocess.PIPE, "text": True},
+        )
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "error: standard output: No space left on device; free some space; run the command again"
+    ]

@@ -8,6 +8,7 @@ words of a library in C++ or Rust, an error of a thread that comes up later as t
 import errno
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -133,6 +134,14 @@ def append(file: IO[bytes], data: bytes) -> None:
             os.ftruncate(descriptor, end)  # else the next line would be joined to half of this one
         error.filename = file.name
         raise
+
+
+def end_output() -> None:
+    """Writes out what is still to be said; what cannot be, Python does not complain of at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _behind(error: BaseException) -> Iterator[BaseException]:

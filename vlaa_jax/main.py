@@ -56,9 +56,13 @@ def main(argv: Sequence[str]) -> None:
         settings = settle(CONFIG.value.to_dict())
         _run(settings, Path(WORKDIR.value).expanduser())
     except UserError as error:
+        disk.end_output()
         sys.exit(f"vlaa_jax: {error}")
+    except BrokenPipeError:
+        disk.end_output()
+        sys.exit("vlaa_jax: nobody reads what it says any more; the same command goes on")
     except KeyboardInterrupt as reason:
-        sys.stdout.flush()
+        disk.end_output()
         print(interrupted(reason), file=sys.stderr, flush=True)
         # Everything is closed; a thread that still compiles would run into what Python takes down.
         os._exit(130)
