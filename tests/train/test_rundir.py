@@ -13,6 +13,7 @@ from vlaa_jax.settings.grpo import GrpoSettings
 from vlaa_jax.settings.shared import OptimizerSettings, RunSettings
 from vlaa_jax.train.checkpoint import Progress
 from vlaa_jax.train.rundir import RunDir
+from vlaa_jax.train.validation import Validation
 
 SETTINGS = GrpoSettings()
 
@@ -93,3 +94,15 @@ def test_another_spelling_of_a_path_is_the_same_setting(tmp_path, monkeypatch):
     for other in ("image", "Images", ""):
         with pytest.raises(UserError, match=r"data\.image_root: 'images' -> "):
             opened(tmp_path / "run", settings(other))
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{", "null", '{"before": 3}', '{"after": {"x": "y"}}', "\xff"]
+)
+def test_held_out_results_that_are_none_get_one_line(tmp_path, text):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "heldout.json").write_bytes(text.encode("latin-1"))
+    with opened(tmp_path / "run") as rundir:
+        validation = Validation(None, rundir, tmp_path)
+        with pytest.raises(UserError, match=r"heldout\.json"):
+            validation.summary()

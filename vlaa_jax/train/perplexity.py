@@ -22,7 +22,7 @@ from vlaa_jax import disk
 from vlaa_jax.data.batches import RowBatch
 from vlaa_jax.data.loader import records_digest
 from vlaa_jax.data.synthetic.dataset import write_dataset
-from vlaa_jax.foreign import parse_json
+from vlaa_jax.foreign import parse_json, read_object
 from vlaa_jax.parallel.mesh import data_shards, make_mesh
 from vlaa_jax.policy.distribution import Distribution
 from vlaa_jax.policy.pretrained import Pretrained, open_pretrained
@@ -134,7 +134,7 @@ def _same_inputs(
     """Notes what is measured and by what, or looks whether it is still the same."""
     images = Path(settings.data.image_root)
     now = {**inputs(pretrained.path, images, usable, ()), "records": records_digest(usable)}
-    if path.exists() and parse_json(path.read_bytes()) != now:
+    if path.exists() and read_object(path) != now:
         raise UserError(
             f"{path.parent}: the records, the images or the weights are others than when "
             "measuring began; bring them back, or start in another workdir"

@@ -53,7 +53,8 @@ class TokenFigures(NamedTuple):
 class RolloutLog:
     """Writes the completions of steps in a thread.
 
-    A failure to write is told and does not end the run. Of several hosts one writes.
+    A failure to write is told and does not end the run, unless it is the disk's: then a resumed run
+    does the step again. Of several hosts one writes.
 
     Args:
         workdir: run directory.
@@ -86,12 +87,17 @@ class RolloutLog:
             try:
                 self._waiting.popleft().result()
             except Exception as error:  # whatever it is, training is worth more than its record
+                refused = disk.refusal(error)
+                if refused and refused.advice:
+                    raise  # a full disk ends the run anyway, and here nothing is lost yet
                 self._say(f"completions of a step could not be written: {error}")
 
     def close(self) -> None:
         """Writes what is waiting."""
-        self.flush()
-        self._thread.shutdown()
+        try:
+            self.flush()
+        finally:
+            self._thread.shutdown()
 
     def _submit(self, *what: Any) -> None:
         if not hosts.is_writer():

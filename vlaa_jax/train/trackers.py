@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vlaa_jax import disk
+from vlaa_jax.foreign import read_text
 from vlaa_jax.schema import UserError
 
 
@@ -28,7 +29,7 @@ class Wandb:
         except ImportError as error:
             raise UserError("run.wandb: needs the package wandb: pip install wandb") from error
         kept = workdir / "wandb_id"
-        identity = kept.read_text(encoding="utf-8").strip() if kept.exists() else None
+        identity = read_text(kept, 200).strip() if kept.exists() else None
         try:
             self._run = wandb.init(
                 project=project,

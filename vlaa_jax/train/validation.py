@@ -1,6 +1,5 @@
 """Held-out rewards and benchmarks in a run: when, under which name, and what was answered."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,9 +7,11 @@ from typing import Any
 from jax.sharding import Mesh
 
 from vlaa_jax import disk
+from vlaa_jax.foreign import read_object
 from vlaa_jax.parallel import hosts
 from vlaa_jax.policy.heldout import Heldout
 from vlaa_jax.policy.pretrained import Pretrained
+from vlaa_jax.schema import UserError
 from vlaa_jax.train.console import heldout_table
 from vlaa_jax.train.rundir import RunDir
 from vlaa_jax.train.samples import samples
@@ -67,6 +68,7 @@ class Validation:
         if name == "after" or name not in kept:
             kept[name] = self(params, self._rundir.progress.step)
         if hosts.is_writer():
+            self._rundir.rollouts.flush()  # what is kept here is not sampled again
             path = self._rundir.path / "heldout.json"
             disk.write_json(path, kept)
             if name == "after" and self._heldout is not None and "constant" not in kept:
@@ -76,10 +78,20 @@ class Validation:
 
     def _kept(self) -> dict[str, Any]:
         path = self._rundir.path / "heldout.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        try:
+            kept = read_object(path, finite=False)
+        except FileNotFoundError:
+            return {}
+        if not all(isinstance(part, dict) and _numbers(part) for part in kept.values()):
+            raise UserError(f"{path} holds no held-out results; remove it to measure them again")
+        return kept
 
     def summary(self) -> None:
         """Prints held-out rewards per verifier before and after, where there are some."""
         kept = self._kept() if hosts.is_writer() else {}
         if kept:
             self._rundir.console.print(heldout_table(kept))
+
+
+def _numbers(part: Mapping[str, Any]) -> bool:
+    return all(isinstance(value, int | float) for value in part.values())
