@@ -135,16 +135,17 @@ class Soak:
         step = self.saved()
         if not step:
             return self.kill(rng)
-        files = [p for p in (self.workdir / "checkpoints" / str(step)).rglob("*") if p.is_file()]
-        data = [p for p in files if p.stat().st_size > 100 and "ETADATA" not in p.name]
-        chosen = rng.choice([p for p in data if p.parent.parent.parent.name == str(step)] or data)
+        folder = self.workdir / "checkpoints" / str(step)
+        items = ("params", "optimizer", "progress")
+        files = [p for item in items for p in sorted((folder / item).rglob("*")) if p.is_file()]
+        # Orbax's mark that it has ended says nothing, and is in no listing.
+        chosen = rng.choice([p for p in files if p.stat().st_size and p.suffix != ".txt"])
         content = bytearray(chosen.read_bytes())
         content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
         chosen.write_bytes(content)
         status, line = self.ended(self.start())
-        inside = chosen.relative_to(self.workdir / "checkpoints" / str(step))
-        if inside.parts[0] in ("params", "optimizer", "progress"):
-            assert status == 1 and f"checkpoints/{step}: damaged, {inside}" in line, (inside, line)
+        inside = chosen.relative_to(folder)
+        assert status == 1 and f"checkpoints/{step}: damaged, {inside}" in line, line
         process = self.start("--config.run.damaged=older")
         self.wait(process, rng)
         process.kill()
