@@ -50,7 +50,7 @@ def refusal(error: BaseException) -> Refusal | None:
         number, name = _said(str(one)), None
         if isinstance(one, OSError):
             number, name = one.errno, one.filename
-        if number in ADVICE or (number and name):
+        if number is not None and (number in ADVICE or name):
             path = os.fsdecode(name) if isinstance(name, str | bytes) else ""
             return Refusal(path, os.strerror(number), ADVICE.get(number, ""))
     return None

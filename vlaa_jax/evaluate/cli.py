@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from vlaa_jax import disk
 from vlaa_jax.evaluate.benchmarks import BENCHMARKS, benchmark_named
 from vlaa_jax.evaluate.judge import RecordedJudge, refuse_without_judge
 from vlaa_jax.evaluate.predictions import read_predictions

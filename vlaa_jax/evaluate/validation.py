@@ -16,6 +16,7 @@ from vlaa_jax.evaluate.judge import RecordedJudge, refuse_without_judge
 from vlaa_jax.evaluate.nouns import Benchmark
 from vlaa_jax.evaluate.opening import Found, open_all, with_scripted_judge
 from vlaa_jax.evaluate.predictions import Prediction
+from vlaa_jax.evaluate.questions import Questions
 from vlaa_jax.evaluate.scoring.profiles import profile_named
 from vlaa_jax.evaluate.scoring_run import score_benchmark
 from vlaa_jax.parallel import hosts

@@ -8,7 +8,6 @@ waits hears of it; XLA's own alarm after two minutes, which reads like an error,
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 import jax
 
@@ -44,14 +43,15 @@ class Compilations:
         if say is not None:
             self._thread.start()
 
-    def _begins(self, event: str, _: float, fun_name: str = "", **__: Any) -> None:
+    def _begins(self, event: str, value: float, **more: str | int) -> None:
         if event == _COMPILE:
-            self._now[threading.get_ident()] = (fun_name, time.monotonic())
+            name = str(more.get("fun_name", ""))
+            self._now[threading.get_ident()] = (name, time.monotonic())
 
-    def _ended(self, event: str, seconds: float, **_: Any) -> None:
+    def _ended(self, event: str, duration_secs: float, **more: str | int) -> None:
         if event == _COMPILE:
             self._now.pop(threading.get_ident(), None)
-            self.count, self.seconds = self.count + 1, self.seconds + seconds
+            self.count, self.seconds = self.count + 1, self.seconds + duration_secs
 
     def so_far(self) -> float:
         """Seconds of compiling, that which goes on included."""

@@ -148,13 +148,15 @@ class RunDir:
         compiling = self.compilations.seconds - self._compiled
         self._compiled += compiling
         if self._writer is not None:
-            every = {**metrics, **counted, **times, "time/step_s": clock.total}
+            times |= {"time/compile_s": compiling, "time/step_s": clock.total}
+            every = {**metrics, **counted, **times}
             self._writer.write(step, every)
             if self._wandb is not None:
                 self._wandb.write(step, every)
         self._seconds.append(max(clock.total - compiling, 0.0))
         left = float(np.median(self._seconds)) * (self._steps - step - 1)
-        line = (f"step {step + 1:>4}/{self._steps}", *words, f"{clock.total:.1f} s")
+        took = f"{clock.total:.1f} s" + (f" ({compiling:.0f} compiling)" if compiling > 1 else "")
+        line = (f"step {step + 1:>4}/{self._steps}", *words, took)
         self.console.print(
             "  ".join((*line, f"left {minutes(left)}")), highlight=False, soft_wrap=True
         )
