@@ -231,7 +231,7 @@ def _paper() -> ConfigDict:
                 "custom": "",  # FILE.py:function, for records of the type "custom"
                 "custom_timeout_s": 60.0,
                 "custom_batch": 64,
-                "answer_box_space": placeholder(str),  # None: the space of the gold box
+                "answer_box_space": placeholder(str),  # None: of the gold; "native": family's
                 "max_failed_frac": 0.1,
                 "format_weight": 0.0,
                 "overlong_weight": 0.0,

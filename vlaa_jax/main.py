@@ -89,8 +89,10 @@ HOST_TASKS = frozenset(("pipeline", "study"))
 """Tasks that need no accelerator themselves; a study leaves it to its commands."""
 
 
-SPREAD_TASKS = frozenset(("grpo", "sft"))
-"""Trainers: several hosts may share them, and benchmarks may be run in them."""
+TRAINERS = frozenset(("grpo", "sft"))
+"""Tasks that benchmarks may be run in."""
+SPREAD_TASKS = TRAINERS | {"evaluate"}
+"""Tasks that several hosts share; the others run on one."""
 
 
 def _run(settings: Any, workdir: Path) -> None:
@@ -116,7 +118,7 @@ def _run(settings: Any, workdir: Path) -> None:
         _start_jax(settings.run.compilation_cache)
         _warn_of_memory(settings)
         console = Console(quiet=not hosts.is_writer())
-        if settings.task in SPREAD_TASKS:  # train/ does not know evaluate/
+        if settings.task in TRAINERS:  # train/ does not know evaluate/
             from vlaa_jax.evaluate.validation import prepared
 
             with prepared(settings, workdir) as benchmarks:

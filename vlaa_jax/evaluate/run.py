@@ -14,7 +14,7 @@ from rich.console import Console
 
 from vlaa_jax import __version__, disk
 from vlaa_jax.evaluate.benchmarks import benchmark_named
-from vlaa_jax.evaluate.generate import Generated, Generator, Job, Outputs, jobs_of
+from vlaa_jax.evaluate.generate import Generated, Generator, Job, Outputs, dealt, jobs_of
 from vlaa_jax.evaluate.judge import RecordedJudge, refuse_without_judge
 from vlaa_jax.evaluate.ledger import Ledger
 from vlaa_jax.evaluate.nouns import Benchmark, Unit
@@ -35,6 +35,7 @@ from vlaa_jax.evaluate.scoring.extract import scored_text
 from vlaa_jax.evaluate.scoring.profiles import profile_named
 from vlaa_jax.evaluate.scoring_run import Scoring, score_benchmark
 from vlaa_jax.evaluate.served import Served
+from vlaa_jax.parallel import hosts
 from vlaa_jax.schema import Summary, UserError
 from vlaa_jax.settings.evaluate import EvaluateSettings
 
@@ -54,14 +55,19 @@ def run(settings: EvaluateSettings, workdir: Path, console: Console) -> Summary:
     benchmarks = [benchmark_named(name) for name in settings.data.benchmarks]
     with contextlib.ExitStack() as stack:
         stack.enter_context(disk.refusals(workdir, KEPT))
-        stack.enter_context(Ledger(workdir / "lock"))  # one run at a time
+        if hosts.is_writer():
+            stack.enter_context(Ledger(workdir / "lock"))  # one run at a time
         settings = with_scripted_judge(settings, stack)
         replies = Path(settings.judge.replies or workdir / "judge.jsonl").expanduser()
         refuse_without_judge(benchmarks, settings.judge, replies.is_file())
         earlier = Path(settings.scoring.baseline).expanduser() / "units.json"
         baseline = read_units(earlier) if settings.scoring.baseline else {}
-        found = open_all(settings, workdir / "questions")
+        found = hosts.after_writer(
+            lambda: open_all(settings, workdir / "questions"), "the questions"
+        )
         outputs, made_by = asyncio.run(_outputs(settings, found, workdir, console))
+        if not hosts.is_writer():
+            return Summary(workdir, {})
         scorings, calls = asyncio.run(_score(settings, found, outputs, baseline, replies, console))
         provenance = _provenance(settings, found, made_by) | calls
         _report(settings, scorings, found, provenance, workdir)
@@ -100,12 +106,19 @@ async def _outputs(
         one.name: list(jobs_of(one, questions, settings.generation.samples))
         for one, questions in found
     }
-    with contextlib.closing(Outputs(workdir / "outputs.jsonl", made_by)) as outputs:
-        _write_config(settings, workdir)  # only now is it known that this directory is theirs
+    with contextlib.closing(Outputs(workdir, made_by)) as outputs:
+        if hosts.is_writer():
+            _write_config(settings, workdir)  # only now is it known that this directory is theirs
+        missing = {name: dealt(outputs.missing(wanted)) for name, wanted in jobs.items()}
+        hosts.meet("the outputs")  # all have seen the same files
         for one, _ in found:
-            await _generate(generator, outputs, jobs[one.name], one, console)
+            done = len(jobs[one.name]) - len(missing[one.name])
+            await _generate(generator, outputs, missing[one.name], done, one, console)
+        hosts.meet("the end of all outputs")
+        outputs.read_others()
         predictions = {name: outputs.of(wanted) for name, wanted in jobs.items()}
-    _write_files(found, predictions, workdir, settings.run.predictions)
+    if hosts.is_writer():
+        _write_files(found, predictions, workdir, settings.run.predictions)
     return predictions, made_by
 
 
@@ -118,16 +131,22 @@ def _generator(settings: EvaluateSettings) -> Generator:
 
 
 async def _generate(
-    generator: Generator, outputs: Outputs, jobs: Sequence[Job], benchmark: Benchmark, say: Console
+    generator: Generator,
+    outputs: Outputs,
+    jobs: Sequence[Job],
+    others: int,
+    benchmark: Benchmark,
+    say: Console,
 ) -> None:
-    missing = outputs.missing(jobs)
-    progress = Progress(say, f"{benchmark.title}: outputs", len(missing), len(jobs) - len(missing))
+    """All jobs; ``others`` are there already or fall to other hosts."""
+    progress = Progress(say, f"{benchmark.title}: outputs", len(jobs), others)
 
     def done(job: Job, generated: Generated) -> None:
         outputs.add(job, generated)
         progress.step()
+        hosts.leave_alone("between two outputs")
 
-    await generator.generate(missing, done)
+    await generator.generate(jobs, done)
     progress.end()
 
 

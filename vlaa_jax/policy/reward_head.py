@@ -1,5 +1,6 @@
 """The in-process reward head as the rewards room sees it: texts and images in, numbers out."""
 
+import dataclasses
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,11 +21,13 @@ from vlaa_jax.models.qwen_vl.vision import VisionInputs
 from vlaa_jax.models.reward_head.head import ScalarHead, load_scalar_head
 from vlaa_jax.parallel import hosts
 from vlaa_jax.parallel.mesh import data_shards
+from vlaa_jax.policy.pretrained import config_of
+from vlaa_jax.rewards.iou import native_box_space
 from vlaa_jax.rewards.mixed import MixedReward
 from vlaa_jax.rewards.open_ended import AnswerItem, Judged, ReferenceScorer
 from vlaa_jax.rewards.reward_head import RewardHeadScorer
 from vlaa_jax.schema import Record, UserError
-from vlaa_jax.settings.rewards import RewardSettings
+from vlaa_jax.settings.rewards import NATIVE, RewardSettings
 
 
 class InProcessRewardHead:
@@ -145,8 +148,21 @@ def head_scorer(settings: RewardSettings, mesh: Mesh, dtype: str) -> ReferenceSc
     return ReferenceScorer(RewardHeadScorer(head), settings.cache_entries)
 
 
-def mixed_reward(settings: RewardSettings, mesh: Mesh, dtype: str) -> MixedReward:
-    """The mixed reward, with the in-process head where the settings choose it."""
+def mixed_reward(settings: RewardSettings, mesh: Mesh, dtype: str, checkpoint: str) -> MixedReward:
+    """The mixed reward, with the in-process head where the settings choose it.
+
+    Args:
+        settings: of the reward.
+        mesh: the head lies on it.
+        dtype: of the head's activations.
+        checkpoint: whose answers are scored; its family says what "native" boxes are.
+
+    Raises:
+        UserError: the head or the checkpoint cannot be used.
+    """
+    if settings.answer_box_space == NATIVE:
+        space = native_box_space(config_of(checkpoint).family)
+        settings = dataclasses.replace(settings, answer_box_space=space)
     if settings.open_ended == "reward_head":
         if hosts.count() > 1:
             raise UserError(

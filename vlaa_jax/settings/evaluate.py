@@ -18,8 +18,7 @@ from vlaa_jax.settings.shared import DTYPES, MeshSettings, ModelSettings, Prompt
 
 EMBEDDED = "embedded"
 LEADERBOARD = ("mathvista", "mathvision", "mathverse", "dynamath", "wemath", "logicvista")
-BENCHMARKS = (*LEADERBOARD, "mathvision_mini")
-"""A benchmark is a file and a row in ``vlaa_jax.evaluate.benchmarks``, and its name here."""
+"""Names of the six; ``vlaa_jax.evaluate.benchmarks`` has the table of all."""
 PROFILES = ("2025-04", "2025-04-lossless", "2026-08", "2026-08-lossless")
 
 
@@ -30,7 +29,7 @@ class QuestionSettings(Group, name="data"):
     root: str = ""
     """Directory with the public tables (DATASET.tsv) or folders of the originals (DATASET/), or
     "embedded" (a miniature of each, drawn by code)."""
-    benchmarks: tuple[str, ...] = setting(LEADERBOARD, one_of(*BENCHMARKS))
+    benchmarks: tuple[str, ...] = LEADERBOARD
     """Names of benchmarks."""
     limit: int = setting(0, at_least(0))
     """Only so many questions of each; 0 takes all. Such a score is of a part, and says so."""
@@ -170,7 +169,7 @@ class TrainingBenchmarkSettings(Group, name="benchmarks"):
 
     root: str = setting("", harmless=True)
     """Directory with the public tables or folders of the originals; empty: no benchmarks."""
-    names: tuple[str, ...] = setting(LEADERBOARD, one_of(*BENCHMARKS), harmless=True)
+    names: tuple[str, ...] = setting(LEADERBOARD, harmless=True)
     """Names of benchmarks."""
     limit: int = setting(64, at_least(0), harmless=True)
     """Only so many questions of each; 0 takes all."""
@@ -185,7 +184,7 @@ class TrainingBenchmarkSettings(Group, name="benchmarks"):
         """As an evaluation of its own would be told.
 
         Args:
-            data: of the training: its system prompt, pixels and longest prompt.
+            data: of the training: its system prompt; pixels are those of the opened checkpoint.
             judge: of the training.
         """
         return EvaluateSettings(
@@ -193,7 +192,6 @@ class TrainingBenchmarkSettings(Group, name="benchmarks"):
             generation=GenerationSettings(
                 system_prompt=data.system_prompt,
                 new_tokens=self.new_tokens,
-                max_prompt_tokens=data.max_prompt_tokens,
                 batch=self.batch,
             ),
             judge=judge,

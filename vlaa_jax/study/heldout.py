@@ -81,7 +81,8 @@ def sample(settings: HeldoutSettings, workdir: Path) -> tuple[Groups, list[Score
     encoder = Encoder(pretrained, settings.data)
     _, images, path = files(settings.data, workdir)
     limit = settings.rollout.max_new_tokens
-    reward = mixed_reward(settings.rewards, mesh, settings.model.dtype)
+    model = settings.model
+    reward = mixed_reward(settings.rewards, mesh, model.dtype, model.checkpoint)
     try:
         reward.start()
         records, _ = load_checked(

@@ -67,7 +67,8 @@ def run(
     with RunDir(workdir, settings, console) as rundir:
         mesh = make_mesh(**dataclasses.asdict(settings.mesh))
         _check_shards(settings, data_shards(mesh))
-        reward = rundir.closes(mixed_reward(settings.rewards, mesh, settings.model.dtype))
+        model = settings.model
+        reward = rundir.closes(mixed_reward(settings.rewards, mesh, model.dtype, model.checkpoint))
         pretrained = open_pretrained(settings.model, settings.data, mesh)
         reward.start()
         deal = Deal(mesh, settings.rollout.at_once)

@@ -99,7 +99,8 @@ def open_validation(
     """Held-out questions, sampled and scored as GRPO does; nothing where there are none."""
     if data.heldout is None:
         return Validation(None, rundir, data.images, benchmarks=benchmarks)
-    reward = rundir.closes(mixed_reward(settings.rewards, mesh, settings.model.dtype))
+    model = settings.model
+    reward = rundir.closes(mixed_reward(settings.rewards, mesh, model.dtype, model.checkpoint))
     reward.start()
     encoder = Encoder(pretrained, settings.data)
     held, rejects = load_checked(
