@@ -115,6 +115,11 @@ def _inside(rest: str) -> str:
     return rest
 
 
+def _number(parameter: Operation) -> int:
+    found = re.search(r"parameter\((\d+)\)", parameter.line)
+    return int(found[1]) if found else 0
+
+
 def _moved(operation: Operation, shapes: dict[str, str], parsed: dict) -> float:
     """Bytes that one operation reads and writes."""
     kind, operands = operation.kind, operation.operands
@@ -128,7 +133,7 @@ def _moved(operation: Operation, shapes: dict[str, str], parsed: dict) -> float:
         return _bytes(operation.shape) + sum(_bytes(shapes.get(name, "")) for name in operands)
     body = parsed.get((re.search(r"calls=%?([\w.\-]+)", operation.line) or ["", ""])[1], [])
     given = [one for one in body if one.kind == "parameter"]
-    given.sort(key=lambda one: int((re.search(r"parameter\((\d+)\)", one.line) or [0, "0"])[1]))
+    given.sort(key=_number)
     read = sum(
         min(_bytes(shapes.get(name, "")), _used(inner.name, body))
         for name, inner in zip(operands, given, strict=False)
