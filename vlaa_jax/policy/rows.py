@@ -163,14 +163,6 @@ class RowSource:
         with ThreadPoolExecutor(max(self._data.workers, 1), "encode") as pool:
             for packed in pack(samples, self.budget):
                 rows = [list(pool.map(self._samples.encode, row)) for row in packed.rows]
-                batch = collate_rows(
-                    rows,
-                    self.budget.n_shards,
-                    pad_id=self._samples.preprocessor.chat.pad_id,
-                    tokens_per_row=self.budget.tokens_per_row,
-                    window_units=self.budget.window_units,
-                    rows_per_bin=self.budget.rows_per_bin,
-                    bins_per_shard=self.budget.bins_per_shard,
-                    dtype=np.uint8,
-                )
+                layout = self.budget.layout(self._samples.preprocessor.chat.pad_id, dtype=np.uint8)
+                batch = collate_rows(rows, layout, tokens_per_row=self.budget.tokens_per_row)
                 yield [[one.record for one in row] for row in packed.rows], batch

@@ -241,18 +241,15 @@ class _Collate:
     dtype: np.dtype[Any]
 
     def __call__(self, rows: list[list[Job]]) -> RowBatch:
-        return collate_rows(
-            [[job() for job in row] for row in rows],
-            self.budget.n_shards,
-            pad_id=self.preprocessor.chat.pad_id,
-            tokens_per_row=self.budget.tokens_per_row,
-            window_units=self.budget.window_units,
-            rows_per_bin=self.budget.rows_per_bin,
-            bins_per_shard=self.budget.bins_per_shard,
+        bytes_go = self.dtype == np.uint8
+        layout = self.budget.layout(
+            self.preprocessor.chat.pad_id,
             dtype=self.dtype,
-            processor=None if self.dtype == np.uint8 else self.preprocessor.processor,
+            processor=None if bytes_go else self.preprocessor.processor,
             empty=self.buffers.empty,
         )
+        samples = [[job() for job in row] for row in rows]
+        return collate_rows(samples, layout, tokens_per_row=self.budget.tokens_per_row)
 
 
 class _Packed(grain.IterDataset):

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 from vlaa_jax.data.images.files import in_memory
 from vlaa_jax.data.records.parse import Parser
 from vlaa_jax.data.records.reject import Refusal
-from vlaa_jax.data.sources.source import Source
+from vlaa_jax.data.sources.source import ParsedSource
 from vlaa_jax.foreign import local_path, shown
 from vlaa_jax.schema import Record, UserError
 
@@ -37,7 +37,7 @@ def _files(path: Path) -> list[Path]:
     )
 
 
-class ParquetRecords(Source):
+class ParquetRecords(ParsedSource):
     """The rows of a Parquet file, or of all Parquet files of a folder in order of their names.
 
     Columns bear the names of a record's fields, or are named by ``columns``. The column ``image``

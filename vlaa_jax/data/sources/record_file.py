@@ -9,7 +9,7 @@ from vlaa_jax.data.images.files import opened
 from vlaa_jax.data.records.json_index import JsonIndex, index_json
 from vlaa_jax.data.records.parse import Parser
 from vlaa_jax.data.records.reject import Refusal, Reject
-from vlaa_jax.data.sources.source import Source, iter_indexed
+from vlaa_jax.data.sources.source import ParsedSource, iter_indexed
 from vlaa_jax.foreign import local_path, parse_json
 from vlaa_jax.schema import Record, UserError
 
@@ -17,7 +17,7 @@ MAX_RECORD_BYTES = 8 << 20
 MAX_RECORD_DEPTH = 900
 
 
-class RecordFile(Source):
+class RecordFile(ParsedSource):
     """JSON array or JSON Lines, whatever the suffix; only byte offsets are kept in memory."""
 
     needs_root = True

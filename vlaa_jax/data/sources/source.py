@@ -14,6 +14,7 @@ from PIL import Image
 
 from vlaa_jax.data.images.files import decode
 from vlaa_jax.data.images.inspect import ImageFacts, inspect
+from vlaa_jax.data.records.parse import Parser
 from vlaa_jax.data.records.reject import Refusal, Reject
 from vlaa_jax.schema import Record, UserError
 
@@ -99,6 +100,16 @@ class Source(Sequence[Record]):
 
     def close(self) -> None:
         """Close what is open; reading opens it again."""
+
+
+class ParsedSource(Source):
+    """A source of raw objects, which a ``Parser`` makes records of."""
+
+    _parse: Parser
+
+    def read_as(self, kind: str) -> None:
+        """Settle what the records are read for, where it was left open."""
+        self.kind = self._parse.kind = kind
 
 
 def iter_indexed(
