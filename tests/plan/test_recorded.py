@@ -55,7 +55,10 @@ def test_decoding_and_gradients_keep_near_their_floors(path):
         kv = 2 * text.layers * max(text.kv_heads / own, 1) * text.head_dim * 2
         slots = at_once["batch_prompts"] / (data * fsdp * tensor / own)
         floor = 64 * (weights + slots * held * kv)
-        assert 0.95 * floor <= 1e9 * programs["burst"]["hbm_gb"] <= 2 * floor
+        crossed = 1e9 * programs["burst"]["hbm_gb"]
+        assert crossed >= 0.95 * floor
+        if found["topology"].startswith("v"):  # a GPU copies each layer's slices; docs/planning.md
+            assert crossed <= 1.1 * floor
         assert sum(programs["burst"]["sent_mib"].values()) < 8 or own > 1
 
 

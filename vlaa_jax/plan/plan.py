@@ -147,8 +147,8 @@ def compiled_plan(
         name = found.program.name
         runs, work = counted[name]
         crossed = traffic(found.text, own.loop, (1 - full, full))
-        # Only the largest array's move is compiled; the formula has them all.
-        if name != "weights" and not found.error:
+        # Of the weights only the largest array's move is compiled; the formula has them all.
+        if name != "weights" and found.text:
             sent = sum(c.moved * c.turns(own.loop) for c in found.collectives)
             work = work._replace(sent=float(sent), hbm=sum(one.bytes for one in crossed))
         said = found.arguments, found.seconds, found.error, found.known, greatest(crossed)
