@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TextIO
 
+from vlaa_jax import disk
 from vlaa_jax.data.build import BuildSettings, build, iter_rejects
 from vlaa_jax.data.check import check_file, inspect_image
 from vlaa_jax.data.fetch import REPOSITORY, fetch
@@ -34,7 +35,8 @@ def run(argv: Sequence[str] | None = None, gold_problems: GoldProblems | None = 
     """
     args = _parser().parse_args(argv)
     try:
-        return int(args.verb(args, gold_problems))
+        with disk.refusals(Path("the disk"), "what is whole is kept, the same command goes on"):
+            return int(args.verb(args, gold_problems))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
     except BrokenPipeError:
