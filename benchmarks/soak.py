@@ -121,7 +121,7 @@ class Soak:
 
     def full(self, rng):
         used = shutil.disk_usage(self.disk).used // 1024
-        self.resize(used + rng.choice([8, 100, 1000, 5000, 12_000, 20_000]))
+        self.resize(used + rng.choice([8, 100, 1000, 5000, 10_000]))
         process = self.start()
         status, line = self.ended(process)
         self.resize(DISK_KIB)
