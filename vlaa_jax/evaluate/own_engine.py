@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from vlaa_jax.data.images import decode_image
+from vlaa_jax.data.images.files import decode_image
 from vlaa_jax.evaluate.generate import Done, Generated, Job, seed_of
 from vlaa_jax.models.qwen_vl.model import PromptInputs
 from vlaa_jax.parallel.mesh import data_shards, make_mesh

@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 
 from vlaa_jax import disk
-from vlaa_jax.data.images import resolve_inside
+from vlaa_jax.data.images.files import resolve_inside
 from vlaa_jax.endpoint import image_data_url
 from vlaa_jax.pipeline.sample import Outcome, Sample
 

@@ -12,8 +12,9 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from vlaa_jax import disk
-from vlaa_jax.data.chat import Chat
-from vlaa_jax.data.images import ImageProcessor
+from vlaa_jax.data.images.processor import ImageProcessor
+from vlaa_jax.data.samples.preprocessor import Preprocessor
+from vlaa_jax.data.text.chat import Chat
 from vlaa_jax.models.qwen_vl import lora, weights
 from vlaa_jax.models.qwen_vl.axes import PARAM_AXES, layout
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
@@ -51,6 +52,10 @@ class Pretrained:
         """Merge units along a window's side; 0 for a tower without windows."""
         vision = self.config.vision
         return vision.window_size // (vision.patch_size * vision.merge_size)
+
+    def preprocessor(self, data: DataSettings) -> Preprocessor:
+        """What stands between records and the model, with the run's system prompt."""
+        return Preprocessor(self.chat, self.processor, data.system_prompt)
 
     def load_params(self, seed: int = 0) -> dict[str, Any]:
         """Reads the weights straight onto the mesh, each device its own slices.

@@ -29,10 +29,10 @@ def setting(default: Any, *rules: Rule, harmless: bool = False, path: bool = Fal
         default: its default.
         rules: what must hold; of a tuple, for each item.
         harmless: it changes no number, so a run may be resumed with another value.
-        path: it names a file or folder, so another spelling of the same is no other value.
+        path: it names a file or folder, so another spelling of the same place is no other value.
     """
-    marks = {_RULES: rules, _HARMLESS: harmless, _PATH: path}
-    return dataclasses.field(default=default, metadata=marks)
+    metadata = {_RULES: rules, _HARMLESS: harmless, _PATH: path}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def at_least(least: float) -> Rule:

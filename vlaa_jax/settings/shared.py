@@ -78,11 +78,15 @@ class DataSettings(Group, name="data"):
     """Records and images."""
 
     records: str = setting("", path=True)
-    """Records file in the released form, folder of a build, or "embedded" (drawn by code)."""
+    """Records file in the released form, conversations, Parquet, folder of a build or of a TFDS
+    data set, or "embedded" (drawn by code); see docs/data.md."""
     image_root: str = setting("", path=True)
-    """Folder that image paths are relative to."""
+    """Folder that image paths are relative to; not needed where records bring their images."""
     heldout: str = setting("", path=True)
     """Held-out records; empty turns evaluation off."""
+    columns: str = setting("", reads_as(by_source.columns))
+    """Names that fields have in the records, as in "question=problem,gt=solution"; a text that a
+    field has in all of them, as in "verifier_type:=math". Empty: their own."""
     system_prompt: str = ""
     """Empty leaves the system turn to the chat template."""
     vision_rows_per_bin: int = setting(0, at_least(0))

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from vlaa_jax import disk
-from vlaa_jax.data.records import load_records
+from vlaa_jax.data.sources.record_file import load_records
 from vlaa_jax.data.synthetic.dataset import write_dataset
 from vlaa_jax.pipeline.split import has_aha
 from vlaa_jax.schema import Record

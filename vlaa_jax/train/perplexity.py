@@ -19,8 +19,9 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from vlaa_jax import disk
-from vlaa_jax.data.batches import RowBatch
-from vlaa_jax.data.loader import records_digest
+from vlaa_jax.data.loaders.order import records_digest
+from vlaa_jax.data.records.released import as_released
+from vlaa_jax.data.rows.batches import RowBatch
 from vlaa_jax.data.synthetic.dataset import write_dataset
 from vlaa_jax.foreign import parse_json, read_object
 from vlaa_jax.parallel.mesh import data_shards, make_mesh
@@ -150,13 +151,12 @@ def _usable(
     if data.records == "embedded":
         paths = write_dataset(workdir / "data", n_train=1, n_heldout=1, n_sft=data.embedded_train)
         path, images = paths.sft, paths.images
-    check = RowCheck(pretrained, data)
-    found, rejects = load_checked(path, images, check, kind="sft")
+    found, rejects = load_checked(path, images, RowCheck(pretrained, data))
     if rejects:
         listing = workdir / f"rejects-{path.stem}.txt"
         disk.write_text(listing, "".join(f"{reject}\n" for reject in rejects))
         console.print(f"{path}: {len(rejects)} records left out (reasons in {listing})")
-    return Usable(map(check.measured, found), found.images)
+    return found
 
 
 def _measure(
@@ -252,23 +252,6 @@ def ranking(records: Any, measured: Sequence[dict[str, Measured]]) -> list[Ranke
         for record in records
     ]
     return sorted(ranked, key=lambda one: (-one.perplexity, one.record.id))
-
-
-def as_released(record: Record) -> dict[str, Any]:
-    """A record in the form of the released SFT file; fields of its own are kept in ``meta``."""
-    meta = {k: v for k, v in record.meta.items() if k != "built"}
-    images = record.images[0] if len(record.images) == 1 else list(record.images)
-    values = {
-        "id": record.id,
-        "image": images or None,
-        "question": record.question,
-        "gt": record.gt,
-        "answer": record.answer,
-        "verifier_type": record.verifier_type,
-        "caption": record.caption,
-        "meta": meta or None,
-    }
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def _check_top(top: Sequence[int], count: int) -> None:

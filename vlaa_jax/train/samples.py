@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vlaa_jax.data.images import open_image
+from vlaa_jax.data.images.files import open_image
 from vlaa_jax.policy.groups import Groups
 from vlaa_jax.schema import Score, UserError
 from vlaa_jax.train.board import Shown

@@ -12,8 +12,8 @@ import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
 
-from vlaa_jax.data.batches import RowBatch
-from vlaa_jax.data.loader import Loader
+from vlaa_jax.data.loaders.loader import Loader
+from vlaa_jax.data.rows.batches import RowBatch
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.flops import row_flops
 from vlaa_jax.parallel import hosts

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from jax.sharding import Mesh
 
-from vlaa_jax.data.batches import RowBatch
-from vlaa_jax.data.loader import Loader
+from vlaa_jax.data.loaders.loader import Loader
+from vlaa_jax.data.rows.batches import RowBatch
 from vlaa_jax.data.synthetic.dataset import write_dataset
 from vlaa_jax.foreign import local_path
 from vlaa_jax.parallel import hosts
@@ -58,10 +58,9 @@ def open_data(settings: SftSettings, pretrained: Pretrained, mesh: Mesh, rundir:
     data = settings.data
 
     def usable(path: Path, images: Path) -> Usable:
-        check = RowCheck(pretrained, data)
-        found, rejects = load_checked(path, images, check, kind="sft")
+        found, rejects = load_checked(path, images, RowCheck(pretrained, data))
         rundir.list_rejects(path, len(found), rejects)
-        return Usable(map(check.measured, found), found.images)
+        return found
 
     def source(records: Usable) -> RowSource:
         return RowSource(records, records.images, pretrained, data, mesh, seed=settings.seed)
