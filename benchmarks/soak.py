@@ -102,10 +102,13 @@ class Soak:
     # -- mishaps: each starts the run, and returns what became of it
 
     def wait(self, process, rng):
-        """Until a random time: most of them after the run has begun its steps."""
+        """Until a random time: every other one after the run has begun its steps."""
+        if rng.random() < 0.5:
+            time.sleep(rng.uniform(0, 4 * self.args.alive_s))
+            return
         limit = time.monotonic() + 300
         while process.poll() is None and time.monotonic() < limit:
-            if rng.random() < 0.004 or "ready" in (self.dir / "stdout").read_text():
+            if "ready" in (self.dir / "stdout").read_text():
                 break
             time.sleep(0.1)
         time.sleep(rng.uniform(0, self.args.alive_s))
