@@ -141,8 +141,8 @@ class Page:
         """A command and its output; `after`: Ctrl-C once a line holds these words."""
         began = time.monotonic()
         process = subprocess.Popen(
-            f"exec {words}" if after else words, shell=True, cwd=self.folder, env=self.env, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            f"exec {words}" if after else words, shell=True, cwd=self.folder, env=self.env,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
         lines = []
         for line in process.stdout:
