@@ -129,7 +129,7 @@ class Soak:
         status, line = self.ended(process)
         self.resize(DISK_KIB)
         if status == 1:
-            assert "No space left on device; free some space" in line, line
+            assert "No space left on device" in line and "; free some space; " in line, line
             if found := re.search(r"steps up to (\d+) are saved", line):
                 assert int(found[1]) == self.saved(), (line, self.saved())
         return status, line
@@ -233,6 +233,7 @@ class Soak:
         if not os.path.ismount(self.disk):
             words = ["mount", "-t", "tmpfs", "-o", f"size={DISK_KIB}k", "tmpfs", str(self.disk)]
             subprocess.run(words, check=True)
+        self.resize(DISK_KIB)
         self.told.touch()
         if not self.disturb():
             print(f"{len(self.rounds())} rounds so far; the same command goes on")
