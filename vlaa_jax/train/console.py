@@ -34,7 +34,7 @@ def written(run: Path) -> Iterator[str]:
         names = sorted(p.name for p in run.iterdir() if fnmatch(p.name, pattern))
         for name in names:
             mark = "/" if (run / name).is_dir() else ""
-            line = f"  {name + mark:<15} {what:<41} {command.format(run=run, report=report)}"
+            line = f"  {name + mark:<15} {what:<43} {command.format(run=run, report=report)}"
             yield line.rstrip()
 
 
