@@ -254,11 +254,15 @@ def decode_image(
     data: bytes, name: str = "", max_image_pixels: int = MAX_IMAGE_PIXELS
 ) -> Image.Image:
     """Decode an encoded image, upright; the same refusals as ``open_image``, naming ``name``."""
+    return _decode(_encoded(data, name), name, max_image_pixels)
+
+
+def _encoded(data: bytes, name: str) -> BinaryIO:
     if not data:
         raise UserError(f"image {name!r} is an empty file")
     if is_lfs_pointer(data):
         raise UserError(f"image {name!r} is a git-lfs pointer, not an image; run `git lfs pull`")
-    return _decode(BytesIO(data), name, max_image_pixels)
+    return BytesIO(data)
 
 
 def _decode(file: BinaryIO, name: str, max_image_pixels: int) -> Image.Image:
@@ -312,12 +316,24 @@ def image_size(
     Raises:
         UserError: as ``open_image``, for what the path and the header show.
     """
-    with _opened(root, relative_path) as file, _refusals(relative_path):
-        image = _open(file, relative_path, max_image_pixels)
+    with _opened(root, relative_path) as file:
+        return _size(file, relative_path, max_image_pixels)
+
+
+def size_of(
+    data: bytes, name: str = "", max_image_pixels: int = MAX_IMAGE_PIXELS
+) -> tuple[int, int]:
+    """(width, height) as ``image_size`` finds it, of an encoded image."""
+    return _size(_encoded(data, name), name, max_image_pixels)
+
+
+def _size(file: BinaryIO, name: str, max_image_pixels: int) -> tuple[int, int]:
+    with _refusals(name):
+        image = _open(file, name, max_image_pixels)
         if image.format == "TIFF":
             turned = False  # Pillow turns these itself, and says so in the size
         elif image.format == "PNG" and "exif" not in image.info:
-            turned = _late_exif(Metered(file, relative_path)) and _turned(image)  # loads it: rare
+            turned = _late_exif(Metered(file, name)) and _turned(image)  # loads it: rare
         else:
             turned = _turned(image)
         return image.size[::-1] if turned else image.size

@@ -57,6 +57,14 @@ Done = Callable[[Job, Generated], None]
 class Generator(Protocol):
     """Whoever answers questions on images: a server, or an engine."""
 
+    def check(self, jobs: Sequence[Job]) -> None:
+        """Look all jobs over, before anything dear is loaded or asked.
+
+        Raises:
+            UserError: a job cannot be answered, and why.
+        """
+        ...
+
     async def generate(self, jobs: Sequence[Job], done: Done) -> None:
         """Answer all jobs, in any order; ``done`` is called for each as soon as it is answered.
 
@@ -82,6 +90,14 @@ def jobs_of(benchmark: Benchmark, questions: Questions, samples: int) -> Iterato
             yield Job(benchmark.name, str(row["index"]), sample, prompt, images)
 
 
+def by_question(jobs: Sequence[Job]) -> list[list[Job]]:
+    """The jobs, with all samples of a question together."""
+    questions: dict[tuple[str, str], list[Job]] = {}
+    for job in jobs:
+        questions.setdefault((job.benchmark, job.index), []).append(job)
+    return list(questions.values())
+
+
 def seed_of(job: Job, seed: int) -> int:
     """A seed for one output that does not depend on what is generated beside it."""
     text = json.dumps([seed, job.benchmark, job.index, job.sample])
@@ -90,9 +106,7 @@ def seed_of(job: Job, seed: int) -> int:
 
 def dealt(jobs: Sequence[Job]) -> list[Job]:
     """The jobs that fall to this host: every so-manieth question, with all its samples."""
-    place = {key: at for at, key in enumerate(dict.fromkeys((j.benchmark, j.index) for j in jobs))}
-    count, own = hosts.count(), hosts.index()
-    return [job for job in jobs if place[job.benchmark, job.index] % count == own]
+    return [job for same in by_question(jobs)[hosts.index() :: hosts.count()] for job in same]
 
 
 class Outputs:

@@ -120,6 +120,8 @@ async def _outputs(
             _write_config(settings, workdir)  # only now is it known that this directory is theirs
         missing = {name: dealt(outputs.missing(wanted)) for name, wanted in jobs.items()}
         hosts.meet("the outputs")  # all have seen the same files
+        for wanted in missing.values():
+            generator.check(wanted)
         for one, _ in found:
             done = len(jobs[one.name]) - len(missing[one.name])
             await _generate(generator, outputs, missing[one.name], done, one, console)

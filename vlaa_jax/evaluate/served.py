@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vlaa_jax.endpoint import Endpoint, EndpointError, EndpointSettings
-from vlaa_jax.evaluate.generate import Done, Generated, Job, seed_of
+from vlaa_jax.evaluate.generate import Done, Generated, Job, by_question, seed_of
 from vlaa_jax.foreign import without_surrogates
 from vlaa_jax.schema import UserError
 from vlaa_jax.settings.evaluate import GenerationSettings
@@ -19,6 +19,12 @@ class Served:
 
     def __init__(self, settings: GenerationSettings) -> None:
         self._settings = settings
+
+    def check(self, jobs: Sequence[Job]) -> None:
+        """See that every image is of a kind that can be sent."""
+        for same in by_question(jobs):
+            for image in same[0].images():
+                data_url(image, same[0].name)
 
     async def generate(self, jobs: Sequence[Job], done: Done) -> None:
         """Answer all jobs; the first that the server does not answer stops the run.

@@ -66,6 +66,8 @@ def prepared(
             from vlaa_jax.evaluate.own_engine import OwnEngine  # imports jax
 
             engine = OwnEngine(asked, (pretrained, mesh))
+            for one, questions in found:
+                engine.check(list(jobs_of(one, questions, samples=1)))
             return BenchmarkValidation(asked, engine, replies, found)
 
         yield build
