@@ -87,12 +87,16 @@ class BenchmarkValidation:
         self, settings: EvaluateSettings, engine: PolicyEngine, replies: Path, found: Found
     ) -> None:
         self._settings, self._engine, self._replies = settings, engine, replies
-        self._found = found
+        self._found, self._measured = found, False
 
     def __call__(self, params: Mapping[str, Any]) -> dict[str, float]:
         """Scores in percent of what is known, by ``benchmark/NAME``.
 
         Also ``benchmark/NAME_unknown_frac``, the share of outputs without a verdict.
+
+        Raises:
+            UserError: the judge does not answer the first time. Later that leaves outputs without
+                a verdict: a run that trains for days outlives its judge.
         """
         self._engine.use(params)
         return asyncio.run(self._measure())
@@ -102,10 +106,12 @@ class BenchmarkValidation:
         async with contextlib.AsyncExitStack() as stack:
             judge = None
             if self._settings.judge.url or self._replies.is_file():
-                judge = RecordedJudge(self._settings.judge, self._replies)
+                stops = not self._measured
+                judge = RecordedJudge(self._settings.judge, self._replies, stops=stops)
                 stack.push_async_callback(judge.aclose)
             for benchmark, questions in self._found:
                 metrics |= await self._score(benchmark, questions, judge)
+        self._measured = True
         return metrics
 
     async def _score(
