@@ -122,14 +122,33 @@ def test_a_directory_is_one_run_s(tmp_path):
         assert not server.requests and not (tmp_path / "questions").exists()
 
 
-def test_a_record_of_outputs_from_elsewhere_is_refused_by_line(tmp_path):
-    made_by = {"a": 1}
-    with contextlib.closing(Outputs(tmp_path, made_by)):
-        pass
-    with (tmp_path / "outputs.jsonl").open("a") as file:
-        file.write('{"index": "1"}\n')
-    with pytest.raises(UserError, match="line 2 is no record"):
-        Outputs(tmp_path, made_by)
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("text", 7),
+        ("text", None),
+        ("sample", "0"),
+        ("index", 7),
+        ("tokens", "x"),
+        ("benchmark", []),
+    ],
+)
+def test_a_record_of_outputs_from_elsewhere_is_refused_by_line(tmp_path, field, value):
+    outputs, head = tmp_path / "outputs.jsonl", '{"made_by": {"a": 1}}\n'
+    line = {"benchmark": "wemath", "index": "1", "text": "x", "sample": 0,
+            "finish_reason": "stop", "tokens": None}  # fmt: skip
+    outputs.write_text(f"{head}{json.dumps(line)}\n")
+    Outputs(tmp_path, {"a": 1}).close()
+    outputs.write_text(f"{head}{json.dumps(line)}\n{json.dumps(line | {field: value})}\n")
+    with pytest.raises(UserError, match=rf"line 3 is no record of an output \({field}\)"):
+        Outputs(tmp_path, {"a": 1})
+
+
+def test_a_directory_without_outputs_takes_other_settings(tmp_path):
+    outputs = tmp_path / "outputs.jsonl"
+    for value in (1, 2):
+        with contextlib.closing(Outputs(tmp_path, {"a": value})):
+            assert not outputs.read_text()
 
 
 def test_outputs_of_other_hosts_count_if_they_were_made_alike(tmp_path):
@@ -137,6 +156,7 @@ def test_outputs_of_other_hosts_count_if_they_were_made_alike(tmp_path):
     job, another = (Job("mathvista", index, 0, "?", list) for index in ("7", "8"))
     line = {"benchmark": "mathvista", "index": "7", "sample": 0, "text": "x",
             "finish_reason": "stop", "tokens": 1}  # fmt: skip
+    (tmp_path / "outputs.kept.jsonl").write_text('{"made_by": "a copy of the user"}\n')
     other.write_text(f"{json.dumps({'made_by': {'a': 1}})}\n{json.dumps(line)}\n{{torn")
     with contextlib.closing(Outputs(tmp_path, {"a": 1})) as outputs:
         assert outputs.missing([job, another]) == [another]

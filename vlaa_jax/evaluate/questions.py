@@ -81,8 +81,8 @@ def checked(questions: Questions, benchmark: Benchmark) -> Questions:
     seen: set[str | None] = set()
     for place, row in enumerate(questions.rows):
         index = row.get("index")
-        if index is None or index in seen:
-            problem = "has no index" if index is None else f"repeats index {index}"
+        if not index or index in seen:
+            problem = "has no index" if not index else f"repeats index {index}"
             raise UserError(f"{questions.source}: row {place + 1} {problem}")
         seen.add(index)
     for column in ("question", *benchmark.columns):

@@ -41,6 +41,7 @@ from vlaa_jax.schema import Summary, UserError
 from vlaa_jax.settings.evaluate import EvaluateSettings
 
 _AS_IT_IS: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
+LOCK = "lock"
 _PROMPTS = Path(__file__).parent / "prompts"
 
 
@@ -56,7 +57,7 @@ def run(settings: EvaluateSettings, workdir: Path, console: Console) -> Summary:
     with contextlib.ExitStack() as stack:
         stack.enter_context(_disk_errors_in_one_line(workdir))
         if hosts.is_writer():
-            stack.enter_context(Ledger(workdir / "lock"))  # one run at a time
+            stack.enter_context(Ledger(workdir / LOCK))  # one run at a time
         settings = with_scripted_judge(settings, stack)
         replies = Path(settings.judge.replies or workdir / "judge.jsonl").expanduser()
         refuse_without_judge(benchmarks, settings.judge, replies.is_file())
@@ -65,12 +66,16 @@ def run(settings: EvaluateSettings, workdir: Path, console: Console) -> Summary:
         found = hosts.after_writer(
             lambda: open_all(settings, workdir / "questions"), "the questions"
         )
+        if not (workdir / LOCK).exists():
+            raise UserError(f"--workdir={workdir}: the hosts do not share this directory")
         outputs, made_by = asyncio.run(_outputs(settings, found, workdir, console))
         if not hosts.is_writer():
+            hosts.meet("the scores", apart=True)
             return Summary(workdir, {})
         scorings, calls = asyncio.run(_score(settings, found, outputs, baseline, replies, console))
         provenance = _provenance(settings, found, made_by) | calls
         _report(settings, scorings, found, provenance, workdir)
+        hosts.meet("the scores", apart=True)
     results = [scoring.result for scoring in scorings]
     console.print(text_table(results, settings.name), **_AS_IT_IS)
     report = f"report: {workdir / 'report.html'}  ({time.monotonic() - began:,.0f} s)"
@@ -106,7 +111,8 @@ async def _outputs(
         folder = Path(settings.generation.files).expanduser()
         files = {one.name: _file_of(one, folder) for one, _ in found}
         read = {name: read_predictions(file).predictions for name, file in files.items()}
-        _write_config(settings, workdir)
+        if hosts.is_writer():
+            _write_config(settings, workdir)
         return read, {"source": "file", **{name: str(file) for name, file in files.items()}}
     generator = _generator(settings)
     digests = {f"data {one.name}": questions.digest for one, questions in found}
@@ -125,7 +131,8 @@ async def _outputs(
         for one, _ in found:
             done = len(jobs[one.name]) - len(missing[one.name])
             await _generate(generator, outputs, missing[one.name], done, one, console)
-        hosts.meet("the end of all outputs")
+        outputs.close()  # a shared file system may show others no more than what is closed
+        hosts.meet("the end of all outputs", apart=True)
         outputs.read_others()
         predictions = {name: outputs.of(wanted) for name, wanted in jobs.items()}
     if hosts.is_writer():
@@ -222,6 +229,11 @@ async def _score(
                 indices = {row["index"] for row in questions.rows}
                 predictions = [one for one in predictions if one.index in indices]
             progress = Progress(console, f"{benchmark.title}: verdicts", len(predictions))
+
+            def done(progress: Progress = progress) -> None:
+                progress.step()
+                hosts.leave_alone("between two verdicts")
+
             scorings.append(
                 await score_benchmark(
                     benchmark,
@@ -232,7 +244,7 @@ async def _score(
                     max_failed=settings.judge.max_failed,
                     both=settings.scoring.both,
                     baseline=baseline.get(benchmark.name),
-                    done=progress.step,
+                    done=done,
                 )
             )
             progress.end()
