@@ -14,6 +14,7 @@ from rich.console import Console
 
 from evaluation_runs import command, served
 from stub_server import StubServer
+from vlaa_jax.evaluate import run as evaluate_run
 from vlaa_jax.evaluate.generate import Job, Outputs
 from vlaa_jax.evaluate.ledger import Ledger
 from vlaa_jax.evaluate.miniature.judge_server import scripted_reply
@@ -247,3 +248,15 @@ def test_what_cannot_be_scored_is_refused_before_anything_is_asked(tmp_path):
         assert not server.requests
     with pytest.raises(UserError, match="greedy"):
         served(server.url, generation={"samples": 2})
+
+
+def test_the_commit_is_that_of_this_source_tree_or_none(tmp_path, monkeypatch):
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "theirs"], check=True)
+    theirs = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout
+    for folder, commit in (("vlaa_jax", theirs.strip()), ("venv/vlaa_jax", "")):
+        prompts = tmp_path / folder / "evaluate" / "prompts"
+        prompts.mkdir(parents=True)
+        monkeypatch.setattr(evaluate_run, "_PROMPTS", prompts)
+        assert evaluate_run._commit() == commit

@@ -300,12 +300,14 @@ def _report(
 
 def _commit() -> str:
     """Of the source tree that this runs from; empty for an installed package."""
-    command = ["git", "-C", str(_PROMPTS), "rev-parse", "HEAD"]
+    command = ["git", "-C", str(_PROMPTS), "rev-parse", "--show-prefix", "HEAD"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout.strip()
+    place, _, commit = done.stdout.strip().partition("\n")
+    # An environment inside somebody's repository has their commit, not ours.
+    return commit if place == "vlaa_jax/evaluate/prompts/" else ""
 
 
 def _digest_of(pattern: str) -> str:
