@@ -215,6 +215,29 @@ def test_samples_and_a_baseline(tmp_path):
     assert told["difference"]["pairs"] == 8 and 0 <= told["difference"]["p_value"] <= 1
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "",
+            "[]",
+            "[" * 100_000,
+            '{"wemath": 3}',
+            '{"wemath": [1]}',
+            '{"wemath": [{"key": "1"}]}',
+        ),
+        *(f'{{"wemath": [{{"key": "1", "value": {v}, "cluster": "1"}}]}}' for v in ("NaN", '"x"')),
+    ],
+)
+def test_a_baseline_that_is_none_is_refused_before_anything_is_asked(tmp_path, text):
+    (tmp_path / "units.json").write_text(text)
+    with StubServer(answer) as server:
+        settings = served(server.url, server.url, scoring={"baseline": str(tmp_path)})
+        with pytest.raises(UserError, match="no units of an earlier evaluation"):
+            run(settings, tmp_path / "run", QUIET)
+        assert not server.requests
+
+
 def test_a_failing_judge_is_a_state_and_leaves_no_headline(tmp_path):
     def sick(request):
         text = request["messages"][-1]["content"]
