@@ -258,6 +258,9 @@ def test_what_cannot_be_scored_is_refused_before_anything_is_asked(tmp_path):
         data = {"root": str(tmp_path)}
         with pytest.raises(UserError, match="MathVista needs a judge"):
             run(served(server.url, data=data), tmp_path / "a", QUIET)
+        with pytest.raises(UserError, match=r"judge\.replies: typo is no file"):
+            optional = {"root": str(tmp_path), "benchmarks": ("wemath",)}
+            run(served(server.url, data=optional, judge={"replies": "typo"}), tmp_path / "a", QUIET)
         with pytest.raises(UserError, match="neither"):
             run(served(server.url, "http://127.0.0.1:9/v1", data=data), tmp_path / "b", QUIET)
         assert not server.requests

@@ -94,6 +94,15 @@ def test_a_living_host_is_waited_for_to_a_limit_unless_hosts_work_apart(monkeypa
     with pytest.raises(hosts.HostLost, match="has not come to the scores"):
         hosts.gather(1, "the scores")
     assert hosts.gather(1, "the scores", apart=True) == 7
+    link.wanted = "SIGTERM"
+    with pytest.raises(hosts.Leave, match="host 1: SIGTERM; leaving on the way to the scores"):
+        hosts.gather(1, "the scores", apart=True)
+    watch.trouble, link.wanted = "host 0 has left", ""
+    for code, error in ((130, hosts.HostLeft), (1, hosts.HostLost)):
+        watch.code = code
+        with pytest.raises(UserError) as found:
+            hosts.gather(1, "the scores", apart=True)
+        assert found.type is error
 
 
 class Device:

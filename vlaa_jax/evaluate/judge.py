@@ -22,6 +22,20 @@ _HOPELESS = 5
 """Failures without any success after which an endpoint is given up."""
 
 
+def replies_of(benchmarks: Sequence[Benchmark], settings: JudgeSettings, workdir: Path) -> Path:
+    """The file of recorded replies of a run, there or not.
+
+    Raises:
+        UserError: a benchmark cannot be scored like this.
+    """
+    if not settings.replies:
+        replies = workdir / "judge.jsonl"
+    elif not (replies := Path(settings.replies).expanduser()).is_file() and not settings.url:
+        raise UserError(f"judge.replies: {replies} is no file, and judge.url is not set")
+    refuse_without_judge(benchmarks, settings, replies.is_file())
+    return replies
+
+
 def refuse_without_judge(
     benchmarks: Sequence[Benchmark], settings: JudgeSettings, recorded: bool
 ) -> None:

@@ -16,7 +16,7 @@ from rich.console import Console
 from vlaa_jax import __version__
 from vlaa_jax.evaluate.benchmarks import benchmark_named
 from vlaa_jax.evaluate.generate import Generated, Generator, Job, Outputs, dealt, jobs_of
-from vlaa_jax.evaluate.judge import RecordedJudge, refuse_without_judge
+from vlaa_jax.evaluate.judge import RecordedJudge, replies_of
 from vlaa_jax.evaluate.ledger import Ledger
 from vlaa_jax.evaluate.nouns import Benchmark, Unit
 from vlaa_jax.evaluate.opening import Found, open_all, with_scripted_judge
@@ -59,8 +59,7 @@ def run(settings: EvaluateSettings, workdir: Path, console: Console) -> Summary:
         if hosts.is_writer():
             stack.enter_context(Ledger(workdir / LOCK))  # one run at a time
         settings = with_scripted_judge(settings, stack)
-        replies = Path(settings.judge.replies or workdir / "judge.jsonl").expanduser()
-        refuse_without_judge(benchmarks, settings.judge, replies.is_file())
+        replies = replies_of(benchmarks, settings.judge, workdir)
         earlier = Path(settings.scoring.baseline).expanduser() / "units.json"
         baseline = read_units(earlier) if settings.scoring.baseline else {}
         found = hosts.after_writer(

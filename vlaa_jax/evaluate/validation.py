@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from vlaa_jax.evaluate.benchmarks import benchmark_named
 from vlaa_jax.evaluate.generate import Generated, Generator, Job, jobs_of
-from vlaa_jax.evaluate.judge import RecordedJudge, refuse_without_judge
+from vlaa_jax.evaluate.judge import RecordedJudge, replies_of
 from vlaa_jax.evaluate.nouns import Benchmark
 from vlaa_jax.evaluate.opening import Found, open_all, with_scripted_judge
 from vlaa_jax.evaluate.predictions import Prediction
@@ -57,9 +57,8 @@ def prepared(
         drawn = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         asked = settings.benchmarks.evaluation(settings.data, settings.judge)
         asked = with_scripted_judge(asked, stack)
-        replies = Path(asked.judge.replies or workdir / "judge.jsonl").expanduser()
         benchmarks = [benchmark_named(name) for name in asked.data.benchmarks]
-        refuse_without_judge(benchmarks, asked.judge, replies.is_file())
+        replies = replies_of(benchmarks, asked.judge, workdir)
         found = open_all(asked, drawn, "benchmarks.root")
 
         def build(pretrained: Any, mesh: Any) -> BenchmarkValidation:

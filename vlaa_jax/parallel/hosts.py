@@ -222,6 +222,8 @@ def _wait(key: str, host: int, what: str, longest_s: float) -> bytes:
     assert _link.watch is not None
     until = time.monotonic() + longest_s
     while True:
+        if longest_s == math.inf:
+            leave_alone(f"on the way to {what}")
         _look(_link.watch)
         try:
             return _link.client.blocking_key_value_get_bytes(key, int(SLICE_S * 1000))
