@@ -57,7 +57,7 @@ def open_questions(benchmark: Benchmark, root: Path, *, check_digest: bool = Tru
         if check_digest and benchmark.md5 and digest != benchmark.md5:
             raise UserError(
                 f"{table}: its MD5 is {digest}, the public file's is {benchmark.md5}; fetch it "
-                "again, or set data.check_digest=False (--any-digest) to score a table of your own"
+                "again, or set check_digest=False (data. or benchmarks., --any-digest) for your own"
             )
         questions = read_table(table, digest)
     elif folder.is_dir():
