@@ -9,7 +9,7 @@ from vlaa_jax.schema import VERIFIER_TYPES
 
 
 def heldout_table(kept: Mapping[str, Mapping[str, float]]) -> Table:
-    """Held-out rewards before and after, beside the best constant answers."""
+    """Held-out rewards beside the best constant answers, and benchmarks, before and after."""
     table = Table(title="held-out reward")
     for column in ("verifier", "constant answer", "before", "after", "change"):
         table.add_column(column, justify="left" if column == "verifier" else "right")
@@ -17,7 +17,7 @@ def heldout_table(kept: Mapping[str, Mapping[str, float]]) -> Table:
     constant = kept.get("constant", {})
     names = {key.removeprefix("heldout/") for key in after if key.startswith("heldout/")}
     kinds = sorted(names & set(VERIFIER_TYPES))
-    for part in (kinds, ["mean"], sorted(names - {*kinds, "mean"})):
+    for part in (kinds, sorted(names & {"mean"}), sorted(names - {*kinds, "mean"})):
         for name in part:
             old, new = before.get(f"heldout/{name}", float("nan")), after[f"heldout/{name}"]
             bar = f"{constant[name]:.3f}" if name in constant else ""
