@@ -253,6 +253,27 @@ def test_a_failing_judge_is_a_state_and_leaves_no_headline(tmp_path):
     assert "average" not in summary.figures
 
 
+def test_a_question_that_a_server_refuses_is_missing_and_is_asked_again(tmp_path):
+    said, healthy = Console(file=io.StringIO(), width=200), []
+
+    def picky(request):
+        return answer(request) if healthy or "How many?" not in str(request) else 400
+
+    with StubServer(picky) as server, StubServer(judge) as script:
+        settings = served(server.url, script.url, data={"benchmarks": ("wemath", "dynamath")})
+        assert run(settings, tmp_path, said).figures.keys() == {"wemath"}
+        assert "generation.url: dynamath 0 sample 0: refused: HTTP 400" in said.file.getvalue()
+        dynamath = json.loads((tmp_path / "summary.json").read_text())["benchmarks"][1]
+        assert dynamath["withheld"] == "10 of 20 questions have no prediction"
+        healthy.append(True)
+        asked = len(server.requests)
+        assert run(settings, tmp_path, said).figures.keys() == {"wemath", "dynamath"}
+        assert len(server.requests) - asked == 10
+    with StubServer(lambda request: 400) as server, pytest.raises(UserError, match="HTTP 400"):
+        run(served(server.url, script.url), tmp_path / "none", QUIET)
+    assert len(server.requests) <= 4 + 5 + 4
+
+
 def test_what_cannot_be_scored_is_refused_before_anything_is_asked(tmp_path):
     with StubServer(answer) as server:
         data = {"root": str(tmp_path)}

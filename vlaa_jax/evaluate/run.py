@@ -8,6 +8,7 @@ import json
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ async def _outputs(
         if hosts.is_writer():
             _write_config(settings, workdir)
         return read, {"source": "file", **{name: str(file) for name, file in files.items()}}
-    generator = _generator(settings)
+    generator = _generator(settings, console)
     digests = {f"data {one.name}": questions.digest for one, questions in found}
     made_by = {**generator.describe(), **digests, "question prompt": _digest_of("dynamath.txt")}
     jobs = {
@@ -139,9 +140,9 @@ async def _outputs(
     return predictions, made_by
 
 
-def _generator(settings: EvaluateSettings) -> Generator:
+def _generator(settings: EvaluateSettings, console: Console) -> Generator:
     if settings.generation.source == "server":
-        return Served(settings.generation)
+        return Served(settings.generation, partial(console.print, **_AS_IT_IS))
     from vlaa_jax.evaluate.own_engine import OwnEngine  # imports jax
 
     return OwnEngine(settings)
