@@ -24,6 +24,8 @@ def heldout_table(kept: Mapping[str, Mapping[str, float]]) -> Table:
             table.add_row(name, bar, f"{old:.3f}", f"{new:.3f}", f"{new - old:+.3f}")
         table.add_section()
     for key in sorted(key for key in after if key.startswith("benchmark/")):
+        if key.endswith("_unknown_frac") and not after[key]:
+            continue
         old, new = before.get(key, float("nan")), after[key]
         table.add_row(key, "", f"{old:.3f}", f"{new:.3f}", f"{new - old:+.3f}")
     return table
