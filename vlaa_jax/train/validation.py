@@ -66,9 +66,9 @@ class Validation:
         if hosts.is_writer():
             path = self._rundir.path / "heldout.json"
             save_json(path, kept)
-            drawn = self._drawn and self._heldout is not None
-            if name == "after" and drawn and "constant" not in kept:
-                kept["constant"] = self._heldout.constant_scores()
+            heldout = self._heldout if self._drawn else None
+            if name == "after" and heldout is not None and "constant" not in kept:
+                kept["constant"] = heldout.constant_scores()
                 save_json(path, kept)
         return kept[name]
 
