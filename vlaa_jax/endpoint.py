@@ -16,6 +16,7 @@ import os
 import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -146,6 +147,7 @@ class Endpoint:
             headers=headers,
             timeout=None,  # deadlines are ours: httpx would count each phase anew
             transport=transport,
+            cookies=no_cookies(),
             limits=httpx.Limits(max_connections=settings.concurrency),
         )
 
@@ -316,6 +318,11 @@ class Endpoint:
                 limit = f"reply is larger than {self.settings.max_reply_bytes} bytes"
                 raise EndpointError("malformed", limit)
         return bytes(data)
+
+
+def no_cookies() -> CookieJar:
+    """A jar that takes nothing: cookies would tie calls together, and a server can send many."""
+    return CookieJar(DefaultCookiePolicy(allowed_domains=()))
 
 
 def image_data_url(path: str | Path) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from vlaa_jax.endpoint import EndpointError, EndpointSettings, Kind, bearer_token
+from vlaa_jax.endpoint import EndpointError, EndpointSettings, Kind, bearer_token, no_cookies
 from vlaa_jax.foreign import parse_json
 from vlaa_jax.redact import Redactor
 from vlaa_jax.settings.pipeline import ServedModel
@@ -31,7 +31,10 @@ class BatchFiles:
         self._redactor = Redactor(token)
         self._redactor.watch()
         self._http = httpx.AsyncClient(
-            base_url=model.url.rstrip("/") + "/", headers=headers, timeout=model.timeout_s
+            base_url=model.url.rstrip("/") + "/",
+            headers=headers,
+            cookies=no_cookies(),
+            timeout=model.timeout_s,
         )
 
     async def aclose(self) -> None:

@@ -24,10 +24,14 @@ def _session() -> aiohttp.ClientSession:
 
 
 class _Transport(httpx_aiohttp.AiohttpTransport):
-    """Whatever aiohttp raises on a reply that is no HTTP is a transport error of httpx."""
+    """Whatever fails on the way is a transport error of httpx, under a name that says where."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         try:
             return await super().handle_async_request(request)
-        except aiohttp.ClientError as error:
+        except httpx.ConnectTimeout as error:  # so the adapter calls every lost connection
+            refused = isinstance(error.__cause__, aiohttp.ClientConnectorError)
+            failure = httpx.ConnectError if refused else httpx.ReadError
+            raise failure(type(error.__cause__).__name__) from None
+        except (aiohttp.ClientError, ValueError) as error:  # no HTTP, or no text in its first line
             raise httpx.RemoteProtocolError(type(error).__name__) from None
