@@ -1,5 +1,6 @@
 from collections import Counter
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
@@ -96,8 +97,16 @@ def test_two_runs_in_one_directory_are_refused(served, tmp_path):
 def test_other_collect_settings_are_refused(served, tmp_path):
     run(served, tmp_path)
     other = replace(served, collect=replace(served.collect, unique_images=False))
-    with pytest.raises(UserError, match="other settings"):
+    with pytest.raises(UserError, match=r"another collect\.unique_images"):
         run(other, tmp_path)
+
+
+def test_another_spelling_of_the_work_directory_is_the_same(served, models, tmp_path, monkeypatch):
+    run(served, tmp_path / "a")
+    asked = len(models.asked)
+    monkeypatch.chdir(tmp_path)
+    run(served, Path("a"))
+    assert len(models.asked) == asked
 
 
 def names_of(value, prefix=""):

@@ -36,6 +36,8 @@ NAME = "collect"
 SAMPLES, REJECTS, STAMP = "collected.jsonl", "collect_rejects.jsonl", "collected.json"
 _CHUNK = 64
 _SUFFIXES = ((b"\xff\xd8\xff", "jpg"), (b"\x89PNG", "png"), (b"RIFF", "webp"), (b"GIF8", "gif"))
+_MAX_NAME_BYTES = 240
+"""Of a file or folder; most disks allow 255, and a suffix is added for a while."""
 _UNSAFE = re.compile(r"[^\w.-]+")
 
 
@@ -67,13 +69,13 @@ def collect(settings: CollectSettings, workdir: Path, image_root: Path) -> Colle
     limits = known(source_counts, settings, "limits")
     if not folders:
         raise UserError("collect.sources: name at least one, e.g. arxivqa=/data/arxivqa")
-    wanted = json.loads(json.dumps(asdict(settings)))
+    places = [[name, str(folder.resolve())] for name, folder in folders.items()]
+    wanted = asdict(settings) | {"sources": places}
     if stamp.is_file():
         before = json.loads(stamp.read_text(encoding="utf-8"))
-        if before["settings"] != wanted:
-            raise UserError(
-                f"{workdir}: was collected with other settings; choose another --workdir"
-            )
+        if other := [name for name in wanted if before["settings"].get(name) != wanted[name]]:
+            told = f"was collected with another collect.{other[0]}; choose another --workdir"
+            raise UserError(f"{workdir}: {told}")
         done.originals, done.count = before["originals"], before["count"]
         return done
     partial = [path.with_suffix(".partial") for path in (done.samples, done.rejects)]
@@ -216,6 +218,8 @@ class _Collector:
             path = clean_image_path(f"{source.folder}/{suffix}")
         except Refusal as refusal:
             raise Unusable("image path refused", refusal.reason) from None
+        if max(len(part.encode()) for part in path.split("/")) > _MAX_NAME_BYTES:
+            raise Unusable("image name too long", path[:200])
         target = self._root / path
         if hash(path) in self._paths and loaded.digest != _digest_of(target):
             raise Unusable("image name used before", path)

@@ -199,12 +199,13 @@ def _bounded(data: bytes) -> bytes:
 
 
 def text_of(row: Mapping[str, Any], name: str, default: str | None = None) -> str:
-    """A text field, stripped.
+    """A text field, stripped; null is as good as missing.
 
     Raises:
         Unusable: it is missing (without a default), empty, too long or no text.
     """
-    value = row.get(name, default)
+    value = row.get(name)
+    value = default if value is None else value
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str):
