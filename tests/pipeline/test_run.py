@@ -94,6 +94,14 @@ def test_two_runs_in_one_directory_are_refused(served, tmp_path):
         run(served, tmp_path)
 
 
+def test_a_full_disk_is_told_in_one_line_and_the_run_goes_on_when_there_is_room(served, tmp_path):
+    (tmp_path / "outcomes.jsonl").symlink_to("/dev/full")
+    with pytest.raises(UserError, match="No space left on device"):
+        run(served, tmp_path)
+    (tmp_path / "outcomes.jsonl").unlink()
+    assert run(served, tmp_path).pending == 0
+
+
 def test_other_collect_settings_are_refused(served, tmp_path):
     run(served, tmp_path)
     other = replace(served, collect=replace(served.collect, unique_images=False))

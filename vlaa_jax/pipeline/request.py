@@ -80,7 +80,9 @@ class Request:
         messages = [{"role": "user", "content": content}]
         if self.system:
             messages.insert(0, {"role": "system", "content": self.system})
-        return {"model": model.model, "messages": messages, **_sampling(model)}
+        # A server that remembers requests must not answer every try from memory.
+        seed = {"seed": self.salt} if self.salt else {}
+        return {"model": model.model, "messages": messages, **_sampling(model), **seed}
 
     def read(self, reply: Any) -> Reply:
         """A parsed reply as a Reply; raises ValueError and its like where it is malformed.
