@@ -264,6 +264,14 @@ def test_other_addresses_are_taken(url):
     assert EndpointSettings(url).url == url
 
 
+@pytest.mark.parametrize("proxy", ["socks5://u:pass@h:1", "ftp://u:pass@h:1", "http://u:pass@[::"])
+def test_a_proxy_that_cannot_be_used_is_told_in_one_line_without_its_password(proxy, monkeypatch):
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with pytest.raises(UserError, match="proxy") as caught:
+        Endpoint(EndpointSettings("http://h/v1"))
+    assert "pass@" not in str(caught.value)
+
+
 def test_identity_may_be_named():
     with MisbehavingServer(
         echo, [lambda h, r: h.send(200, echo(r), {"content-encoding": "identity"})]

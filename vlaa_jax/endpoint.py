@@ -143,13 +143,18 @@ class Endpoint:
             headers["authorization"] = f"Bearer {token}"
         self._redactor = Redactor(token)
         self._redactor.watch()
-        self._client = httpx.AsyncClient(
-            headers=headers,
-            timeout=None,  # deadlines are ours: httpx would count each phase anew
-            transport=transport,
-            cookies=no_cookies(),
-            limits=httpx.Limits(max_connections=settings.concurrency),
-        )
+        try:
+            self._client = httpx.AsyncClient(
+                headers=headers,
+                timeout=None,  # deadlines are ours: httpx would count each phase anew
+                transport=transport,
+                cookies=no_cookies(),
+                limits=httpx.Limits(max_connections=settings.concurrency),
+            )
+        except ImportError:
+            raise UserError("endpoint: a SOCKS proxy needs pip install 'httpx[socks]'") from None
+        except (ValueError, httpx.InvalidURL):  # the message may hold the proxy's password
+            raise UserError("endpoint: the environment names a proxy that is no address") from None
 
     async def aclose(self) -> None:
         """Close all connections."""

@@ -20,7 +20,10 @@ MIN_SECRET_CHARS = 8
 """Shorter keys (``EMPTY``, ``test``) are words: data that holds them is data."""
 _GAP = r"[\s\x00-\x1f\x7f\u200b-\u200f\u2060\ufeff]*"
 # These print answers of the server, and addresses, while they are set to talk.
-_LOGGERS = ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.proxy")
+_LOGGERS = (
+    *("httpx", "httpcore.connection", "httpcore.http11", "httpcore.proxy"),
+    *("aiohttp.client", "aiohttp.internal"),
+)
 
 
 def check_address(url: str) -> None:

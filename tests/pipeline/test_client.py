@@ -183,6 +183,12 @@ def test_a_key_that_is_not_set_is_told_before_anything_is_asked(ledger):
         ask(server, ledger, asked("a"), key_env="NO_SUCH_KEY")
 
 
+def test_certificates_that_cannot_be_read_are_told(ledger, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere")
+    with MisbehavingServer(chat) as server, pytest.raises(UserError, match="SSL_CERT_FILE"):
+        ask(server, ledger, asked("a"))
+
+
 def test_equal_requests_in_flight_share_one_call(ledger):
     with MisbehavingServer(chat, ["slow"]) as server:
         replies = ask(server, ledger, asked("a", "a", "a", "b"))

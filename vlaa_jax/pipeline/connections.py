@@ -10,11 +10,21 @@ import aiohttp
 import httpx
 import httpx_aiohttp
 
+from vlaa_jax.schema import UserError
+
 
 def fast_transport() -> httpx.AsyncBaseTransport | None:
-    """A transport for one endpoint; None, httpx's own, where the environment names a proxy."""
+    """A transport for one endpoint; None, httpx's own, where the environment names a proxy.
+
+    Raises:
+        UserError: the certificates that the environment names cannot be read.
+    """
     proxied = urllib.request.getproxies().keys() & {"http", "https", "all"}
-    return None if proxied else _Transport(client=_session)
+    try:
+        return None if proxied else _Transport(client=_session)
+    except OSError as error:
+        told = "the certificates that SSL_CERT_FILE or SSL_CERT_DIR names cannot be read"
+        raise UserError(f"{told} ({error.strerror or type(error).__name__})") from None
 
 
 def _session() -> aiohttp.ClientSession:
