@@ -25,9 +25,11 @@ def test_beam_goes_on_where_asyncio_was(served, models, tmp_path):
     assert len(models.asked) == asked
 
 
-def test_workers_with_ledgers_of_their_own_leave_one(served, models, tmp_path):
+@pytest.mark.parametrize("before", [False, True])
+def test_workers_with_ledgers_of_their_own_leave_one(served, models, tmp_path, before):
     apart = changed(served, "run", runner="beam", beam_options="--runner=FnApiRunner")
-    run(changed(served, "run", preview=12), tmp_path / "work")
+    if before:
+        run(changed(served, "run", preview=12), tmp_path / "work")
     run(apart, tmp_path / "work")
     asked = len(models.asked)
     assert asked == len(set(models.asked)) and not list((tmp_path / "work/ledger.d").iterdir())

@@ -117,6 +117,15 @@ def test_ledgers_of_workers_are_absorbed_and_an_answer_outweighs_a_failure(tmp_p
     assert not list((tmp_path / "d").iterdir())
 
 
+def test_a_ledger_that_was_never_written_absorbs_too(tmp_path, ledger):
+    (tmp_path / "d").mkdir()
+    worker = Ledger(tmp_path / "d" / "w.sqlite")
+    record(worker, Entry(b"a", "s", "id", "m", REPLY))
+    worker.close()
+    ledger.absorb(tmp_path / "d")
+    assert ledger.get(b"a") == REPLY and not list((tmp_path / "d").iterdir())
+
+
 def test_a_worker_reads_the_base_and_writes_its_own(tmp_path):
     base = Ledger(tmp_path / "base.sqlite")
     record(base, Entry(b"a", "s", "id", "m", REPLY, cost=1.5))

@@ -190,10 +190,11 @@ class Ledger:
             def take(path: Path = path) -> None:
                 self._writes.execute("ATTACH ? AS other", (str(path),))
                 with self._writes:
-                    # An answer is worth more than a failure, whoever has it.
+                    # An answer is worth more than a failure, whoever has it. Without its "main"
+                    # a name may mean the other's table.
                     self._writes.execute(
-                        "INSERT OR REPLACE INTO calls SELECT * FROM other.calls AS o WHERE"
-                        " o.state='done' OR o.key NOT IN (SELECT key FROM calls)"
+                        "INSERT OR REPLACE INTO main.calls SELECT * FROM other.calls AS o WHERE"
+                        " o.state='done' OR o.key NOT IN (SELECT key FROM main.calls)"
                     )
                 self._writes.execute("DETACH other")
 
