@@ -69,8 +69,9 @@ def collect(settings: CollectSettings, workdir: Path, image_root: Path) -> Colle
     limits = known(source_counts, settings, "limits")
     if not folders:
         raise UserError("collect.sources: name at least one, e.g. arxivqa=/data/arxivqa")
-    places = [[name, str(folder.resolve())] for name, folder in folders.items()]
-    wanted = asdict(settings) | {"sources": places}
+    wanted = asdict(settings)
+    del wanted["sources"]  # to the end: "embedded" draws its sources by the other settings
+    wanted["sources"] = [[name, str(folder.resolve())] for name, folder in folders.items()]
     if stamp.is_file():
         before = json.loads(stamp.read_text(encoding="utf-8"))
         if other := [name for name in wanted if before["settings"].get(name) != wanted[name]]:
