@@ -109,6 +109,17 @@ def test_other_collect_settings_are_refused(served, tmp_path):
         run(other, tmp_path)
 
 
+def test_collecting_begins_again_where_its_files_are_gone(served, models, tmp_path):
+    run(served, tmp_path)
+    first, asked = outputs(tmp_path), len(models.asked)
+    (tmp_path / "collected.jsonl").unlink()
+    run(served, tmp_path)
+    assert outputs(tmp_path) == first and len(models.asked) == asked
+    (tmp_path / "collected.json").write_text('{"settings": 1}')
+    with pytest.raises(UserError, match=r"collected\.json: is damaged"):
+        run(served, tmp_path)
+
+
 def test_another_spelling_of_the_work_directory_is_the_same(served, models, tmp_path, monkeypatch):
     run(served, tmp_path / "a")
     asked = len(models.asked)

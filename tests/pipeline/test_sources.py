@@ -194,6 +194,18 @@ def test_a_row_that_no_file_can_hold_is_left_out_and_null_is_missing(tmp_path):
     assert set(rejects.values()) == {"image name too long", "field options is not Unicode text"}
 
 
+def test_images_that_are_links_out_of_the_folder_are_named_as_such(tmp_path):
+    elsewhere = tmp_path / "another disk"
+    elsewhere.mkdir()
+    (elsewhere / "a.jpg").write_bytes(picture(0, "JPEG"))
+    row = {"id": "a", "image": "images/a.jpg", "question": "?", "options": ["x", "y"], "label": "A"}
+    folder = put(tmp_path / "in" / "arxivqa", {"arxivqa.jsonl": [row]})
+    (folder / "images").symlink_to(elsewhere)
+    samples, rejects = collected(tmp_path, "arxivqa", {})
+    assert not samples
+    assert set(rejects.values()) == {"image is a link out of the source's folder"}
+
+
 def test_docvqa_in_its_official_form(tmp_path):
     row = {"questionId": 3, "question": "What date?", "image": "documents/ffbf_1.png"}
     whole = {

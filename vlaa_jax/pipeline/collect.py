@@ -15,10 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TextIO, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from vlaa_jax.data.images import MAX_ASPECT, decode_image
 from vlaa_jax.data.records import Refusal, clean_image_path
+from vlaa_jax.foreign import read_object
 from vlaa_jax.pipeline.sample import Sample
 from vlaa_jax.pipeline.sources import SOURCES, Source
 from vlaa_jax.pipeline.sources.formats import Row, Unusable
@@ -72,8 +73,7 @@ def collect(settings: CollectSettings, workdir: Path, image_root: Path) -> Colle
     wanted = asdict(settings)
     del wanted["sources"]  # to the end: "embedded" draws its sources by the other settings
     wanted["sources"] = [[name, str(folder.resolve())] for name, folder in folders.items()]
-    if stamp.is_file():
-        before = json.loads(stamp.read_text(encoding="utf-8"))
+    if (before := _stamped(stamp)) and done.samples.is_file() and done.rejects.is_file():
         if other := [name for name in wanted if before["settings"].get(name) != wanted[name]]:
             told = f"was collected with another collect.{other[0]}; choose another --workdir"
             raise UserError(f"{workdir}: {told}")
@@ -98,6 +98,17 @@ def collect(settings: CollectSettings, workdir: Path, image_root: Path) -> Colle
     )
     stamp.with_suffix(".partial").replace(stamp)
     return done
+
+
+def _stamped(stamp: Path) -> dict[str, Any] | None:
+    """What an earlier run noted at the end of collecting; None where it did not come so far."""
+    if not stamp.is_file():
+        return None
+    found = read_object(stamp)
+    kinds = {"settings": dict, "originals": dict, "count": int}
+    if any(not isinstance(found.get(name), kind) for name, kind in kinds.items()):
+        raise UserError(f"{stamp}: is damaged; remove it to collect again")
+    return found
 
 
 def known(
