@@ -6,7 +6,6 @@ to a reader of arrays: numbers. Here they are told from what was written.
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
