@@ -37,9 +37,9 @@ from jax.sharding import Mesh
 
 from configs.grpo import get_config
 from configs.sft import get_config as sft_config
-from vlaa_jax.data.batches import collate_prompts, collate_rows
-from vlaa_jax.data.encode import Encoded
-from vlaa_jax.data.positions import mrope_positions
+from vlaa_jax.data.rows.batches import collate_prompts, collate_rows
+from vlaa_jax.data.samples.preprocessor import Encoded
+from vlaa_jax.data.text.positions import mrope_positions
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.flops import group_flops, row_flops, vision_flops
 from vlaa_jax.models.qwen_vl.model import Compute, init_params, split_model

@@ -29,9 +29,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from vlaa_jax.data.synthetic.tokenizer import write_sidecars
 
 from data_room.samples import photo
-from vlaa_jax.data.synthetic.tokenizer import write_sidecars
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.hf_keys import canonical
 from vlaa_jax.models.qwen_vl.safetensors_io import SafetensorsReader

@@ -4,7 +4,6 @@ Says, without a device of that kind, whether a run fits there, what its programs
 mesh, and about how long it takes. Compiles every program of a step; ``--quick`` goes by formulas.
 """
 
-import json
 import os
 import re
 import resource
@@ -18,6 +17,7 @@ from absl import app, flags
 from ml_collections import config_flags
 from rich.console import Console
 
+from vlaa_jax import disk
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.plan.chips import GIB, chip_of
 from vlaa_jax.plan.known import Known, compilers
@@ -34,7 +34,7 @@ from vlaa_jax.plan.search import flags_of, ranked
 from vlaa_jax.plan.topology import device_count, devices_of
 from vlaa_jax.schema import UserError
 from vlaa_jax.settings.grpo import GrpoSettings
-from vlaa_jax.settle import settle
+from vlaa_jax.settle import settle, with_installed_config
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with a variant after ':'.")
 TOPOLOGY = flags.DEFINE_string("topology", "", "Devices: v5e:4x4, v5p:2x2x2, v6e:2x4, h200:8 ...")
@@ -114,9 +114,9 @@ def run(settings: Any, config: QwenVLConfig, topology: str) -> Plan:
     if JSON.value:
         figures = as_json(plan, settings, topology, seconds) | _cost()
         figures["compilers"] = compilers() if plan.compiled else {}
-        Path(JSON.value).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        disk.write_json(Path(JSON.value), figures)
     if SEARCH.value and WRITE.value:
-        Path(WRITE.value).write_text("\n".join(flags_of(settings)) + "\n", encoding="utf-8")
+        disk.write_text(Path(WRITE.value), "\n".join(flags_of(settings)) + "\n")
         console.print(f"written: --flagfile={WRITE.value}", highlight=False)
     return plan
 
@@ -201,7 +201,7 @@ def _hint(settings: Any, config: QwenVLConfig, topology: str, plan: Plan) -> str
 def parse(argv: Sequence[str]) -> list[str]:
     """Parses the command line; whatever is wrong becomes one line."""
     try:
-        rest: list[str] = flags.FLAGS(argv)
+        rest: list[str] = flags.FLAGS(with_installed_config(argv))
         if CONFIG.value is not None:
             CONFIG.value.to_dict()
         return rest

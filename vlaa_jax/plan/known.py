@@ -58,7 +58,7 @@ class Known:
         try:
             figures = json.loads((self._folder / f"{key}.json").read_text(encoding="utf-8"))
             text = gzip.decompress((self._folder / f"{key}.hlo.gz").read_bytes()).decode()
-            return Said(*(figures[name] for name in Said._fields[:-1]), text)
+            return Said(**{name: figures[name] for name in Said._fields[:-1]}, text=text)
         except (OSError, EOFError, ValueError, KeyError, TypeError):
             return None
 

@@ -138,6 +138,11 @@ def _inside(rest: str) -> str:
     return rest
 
 
+def _number(parameter: Operation) -> int:
+    found = re.search(r"parameter\((\d+)\)", parameter.line)
+    return int(found[1]) if found else 0
+
+
 def _moved(operation: Operation, shapes: dict[str, str], parsed: dict) -> float:
     """Bytes that one operation reads and writes."""
     kind, operands = operation.kind, operation.operands
@@ -170,8 +175,7 @@ def _called(operation: Operation, parsed: dict) -> list[Operation]:
 def _parameters(body: list[Operation]) -> list[str]:
     """Names of a computation's parameters, in their order."""
     given = [one for one in body if one.kind == "parameter"]
-    numbers = {one.name: re.search(r"parameter\((\d+)\)", one.line) for one in given}
-    return sorted(numbers, key=lambda name: int((numbers[name] or [0, "0"])[1]))
+    return [one.name for one in sorted(given, key=_number)]
 
 
 def _used(name: str, body: list[Operation], parsed: dict) -> float:

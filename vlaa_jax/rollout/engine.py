@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from vlaa_jax.data.planner import ladder
+from vlaa_jax.data.images.planner import ladder
 from vlaa_jax.models.qwen_vl.cache import PrefixCache, SuffixCache
 from vlaa_jax.models.qwen_vl.model import PromptInputs
 from vlaa_jax.parallel.local import fetch

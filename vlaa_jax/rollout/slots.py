@@ -126,8 +126,11 @@ class Slots:
             The slot of each, counted within its shard; NOWHERE where none was free or needed.
         """
         slots_SU = np.full(prompts_SU.shape, NOWHERE, np.int32)
-        for shard, alive_P in enumerate(self.alive_SPG.any(axis=-1)):
-            free, waiting = np.flatnonzero(~alive_P), np.flatnonzero(prompts_SU[shard] >= 0)
+        for shard, alive_PG in enumerate(self.alive_SPG):
+            free, waiting = (
+                np.flatnonzero(~alive_PG.any(axis=-1)),
+                np.flatnonzero(prompts_SU[shard] >= 0),
+            )
             slots, who = free[: len(waiting)], waiting[: len(free)]
             slots_SU[shard, who] = slots
             self.prompt_SP[shard, slots] = prompts_SU[shard, who]
