@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from vlaa_jax.data.synthetic.tokenizer import write_sidecars
 
+from converters.tiny_tokenizer import write_sidecars
 from data_room.samples import photo
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.hf_keys import canonical
