@@ -43,7 +43,8 @@ def test_decoding_and_gradients_keep_near_their_floors(path):
     found = json.loads(path.read_text())
     programs, sizes = found["programs"], sizes_of(model_config(found["model"]))
     data, fsdp, tensor = found["mesh"]
-    if fsdp > 1:
+    on_tpu = found["topology"].startswith("v")  # what GPUs do instead is in docs/planning.md
+    if fsdp > 1 and on_tpu:
         # Parameters gathered twice in bfloat16, gradients reduced once in float32.
         floor = (2 * 2 + 4) * sizes.total / tensor * (1 - 1 / fsdp)
         assert sent(programs["gradients"]) <= 1.3 * floor
@@ -57,7 +58,7 @@ def test_decoding_and_gradients_keep_near_their_floors(path):
         floor = 64 * (weights + slots * held * kv)
         crossed = 1e9 * programs["burst"]["hbm_gb"]
         assert crossed >= 0.95 * floor
-        if found["topology"].startswith("v"):  # a GPU copies each layer's slices; docs/planning.md
+        if on_tpu:
             assert crossed <= 1.1 * floor
         assert sum(programs["burst"]["sent_mib"].values()) < 8 or own > 1
 
