@@ -7,7 +7,6 @@ line.
 
 import dataclasses
 import math
-import os
 import types
 import typing
 from collections.abc import Callable
@@ -30,7 +29,7 @@ def setting(default: Any, *rules: Rule, harmless: bool = False, path: bool = Fal
         default: its default.
         rules: what must hold; of a tuple, for each item.
         harmless: it changes no number, so a run may be resumed with another value.
-        path: it is a path; `images` and `images/` are the same one.
+        path: it names a file or folder, so another spelling of the same place is no other value.
     """
     metadata = {_RULES: rules, _HARMLESS: harmless, _PATH: path}
     return dataclasses.field(default=default, metadata=metadata)
@@ -109,9 +108,6 @@ class Group:
         hints = _hints(type(self))  # type: ignore[arg-type]
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
-            if field.metadata.get(_PATH) and isinstance(value, str) and value:
-                value = os.path.normpath(value)
-                object.__setattr__(self, field.name, value)
             problem = wrong_type(hints[field.name], value)
             for rule in field.metadata.get(_RULES, ()):
                 for item in value if isinstance(value, tuple) else (value,):
@@ -165,14 +161,23 @@ def _expected(hint: Any, value: Any) -> str:
     return f"expected {name}, got {type(value).__name__} {value!r}"
 
 
-def harmless_names(cls: type, prefix: str = "") -> frozenset[str]:
+def harmless_names(cls: type) -> frozenset[str]:
     """Dotted names, below a (nested) dataclass of settings, of those that change no number."""
+    return _marked(cls, _HARMLESS)
+
+
+def path_names(cls: type) -> frozenset[str]:
+    """The same of those that name a file or folder."""
+    return _marked(cls, _PATH)
+
+
+def _marked(cls: type, mark: str, prefix: str = "") -> frozenset[str]:
     found: set[str] = set()
     hints = _hints(cls)
     for field in dataclasses.fields(cls):
         name, hint = prefix + field.name, hints[field.name]
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-            found |= harmless_names(hint, f"{name}.")
-        elif field.metadata.get(_HARMLESS):
+            found |= _marked(hint, mark, f"{name}.")
+        elif field.metadata.get(mark):
             found.add(name)
     return frozenset(found)

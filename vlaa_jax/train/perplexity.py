@@ -18,11 +18,12 @@ import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
 
+from vlaa_jax import disk
 from vlaa_jax.data.loaders.order import records_digest
 from vlaa_jax.data.records.released import as_released
 from vlaa_jax.data.rows.batches import RowBatch
 from vlaa_jax.data.synthetic.dataset import write_dataset
-from vlaa_jax.foreign import parse_json
+from vlaa_jax.foreign import parse_json, read_object
 from vlaa_jax.parallel.mesh import data_shards, make_mesh
 from vlaa_jax.policy.distribution import Distribution
 from vlaa_jax.policy.pretrained import Pretrained, open_pretrained
@@ -34,7 +35,7 @@ from vlaa_jax.train.console import minutes
 from vlaa_jax.train.grpo_data import image_root
 from vlaa_jax.train.histogram import write_histogram
 from vlaa_jax.train.inputs import inputs
-from vlaa_jax.train.rundir import check_files, check_settings, lock, plain, save_json
+from vlaa_jax.train.rundir import check_files, check_settings, lock, plain
 
 RANKING = "perplexity.jsonl"
 
@@ -113,7 +114,7 @@ def _under_model(
     usable = _usable(settings, pretrained, workdir, console)
     if not number:
         _check_top(settings.run.top, len(usable))
-        save_json(workdir / "config.json", plain(settings))
+        disk.write_json(workdir / "config.json", plain(settings))
     path = workdir / f"measured-{number}.jsonl"
     _same_inputs(workdir / f"inputs-{number}.json", pretrained, usable, settings)
     done = read_measured(path)
@@ -135,12 +136,12 @@ def _same_inputs(
     """Notes what is measured and by what, or looks whether it is still the same."""
     images = image_root(settings.data)
     now = {**inputs(pretrained.path, images, usable, ()), "records": records_digest(usable)}
-    if path.exists() and parse_json(path.read_bytes()) != now:
+    if path.exists() and read_object(path) != now:
         raise UserError(
             f"{path.parent}: the records, the images or the weights are others than when "
             "measuring began; bring them back, or start in another workdir"
         )
-    save_json(path, now)
+    disk.write_json(path, now)
 
 
 def _usable(
@@ -154,7 +155,7 @@ def _usable(
     found, rejects = load_checked(path, images, RowCheck(pretrained, data))
     if rejects:
         listing = workdir / f"rejects-{path.stem}.txt"
-        listing.write_text("".join(f"{reject}\n" for reject in rejects), encoding="utf-8")
+        disk.write_text(listing, "".join(f"{reject}\n" for reject in rejects))
         console.print(f"{path}: {len(rejects)} records left out (reasons in {listing})")
     return found
 
@@ -173,14 +174,12 @@ def _measure(
     params = pretrained.load_params()
     began, before, said = time.monotonic(), len(done), 0.0
     pending: tuple[list[list[Record]], RowBatch, jax.Array] | None = None
-    with path.open("a", encoding="utf-8") as file:
+    with path.open("ab", buffering=0) as file:
 
         def finish(of: tuple[list[list[Record]], RowBatch, jax.Array]) -> None:
             new = dict(answers(*of[:2], np.asarray(of[2])))
-            for record_id, found in new.items():
-                line = {"id": record_id, "nats": found.nats, "tokens": found.tokens}
-                file.write(json.dumps(line) + "\n")
-            file.flush()
+            lines = ({"id": name, "nats": m.nats, "tokens": m.tokens} for name, m in new.items())
+            disk.append(file, "".join(json.dumps(line) + "\n" for line in lines).encode())
             done.update(new)
 
         for records, batch in rows.numbered():
@@ -229,7 +228,7 @@ def read_measured(path: Path) -> dict[str, Measured]:
         return {}
     whole, _, rest = path.read_bytes().rpartition(b"\n")
     if rest:
-        path.write_bytes(whole + b"\n" if whole else b"")
+        disk.write_bytes(path, whole + b"\n" if whole else b"")
     found = {}
     for number, line in enumerate(whole.split(b"\n") if whole else (), 1):
         try:
@@ -278,10 +277,8 @@ def _write(ranked: Sequence[Ranked], settings: PerplexitySettings, workdir: Path
 
 
 def _write_lines(path: Path, values: Iterator[dict[str, Any]]) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
+    with disk.writing(path) as file:
         file.writelines(json.dumps(value, ensure_ascii=False) + "\n" for value in values)
-    temporary.replace(path)
 
 
 def _say(

@@ -77,7 +77,7 @@ def run(
         progress = same_inputs(data.resume(progress, loader), now)
         rundir.begin(progress, pretrained.sidecars)
         kinds, name = {"with answers": len(data.records)}, settings.model.checkpoint
-        console.print(header(workdir, name, *learner.count(), kinds, mesh.shape), highlight=False)
+        console.print(header(workdir, name, *learner.count(), kinds, mesh), highlight=False)
         watched = Watched(distribution, data.validation)
         measure = benchmarks(pretrained, mesh) if benchmarks else None
         validation = open_validation(settings, pretrained, data, mesh, rundir, measure)

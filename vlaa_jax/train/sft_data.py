@@ -125,9 +125,8 @@ def open_validation(
     benchmarks: Measure | None,
 ) -> Validation:
     """Held-out questions, sampled and scored as GRPO does; nothing where there are none."""
-    drawn = settings.data.records == "embedded"
     if data.heldout is None:
-        return Validation(None, rundir, drawn=drawn, benchmarks=benchmarks)
+        return Validation(None, rundir, data.images, benchmarks=benchmarks)
     held, reward = data.heldout
     encoder = Encoder(pretrained, settings.data)
     deal = Deal(mesh, settings.rollout.at_once)
@@ -144,4 +143,4 @@ def open_validation(
     )
     scorer = CompletionScorer(reward, chat, processor, data.images, limit)
     heldout = Heldout(prompts, sampler, scorer, deal, seed=settings.seed)
-    return Validation(heldout, rundir, drawn=drawn, benchmarks=benchmarks)
+    return Validation(heldout, rundir, data.images, benchmarks=benchmarks)
