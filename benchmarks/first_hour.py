@@ -4,7 +4,7 @@
 
 Sixty photo-like JPEGs are drawn by code in a folder of their own, and everything after that is run
 there as a user would: records checked, trained with adapters on two pretended devices, interrupted,
-resumed, exported, loaded in transformers; conversations converted and learnt from; a reward of
+resumed, exported, loaded in transformers; conversations and Parquet read in place; a reward of
 one's own; and what is said, and how soon, when something is wrong.
 """
 
@@ -19,6 +19,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 from PIL import Image, ImageDraw, ImageFilter
 
 ROOT = Path(__file__).parent.parent
@@ -35,6 +37,7 @@ DATA = (
     "--config.data.records=photos.jsonl --config.data.image_root=photos "
     "--config.data.heldout=heldout.jsonl"
 )
+COLUMNS = "id=uid,image=photo,question=problem,gt=solution,verifier_type=kind"
 GRPO = f"python -m vlaa_jax.main --config=configs/grpo.py:tiny,lora {DATA} {BUDGET} {SHORT}"
 
 
@@ -102,6 +105,18 @@ def write_photos(folder):
         text = "".join(json.dumps(record) + "\n" for record in records)
         (folder / f"{name}.jsonl").write_text(text)
     (folder / "talks.json").write_text(json.dumps(talks, indent=1))
+    rows = [
+        {
+            "uid": record["id"],
+            "photo": {"bytes": (folder / "photos" / record["image"]).read_bytes(), "path": None},
+            "problem": record["question"],
+            "solution": str(record["gt"]),
+            "kind": record["verifier_type"],
+        }
+        for record in grpo[:48]
+    ]
+    table = pyarrow.Table.from_pylist(rows)
+    pyarrow.parquet.write_table(table, folder / "photos.parquet", row_group_size=16)
 
 
 class Page:
@@ -200,16 +215,6 @@ def score(batch):
             rewards.append({0: 1.0, 1: 0.5}.get(abs(int(found[0]) - int(one["gt"])), 0.0))
     return rewards
 '''
-CONVERT = """
-import json
-
-with open("talks.json") as theirs, open("talks.jsonl", "w") as ours:
-    for old in json.load(theirs):
-        asked, said = (turn["value"] for turn in old["conversations"][:2])
-        question = asked.replace("<image>", "").strip()
-        record = {"id": old["id"], "image": old["image"], "question": question, "answer": said}
-        ours.write(json.dumps(record) + "\\n")
-"""
 LOAD = """
 import torch
 from peft import PeftModel
@@ -258,14 +263,20 @@ def record(page):
     page.run("python -m converters jax-to-hf --quiet base-jax base")
     page.file("load.py", LOAD)
     page.run("python load.py 2>&1 | grep tokens")
-    page.say("## Conversations, as supervised records")
-    page.run("python -m vlaa_jax.data check talks.json --images=photos", status=2)
-    page.file("convert.py", CONVERT)
-    page.run("python convert.py && python -m vlaa_jax.data check talks.jsonl --images=photos")
-    sft = GRPO.replace("grpo.py", "sft.py").replace("photos.jsonl", "talks.jsonl")
+    page.say("## Conversations, read as they are")
+    page.run("python -m vlaa_jax.data check talks.json --images=photos")
+    sft = GRPO.replace("grpo.py", "sft.py").replace("photos.jsonl", "talks.json")
     for setting in ("data.min_prompt_bucket=192", "rollout.prompts=8", "rollout.completions=4"):
         sft = sft.replace(f"--config.{setting} ", "")
     page.run(f"{sft} --workdir=runs/talks")
+    page.say("## Parquet with the images inside, read by a mapping of columns")
+    page.run(f"python -m vlaa_jax.data check photos.parquet --columns={COLUMNS}")
+    parquet = GRPO.replace("photos.jsonl", "photos.parquet").replace("run.steps=6", "run.steps=2")
+    page.run(f"{parquet} --config.data.columns={COLUMNS} --workdir=runs/parquet")
+    page.run(
+        f"python -m vlaa_jax.data convert photos.parquet --columns={COLUMNS} --images=written "
+        "--out=written.jsonl"
+    )
     page.say("## A reward of one's own")
     page.file("reward.py", REWARD)
     own = GRPO.replace("photos.jsonl", "own.jsonl").replace(
