@@ -2,6 +2,7 @@
 
     bash benchmarks/gpu.sh results.json            # 9 minutes at most
     bash benchmarks/gpu.sh results.json --tiny     # the same code at a size for a CPU
+    bash benchmarks/gpu.sh results.json --option model.unroll=0
 
 Weights are random; a step's shapes are those of the paper's recipe (prompts of 2,048 positions with
 an image each, four completions of 1,024 tokens that never end early), but fewer prompts. The
@@ -75,6 +76,7 @@ class Scale:
         sft: options of configs/sft.py.
         side: pixels of an image's side.
         near: layers of decoder and tower where devices are compared.
+        options: further ones, of the command line.
     """
 
     config: QwenVLConfig
@@ -82,16 +84,17 @@ class Scale:
     sft: dict[str, Any]
     side: int
     near: int
+    options: list[str]
 
 
-def scale(tiny: bool) -> Scale:
+def scale(tiny: bool, options: list[str]) -> Scale:
     """3B, or small enough for two CPU cores."""
     three = QwenVLConfig.RELEASED["Qwen2.5-VL-3B"]
     mesh = {"mesh.fsdp": 1}
     if not tiny:
         step = {"rollout.prompts": 64, "rollout.batch_prompts": 64, "rollout.prefill_prompts": 8}
         grpo = {**mesh, **step, "algo.micro_prompts": 4, "algo.updates_per_rollout": 4}
-        return Scale(three, grpo, {**mesh, "data.rows": 8, "data.micro_rows": 4}, 504, 2)
+        return Scale(three, grpo, {**mesh, "data.rows": 8, "data.micro_rows": 4}, 504, 2, options)
     text = dataclasses.replace(
         three.text, vocab_size=1024, width=256, intermediate=512, layers=3, heads=2, kv_heads=1
     )
@@ -112,15 +115,21 @@ def scale(tiny: bool) -> Scale:
         {**mesh, **rows, "data.vision_rows_per_bin": 2},
         112,
         2,
+        options,
     )
 
 
-def settings_of(make: Callable[[str], Any], options: dict[str, Any]) -> Any:
-    """Settings of a 3B run with some options."""
+def settings_of(make: Callable[[str], Any], options: dict[str, Any], further: list[str]) -> Any:
+    """Settings of a 3B run with some options, and those of the command line that it has."""
     config = make("3b")
     for name, value in options.items():
         group, key = name.split(".")
         config[group][key] = value
+    for option in further:
+        name, _, value = option.partition("=")
+        group, _, key = name.partition(".")
+        if group in config:
+            config[group][key] = type(config[group][key])(value)
     return read_settings(config.to_dict())
 
 
@@ -260,7 +269,7 @@ class Step:
     """A whole GRPO step on one device, at the longest lengths."""
 
     def __init__(self, size: Scale) -> None:
-        settings = self.settings = settings_of(get_config, size.grpo)
+        settings = self.settings = settings_of(get_config, size.grpo, size.options)
         config = self.config = size.config
         self.mesh = one_device()
         self.parts = make_parts(settings, config, shapes_of(settings, config), self.mesh)
@@ -416,7 +425,7 @@ def grpo(size: Scale) -> Iterator[Figures]:
 
 def sft(size: Scale) -> Iterator[Figures]:
     """A supervised update on full rows, timed twice after it is compiled."""
-    settings, config = settings_of(sft_config, size.sft), size.config
+    settings, config = settings_of(sft_config, size.sft, size.options), size.config
     mesh, data, rng = one_device(), settings.data, np.random.default_rng(0)
     model = make_model(settings, config, mesh)
     distribution = _distribution(model, settings, 1.0, settings.logprob_chunk)
@@ -508,9 +517,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure this device at 3B shapes.")
     parser.add_argument("json", type=Path, help="write the figures there")
     parser.add_argument("--tiny", action="store_true", help="a size for two CPU cores")
+    parser.add_argument(
+        "--option", action="append", default=[], help="of the configs, as model.unroll=0"
+    )
     args = parser.parse_args()
-    size, began = scale(args.tiny), time.monotonic()
-    found: Figures = {"about": about(), "tiny": args.tiny}
+    size, began = scale(args.tiny, args.option), time.monotonic()
+    found: Figures = {"about": about(), "tiny": args.tiny, "options": args.option}
 
     def keep(name: str, figures: Figures) -> None:
         found[name] = figures

@@ -51,6 +51,31 @@ def test_scores_follow_the_parameters_and_answers_are_judged_once(tmp_path):
     assert letter["benchmark/mathvista_unknown_frac"] == 0.0
 
 
+def test_a_judge_that_is_gone_stops_the_start_of_a_training_and_no_later_step(tmp_path):
+    write_tables(tmp_path)
+    gone = []
+    with StubServer(lambda r: 500 if gone else scripted_reply(r["messages"][-1]["content"])) as it:
+        settings = _settings(tmp_path, url=it.url, retries=0)
+        found = open_all(settings, tmp_path / "unused")
+        parts = (Parrot(), tmp_path / "judge", found)
+        validate = BenchmarkValidation(settings, *parts)
+        validate({"said": "I cannot say"})
+        gone.append("now")
+        asked = len(it.requests)
+        later = validate({"said": "hard to see"})
+        assert len(it.requests) - asked < 5 + settings.judge.concurrency  # then it is given up
+        assert later["benchmark/mathvista_unknown_frac"] == 1.0
+        assert "benchmark/mathvista" not in later
+        assert validate({"said": "I cannot say"})["benchmark/mathvista_unknown_frac"] == 0.0
+        with pytest.raises(UserError, match=r"judge\.url .* HTTP 500"):
+            BenchmarkValidation(settings, *parts)({"said": "hard to see"})
+
+
+def test_names_are_refused_as_the_setting_that_holds_them():
+    with pytest.raises(UserError, match=r"^benchmarks\.names: names a benchmark twice"):
+        _training(names=("wemath", "wemath"))
+
+
 def _training(**benchmarks):
     return build(GrpoSettings, {"benchmarks": benchmarks})
 

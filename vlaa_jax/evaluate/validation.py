@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from vlaa_jax.evaluate.benchmarks import benchmark_named
 from vlaa_jax.evaluate.generate import Generated, Generator, Job, jobs_of
-from vlaa_jax.evaluate.judge import RecordedJudge, refuse_without_judge
+from vlaa_jax.evaluate.judge import RecordedJudge, replies_of
 from vlaa_jax.evaluate.nouns import Benchmark
 from vlaa_jax.evaluate.opening import Found, open_all, with_scripted_judge
 from vlaa_jax.evaluate.predictions import Prediction
@@ -57,15 +57,16 @@ def prepared(
         drawn = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         asked = settings.benchmarks.evaluation(settings.data, settings.judge)
         asked = with_scripted_judge(asked, stack)
-        replies = Path(asked.judge.replies or workdir / "judge.jsonl").expanduser()
         benchmarks = [benchmark_named(name) for name in asked.data.benchmarks]
-        refuse_without_judge(benchmarks, asked.judge, replies.is_file())
+        replies = replies_of(benchmarks, asked.judge, workdir)
         found = open_all(asked, drawn, "benchmarks.root")
 
         def build(pretrained: Any, mesh: Any) -> BenchmarkValidation:
             from vlaa_jax.evaluate.own_engine import OwnEngine  # imports jax
 
             engine = OwnEngine(asked, (pretrained, mesh))
+            for one, questions in found:
+                engine.check(list(jobs_of(one, questions, samples=1)))
             return BenchmarkValidation(asked, engine, replies, found)
 
         yield build
@@ -85,12 +86,16 @@ class BenchmarkValidation:
         self, settings: EvaluateSettings, engine: PolicyEngine, replies: Path, found: Found
     ) -> None:
         self._settings, self._engine, self._replies = settings, engine, replies
-        self._found = found
+        self._found, self._measured = found, False
 
     def __call__(self, params: Mapping[str, Any]) -> dict[str, float]:
         """Scores in percent of what is known, by ``benchmark/NAME``.
 
         Also ``benchmark/NAME_unknown_frac``, the share of outputs without a verdict.
+
+        Raises:
+            UserError: the judge does not answer the first time. Later that leaves outputs without
+                a verdict: a run that trains for days outlives its judge.
         """
         self._engine.use(params)
         return asyncio.run(self._measure())
@@ -100,10 +105,12 @@ class BenchmarkValidation:
         async with contextlib.AsyncExitStack() as stack:
             judge = None
             if self._settings.judge.url or self._replies.is_file():
-                judge = RecordedJudge(self._settings.judge, self._replies)
+                stops = not self._measured
+                judge = RecordedJudge(self._settings.judge, self._replies, stops=stops)
                 stack.push_async_callback(judge.aclose)
             for benchmark, questions in self._found:
                 metrics |= await self._score(benchmark, questions, judge)
+        self._measured = True
         return metrics
 
     async def _score(

@@ -148,9 +148,10 @@ def _progress(one: Any) -> str:
     if one.error:
         return f"refused after {one.seconds:.0f} s"
     words = "known from before, compiled" if one.known else "compiled"
+    text = f"text of {len(one.text) / 1e6:.1f} MB" if one.text else "text unreadable: by formulas"
     return (
         f"{one.total / GIB:.2f} GiB a device; {words} in {one.seconds:.0f} s, traced in "
-        f"{one.traced:.0f} s, text of {len(one.text) / 1e6:.1f} MB"
+        f"{one.traced:.0f} s, {text}"
     )
 
 

@@ -1,19 +1,18 @@
 """What a run began with, so that a resumed one notices when something else lies there.
 
-Weights are told by their headers, sizes and samples of their bytes; images by their sizes. Reading
-everything would cost minutes at every start, and whoever edits a file changes one of these.
+Weights are told by samples of their bytes, images by their sizes. Reading everything would cost
+minutes at every start, and whoever edits a file changes one of these.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from vlaa_jax import digests
 from vlaa_jax.data.images.files import resolve_inside
 from vlaa_jax.data.loaders.order import records_digest
 from vlaa_jax.schema import Record, UserError
 from vlaa_jax.train.checkpoint import Progress
 
-_BLOCK, _BLOCKS = 4096, 64
 _NAMES = {
     "weights": ("model.checkpoint", "the base weights"),
     "heldout": ("data.heldout", "the held-out records"),
@@ -33,9 +32,9 @@ def inputs(
         heldout: held-out records, or none.
     """
     return {
-        "weights": _digest(_weights(weights)),
+        "weights": digests.of_weights(weights),
         "heldout": records_digest(heldout),
-        "images": _digest(_image_sizes(images, [*records, *heldout])),
+        "images": digests.of_pieces(_image_sizes(images, [*records, *heldout])),
     }
 
 
@@ -54,27 +53,6 @@ def same_inputs(progress: Progress, now: Mapping[str, str]) -> Progress:
             "start in another workdir"
         )
     return progress._replace(inputs=dict(now))
-
-
-def _digest(pieces: Iterator[bytes]) -> str:
-    digest = hashlib.sha256()
-    for piece in pieces:
-        digest.update(len(piece).to_bytes(8, "little") + piece)
-    return digest.hexdigest()
-
-
-def _weights(directory: Path) -> Iterator[bytes]:
-    """Names, sizes and samples of all files that may hold weights."""
-    kinds = ("*.safetensors", "params/**/*", "vlaa_jax.json", "digests.json")
-    found = {path for kind in kinds for path in directory.glob(kind) if path.is_file()}
-    for path in sorted(found):
-        size = path.stat().st_size
-        yield path.relative_to(directory).as_posix().encode()
-        yield size.to_bytes(8, "little")
-        with open(path, "rb") as file:
-            for number in range(_BLOCKS):
-                file.seek(max(size - _BLOCK, 0) * number // (_BLOCKS - 1))
-                yield file.read(_BLOCK)
 
 
 def _image_sizes(root: Path | None, records: Sequence[Record]) -> Iterator[bytes]:

@@ -201,6 +201,7 @@ class RunDir:
 
         Saving takes all hosts: with several, only where they have agreed to leave.
         """
+        self._compiled = self.compilations.seconds
         try:
             hosts.leave_if_wanted("before the first step")
             yield

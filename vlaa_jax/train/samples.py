@@ -20,7 +20,7 @@ def samples(groups: Groups, images: Path | None) -> list[Shown]:
 
     Args:
         groups: held-out records with their answers.
-        images: image folder; without one no image is shown.
+        images: image folder; None where records bring their own, which are not shown.
     """
     each = groups.rollout.length_PG.shape[1]
     return [

@@ -28,7 +28,7 @@ class Validation:
     Args:
         heldout: samples and scores them; None without records.
         rundir: where the results go.
-        images: image folder of the records, for the samples that are shown.
+        images: image folder of the records, for the samples that are shown; None without one.
         benchmarks: further metrics of the same parameters, where there are some.
     """
 

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from importlib import resources
+from pathlib import Path
 from typing import Any, TextIO
 
+from vlaa_jax import disk
 from vlaa_jax.data.builds.build import BuildSettings, build, iter_rejects
 from vlaa_jax.data.commands.convert import convert
 from vlaa_jax.data.commands.fetch import REPOSITORY, fetch
@@ -40,7 +42,8 @@ def run(argv: Sequence[str] | None = None, gold_problems: GoldProblems | None = 
     """
     args = _parser().parse_args(argv)
     try:
-        return int(args.verb(args, gold_problems))
+        with disk.refusals(Path("the disk"), "what is whole is kept, the same command goes on"):
+            return int(args.verb(args, gold_problems))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
     except BrokenPipeError:
