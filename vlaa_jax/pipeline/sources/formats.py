@@ -10,7 +10,7 @@ from typing import Any
 
 from vlaa_jax.data.images.files import resolve_inside
 from vlaa_jax.data.records.json_index import index_json
-from vlaa_jax.data.sources.record_file import MAX_RECORD_BYTES
+from vlaa_jax.data.sources.record_file import RecordFile
 from vlaa_jax.foreign import parse_json
 from vlaa_jax.schema import UserError
 
@@ -155,7 +155,7 @@ def json_rows(path: Path) -> Iterator[tuple[str, Any]]:
     with path.open("rb") as file:
         for number, (start, end) in enumerate(index.spans_N2):
             place = f"{path.name}#{number}"
-            if end - start > MAX_RECORD_BYTES:
+            if end - start > RecordFile.max_record_bytes:
                 yield place, Unusable("row too large", f"{end - start} bytes")
                 continue
             yield place, parsed(os.pread(file.fileno(), int(end - start), int(start)))
