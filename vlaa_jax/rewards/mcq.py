@@ -52,7 +52,12 @@ _MARKED = re.compile(r"(?<![\w.'])[(\[]?[a-h][)\].:](?=\W|$)")
 _CHAIN = re.compile(
     r"^\W*(?:(?:all|both|each|any)\s+(?:of\s+)?)?[a-h](?:(?:\W+|\s+(?:and|or|nor|then)\s+)[a-h])*(?:\W+(?:and|or|nor|then))*\W*$",
 )
-_ONLY = re.compile(r"^\W*[A-Ha-h]{1,8}(?:(?:\W+|\s+(?:and|or|nor|then)\s+)[A-Ha-h]{1,8})*(?:\W+(?:and|or|nor|then))*\W*$")
+_ONLY = re.compile(
+    r"^(?P<lead>(?:[A-Za-z]+\s+)*(?i:is|are|options?|choose|pick|select|answers?|choices?)\b)?"
+    r"(?P<said>\W*[A-Ha-h]{1,8}(?:(?:\W+|\s+(?:and|or|nor|then)\s+)[A-Ha-h]{1,8})*"
+    r"(?:\W+(?:and|or|nor|then))*\W*)$"
+)
+"""Nothing but letters, behind a lead or not."""
 _ABBREVIATION = re.compile(r"(?<![\w.])(?:e\.g|i\.e|a\.k\.a)\.(?!\w)", re.IGNORECASE)
 _FORMULA = re.compile(r"\b[a-zA-Z]+\([^()]{1,20}\)|[(\[](?=[^()\[\]]*[,+*^-])[^()\[\]:;]*[)\]]")
 _OPTION_LINE = re.compile(r"^\s*[(\[]?([A-Z])\s*[)\].:、]\s*(\S.*?)\s*$", re.MULTILINE)
@@ -106,8 +111,11 @@ def chosen_letter(answer: str, options: Mapping[str, str] | None = None) -> str 
         return bare[1].upper()
     chooser = _Chooser(options or {})
     named = _option_with(text, chooser.options)
-    if named or _ONLY.fullmatch(text):
+    only = _ONLY.fullmatch(text)
+    if named or (only and not only["lead"]):
         return named
+    if only and len(_letters(only["said"]) - {"A"}) > 1:
+        return _option_with(only["said"].strip(" :."), chooser.options)
     return commit(text, chooser.read, chooser.rivals)
 
 
@@ -172,7 +180,7 @@ class _Chooser:
             return named != letter
         bare = _FORMULA.sub(" ", _ABBREVIATION.sub(" ", rest))
         if _ONLY.fullmatch(rest) or (_CHAIN.fullmatch(rest) and is_small):
-            return set(re.findall("[A-H]", rest.upper())) != {letter}
+            return _letters(rest) != {letter}
         every = set(self.options) or set("ABCD")
         runs = {frozenset(run) for run in _RUN.findall(rest)}
         if any(every <= run | {letter} for run in runs) or _lists_all(rest, every, letter):
@@ -192,10 +200,14 @@ class _Chooser:
         )
 
 
+def _letters(text: str) -> set[str]:
+    return set(re.findall("[A-H]", text.upper()))
+
+
 def _lists_all(rest: str, every: set[str], letter: str) -> bool:
     """``all of a, b, c, d``, but not ``since a, b, c, d > 0``."""
     listed = re.search(r"\b(?:all|any|each) (?:of )?((?:[a-h](?:, | and |,? or )?){2,})\b", rest)
-    return listed is not None and every <= set(re.findall("[A-H]", listed[1].upper())) | {letter}
+    return listed is not None and every <= _letters(listed[1]) | {letter}
 
 
 @lru_cache(maxsize=4096)  # a question is asked of a whole group of answers
