@@ -15,6 +15,7 @@ from vlaa_jax.rewards.latex import BEYOND, read
 from vlaa_jax.rewards.latex_tokens import Unreadable
 from vlaa_jax.rewards.trees import Shape
 
+
 def judge(item: dict[str, Any]) -> dict[str, Any]:
     """Compare ``item["answer"]`` with ``item["gold"]``, both LaTeX without delimiters.
 

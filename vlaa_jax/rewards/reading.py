@@ -55,9 +55,13 @@ _DEGREES = re.compile(
 )
 _SIZED = re.compile(r"\\(?:left|right|big|Big)(?![A-Za-z])")
 _OUTPUT = re.compile(r"^Output\s+\d+\s*:\s*")
-_CURRENCY = re.compile(r"^(?P<sign>-?)\s*(?:US\s*)?(?P<unit>[$＄€£¥]|(?:USD|EUR|GBP|RMB|CNY)(?=\s))\s*(?=[\d.(])")
+_CURRENCY = re.compile(
+    r"^(?P<sign>-?)\s*(?:US\s*)?(?P<unit>[$＄€£¥]|(?:USD|EUR|GBP|RMB|CNY)(?=\s))\s*(?=[\d.(])"
+)
 _JOINS = re.compile(r"\s*(?:,\s*(?:and|or)\b|[,;]|\band\b|\bor\b|[和或])\s*", re.IGNORECASE)
-_ALTERNATIVES = re.compile(r"(?:(?!\band\b|[,;和]).)*[<>≤≥](?:(?!\band\b|[,;和]).)*\bor\b[^,;]*[<>≤≥][^,;]*")
+_ALTERNATIVES = re.compile(
+    r"(?:(?!\band\b|[,;和]).)*[<>≤≥](?:(?!\band\b|[,;和]).)*\bor\b[^,;]*[<>≤≥][^,;]*"
+)
 _LOOSE = re.compile(r"^(?:and|or)\b|(?:\b(?:and|or)|[,;+*/=-]|, I)$")
 _AGAIN = re.compile(r"\s*\$?\s*(?:≈|\\approx|\\simeq)\s*\$?-?[\d.,]*\d\s*(?:°|\s*[a-z]{1,3}\b)?\$?")
 """The value once more, rounded."""
@@ -291,7 +295,13 @@ def _value(text: str) -> Reading | None:
     if part:
         return _part(part)
     numeral = NUMERAL.fullmatch(text)
-    if numeral and (numeral["words"] or numeral["chinese"] or numeral["times"] or numeral["zh_times"] or numeral["minus"]):
+    if numeral and (
+        numeral["words"]
+        or numeral["chinese"]
+        or numeral["times"]
+        or numeral["zh_times"]
+        or numeral["minus"]
+    ):
         number = value_of(numeral)
         return None if number is None else Reading(str(number), number)
     head, unit, nouns = _split_unit(text)
