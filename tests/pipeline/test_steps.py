@@ -245,8 +245,16 @@ def test_tries_of_one_question_differ_in_what_is_sent(tmp_path):
 
 def test_a_caption_that_was_only_thought_is_no_caption():
     settings = CaptionSettings(CaptionModel("http://a", "eye"))
-    result, _ = through(make_caption(settings), BASE, Reply("", "I see a plot.", "stop"))
-    assert result == Drop("caption", "reply empty")
+    step = make_caption(settings)
+    for reply in (Reply("", "I see a plot.", "stop"), "<think>I see a plot.</think>"):
+        assert through(step, BASE, reply)[0] == Drop("caption", "reply empty")
+    assert through(step, BASE, "<think>Hm.</think>\n\nA plot.")[0].caption == "A plot."
+
+
+def test_a_judge_may_think_before_its_verdict(scorer):
+    step = make_verify(VerifySettings(), scorer)
+    assert through(step, TRACED, "<think>No? It does.</think> Yes.")[0].verdict == "judge"
+    assert through(step, TRACED, "<think>Yes? It does not.</think> No.")[0].reason == "answer wrong"
 
 
 def test_a_pass_rate_that_cannot_be_scored_is_no_zero(scorer):
