@@ -64,7 +64,7 @@ def prepared(
         def build(pretrained: Any, mesh: Any) -> BenchmarkValidation:
             from vlaa_jax.evaluate.own_engine import OwnEngine  # imports jax
 
-            engine = OwnEngine(asked, (pretrained, mesh))
+            engine = OwnEngine(asked, (pretrained, mesh), settings.rollout.tensor)
             for one, questions in found:
                 engine.check(list(jobs_of(one, questions, samples=1)))
             return BenchmarkValidation(asked, engine, replies, found)
