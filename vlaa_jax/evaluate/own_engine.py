@@ -11,8 +11,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vlaa_jax import digests
-from vlaa_jax.data.images import decode_image, size_of
-from vlaa_jax.data.measure import Unfit
+from vlaa_jax.data.images.files import decode_image, in_memory
+from vlaa_jax.data.images.inspect import inspect
 from vlaa_jax.evaluate.generate import Done, Generated, Job, by_question, seed_of
 from vlaa_jax.models.qwen_vl.model import PromptInputs
 from vlaa_jax.models.qwen_vl.weights import step_of
@@ -96,13 +96,14 @@ class OwnEngine:
             UserError: a prompt is too long, an image is damaged or of a shape that the checkpoint
                 does not take, or a text holds its special tokens.
         """
-        for same in by_question(jobs):
-            sizes = [size_of(data, same[0].name) for data in same[0].images()]
-            try:
-                self._encode.check(_record(same[0], len(sizes)), sizes)
-            except Unfit as error:  # which names settings as a training has them
-                reason = error.reason.replace("(data.", "(generation.")
-                raise UserError(f"{same[0].name}: {reason}") from None
+        judge = self._encode.judge(None)
+        for job, *_ in by_question(jobs):
+            facts = [inspect(in_memory(data, job.name), job.name, whole=False)
+                     for data in job.images()]  # fmt: skip
+            (verdict,) = judge([_record(job, len(facts))], [facts])
+            for problem in verdict.problems:  # which names settings as a training has them
+                reason = problem.reason.replace("data.", "generation.")
+                raise UserError(f"{job.name}: {reason}")
 
     async def generate(self, jobs: Sequence[Job], done: Done) -> None:
         """Answer all jobs; all samples of a question are drawn together."""

@@ -4,17 +4,16 @@ import asyncio
 import contextlib
 import dataclasses
 import hashlib
-import json
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from vlaa_jax import __version__
+from vlaa_jax import __version__, disk
 from vlaa_jax.evaluate.benchmarks import benchmark_named
 from vlaa_jax.evaluate.generate import Generated, Generator, Job, Outputs, dealt, jobs_of
 from vlaa_jax.evaluate.judge import RecordedJudge, replies_of
@@ -42,6 +41,7 @@ from vlaa_jax.schema import Summary, UserError
 from vlaa_jax.settings.evaluate import EvaluateSettings
 
 _AS_IT_IS: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
+KEPT = "what was answered and judged is kept, the same command goes on from there"
 LOCK = "lock"
 _PROMPTS = Path(__file__).parent / "prompts"
 
@@ -56,7 +56,7 @@ def run(settings: EvaluateSettings, workdir: Path, console: Console) -> Summary:
     began = time.monotonic()
     benchmarks = [benchmark_named(name) for name in settings.data.benchmarks]
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_disk_errors_in_one_line(workdir))
+        stack.enter_context(disk.refusals(workdir, KEPT))
         if hosts.is_writer():
             stack.enter_context(Ledger(workdir / LOCK))  # one run at a time
         settings = with_scripted_judge(settings, stack)
@@ -85,17 +85,8 @@ def run(settings: EvaluateSettings, workdir: Path, console: Console) -> Summary:
     return Summary(workdir, figures | ({} if average is None else {"average": average}))
 
 
-@contextlib.contextmanager
-def _disk_errors_in_one_line(workdir: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{error.filename or workdir}: {error.strerror or error}") from error
-
-
 def _write_config(settings: EvaluateSettings, workdir: Path) -> None:
-    text = json.dumps(dataclasses.asdict(settings), indent=1, ensure_ascii=False)
-    (workdir / "config.json").write_text(text + "\n", encoding="utf-8")
+    disk.write_json(workdir / "config.json", dataclasses.asdict(settings))
 
 
 # -- outputs
@@ -291,11 +282,10 @@ def _report(
         "benchmarks": [summary_of(result) for result in results],
         "provenance": provenance,
     }
-    text = json.dumps(summary, indent=1, ensure_ascii=False)
-    (workdir / "summary.json").write_text(text + "\n", encoding="utf-8")
+    disk.write_json(workdir / "summary.json", summary)
     pairs = [(scoring, q) for scoring, (_, q) in zip(scorings, found, strict=True)]
     html = page(settings.name, pairs, provenance, settings.run.wrong_shown)
-    (workdir / "report.html").write_text(html, encoding="utf-8")
+    disk.write_text(workdir / "report.html", html)
 
 
 def _commit() -> str:

@@ -8,11 +8,12 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from vlaa_jax.data.batches import collate_rows
-from vlaa_jax.data.chat import Chat
-from vlaa_jax.data.encode import Encoded, encode_sft
-from vlaa_jax.data.images import ImageProcessor, decode_image
-from vlaa_jax.data.planner import ladder
+from vlaa_jax.data.images.files import decode_image
+from vlaa_jax.data.images.planner import ladder
+from vlaa_jax.data.images.processor import ImageProcessor
+from vlaa_jax.data.rows.batches import BatchLayout, collate_rows
+from vlaa_jax.data.samples.preprocessor import Encoded, Preprocessor
+from vlaa_jax.data.text.chat import Chat
 from vlaa_jax.foreign import MAX_IMAGE_BYTES, read_bytes
 from vlaa_jax.models.qwen_vl import weights
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
@@ -96,17 +97,17 @@ class InProcessRewardHead:
             decode_image(read_bytes(Path(path), MAX_IMAGE_BYTES), path) for path in item.images
         ]
         record = Record("reward head", item.question, item.images, answer=item.answer)
-        return encode_sft(record, images, self._chat, self._processor, max_tokens=self._max_tokens)
+        return Preprocessor(self._chat, self._processor).encode(
+            record, images, max_tokens=self._max_tokens, with_answer=True
+        )
 
     def _score(self, sequences: list[Encoded]) -> list[float]:
         rows = [[sequence] for sequence in sequences]
         rows += [[] for _ in range(-len(rows) % self._batch)]
         batch = collate_rows(
             rows,
-            self._shards,
-            pad_id=self._chat.pad_id,
+            BatchLayout(self._shards, pad_id=self._chat.pad_id, window_units=self._window_units),
             tokens_per_row=ladder(max(s.length for s in sequences), 64),
-            window_units=self._window_units,
         )
         text: list[Any] = [
             batch.ids_BT,

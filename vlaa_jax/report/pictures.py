@@ -7,7 +7,8 @@ from typing import Any
 
 from PIL import Image
 
-from vlaa_jax.data.images import ImageProcessor, open_image, to_rgb
+from vlaa_jax.data.images.files import open_image
+from vlaa_jax.data.images.processor import ImageProcessor, to_rgb
 from vlaa_jax.foreign import read_object
 from vlaa_jax.report.record import Completion, RunRecord
 from vlaa_jax.rewards.iou import NATIVE_SPACES, Box, Size, boxes_on_image

@@ -54,9 +54,9 @@ class RewardSettings(Group, name="rewards"):
     """Send the images along with question and answer."""
     endpoint_max_tokens: int = setting(64, at_least(1))
     """Limit of a chat judge's reply in tokens; judges that think aloud first need more."""
-    head_checkpoint: str = ""
+    head_checkpoint: str = setting("", path=True)
     """Model of the in-process reward head: an HF directory, one of our checkpoints, or a hub id."""
-    head_file: str = ""
+    head_file: str = setting("", path=True)
     """Safetensors file with the head's weight."""
     head_batch: int = setting(8, at_least(1), harmless=True)
     """Answers the reward head scores at once."""

@@ -20,7 +20,7 @@ from vlaa_jax.settings.shared import (
 class RowSettings(PromptSettings):
     """Records with answers, packed into rows; and held-out questions, where there are some."""
 
-    validation: str = ""
+    validation: str = setting("", path=True)
     """Records with answers whose loss is watched, in the form of `records`; empty: none."""
     tokens_per_row: int = setting(4096, at_least(16))
     """Tokens of a row; several samples share one, none is cut."""

@@ -96,7 +96,10 @@ def run(
         coef = rundir.progress.task.get("kl_coef")
         update = PolicyUpdate(settings, learner, placed, plan, allowed_V, coef)
 
-        console.print("sampling the held-out records (the first batch compiles)")
+        if data.heldout:
+            console.print(
+                f"sampling {len(data.heldout)} held-out records (the first batch compiles)"
+            )
         validation.measure(learner.params, "before")
         console.print(f"ready after {time.monotonic() - began:.0f} s")
         with (
@@ -236,7 +239,7 @@ def _header(
     settings: GrpoSettings, workdir: Path, data: PromptData, learner: Learner, mesh: Mesh
 ) -> str:
     kinds = Counter(record.verifier_type or "" for record in data.records)
-    told = header(workdir, settings.model.checkpoint, *learner.count(), kinds, mesh.shape)
+    told = header(workdir, settings.model.checkpoint, *learner.count(), kinds, mesh)
     if settings.rollout.is_cut:
         told += (
             "\nnote       top_p, top_k or min_p cut the sampler's distribution, and the loss is "
@@ -293,8 +296,7 @@ def _validation(
     if data.heldout:
         own = sampler(completions=settings.run.eval_completions)
         heldout = Heldout(data.heldout, own, scorer, deal, seed=settings.seed)
-    drawn = settings.data.records == "embedded"
-    return Validation(heldout, rundir, drawn=drawn, benchmarks=benchmarks)
+    return Validation(heldout, rundir, data.images, benchmarks=benchmarks)
 
 
 def _check_shards(settings: GrpoSettings, shards: int) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from vlaa_jax import digests
-from vlaa_jax.data.images import resolve_inside
-from vlaa_jax.data.loader import records_digest
+from vlaa_jax.data.images.files import resolve_inside
+from vlaa_jax.data.loaders.order import records_digest
 from vlaa_jax.schema import Record, UserError
 from vlaa_jax.train.checkpoint import Progress
 
@@ -21,13 +21,13 @@ _NAMES = {
 
 
 def inputs(
-    weights: Path, images: Path, records: Sequence[Record], heldout: Sequence[Record]
+    weights: Path, images: Path | None, records: Sequence[Record], heldout: Sequence[Record]
 ) -> dict[str, str]:
     """Digests of what a run reads and does not keep.
 
     Args:
         weights: directory of the checkpoint that training starts from.
-        images: image root; of a build, whose records know their images, anything.
+        images: image root; None, or anything, where records bring their images.
         records: training records.
         heldout: held-out records, or none.
     """
@@ -55,9 +55,13 @@ def same_inputs(progress: Progress, now: Mapping[str, str]) -> Progress:
     return progress._replace(inputs=dict(now))
 
 
-def _image_sizes(root: Path, records: Sequence[Record]) -> Iterator[bytes]:
+def _image_sizes(root: Path | None, records: Sequence[Record]) -> Iterator[bytes]:
     for record in records:
-        for name in record.images:
+        for number, name in enumerate(record.images):
+            if root is None:
+                known = record.lengths.image_sizes[number] if record.lengths else -1
+                yield f"{name}\0{known}".encode()
+                continue
             try:
                 size = resolve_inside(root, name).stat().st_size
             except (OSError, UserError):

@@ -12,8 +12,8 @@ import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
 
-from vlaa_jax.data.batches import RowBatch
-from vlaa_jax.data.loader import Loader
+from vlaa_jax.data.loaders.loader import Loader
+from vlaa_jax.data.rows.batches import RowBatch
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.flops import row_flops
 from vlaa_jax.parallel import hosts
@@ -77,7 +77,7 @@ def run(
         progress = same_inputs(data.resume(progress, loader), now)
         rundir.begin(progress, pretrained.sidecars)
         kinds, name = {"with answers": len(data.records)}, settings.model.checkpoint
-        console.print(header(workdir, name, *learner.count(), kinds, mesh.shape), highlight=False)
+        console.print(header(workdir, name, *learner.count(), kinds, mesh), highlight=False)
         watched = Watched(distribution, data.validation)
         measure = benchmarks(pretrained, mesh) if benchmarks else None
         validation = open_validation(settings, pretrained, data, mesh, rundir, measure)
