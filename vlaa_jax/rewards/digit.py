@@ -20,7 +20,8 @@ _SAME = re.compile(r"\s*[(\[]\s*([^()\[\]]{1,40})\s*[)\]]")
 _PARTS = re.compile(r"[^()\d]{0,30}\(([^()]{1,80})\)")
 """What a count is made up of: ``3 cubes (2 red, 1 blue)``."""
 _NONE = re.compile(
-    r"(?:(?:none|nothing)(?:\s+(?:is|are|was|were|of them|left|remains?|there|here|visible))*|no\s+(?!one\b|idea|answer|way|longer|more\b|need|number|clue|comment|information)"
+    r"(?:(?:none|nothing)(?:\s+(?:is|are|was|were|of them|left|remains?|there|here|visible))*"
+    r"|no\s+(?!one\b|idea|answer|way|longer|more\b|need|number|clue|comment|information)"
     r"[a-z]+(?:\s+[a-z]+){0,4}|(?:没有|无)(?!法)[^\d,.]{0,8})\s*(?:[.,]|$)",
     re.IGNORECASE,
 )

@@ -29,7 +29,8 @@ kilometer/hour: kph kmh dollar: $ USD dollar dollars 美元 yuan: ¥ 元 yuan RM
 euros EUR sterling: £ GBP cent: ¢ cent cents hectare: ha hectare hectares 公顷 acre: acre
 acres meter**2: 平方米 centimeter**2: 平方厘米 kilometer**2: 平方公里 平方千米 meter**3:
 立方米 centimeter**3: cc 立方厘米 unit: unit units 单位
-celsius_mark: degC degrees_Celsius degrees_celsius 摄氏度 ℃ fahrenheit_mark: degF degrees_Fahrenheit degrees_fahrenheit ℉
+celsius_mark: degC degrees_Celsius degrees_celsius 摄氏度 ℃ fahrenheit_mark: degF
+degrees_Fahrenheit degrees_fahrenheit ℉
 """
 """pint's name of a unit, then how people write it."""
 
