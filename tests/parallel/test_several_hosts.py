@@ -124,7 +124,7 @@ def test_hosts_stop_when_one_is_killed_and_the_run_goes_on_alone(base, sft, alon
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("--config.data.records=nowhere.json", "nowhere.json does not exist"),
+        ("--config.data.records=nowhere.json", "nowhere.json: does not exist"),
         ("--config.seed=1", "host 1 was started with other settings than host 0 (seed)"),
     ],
 )
