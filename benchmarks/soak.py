@@ -32,8 +32,9 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 ROOM_KIB, DISK_KIB = 400_000, 600_000
-FAULTS = tuple(
-    "kill kill full kill kill term kill kill damage kill kill lock kill full cache".split()
+FAULTS = (
+    *("kill", "kill", "full", "kill", "kill", "term", "kill", "kill", "damage"),
+    *("kill", "kill", "lock", "kill", "full", "cache"),
 )
 SMALL = (
     "--config.rollout.prompts=4",
