@@ -32,7 +32,10 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 ROOM_KIB, DISK_KIB = 400_000, 600_000
-FAULTS = ("kill", "kill", "kill", "full", "kill", "term", "kill", "damage", "kill", "lock", "cache")
+FAULTS = (
+    *("kill", "kill", "full", "kill", "kill", "term", "kill", "kill", "damage"),
+    *("kill", "kill", "lock", "kill", "full", "cache"),
+)
 SMALL = (
     "--config.rollout.prompts=4",
     "--config.rollout.completions=2",
@@ -102,8 +105,8 @@ class Soak:
     # -- mishaps: each starts the run, and returns what became of it
 
     def wait(self, process, rng):
-        """Until a random time: every other one after the run has begun its steps."""
-        if rng.random() < 0.5:
+        """Until a random time: one of three after the run has begun its steps."""
+        if rng.random() < 0.67:
             time.sleep(rng.uniform(0, 4 * self.args.alive_s))
             return
         limit = time.monotonic() + 300
