@@ -86,6 +86,13 @@ def test_nothing_is_left_out_of_a_conversation(root, raw, words):
     assert isinstance(found, Reject) and words in str(found) and "record 1" in str(found)
 
 
+def test_a_conversation_may_name_its_image_otherwise(root):
+    raw = talk(ASKED, SAID, picture="a/b.png")
+    columns = by_source.columns("image=picture")
+    record = open_source(write(root, raw), kind="sft", columns=columns)[0]
+    assert (record.images, record.question, record.meta) == (("a/b.png",), "How many?", {})
+
+
 def test_a_mark_behind_the_only_question_is_taken_out_too(root):
     raw = talk(("human", "How many?\n<image>"), SAID, image="a/b.png")
     assert open_source(write(root, raw), kind="sft")[0].question == "How many?"

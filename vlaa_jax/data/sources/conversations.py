@@ -37,7 +37,8 @@ class Conversations(RecordFile):
         """The fields of a record."""
         try:
             field, asked, said = _round(raw)
-            images = raw.get("image") if raw.get("image") is not None else raw.get("images")
+            names = (self._parse.columns.get(name, name) for name in ("image", "images"))
+            images = next((raw[name] for name in names if raw.get(name) is not None), None)
             count = len(images) if isinstance(images, list) else int(images is not None)
             asked = _unmarked(asked, count, field)
         except Refusal as refusal:

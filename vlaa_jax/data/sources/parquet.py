@@ -114,7 +114,8 @@ def _opened(path: Path) -> Any:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise UserError(f"{path}: to read Parquet, install pyarrow (pip install pyarrow)") from None
+        how = "pip install 'vlaa_jax[parquet]'"
+        raise UserError(f"{path}: to read Parquet, install pyarrow: {how}") from None
     try:
         return pyarrow.parquet.ParquetFile(path)
     except (pyarrow.ArrowException, OSError) as error:

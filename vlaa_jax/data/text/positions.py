@@ -36,13 +36,11 @@ def mrope_positions(
         image_token_id: id of the image placeholder.
         video_token_id: id of the video placeholder; -1 for none.
         merge_size: patches along a merge unit's side.
-        tokens_per_second: of the vision configuration (2 in the released Qwen2.5-VL); for Qwen2-VL,
-            which has no time scale, leave both factors at 1.
+        tokens_per_second: of the vision configuration (2 in Qwen2.5-VL; Qwen2-VL has no scale: 1).
         second_per_grid: seconds per temporal patch, for all videos or one per video.
 
     Returns:
-        positions_T3 int32, and rope_delta = largest position + 1 - T: a token decoded at index n
-        has position n + rope_delta on all axes.
+        positions_T3 int32, and rope_delta: a token decoded at index n has position n + rope_delta.
 
     Raises:
         ValueError: placeholders and grids do not match.
