@@ -112,13 +112,20 @@ class _Walk(NamedTuple):
         if operation.kind == "while":
             inner = [self(name, turns * (loops[0] or self.dynamic)) for name, loops in called]
         elif operation.kind == "conditional" and len(called) == len(self.branches or ()):
-            shares = self.branches or ()
-            inner = [self(name, turns * n) for (name, _), n in zip(called, shares, strict=True)]
+            inner = [
+                self(name, turns * self._share(name, place))
+                for place, (name, _) in enumerate(called)
+            ]
         else:
             inner = [self(name, turns) for name, _ in called]
             if operation.kind == "conditional":
                 inner = sorted(inner, key=lambda part: -sum(one.bytes for one in part))[:1]
         return [one for part in inner for one in part]
+
+    def _share(self, name: str, place: int) -> float:
+        """How often a branch is taken: jax says which it is, compilers may turn them round."""
+        said = re.search(r"branch_(\d+)_fun", "\n".join(self.lines[name]))
+        return (self.branches or ())[int(said[1]) if said else place]
 
 
 def _operations(lines: list[str]) -> Iterator[Operation]:
