@@ -156,7 +156,7 @@ def _moved(operation: Operation, shapes: dict[str, str], parsed: dict) -> float:
     if kind == "copy-start":  # the copy, the original, a context
         return _bytes(operation.shape)
     if kind.endswith("slice-start"):  # the array, its slice, a context
-        dtype, dims, layout = _ARRAY.findall(operation.shape)[-2]
+        dtype, dims, layout = (_ARRAY.findall(operation.shape) or [("", "", "")])[-2:][0]
         part = f"{dtype}[{dims}]{layout}"
         return _bytes(part, everywhere=True) + _bytes(part)
     if kind in _SLICES:
@@ -208,7 +208,9 @@ def _written(body: list[Operation]) -> float:
     root = next((one for one in body if one.is_root), None)
     if root is None:
         return float("inf")
-    results = [by_name[n] for n in root.operands] if root.kind == "tuple" else [root]
+    results = [by_name[n] for n in root.operands if n in by_name]
+    if root.kind != "tuple":
+        results = [root]
     total = 0.0
     for one in results:
         while one.kind == "bitcast" and one.operands[0] in by_name:
