@@ -6,6 +6,7 @@ import shutil
 from importlib import resources
 from pathlib import Path
 
+import jax
 import pytest
 from PIL import Image
 
@@ -14,9 +15,12 @@ from vlaa_jax.evaluate.generate import Job, jobs_of
 from vlaa_jax.evaluate.miniature.tables import write_tables
 from vlaa_jax.evaluate.own_engine import OwnEngine
 from vlaa_jax.evaluate.questions import open_questions
+from vlaa_jax.parallel.mesh import make_mesh
+from vlaa_jax.policy.pretrained import open_pretrained
 from vlaa_jax.schema import UserError
 from vlaa_jax.settings.build import build
 from vlaa_jax.settings.evaluate import EvaluateSettings
+from vlaa_jax.settings.shared import ModelSettings, PromptSettings
 
 
 def _engine(**generation):
@@ -62,6 +66,17 @@ def test_samples_differ_and_are_drawn_alike_by_a_run_that_was_cut(jobs):
     assert len({out.text for out in whole.values()}) > 6
     rest = [job for job in wanted if job.index == "2" and job.sample > 0]
     assert _texts(engine, rest) == {job.name: whole[job.name] for job in rest}
+
+
+def test_a_trainer_s_weights_are_cut_for_sampling_as_its_rollouts_are():
+    mesh = make_mesh(fsdp=2)
+    model = ModelSettings(checkpoint="embedded", dtype="float32")
+    pretrained = open_pretrained(model, PromptSettings(), mesh)
+    params = pretrained.load_params()
+    for tensor, cut in ((0, False), (2, True)):
+        engine = OwnEngine(build(EvaluateSettings, {}), (pretrained, mesh), tensor)
+        laid_out = jax.tree.leaves(engine._engine.weights(params))
+        assert any("tensor" in str(leaf.sharding.spec) for leaf in laid_out) is cut
 
 
 def _asking(prompt, image, index="7"):

@@ -39,6 +39,17 @@ def test_a_failure_is_a_state_and_no_answer_and_an_answer_replaces_it(ledger):
     assert not list(ledger.failures())
 
 
+def test_a_later_failure_of_another_process_takes_no_answer_away(ledger):
+    record(ledger, Entry(b"k", "caption", "id", "m", REPLY, cost=0.5))
+    other = Ledger(ledger.path)
+    record(other, Entry(b"k", "caption", "id", "m", None, "server: HTTP 500"))
+    record(other, Entry(b"f", "caption", "id", "m", None, "timeout: 1"))
+    record(other, Entry(b"f", "caption", "id", "m", None, "timeout: 2"))
+    other.close()
+    assert ledger.get(b"k") == REPLY and ledger.spent() == 0.5
+    assert [row["error"] for row in ledger.failures()] == ["timeout: 2"]
+
+
 def test_costs_are_sums_over_rows(ledger):
     entries = [Entry(bytes([i]), "distil", "id", "m", REPLY, cost=0.25) for i in range(8)]
     record(ledger, *entries, Entry(b"f", "distil", "id", "m", None, "timeout"))

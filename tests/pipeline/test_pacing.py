@@ -159,6 +159,19 @@ def test_tokens_per_minute_are_charged_as_they_were_used():
     assert asyncio.run(run()) >= 0.28
 
 
+def test_a_server_that_asks_for_an_hour_holds_nobody_longer_than_the_deadline():
+    async def run():
+        paced = pacer(deadline_s=0.1)
+        refused = EndpointError("overload", "HTTP 429", retry_after_s=3500.0)
+        with pytest.raises(EndpointError):
+            await call(paced, replies(refused))
+        began = time.monotonic()
+        await asyncio.wait_for(call(paced, replies("a")), 5.0)
+        return time.monotonic() - began
+
+    assert asyncio.run(run()) >= 0.09
+
+
 def test_a_failing_endpoint_gets_a_rest_then_one_call_tries():
     async def run():
         breaker = Breaker("m", calls=4, rest_s=0.1)

@@ -90,6 +90,34 @@ def test_parquet_with_the_images_inside(tmp_path):
     assert rejects == {"0000.parquet#2.0": "image missing"}
 
 
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda data: b"", "cannot be read as Parquet"),
+        (lambda data: data[:-20], "cannot be read as Parquet"),
+        (lambda data: data[:4] + b"\xff" * 4000 + data[4004:], "cannot be read as Parquet"),
+        (None, "no column 'image'"),
+    ],
+)
+def test_a_parquet_file_that_is_damaged_or_of_another_kind_is_told_in_one_line(
+    tmp_path, damage, said
+):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder = put(tmp_path / "in" / "clevr_math", {})
+    folder.mkdir(parents=True)
+    columns = {"id": ["a"], "conversations": [talk("How many?", "3")]}
+    if damage:
+        columns["image"] = [{"bytes": picture(0, size=(60, 50)), "path": "a.png"}]
+    path = folder / "0000.parquet"
+    pq.write_table(pa.table(columns), path)
+    if damage:
+        path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UserError, match=said):
+        collected(tmp_path, "clevr_math", {})
+
+
 def test_geoqa_is_explored_only_and_loses_its_instruction(tmp_path):
     asked = "How large is it?\nChoices:\nA:80°\nB:70°"
     question = f"<image>\nFirst reason, then answer like Answer: x.\nQuestion:{asked}"

@@ -6,7 +6,7 @@ import pytest
 
 from vlaa_jax.pipeline.contract import CallFailed
 from vlaa_jax.pipeline.ledger import Reply
-from vlaa_jax.pipeline.prompts import fill
+from vlaa_jax.pipeline.prompts import fill, load_prompt
 from vlaa_jax.pipeline.request import Request
 from vlaa_jax.pipeline.sample import Drop, Sample
 from vlaa_jax.pipeline.steps.caption import make_caption
@@ -15,6 +15,7 @@ from vlaa_jax.pipeline.steps.distil import make_distil
 from vlaa_jax.pipeline.steps.replies import Trace, parse_trace
 from vlaa_jax.pipeline.steps.rewrite import edit_gap, length_gap, make_rewrite
 from vlaa_jax.pipeline.steps.verify import make_verify, read_verdict
+from vlaa_jax.schema import UserError
 from vlaa_jax.settings.pipeline import (
     CaptionModel,
     CaptionSettings,
@@ -245,8 +246,16 @@ def test_tries_of_one_question_differ_in_what_is_sent(tmp_path):
 
 def test_a_caption_that_was_only_thought_is_no_caption():
     settings = CaptionSettings(CaptionModel("http://a", "eye"))
-    result, _ = through(make_caption(settings), BASE, Reply("", "I see a plot.", "stop"))
-    assert result == Drop("caption", "reply empty")
+    step = make_caption(settings)
+    for reply in (Reply("", "I see a plot.", "stop"), "<think>I see a plot.</think>"):
+        assert through(step, BASE, reply)[0] == Drop("caption", "reply empty")
+    assert through(step, BASE, "<think>Hm.</think>\n\nA plot.")[0].caption == "A plot."
+
+
+def test_a_judge_may_think_before_its_verdict(scorer):
+    step = make_verify(VerifySettings(), scorer)
+    assert through(step, TRACED, "<think>No? It does.</think> Yes.")[0].verdict == "judge"
+    assert through(step, TRACED, "<think>Yes? It does not.</think> No.")[0].reason == "answer wrong"
 
 
 def test_a_pass_rate_that_cannot_be_scored_is_no_zero(scorer):
@@ -263,6 +272,17 @@ def test_perplexity_is_that_of_the_target_after_the_question():
     body = {"text_offset": [0, 3, 5, 9], "token_logprobs": [None, -9.0, -1.0, -3.0]}
     read = replace(asked, prefix="12345").read({"choices": [{"logprobs": body}]})
     assert read.value == 2.0  # the mean of 1 and 3; what begins in the prefix is not counted
+
+
+@pytest.mark.parametrize("content", [b"", b" \n", b"\xff", b"x" * (2 << 20), None])
+def test_a_prompt_that_nobody_can_answer_is_refused(tmp_path, content):
+    path = tmp_path / "own.txt"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=r"prompt .*own.txt: (is empty|cannot be read)"):
+        load_prompt("caption", str(path))
 
 
 def test_filling_leaves_values_and_unknown_names_alone():

@@ -68,16 +68,16 @@ class RecordedJudge:
     Args:
         settings: model and endpoint.
         replies: file of the record.
-        stops: whether an endpoint that never answers stops the run; else it is not asked again.
 
     Attributes:
+        stops: whether an endpoint that never answers stops the run; else it is not asked again.
         asked: calls made to the endpoint.
         replayed: replies that came from the record.
         failures: calls that gave no reply, by kind.
     """
 
-    def __init__(self, settings: JudgeSettings, replies: Path, *, stops: bool = True) -> None:
-        self._settings, self._stops = settings, stops
+    def __init__(self, settings: JudgeSettings, replies: Path) -> None:
+        self._settings, self.stops = settings, True
         self._ledger = Ledger(replies)
         self._known: dict[str, str] = {
             record["key"]: record["reply"]
@@ -99,7 +99,7 @@ class RecordedJudge:
         if key in self._known:
             self.replayed += 1
             return self._known[key]
-        if not self._settings.url or (self._hopeless and not self._stops):
+        if not self._settings.url or (self._hopeless and not self.stops):
             self.failures["not recorded"] += 1
             return None
         task = self._in_flight.get(key)
@@ -150,7 +150,7 @@ class RecordedJudge:
             )
         except EndpointError as error:
             self.failures[error.kind] += 1
-            if self._hopeless and self._stops:
+            if self._hopeless and self.stops:
                 raise UserError(f"judge.url {self._settings.url}: {error}") from None
             return None
         self.answered += 1
@@ -169,11 +169,25 @@ class RecordedJudge:
         )
         return text
 
+    async def rest(self) -> None:
+        """Close the connections, which belong to one event loop, and count anew from here."""
+        await self._hang_up()
+        self.asked = self.replayed = self.answered = 0
+        self.failures.clear()
+
+    def close(self) -> None:
+        """Let the record go."""
+        self._ledger.close()
+
     async def aclose(self) -> None:
         """Close the connections and let the record go."""
+        await self._hang_up()
+        self.close()
+
+    async def _hang_up(self) -> None:
         if self._endpoint is not None:
             await self._endpoint.aclose()
-        self._ledger.close()
+        self._endpoint = None
 
 
 def _client(settings: JudgeSettings) -> EndpointSettings:

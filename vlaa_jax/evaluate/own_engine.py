@@ -21,6 +21,7 @@ from vlaa_jax.policy.pretrained import Pretrained, open_pretrained
 from vlaa_jax.policy.prompts import Collator, Encoder, Prompt
 from vlaa_jax.rollout.engine import Engine, Rollout
 from vlaa_jax.rollout.sampling import Sampling
+from vlaa_jax.rollout.weights import sampling_mesh
 from vlaa_jax.schema import Record, UserError
 from vlaa_jax.settings.evaluate import EvaluateSettings
 from vlaa_jax.settings.shared import PromptSettings
@@ -45,13 +46,17 @@ class OwnEngine:
         settings: checkpoint, mesh and decoding.
         opened: the checkpoint and the mesh where a trainer has them already. Otherwise every host
             has the whole model on its own devices and answers questions of its own.
+        tensor: parts that a trainer's weights are cut into while sampling; 0 takes the mesh's.
 
     Raises:
         UserError: the checkpoint cannot be used.
     """
 
     def __init__(
-        self, settings: EvaluateSettings, opened: tuple[Pretrained, Mesh] | None = None
+        self,
+        settings: EvaluateSettings,
+        opened: tuple[Pretrained, Mesh] | None = None,
+        tensor: int = 0,
     ) -> None:
         generation = settings.generation
         self._settings = generation
@@ -76,7 +81,7 @@ class OwnEngine:
             allowed_V=self._pretrained.allowed_V,
             slots=self._batch,
             burst=_BURST,
-            mesh=self._mesh,
+            mesh=sampling_mesh(self._mesh, tensor) if tensor else self._mesh,
         )
         self._params: Mapping[str, Any] | None = None
 

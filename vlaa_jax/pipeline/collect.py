@@ -21,7 +21,7 @@ from vlaa_jax.data.images.files import decode_image
 from vlaa_jax.data.images.processor import MAX_ASPECT
 from vlaa_jax.data.records.parse import clean_image_path
 from vlaa_jax.data.records.reject import Refusal
-from vlaa_jax.foreign import read_object
+from vlaa_jax.foreign import own_file, read_object
 from vlaa_jax.pipeline.sample import Sample
 from vlaa_jax.pipeline.sources import SOURCES, Source
 from vlaa_jax.pipeline.sources.formats import Row, Unusable

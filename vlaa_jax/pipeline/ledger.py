@@ -41,7 +41,10 @@ CREATE TABLE IF NOT EXISTS batches(
     state TEXT NOT NULL        -- open or collected
 ) WITHOUT ROWID;
 """
-_INSERT = "INSERT OR REPLACE INTO calls VALUES(?,?,?,?,?,?,?,?,?,?,?,?)"
+_VALUES = ",".join(f"?{number}" for number in range(1, 13))
+# An answer is worth more than a failure: of two processes that ask the same, one may fail.
+_INSERT = f"""INSERT OR REPLACE INTO calls SELECT {_VALUES}
+    WHERE ?5='done' OR NOT EXISTS (SELECT 1 FROM calls WHERE key=?1 AND state='done')"""
 
 
 @dataclass(frozen=True)

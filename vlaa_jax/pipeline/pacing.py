@@ -288,6 +288,7 @@ class Pacer:
             return None
         asked = error.retry_after_s or 0.0
         if asked and error.kind == "overload":  # meant for all who ask with this key
-            self._not_before = max(self._not_before, asyncio.get_running_loop().time() + asked)
+            held = min(asked, self.pace.deadline_s)  # nobody waits longer than was agreed
+            self._not_before = max(self._not_before, asyncio.get_running_loop().time() + held)
         pause = min(_MAX_PAUSE_S, self.pace.backoff_s * 2.0 ** min(tries, 20))
         return max(asked, pause * random.uniform(0.5, 1.0))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -158,17 +158,17 @@ def compiled_plan(
 
 def greatest(crossed: Sequence[Traffic], count: int = 6) -> tuple[tuple[str, float], ...]:
     """The operations that move most, those of one shape and origin together."""
-    totals: Counter[str] = Counter()
+    totals: defaultdict[str, float] = defaultdict(float)
     for one in crossed:
         shape = " ".join(re.findall(r"\w+\[[\d,]*\]", one.shape)[:2])
         origin = "/".join(one.source.split("/")[-2:])
         totals[f"{one.kind} {shape} {origin} x{one.turns:g}"] += one.bytes
-    return tuple(totals.most_common(count))
+    return tuple(sorted(totals.items(), key=lambda one: -one[1])[:count])
 
 
 def depths(found: Compiled) -> dict[str, float]:
     """Bytes that a device sends in one turn, by kind and by how deep in loops."""
-    totals: Counter[str] = Counter()
+    totals: defaultdict[str, float] = defaultdict(float)
     for one in found.collectives:
         loops, turns = list(one.loops), 1
         if one.ring and loops:

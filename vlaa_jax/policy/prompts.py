@@ -10,8 +10,7 @@ from jax.sharding import Mesh
 from PIL import Image
 
 from vlaa_jax.data.images.planner import ladder, vision_shape
-from vlaa_jax.data.judging.golds import GoldProblems
-from vlaa_jax.data.judging.judge import Judge, Limits
+from vlaa_jax.data.judging.judge import GoldProblems, Judge, Limits
 from vlaa_jax.data.rows.batches import BatchLayout, PromptBatch, collate_prompts
 from vlaa_jax.data.samples.preprocessor import Encoded
 from vlaa_jax.models.qwen_vl.model import PromptInputs

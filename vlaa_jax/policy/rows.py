@@ -10,8 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vlaa_jax.data.images.opener import ImageOpener
-from vlaa_jax.data.judging.golds import GoldProblems
-from vlaa_jax.data.judging.judge import Judge, Limits
+from vlaa_jax.data.judging.judge import GoldProblems, Judge, Limits
 from vlaa_jax.data.loaders.loader import Loader
 from vlaa_jax.data.loaders.order import Order
 from vlaa_jax.data.loaders.rows import Samples, count_batches, row_budget, row_loader

@@ -141,7 +141,7 @@ def test_hosts_partition_the_epoch(world, hosts):
     images = FolderImages(str(paths.images))
     found = Counter()
     for host in range(hosts):
-        order = Order(epochs=1, host_index=host, host_count=hosts)
+        order = Order(epochs=1, places=(host,), batch=hosts)
         with make(world, order=order) as loader:
             found.update(s for b in loader for s in samples_of(b))
     assert found == Counter(

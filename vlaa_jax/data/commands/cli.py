@@ -16,8 +16,7 @@ from vlaa_jax.data.commands.convert import convert
 from vlaa_jax.data.commands.fetch import REPOSITORY, fetch
 from vlaa_jax.data.commands.show import describe, find_record
 from vlaa_jax.data.judging.check import CheckReport, check
-from vlaa_jax.data.judging.golds import GoldProblems
-from vlaa_jax.data.judging.judge import Judge, Limits
+from vlaa_jax.data.judging.judge import GoldProblems, Judge, Limits
 from vlaa_jax.data.records.parse import KINDS
 from vlaa_jax.data.records.reject import Reject
 from vlaa_jax.data.samples.preprocessor import Preprocessor

@@ -28,8 +28,7 @@ def mrope_positions(
 
     Text runs count up on all three axes. A vision run that starts at p with grid (t, h, w) has
     T = p + floor(frame * second_per_grid * tokens_per_second), H = p + row, W = p + column on the
-    merged grid; an image is a single frame, so T = p. The next run starts at the largest position
-    on any axis plus one. For packed rows call once per sample and concatenate.
+    merged grid. The next run starts at the largest position on any axis plus one.
 
     Args:
         ids_T: token ids of one sample, placeholders expanded, no padding.

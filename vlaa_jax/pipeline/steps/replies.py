@@ -21,6 +21,11 @@ def problem_of(reply: Reply) -> str | None:
     return None
 
 
+def spoken(text: str) -> str:
+    """What stands behind a thought in the text, in steps that want an answer only; stripped."""
+    return text.rpartition(_CLOSE)[2].strip()
+
+
 @dataclass(frozen=True)
 class Trace:
     """A think block and the answer behind it, both stripped and without tags."""
