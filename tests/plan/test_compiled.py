@@ -109,21 +109,6 @@ def test_decoding_gathers_no_weight(cut_by_fsdp):
     assert not [kind for kind in kinds if "x3" in kind], "something crosses the mesh in every layer"
 
 
-def test_decoding_reads_weights_and_caches_once_a_token(cut_by_fsdp):
-    sizes, text = sizes_of(CONFIG), CONFIG.text
-    weights = 2 * (sizes.layers + sizes.embedding)
-    held = 128 + 4 * (64 + 16)  # of a slot: its prompt, and four completions with their burst
-    caches = 2 * text.layers * text.kv_heads * text.head_dim * 2 * held * 16 / 8
-    floor = RUN["rollout.burst"] * (weights + caches)
-    assert floor <= 1e9 * cut_by_fsdp["programs"]["burst"]["hbm_gb"] <= 2 * floor
-
-
-def test_arguments_are_the_state_and_nothing_else(cut_by_fsdp):
-    sizes = sizes_of(CONFIG)
-    state = 4 * 4 * sizes.total / 8  # masters, two moments, gradients
-    assert state <= cut_by_fsdp["programs"]["apply"]["argument_bytes"] <= 1.15 * state
-
-
 def test_a_pass_gathers_parameters_twice_and_reduces_gradients_once(cut_by_fsdp):
     sizes = sizes_of(CONFIG)
     floor = {"gather": 2 * 2 * sizes.total, "reduce": 4 * sizes.total}

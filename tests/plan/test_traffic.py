@@ -81,6 +81,26 @@ def test_slices_updates_and_fast_memory_count_as_they_cross():
     assert found["copy", "f32[8,64]"].bytes == 36 * 2 * x  # the dearer branch
 
 
+@pytest.mark.parametrize(
+    "called",
+    [
+        "branch_computations={%branch_a, %branch_b}",
+        "true_computation=%branch_b, false_computation=%branch_a",
+    ],
+)
+def test_branches_are_known_by_their_number_wherever_they_stand(called):
+    text = TEXT.replace("branch_computations={%branch_a, %branch_b}", called)
+    text = text.replace("copy(%x.a)", 'copy(%x.a), metadata={op_name="f/cond/branch_0_fun/copy"}')
+    text = text.replace(
+        "ROOT %x.b = f32[8,64]{1,0} parameter(0)",
+        "%x.b = f32[8,64]{1,0} parameter(0)\n  ROOT %n = f32[8,64]{1,0} negate(%x.b), "
+        'metadata={op_name="f/cond/branch_1_fun/neg"}',
+    )
+    found = {one.kind: one for one in traffic(text, branches=(0.75, 0.25)) if "cond" in one.source}
+    assert found["copy"].turns == 27
+    assert found["negate"].turns == 9
+
+
 def test_a_loop_that_does_not_say_has_the_given_turns():
     text = TEXT.replace(", direction=LT", ", direction=LT\n  ROOT %a = pred[] and(%less, %x)")
     text = text.replace("ROOT %less", "%less")

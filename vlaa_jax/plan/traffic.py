@@ -112,13 +112,20 @@ class _Walk(NamedTuple):
         if operation.kind == "while":
             inner = [self(name, turns * (loops[0] or self.dynamic)) for name, loops in called]
         elif operation.kind == "conditional" and len(called) == len(self.branches or ()):
-            shares = self.branches or ()
-            inner = [self(name, turns * n) for (name, _), n in zip(called, shares, strict=True)]
+            inner = [
+                self(name, turns * self._share(name, place))
+                for place, (name, _) in enumerate(called)
+            ]
         else:
             inner = [self(name, turns) for name, _ in called]
             if operation.kind == "conditional":
                 inner = sorted(inner, key=lambda part: -sum(one.bytes for one in part))[:1]
         return [one for part in inner for one in part]
+
+    def _share(self, name: str, place: int) -> float:
+        """How often a branch is taken: jax says which it is, compilers may turn them round."""
+        said = re.search(r"branch_(\d+)_fun", "\n".join(self.lines[name]))
+        return (self.branches or ())[int(said[1]) if said else place]
 
 
 def _operations(lines: list[str]) -> Iterator[Operation]:
@@ -149,7 +156,7 @@ def _moved(operation: Operation, shapes: dict[str, str], parsed: dict) -> float:
     if kind == "copy-start":  # the copy, the original, a context
         return _bytes(operation.shape)
     if kind.endswith("slice-start"):  # the array, its slice, a context
-        dtype, dims, layout = _ARRAY.findall(operation.shape)[-2]
+        dtype, dims, layout = (_ARRAY.findall(operation.shape) or [("", "", "")])[-2:][0]
         part = f"{dtype}[{dims}]{layout}"
         return _bytes(part, everywhere=True) + _bytes(part)
     if kind in _SLICES:
@@ -201,7 +208,9 @@ def _written(body: list[Operation]) -> float:
     root = next((one for one in body if one.is_root), None)
     if root is None:
         return float("inf")
-    results = [by_name[n] for n in root.operands] if root.kind == "tuple" else [root]
+    results = [by_name[n] for n in root.operands if n in by_name]
+    if root.kind != "tuple":
+        results = [root]
     total = 0.0
     for one in results:
         while one.kind == "bitcast" and one.operands[0] in by_name:
