@@ -62,3 +62,15 @@ def test_what_changed_is_named(files, change, named):
     records, held = change(weights, images, noise)
     with pytest.raises(UserError, match=named):
         same_inputs(progress, inputs(weights, images, records, held))
+
+
+def test_a_run_that_is_trained_on_is_known_by_its_newest_weights(files, tmp_path):
+    _, images, _ = files
+    params = tmp_path / "run" / "checkpoints" / "2" / "params"
+    params.mkdir(parents=True)
+    (params.parent / "_CHECKPOINT_METADATA").write_text("{}")
+    (params / "d").write_bytes(b"a" * 5000)
+    progress = begun(tmp_path / "run", images)
+    (params / "d").write_bytes(b"b" * 5000)
+    with pytest.raises(UserError, match=r"model\.checkpoint: the base weights are others"):
+        same_inputs(progress, inputs(tmp_path / "run", images, RECORDS, HELD))

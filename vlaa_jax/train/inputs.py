@@ -10,6 +10,7 @@ from pathlib import Path
 from vlaa_jax import digests
 from vlaa_jax.data.images.files import resolve_inside
 from vlaa_jax.data.loaders.order import records_digest
+from vlaa_jax.models.qwen_vl.weights import step_of
 from vlaa_jax.schema import Record, UserError
 from vlaa_jax.train.checkpoint import Progress
 
@@ -26,13 +27,13 @@ def inputs(
     """Digests of what a run reads and does not keep.
 
     Args:
-        weights: directory of the checkpoint that training starts from.
+        weights: directory of the checkpoint that training starts from; a run's newest counts.
         images: image root; None, or anything, where records bring their images.
         records: training records.
         heldout: held-out records, or none.
     """
     return {
-        "weights": digests.of_weights(weights),
+        "weights": digests.of_weights(step_of(weights) or weights),
         "heldout": records_digest(heldout),
         "images": digests.of_pieces(_image_sizes(images, [*records, *heldout])),
     }
