@@ -73,6 +73,23 @@ def encode_prompt(
     )
 
 
+def encode_ids(
+    record: Record,
+    images: Sequence[Image.Image],
+    chat: Chat,
+    processor: ImageProcessor,
+    prompt_ids: NDArray[np.int32],
+    max_tokens: int,
+) -> Encoded:
+    """A prompt that is tokenised already, with one placeholder per image, pixels kept as bytes.
+
+    Arguments and errors as ``encode_prompt``; of the record its id and images are used.
+    """
+    _check_count(record, images)
+    no_answer = np.empty(0, np.int32)
+    return _encode(record, images, chat, processor, prompt_ids, no_answer, max_tokens, True)
+
+
 def encode_sft(
     record: Record,
     images: Sequence[Image.Image],
