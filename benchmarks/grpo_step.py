@@ -35,9 +35,9 @@ import optax
 import torch
 import transformers
 
-from vlaa_jax.data.batches import collate_prompts
-from vlaa_jax.data.encode import Encoded
-from vlaa_jax.data.positions import mrope_positions
+from vlaa_jax.data.rows.batches import collate_prompts
+from vlaa_jax.data.samples.preprocessor import Encoded
+from vlaa_jax.data.text.positions import mrope_positions
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.hf_keys import key_table
 from vlaa_jax.models.qwen_vl.model import Compute, PromptInputs, init_params, split_model

@@ -30,12 +30,12 @@ import transformers
 from data_room.padding import SIZE_MIX
 from data_room.samples import HUB_PIXELS, answer, checkpoint, text
 from grpo_step import END, IMAGE, MINI, START, VIDEO, hf_state, release_memory
-from vlaa_jax.data.batches import collate_rows
-from vlaa_jax.data.chat import Chat
-from vlaa_jax.data.encode import Encoded
-from vlaa_jax.data.images import ImageProcessor
-from vlaa_jax.data.packing import Packer, fit_budget
-from vlaa_jax.data.positions import mrope_positions
+from vlaa_jax.data.images.processor import ImageProcessor
+from vlaa_jax.data.rows.batches import collate_rows
+from vlaa_jax.data.rows.packing import PackBudget, Packer, fit_budget
+from vlaa_jax.data.samples.preprocessor import Encoded
+from vlaa_jax.data.text.chat import Chat
+from vlaa_jax.data.text.positions import mrope_positions
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.model import Compute, init_params, split_model
 from vlaa_jax.policy.distribution import Distribution
@@ -166,7 +166,7 @@ def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     config = QwenVLConfig.from_hf(MINI)
     samples = list(draw_samples(args.samples, args.max_pixels))
     sizes = [(s.length, s.grids) for s in samples]
-    budget = fit_budget(sizes, args.tokens_per_row, args.rows)
+    budget = fit_budget(sizes, PackBudget(args.tokens_per_row, args.rows))
     packer: Packer[int] = Packer(budget)
     packed = (packer.add(i, n, grids) for i, (n, grids) in enumerate(sizes))
     batches = [batch.rows for batch in packed if batch is not None][: args.rounds]

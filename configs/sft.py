@@ -5,8 +5,8 @@
 
 Variants, after a colon; several with commas, applied in the order of this list.
 
-    3b 7b          Qwen2.5-VL-Instruct
-    2vl-2b 2vl-7b  Qwen2-VL-Instruct
+    3b 7b          Qwen2.5-VL-Instruct, cut over 8 and 16 devices (configs/grpo.py), 16 rows at once
+    2vl-2b 2vl-7b  Qwen2-VL-Instruct, likewise
     25k 126k aha   how much is learnt: the 25K of highest perplexity, everything, or the 55K answers
                    with aha cues, which are a file of their own; give it as data.records
     lora           low-rank adapters on all linear maps of the decoder
@@ -59,6 +59,8 @@ def _paper() -> ConfigDict:
                 "warmup_frac": 0.03,  # (inferred)
             },
             "mesh": base["mesh"],
+            "benchmarks": base["benchmarks"],
+            "judge": base["judge"],
             "run": {**base["run"], "steps": 0, "save_every": 50},
             "rollout": rollout,  # of held-out questions
             "rewards": base["rewards"],

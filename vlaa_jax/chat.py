@@ -58,7 +58,7 @@ def answer(args: argparse.Namespace) -> Iterator[str]:
     _check(args)
     server = ServerSettings(slots=1, max_new_tokens=args.max_new_tokens)
     images = [_read(path) for path in args.image]
-    from vlaa_jax.data.images import decode_image
+    from vlaa_jax.data.images.files import decode_image
     from vlaa_jax.policy.prompts import Encoder
     from vlaa_jax.rollout.sampling import Sampling
     from vlaa_jax.rollout.stream import Wanted
@@ -101,9 +101,9 @@ def _check(args: argparse.Namespace) -> None:
         UserError: an option is out of range.
     """
     for name, fine, range_ in (
-        ("temperature", 0 <= args.temperature <= 2, "from 0 to 2"),
-        ("top_p", 0 < args.top_p <= 1, "above 0 and up to 1"),
-        ("top_k", args.top_k >= 0, "0 or more"),
+        ("temperature", args.temperature == 0 or 1e-6 <= args.temperature <= 2, "0, or up to 2"),
+        ("top_p", 1e-6 <= args.top_p <= 1, "above 0 and up to 1"),
+        ("top_k", 0 <= args.top_k < 2**31, "0 or more"),
         ("seed", args.seed is None or 0 <= args.seed < 2**64, "from 0 to below 2**64"),
     ):
         if not fine:

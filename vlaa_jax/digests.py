@@ -6,9 +6,11 @@ to a reader of arrays: numbers. Here they are told from what was written.
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
+
+from vlaa_jax import disk
 
 NAME = "digests.json"
 _LARGEST = 64 * 2**20
@@ -18,12 +20,7 @@ _LARGEST = 64 * 2**20
 def write(directory: Path) -> None:
     """Writes size and SHA-256 of every file below a directory into it."""
     found = {name: [size, _sha256(directory / name)] for name, size in _files(directory)}
-    temporary = directory / f"{NAME}.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(found, file, indent=0, sort_keys=True)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(directory / NAME)
+    disk.write_json(directory / NAME, {NAME: [len(found), _of_listing(found)], **found})
 
 
 def problem(directory: Path) -> str | None:
@@ -38,6 +35,9 @@ def problem(directory: Path) -> str | None:
         if listing.stat().st_size > _LARGEST:
             raise ValueError("too large")
         told = json.loads(listing.read_text(encoding="utf-8"))
+        own = told.pop(NAME, None)  # an older listing has none
+        if own is not None and own != [len(told), _of_listing(told)]:
+            raise ValueError("not as it was written")
         expected = {str(name): (int(size), str(digest)) for name, (size, digest) in told.items()}
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return f"{NAME} is damaged"
@@ -56,9 +56,14 @@ def problem(directory: Path) -> str | None:
     return None
 
 
+def _of_listing(found: Mapping[str, Any]) -> str:
+    """Of the listing itself: else damage to it would be laid to a file that is sound."""
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+
+
 def _files(directory: Path) -> Iterator[tuple[str, int]]:
     for path in sorted(directory.rglob("*")):
-        if path.is_file() and path.name not in (NAME, f"{NAME}.tmp"):
+        if path.is_file() and not path.name.startswith(NAME):
             yield path.relative_to(directory).as_posix(), path.stat().st_size
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from evaluation_runs import command, served
 from stub_server import StubServer
-from vlaa_jax.evaluate.generate import Outputs
+from vlaa_jax.evaluate.generate import Job, Outputs
 from vlaa_jax.evaluate.ledger import Ledger
 from vlaa_jax.evaluate.miniature.judge_server import scripted_reply
 from vlaa_jax.evaluate.run import run
@@ -124,12 +124,25 @@ def test_a_directory_is_one_run_s(tmp_path):
 
 def test_a_record_of_outputs_from_elsewhere_is_refused_by_line(tmp_path):
     made_by = {"a": 1}
-    with contextlib.closing(Outputs(tmp_path / "o", made_by)):
+    with contextlib.closing(Outputs(tmp_path, made_by)):
         pass
-    with (tmp_path / "o").open("a") as file:
+    with (tmp_path / "outputs.jsonl").open("a") as file:
         file.write('{"index": "1"}\n')
     with pytest.raises(UserError, match="line 2 is no record"):
-        Outputs(tmp_path / "o", made_by)
+        Outputs(tmp_path, made_by)
+
+
+def test_outputs_of_other_hosts_count_if_they_were_made_alike(tmp_path):
+    other = tmp_path / "outputs.host1.jsonl"
+    job, another = (Job("mathvista", index, 0, "?", list) for index in ("7", "8"))
+    line = {"benchmark": "mathvista", "index": "7", "sample": 0, "text": "x",
+            "finish_reason": "stop", "tokens": 1}  # fmt: skip
+    other.write_text(f"{json.dumps({'made_by': {'a': 1}})}\n{json.dumps(line)}\n{{torn")
+    with contextlib.closing(Outputs(tmp_path, {"a": 1})) as outputs:
+        assert outputs.missing([job, another]) == [another]
+    other.write_text('{"made_by": {"a": 2}}\n')
+    with pytest.raises(UserError, match=r"host1\.jsonl: was made with a=2, now it is 1"):
+        Outputs(tmp_path, {"a": 1})
 
 
 def test_the_report_holds_the_paper_the_images_and_where_answers_stood(tmp_path):

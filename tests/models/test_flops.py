@@ -4,9 +4,9 @@ import jax
 import numpy as np
 from flax import nnx
 
-from vlaa_jax.data.batches import collate_prompts
-from vlaa_jax.data.encode import Encoded
-from vlaa_jax.data.positions import mrope_positions
+from vlaa_jax.data.rows.batches import collate_prompts
+from vlaa_jax.data.samples.preprocessor import Encoded
+from vlaa_jax.data.text.positions import mrope_positions
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig, TextConfig, VisionConfig
 from vlaa_jax.models.qwen_vl.flops import group_flops
 from vlaa_jax.models.qwen_vl.model import Compute, PromptInputs, completion_inputs, split_model

@@ -5,7 +5,9 @@ import pytest
 
 from configs.pipeline import VARIANTS, get_config
 from pipeline_cases import changed, lines, outputs, run
-from vlaa_jax.data.check import check_file
+from vlaa_jax.data.judging.check import check
+from vlaa_jax.data.judging.judge import Judge
+from vlaa_jax.data.sources.table import open_source
 from vlaa_jax.pipeline.split import has_aha
 from vlaa_jax.rewards.mixed import MixedReward
 from vlaa_jax.schema import UserError
@@ -19,8 +21,9 @@ def test_tiny_yields_files_that_the_data_check_accepts(tmp_path):
     with MixedReward() as reward:
         for name, kind in (("sft", "sft"), ("aha_sft", "sft"), ("grpo", "grpo")):
             path = tmp_path / f"{name}.jsonl"
-            problems = check_file(
-                path, tmp_path / "images", kind=kind, gold_problems=reward.gold_problems
+            problems = check(
+                open_source(path, tmp_path / "images", kind=kind),
+                Judge(reward.gold_problems, kind=kind),
             )
             assert problems.clean and len(lines(path)) >= 10, name
 

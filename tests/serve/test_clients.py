@@ -12,7 +12,7 @@ import torch
 import transformers
 
 from serving import LIMIT, NAME, ask, data_uri, picture
-from vlaa_jax.data.images import decode_image
+from vlaa_jax.data.images.files import decode_image
 from vlaa_jax.evaluate.generate import Job
 from vlaa_jax.evaluate.own_engine import OwnEngine
 from vlaa_jax.evaluate.served import Served

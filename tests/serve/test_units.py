@@ -6,7 +6,7 @@ from importlib import resources
 import numpy as np
 import pytest
 
-from vlaa_jax.data.chat import Chat
+from vlaa_jax.data.text.chat import Chat
 from vlaa_jax.schema import UserError
 from vlaa_jax.serve.cli import read_settings
 from vlaa_jax.serve.errors import Refusal
@@ -101,6 +101,13 @@ def test_a_field_that_is_not_supported_may_have_the_value_that_changes_nothing(n
         (request(n=True), "n: .*valid integer"),
         (request(n=1.5), "n: .*valid integer"),
         (request(seed=2**63), "seed: .*less than"),
+        (request(top_k=2**31), "top_k: .*less than"),
+        (request(stop_token_ids=[2**31]), r"stop_token_ids\[0\]: .*less than"),
+        (request(stop_token_ids=[-1]), r"stop_token_ids\[0\]: .*greater than"),
+        (request(temperature=1e-30), "temperature: 1e-30 is too small; 0 is greedy"),
+        (request(top_p=1e-300), "top_p: .*greater than or equal to 0.000001"),
+        (request(messages=TURNS * 1001), "messages: .*at most 1000"),
+        (request(**{"\ud800": 1}), r"\\ud800: unknown field"),
         (request(stop=[""]), "stop: give texts"),
         (request(stop=["a"] * 17), "stop: .*at most 16"),
         (request(max_tokens=3, max_completion_tokens=4), "differ"),
@@ -119,6 +126,7 @@ def test_bad_requests_are_refused_in_one_line(body, said):
         read_request(body)
     assert len(str(caught.value).splitlines()) == 1
     assert len(str(caught.value)) < 400
+    json.dumps(caught.value.body(), ensure_ascii=False).encode()
 
 
 def test_options_are_the_settings():

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from vlaa_jax.evaluate.ledger import Ledger
+from vlaa_jax.evaluate.ledger import Ledger, read_ledger
 from vlaa_jax.evaluate.nouns import Benchmark
 from vlaa_jax.evaluate.predictions import Prediction
 from vlaa_jax.evaluate.questions import Questions
 from vlaa_jax.evaluate.score import stored_row
 from vlaa_jax.evaluate.scoring.profiles import PROFILES
+from vlaa_jax.parallel import hosts
 from vlaa_jax.schema import UserError
 
 _AS_IS = PROFILES["2026-08-lossless"]
@@ -87,35 +88,58 @@ def seed_of(job: Job, seed: int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
 
+def dealt(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs that fall to this host: every so-manieth question, with all its samples."""
+    place = {key: at for at, key in enumerate(dict.fromkeys((j.benchmark, j.index) for j in jobs))}
+    count, own = hosts.count(), hosts.index()
+    return [job for job in jobs if place[job.benchmark, job.index] % count == own]
+
+
 class Outputs:
-    """The record of a run's outputs.
+    """The record of a run's outputs; every host appends to a file of its own and reads all.
 
     Args:
-        path: of the file.
+        folder: of the files.
         made_by: what decides the outputs; a record that was made otherwise is refused.
 
     Raises:
-        UserError: the record was made otherwise.
+        UserError: a record was made otherwise, or is damaged.
     """
 
-    def __init__(self, path: Path, made_by: Mapping[str, Any]) -> None:
-        self._ledger = Ledger(path)
-        head, *lines = self._ledger.records or [{}]
-        now = json.loads(json.dumps(made_by))
-        if not head:
-            self._ledger.append({"made_by": now})
-        elif head.get("made_by") != now:
-            self._ledger.close()
-            raise UserError(f"{path}: {_difference(head.get('made_by'), now)}; use a new --workdir")
+    def __init__(self, folder: Path, made_by: Mapping[str, Any]) -> None:
+        name = f".host{hosts.index()}" if hosts.index() else ""
+        self._path = folder / f"outputs{name}.jsonl"
+        self._made_by = json.loads(json.dumps(made_by))
         self._found: dict[tuple[str, str, int], Prediction] = {}
-        for number, line in enumerate(lines, 2):
+        self._ledger = Ledger(self._path)
+        try:
+            if not self._ledger.records:
+                self._ledger.append({"made_by": self._made_by})
+            self._take(self._path, self._ledger.records)
+            self.read_others()
+        except UserError:
+            self._ledger.close()
+            raise
+
+    def read_others(self) -> None:
+        """Take in what other hosts have recorded, in this run or an earlier one."""
+        for path in sorted(self._path.parent.glob("outputs*.jsonl")):
+            if path != self._path:
+                self._take(path, read_ledger(path)[0])
+
+    def _take(self, path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+        for number, line in enumerate(records, 1):
+            if number == 1:
+                if line.get("made_by") != self._made_by:
+                    why = _difference(line.get("made_by"), self._made_by)
+                    raise UserError(f"{path}: {why}; use a new --workdir")
+                continue
             try:
                 prediction = Prediction(
                     *(line[name] for name in ("index", "text", "sample", "finish_reason", "tokens"))
                 )
                 self._found[line["benchmark"], prediction.index, prediction.sample] = prediction
             except (KeyError, TypeError):
-                self._ledger.close()
                 raise UserError(f"{path}: line {number} is no record of an output") from None
 
     def missing(self, jobs: Sequence[Job]) -> list[Job]:

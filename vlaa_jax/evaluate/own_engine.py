@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from vlaa_jax.data.images import decode_image
+from vlaa_jax.data.images.files import decode_image
 from vlaa_jax.evaluate.generate import Done, Generated, Job, seed_of
 from vlaa_jax.models.qwen_vl.model import PromptInputs
 from vlaa_jax.parallel.mesh import data_shards, make_mesh
@@ -18,7 +18,7 @@ from vlaa_jax.policy.pretrained import Pretrained, open_pretrained
 from vlaa_jax.policy.prompts import Collator, Encoder, Prompt
 from vlaa_jax.rollout.engine import Engine, Rollout
 from vlaa_jax.rollout.sampling import Sampling
-from vlaa_jax.schema import Record, UserError
+from vlaa_jax.schema import Record
 from vlaa_jax.settings.evaluate import EvaluateSettings
 from vlaa_jax.settings.shared import PromptSettings
 
@@ -40,19 +40,16 @@ class OwnEngine:
 
     Args:
         settings: checkpoint, mesh and decoding.
-        opened: the checkpoint and the mesh where a trainer has them already.
+        opened: the checkpoint and the mesh where a trainer has them already. Otherwise every host
+            has the whole model on its own devices and answers questions of its own.
 
     Raises:
-        UserError: the checkpoint cannot be used, or this is one of several processes.
+        UserError: the checkpoint cannot be used.
     """
 
     def __init__(
         self, settings: EvaluateSettings, opened: tuple[Pretrained, Mesh] | None = None
     ) -> None:
-        if jax.process_count() > 1:
-            raise UserError(
-                "evaluate: runs in one process; start it on one host, or deal out data.benchmarks"
-            )
         generation = settings.generation
         self._settings = generation
         self._model = settings.model
@@ -163,7 +160,7 @@ class OwnEngine:
 
 
 def _opened(settings: EvaluateSettings, data: PromptSettings) -> tuple[Pretrained, Mesh]:
-    mesh = make_mesh(**dataclasses.asdict(settings.mesh))
+    mesh = make_mesh(**dataclasses.asdict(settings.mesh), devices=jax.local_devices())
     return open_pretrained(settings.model.shared(), data, mesh, trains=False), mesh
 
 

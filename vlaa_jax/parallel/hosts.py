@@ -176,6 +176,19 @@ def leave_if_wanted(when: str) -> None:
         raise Leave(f"{'; '.join(reasons)}; leaving {when}")
 
 
+def leave_alone(when: str) -> None:
+    """As `leave_if_wanted` for work that hosts do apart: nobody is waited for.
+
+    Raises:
+        Leave: this host was told to go; the others learn it as it ends.
+        HostLost: another host has ended.
+    """
+    if _link.count > 1 and _link.wanted:
+        raise Leave(f"host {_link.index}: {_link.wanted}; leaving {when}")
+    if _link.watch is not None and _link.watch.trouble:
+        raise HostLost(_link.watch.trouble)
+
+
 def _put(key: str, value: Any) -> None:
     data = zlib.compress(json.dumps(value).encode(), 1)
     pieces = [data[at : at + PIECE] for at in range(0, len(data), PIECE)] or [b""]

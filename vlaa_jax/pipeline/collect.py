@@ -17,8 +17,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TextIO, TypeVar
 
-from vlaa_jax.data.images import MAX_ASPECT, decode_image
-from vlaa_jax.data.records import Refusal, clean_image_path
+from vlaa_jax.data.images.files import decode_image
+from vlaa_jax.data.images.processor import MAX_ASPECT
+from vlaa_jax.data.records.parse import clean_image_path
+from vlaa_jax.data.records.reject import Refusal
+from vlaa_jax.foreign import own_file, read_object
 from vlaa_jax.pipeline.sample import Sample
 from vlaa_jax.pipeline.sources import SOURCES, Source
 from vlaa_jax.pipeline.sources.formats import Row, Unusable
@@ -69,12 +72,13 @@ def collect(settings: CollectSettings, workdir: Path, image_root: Path) -> Colle
         raise UserError("collect.sources: name at least one, e.g. arxivqa=/data/arxivqa")
     wanted = json.loads(json.dumps(asdict(settings)))
     if stamp.is_file():
-        before = json.loads(stamp.read_text(encoding="utf-8"))
-        if before["settings"] != wanted:
+        before = read_object(stamp)
+        if before.get("settings") != wanted:
             raise UserError(
                 f"{workdir}: was collected with other settings; choose another --workdir"
             )
-        done.originals, done.count = before["originals"], before["count"]
+        with own_file(stamp):
+            done.originals, done.count = dict(before["originals"]), int(before["count"])
         return done
     partial = [path.with_suffix(".partial") for path in (done.samples, done.rejects)]
     with (
@@ -117,12 +121,14 @@ def iter_samples(path: Path) -> Iterator[tuple[int, Sample]]:
     """Collected samples in order, with their positions."""
     with path.open("rb") as file:
         for position, line in enumerate(file):
-            yield position, Sample.from_json(line)
+            with own_file(path):
+                sample = Sample.from_json(line)
+            yield position, sample
 
 
 def rejected(path: Path) -> Counter[tuple[str, str, str]]:
     """Places that became no sample, by source, step and reason."""
-    with path.open("rb") as file:
+    with own_file(path), path.open("rb") as file:
         lines = (json.loads(line) for line in file)
         return Counter((line["source"], NAME, line["reason"]) for line in lines)
 

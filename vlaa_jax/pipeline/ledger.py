@@ -152,7 +152,10 @@ class Ledger:
             try:
                 await loop.run_in_executor(self._thread, self._commit, rows)
             except sqlite3.Error as error:
-                reason = UserError(f"{self.path}: cannot be written ({error})")
+                reason = UserError(
+                    f"{self.path}: cannot be written ({error}); every earlier reply is kept, the "
+                    "same command asks for the rest when there is room"
+                )
                 for _, written in batch:
                     written.set_exception(reason)
             else:

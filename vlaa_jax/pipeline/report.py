@@ -1,6 +1,5 @@
 """The tables of a finished run: counts in the paper's form, rejects by reason, costs by step."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -9,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from vlaa_jax import disk
 from vlaa_jax.pipeline.estimate import StepEstimate
 from vlaa_jax.pipeline.ledger import StepCost
 from vlaa_jax.pipeline.sources import SOURCES
@@ -53,7 +53,7 @@ def write_report(
     ]
     if stopped:
         parts.append(f"\nStopped before the end, {pending:,} samples are left: {stopped}\n")
-    (workdir / COUNTS).write_text("\n".join(parts), encoding="utf-8")
+    disk.write_text(workdir / COUNTS, "\n".join(parts))
     summary = {
         "originals": dict(originals),
         **{name: dict(getattr(tally, name)) for name in ("kept", "sft", "aha_sft", "rl", "failed")},
@@ -62,7 +62,7 @@ def write_report(
         "stopped": stopped,
         "pending": pending,
     }
-    (workdir / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    disk.write_json(workdir / SUMMARY, summary)
 
 
 def show_report(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlaa_jax.data.images import resolve_inside
+from vlaa_jax.data.images.files import resolve_inside
 from vlaa_jax.endpoint import image_part
 from vlaa_jax.pipeline.ledger import Reply
 from vlaa_jax.settings.pipeline import ServedModel

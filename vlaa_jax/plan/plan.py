@@ -26,6 +26,7 @@ class Row(NamedTuple):
         work: of one run on one device.
         moved: collectives by kind and loop depth, bytes sent in one run; empty by formulas.
         arguments: bytes of its arguments on a device; 0 by formulas.
+        compiled: seconds that its compilation took; 0 by formulas.
         error: why it did not compile.
     """
 
@@ -36,6 +37,7 @@ class Row(NamedTuple):
     work: Work
     moved: dict[str, float]
     arguments: int = 0
+    compiled: float = 0.0
     error: str = ""
 
 
@@ -91,6 +93,12 @@ def cut_of(settings: Any, devices: int) -> Cut:
             f"mesh: data={mesh.data} x fsdp={mesh.fsdp} x tensor={mesh.tensor} do not multiply to "
             f"the {devices} devices of the topology"
         )
+    parts = 0 if isinstance(settings, SftSettings) else settings.rollout.tensor
+    if parts and (parts % cut.tensor or devices % parts):
+        raise UserError(
+            f"rollout.tensor: {parts} is no multiple of mesh.tensor={cut.tensor} that divides the "
+            f"{devices} devices of the topology"
+        )
     for name, size in _dealt(settings).items():
         if size % cut.shards:
             following = -(-size // cut.shards) * cut.shards
@@ -135,8 +143,8 @@ def compiled_plan(
         if name != "weights":
             sent = sum(c.moved * c.turns(own.loop) for c in found.collectives)
             work = work._replace(sent=float(sent))
-        time, moved = time_of(work, chip), depths(found)
-        rows.append(Row(name, runs, found.total, time, work, moved, found.arguments, found.error))
+        said = found.arguments, found.seconds, found.error
+        rows.append(Row(name, runs, found.total, time_of(work, chip), work, depths(found), *said))
     return Plan(tuple(rows), chip, cut, compiled=True)
 
 
@@ -179,12 +187,32 @@ def changes(settings: Any, devices: int) -> Iterator[tuple[str, Any]]:
                 f"rollout.batch_prompts={slots}",
                 replace(settings, rollout=replace(rollout, batch_prompts=slots)),
             )
+        for parts in (2, 4, 8):
+            if parts > (rollout.tensor or mesh.tensor) and not devices % parts:
+                yield (
+                    f"rollout.tensor={parts}",
+                    replace(settings, rollout=replace(rollout, tensor=parts)),
+                )
     for tensor in (1, 2, 4, 8):
         for fsdp in (2**n for n in range(13)):
             if devices % (fsdp * tensor) or fsdp * tensor <= mesh.fsdp * mesh.tensor:
                 continue
-            own = replace(settings, mesh=replace(mesh, data=-1, fsdp=fsdp, tensor=tensor))
+            cut = replace(mesh, data=-1, fsdp=fsdp, tensor=tensor)
+            own = replace(settings, mesh=cut, rollout=replace(settings.rollout, tensor=0))
             yield f"mesh.fsdp={fsdp} mesh.tensor={tensor} mesh.data=-1", own
+
+
+def with_more_slots(settings: Any) -> Iterator[Any]:
+    """The same run with more prompts decoded at once, up to all of them."""
+    if isinstance(settings, SftSettings):
+        return
+    rollout = settings.rollout
+    slots = 2 * (rollout.batch_prompts or rollout.prompts)
+    while slots <= rollout.prompts and rollout.prompts % slots == 0:
+        yield dataclasses.replace(
+            settings, rollout=dataclasses.replace(rollout, batch_prompts=slots)
+        )
+        slots *= 2
 
 
 def _halves(size: int, least: int) -> Iterator[int]:

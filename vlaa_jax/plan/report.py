@@ -74,8 +74,11 @@ def verdict(plan: Plan, settings: Any) -> list[str]:
 def as_json(plan: Plan, settings: Any, topology: str, seconds: float) -> dict[str, Any]:
     """The figures of a plan, for a file."""
     return {
+        "task": settings.task,
+        "model": settings.model.checkpoint,
         "topology": topology,
         "mesh": list(plan.cut),
+        "at_once": _at_once(settings),
         "compiled": plan.compiled,
         "fits": plan.fits,
         "peak_gib": round(plan.peak / GIB, 2),
@@ -89,11 +92,25 @@ def as_json(plan: Plan, settings: Any, topology: str, seconds: float) -> dict[st
     }
 
 
+def _at_once(settings: Any) -> dict[str, int]:
+    """Sizes of batches."""
+    if isinstance(settings, SftSettings):
+        return {"rows": settings.data.rows, "micro_rows": settings.data.rows_at_once}
+    rollout = settings.rollout
+    return {
+        "batch_prompts": rollout.batch_prompts or rollout.prompts,
+        "prefill_prompts": rollout.at_once,
+        "micro_prompts": settings.micro_prompts,
+        "rollout_tensor": rollout.tensor or settings.mesh.tensor,
+    }
+
+
 def _row(row: Any) -> dict[str, Any]:
     return {
         "runs": row.runs,
         "gib": round(row.bytes / GIB, 2),
         "argument_bytes": row.arguments,
+        "compile_s": round(row.compiled, 1),
         "seconds": [round(seconds, 4) for seconds in row.time],
         "sent_mib": {kind: round(sent / 2**20, 4) for kind, sent in row.moved.items()},
         **({"error": row.error} if row.error else {}),

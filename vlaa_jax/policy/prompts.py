@@ -9,12 +9,11 @@ import numpy as np
 from jax.sharding import Mesh
 from PIL import Image
 
-from vlaa_jax.data.batches import PromptBatch, collate_prompts
-from vlaa_jax.data.bins import rows_needed
-from vlaa_jax.data.encode import Encoded, encode_prompt
-from vlaa_jax.data.measure import Unfit, measure, over_limit
-from vlaa_jax.data.planner import ladder, vision_shape
-from vlaa_jax.data.positions import Grid
+from vlaa_jax.data.images.planner import ladder, vision_shape
+from vlaa_jax.data.judging.golds import GoldProblems
+from vlaa_jax.data.judging.judge import Judge, Limits
+from vlaa_jax.data.rows.batches import PromptBatch, collate_prompts
+from vlaa_jax.data.samples.preprocessor import Encoded
 from vlaa_jax.models.qwen_vl.model import PromptInputs
 from vlaa_jax.models.qwen_vl.vision import VisionInputs
 from vlaa_jax.parallel import hosts
@@ -50,42 +49,20 @@ class Encoder:
 
     def __call__(self, record: Record, images: tuple[Image.Image, ...]) -> Prompt:
         """Tokens and pixels of a record and its decoded images."""
-        encoded = encode_prompt(
-            record,
-            images,
-            self.pretrained.chat,
-            self.pretrained.processor,
-            system_prompt=self.data.system_prompt,
-            max_tokens=self.data.max_prompt_tokens,
-            as_pixels=True,
-        )
+        limit = self.data.max_prompt_tokens
+        reader = self.pretrained.preprocessor(self.data)
+        encoded = reader.encode(record, images, max_tokens=limit, as_pixels=True)
         return Prompt(record, encoded, images[0].size if images else None)
 
-    def check(self, record: Record, sizes: Sequence[tuple[int, int]]) -> None:
-        """Refuses, without touching pixels, what encoding would refuse.
-
-        Raises:
-            Unfit: special tokens in the text, a shape the processor refuses, too long, or an image
-                that no vision bin holds.
-        """
-        found = measure(
-            record,
-            sizes,
-            self.pretrained.chat,
-            self.pretrained.processor,
-            system_prompt=self.data.system_prompt,
+    def judge(self, gold_problems: GoldProblems | None) -> Judge:
+        """Refuses what encoding would refuse, and golds that their verifier cannot score."""
+        limits = Limits(
+            self.data.max_prompt_tokens,
+            "data.max_prompt_tokens",
+            self.data.vision_rows_per_bin,
+            self.pretrained.window_units,
         )
-        if problem := over_limit(found, self.data.max_prompt_tokens):
-            field, reason = problem
-            raise Unfit(field, f"{reason} (data.max_prompt_tokens)", record.id)
-        self._check_rows(record, found.grids)
-
-    def _check_rows(self, record: Record, grids: Sequence[Grid]) -> None:
-        rows, windows = self.data.vision_rows_per_bin, self.pretrained.window_units
-        needed = max((rows_needed(grid, windows) for grid in grids), default=0)
-        if rows and needed > rows:
-            reason = f"an image needs {needed} vision rows, over data.vision_rows_per_bin={rows}"
-            raise Unfit("image", f"{reason}; raise it or lower data.max_pixels", record.id)
+        return Judge(gold_problems, self.pretrained.preprocessor(self.data), limits)
 
 
 def prompt_inputs(batch: PromptBatch) -> PromptInputs:

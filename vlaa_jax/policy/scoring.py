@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vlaa_jax.data.chat import Chat
-from vlaa_jax.data.images import ImageProcessor, resolve_inside
+from vlaa_jax.data.images.files import resolve_inside
+from vlaa_jax.data.images.processor import ImageProcessor
+from vlaa_jax.data.text.chat import Chat
 from vlaa_jax.policy.prompts import Prompt
 from vlaa_jax.rewards.mixed import MixedReward
 from vlaa_jax.rollout.engine import Rollout

@@ -25,6 +25,7 @@ from vlaa_jax.rollout.engine import pin_buffers, pin_cache
 from vlaa_jax.rollout.generate import Buffers
 from vlaa_jax.rollout.rules import MAX_STOPS, NO_ID, RowRules
 from vlaa_jax.rollout.sampling import Sampling
+from vlaa_jax.rollout.slots import NOWHERE
 from vlaa_jax.rollout.weights import SAMPLE, SamplingWeights
 
 Array = jax.Array
@@ -223,15 +224,14 @@ class Stream:
         seeds_S2 = np.array([(seed >> 32, seed & 0xFFFFFFFF) for seed in seeds], np.uint32)
         for turn in range(max(map(len, slots))):
             here = [own[turn] if turn < len(own) else None for own in slots]
-            # A slot that is not there: nothing is written for it.
-            places = [self._per_shard if p is None else p % self._per_shard for p in here]
+            places = [NOWHERE if p is None else p % self._per_shard for p in here]
             choice_SG = turn * self.rows + np.arange(self.rows) + np.zeros((len(here), 1), int)
             self._buffers = self._insert(
                 self._buffers,
                 part,
                 seeds_S2,
                 choice_SG.astype(np.uint32),
-                np.array(places)[:, None],
+                np.array(places, np.int32)[:, None],
                 np.array([p is not None for p in here])[:, None],
             )
         return tickets
@@ -289,9 +289,12 @@ class Stream:
         """Decodes one burst; what it has added to each completion."""
         if self._buffers is None:
             return []
-        rules, buffers = self._rules, self._fit(self._buffers)
+        rules = self._rules
+        self._buffers = self._fit(self._buffers)  # the old ones are free before the burst begins
         # The rules are this process's memory: nothing writes there before the tokens have come.
-        self._buffers, *added, best = self._burst(self._params, buffers, rules, self._allowed_V)
+        self._buffers, *added, best = self._burst(
+            self._params, self._buffers, rules, self._allowed_V
+        )
         tokens_PGC, logprobs_PGC = map(fetch, added)
         best = [fetch(a) for a in best] if rules.likeliest_PG.any() else []
         news = []

@@ -8,7 +8,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Sequence
-from pathlib import PurePath
+from pathlib import Path
 from typing import Any
 
 from vlaa_jax.schema import UserError
@@ -76,7 +76,8 @@ def serve(settings: ServeSettings) -> int:
             traceback.print_exception(error)
             uvicorn_server.should_exit = True
 
-        name = server.name or PurePath(settings.model.checkpoint).name
+        path = Path(settings.model.checkpoint)
+        name = server.name or path.name or path.resolve().name
         served = Served(server, name, pretrained, stream, collator, died)
         config = uvicorn.Config(
             make_app(served),

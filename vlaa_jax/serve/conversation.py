@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from vlaa_jax.data.encode import encode_ids
-from vlaa_jax.data.template import Messages
+from vlaa_jax.data.samples.preprocessor import Preprocessor
+from vlaa_jax.data.text.template import Messages
 from vlaa_jax.policy.pretrained import Pretrained
 from vlaa_jax.policy.prompts import Prompt
 from vlaa_jax.rollout.sampling import Sampling
@@ -15,6 +15,9 @@ from vlaa_jax.schema import Record, UserError
 from vlaa_jax.serve.errors import Refusal
 from vlaa_jax.serve.request import ChatRequest, ImagePart, TextPart, Turn
 from vlaa_jax.settings.serve import ServerSettings
+
+_CHARS_PER_TOKEN = 128
+"""The longest tokens, of blanks alone, have as many."""
 
 
 def addresses(request: ChatRequest) -> list[str]:
@@ -51,22 +54,19 @@ def make_prompt(
     Raises:
         Refusal: a text with a special token, an image that cannot be used, or too long.
     """
+    parts = (part for turn in request.messages for part in turn.parts)
+    chars = sum(len(part.text) for part in parts if isinstance(part, TextPart))
+    if chars > _CHARS_PER_TOKEN * settings.max_prompt_tokens:  # tokenising takes its time, too
+        said = f"{chars:,} characters are over the limit of {settings.max_prompt_tokens} tokens"
+        raise Refusal(said, param="messages")
     turns = conversation(request.messages, settings.system_prompt)
-    names = tuple(f"image {place}" for place in range(len(images)))
-    record = Record("messages", "", names)
+    reader = Preprocessor(pretrained.chat, pretrained.processor)
     try:
-        ids = pretrained.chat.conversation_ids(turns, "messages")
-        encoded = encode_ids(
-            record,
-            images,
-            pretrained.chat,
-            pretrained.processor,
-            ids,
-            settings.max_prompt_tokens,
-        )
+        limit = settings.max_prompt_tokens
+        encoded = reader.encode_conversation(turns, images, "messages", limit)
     except UserError as error:
         raise Refusal(str(error), param="messages") from None
-    return Prompt(record, encoded, images[0].size if images else None)
+    return Prompt(Record("messages", "", ()), encoded, images[0].size if images else None)
 
 
 def wanted_of(request: ChatRequest, stop_ids: tuple[int, ...], settings: ServerSettings) -> Wanted:

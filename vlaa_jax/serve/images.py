@@ -9,7 +9,8 @@ from urllib.parse import unquote, urlsplit
 import httpx
 from PIL import Image
 
-from vlaa_jax.data.images import ImageProcessor, decode_image, resolve_inside, to_rgb
+from vlaa_jax.data.images.files import decode_image, resolve_inside
+from vlaa_jax.data.images.processor import ImageProcessor, to_rgb
 from vlaa_jax.foreign import local_path, read_bytes
 from vlaa_jax.schema import UserError
 from vlaa_jax.serve.errors import Refusal

@@ -6,7 +6,7 @@ import os
 import jax
 from jax.sharding import Mesh
 
-from vlaa_jax.data.planner import ladder
+from vlaa_jax.data.images.planner import ladder
 from vlaa_jax.parallel.mesh import make_mesh
 from vlaa_jax.policy.pretrained import Pretrained, open_pretrained
 from vlaa_jax.policy.prompts import Collator

@@ -41,6 +41,12 @@ UNREAD = frozenset(
 """Fields that change no answer; a reply names those that were given."""
 
 
+LEAST = 1e-6
+"""Of a temperature above 0 and of top_p: what is far below is 0 to float32."""
+_MOST_TURNS = 1000
+_Id = Annotated[int, Field(ge=0, lt=2**31)]
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -70,7 +76,13 @@ class Turn(_Part):
     """A turn of the conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Annotated[TextPart | ImagePart, Field(discriminator="type")]]
+    content: (
+        str
+        | Annotated[
+            list[Annotated[TextPart | ImagePart, Field(discriminator="type")]],
+            Field(max_length=_MOST_TURNS),
+        ]
+    )
     name: str | None = None
 
     @property
@@ -91,16 +103,16 @@ class ChatRequest(_Part):
     """A request for completions of a conversation."""
 
     model: str
-    messages: list[Turn] = Field(min_length=1)
+    messages: list[Turn] = Field(min_length=1, max_length=_MOST_TURNS)
     n: int = Field(1, ge=1)
     stream: bool = False
     stream_options: StreamOptions | None = None
     stop: str | Annotated[list[str], Field(max_length=16)] | None = None
-    stop_token_ids: list[int] = Field([], max_length=8)
+    stop_token_ids: list[_Id] = Field([], max_length=8)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     temperature: float = Field(1.0, ge=0, le=2)
-    top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=-1)
+    top_p: float = Field(1.0, ge=LEAST, le=1)
+    top_k: int = Field(0, ge=-1, lt=2**31)
     min_p: float = Field(0.0, ge=0, le=1)
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
@@ -122,6 +134,8 @@ class ChatRequest(_Part):
         limits = {self.max_tokens, self.max_completion_tokens} - {None}
         if len(limits) > 1:
             raise ValueError("max_tokens and max_completion_tokens differ; give one of them")
+        if 0 < self.temperature < LEAST:
+            raise ValueError(f"temperature: {self.temperature} is too small; 0 is greedy")
         if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs: set logprobs to true as well")
         if self.stream_options and not self.stream:
@@ -182,10 +196,10 @@ def _refusal(error: ValidationError) -> Refusal:
     path = [name for name, _ in itertools.groupby(kinds)]
     path = [*path, loc[-1]] if unknown and loc[-1] not in path[-1:] else path
     field = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).lstrip(".")
+    field = printable(field)[:100]
     if not unknown:
         said = first["msg"].removeprefix("Value error, ")
-        return Refusal(printable(f"{field}: {said}" if field else said), param=field or None)
+        return Refusal(f"{field}: {said}" if field else said, param=field or None)
     close = difflib.get_close_matches(str(path[-1]), ChatRequest.model_fields, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    said = printable(f"{field[:100]}: unknown field{hint}")
-    return Refusal(said, param=field[:100], code="unknown_parameter")
+    return Refusal(f"{field}: unknown field{hint}", param=field, code="unknown_parameter")

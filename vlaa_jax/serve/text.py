@@ -3,7 +3,7 @@
 import codecs
 from collections.abc import Iterable, Sequence
 
-from vlaa_jax.data.chat import Chat
+from vlaa_jax.data.text.chat import Chat
 
 
 def _byte_alphabet() -> dict[str, int]:

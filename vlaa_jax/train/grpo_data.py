@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from vlaa_jax.data.loader import Loader
+from vlaa_jax.data.loaders.loader import Loader
 from vlaa_jax.data.synthetic.dataset import write_dataset
 from vlaa_jax.foreign import local_path
 from vlaa_jax.parallel import hosts

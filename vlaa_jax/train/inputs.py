@@ -8,8 +8,8 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from vlaa_jax.data.images import resolve_inside
-from vlaa_jax.data.loader import records_digest
+from vlaa_jax.data.images.files import resolve_inside
+from vlaa_jax.data.loaders.order import records_digest
 from vlaa_jax.schema import Record, UserError
 from vlaa_jax.train.checkpoint import Progress
 

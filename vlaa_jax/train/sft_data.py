@@ -6,8 +6,8 @@ from pathlib import Path
 
 from jax.sharding import Mesh
 
-from vlaa_jax.data.batches import RowBatch
-from vlaa_jax.data.loader import Loader
+from vlaa_jax.data.loaders.loader import Loader
+from vlaa_jax.data.rows.batches import RowBatch
 from vlaa_jax.data.synthetic.dataset import write_dataset
 from vlaa_jax.foreign import local_path
 from vlaa_jax.parallel import hosts
@@ -24,7 +24,7 @@ from vlaa_jax.schema import Record
 from vlaa_jax.settings.sft import SftSettings
 from vlaa_jax.train.checkpoint import Progress
 from vlaa_jax.train.rundir import RunDir
-from vlaa_jax.train.validation import Validation
+from vlaa_jax.train.validation import Measure, Validation
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,9 @@ def open_data(settings: SftSettings, pretrained: Pretrained, mesh: Mesh, rundir:
     data = settings.data
 
     def usable(path: Path, images: Path) -> Usable:
-        check = RowCheck(pretrained, data)
-        found, rejects = load_checked(path, images, check, kind="sft")
+        found, rejects = load_checked(path, images, RowCheck(pretrained, data))
         rundir.list_rejects(path, len(found), rejects)
-        return Usable(map(check.measured, found), found.images)
+        return found
 
     def source(records: Usable) -> RowSource:
         return RowSource(records, records.images, pretrained, data, mesh, seed=settings.seed)
@@ -89,13 +88,18 @@ def open_data(settings: SftSettings, pretrained: Pretrained, mesh: Mesh, rundir:
 
 
 def open_validation(
-    settings: SftSettings, pretrained: Pretrained, data: RowData, mesh: Mesh, rundir: RunDir
+    settings: SftSettings,
+    pretrained: Pretrained,
+    data: RowData,
+    mesh: Mesh,
+    rundir: RunDir,
+    benchmarks: Measure | None,
 ) -> Validation:
     """Held-out questions, sampled and scored as GRPO does; nothing where there are none."""
-    drawn = settings.data.records == "embedded"
     if data.heldout is None:
-        return Validation(None, rundir, drawn=drawn)
-    reward = rundir.closes(mixed_reward(settings.rewards, mesh, settings.model.dtype))
+        return Validation(None, rundir, data.images, benchmarks=benchmarks)
+    model = settings.model
+    reward = rundir.closes(mixed_reward(settings.rewards, mesh, model.dtype, model.checkpoint))
     reward.start()
     encoder = Encoder(pretrained, settings.data)
     held, rejects = load_checked(
@@ -116,4 +120,4 @@ def open_validation(
     )
     scorer = CompletionScorer(reward, chat, processor, data.images, limit)
     heldout = Heldout(prompts, sampler, scorer, deal, seed=settings.seed)
-    return Validation(heldout, rundir, drawn=drawn)
+    return Validation(heldout, rundir, data.images, benchmarks=benchmarks)

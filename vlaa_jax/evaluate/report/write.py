@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from vlaa_jax import disk
 from vlaa_jax.evaluate.nouns import RowError, Scored, Unit
 from vlaa_jax.evaluate.report.paper import COLUMNS, ROWS
 from vlaa_jax.evaluate.results import Result
@@ -102,7 +103,7 @@ def interval(estimate: Any) -> str:
 
 def write_csv(path: Path, results: Sequence[Result], name: str) -> None:
     """The leaderboard's table."""
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with disk.writing(path, newline="") as file:
         csv.writer(file).writerows(table_rows(results, name))
 
 
@@ -144,7 +145,7 @@ def _span(text: str, one: Scored) -> tuple[int, int] | None:
 
 def write_verdicts(path: Path, scoring: Scoring) -> None:
     """Verdicts as JSON Lines."""
-    with path.open("w", encoding="utf-8") as file:
+    with disk.writing(path) as file:
         file.writelines(
             json.dumps(line, ensure_ascii=False) + "\n" for line in verdict_lines(scoring)
         )
@@ -153,7 +154,7 @@ def write_verdicts(path: Path, scoring: Scoring) -> None:
 def write_units(path: Path, results: Sequence[Result]) -> None:
     """What headlines average, for a later run to compare with."""
     found = {result.benchmark.name: [asdict(unit) for unit in result.units] for result in results}
-    path.write_text(json.dumps(found) + "\n", encoding="utf-8")
+    disk.write_text(path, json.dumps(found) + "\n")
 
 
 def read_units(path: Path) -> dict[str, list[Unit]]:

@@ -8,9 +8,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from vlaa_jax.data.images import resolve_inside
-from vlaa_jax.data.json_index import index_json
-from vlaa_jax.data.records import MAX_RECORD_BYTES
+from vlaa_jax.data.images.files import resolve_inside
+from vlaa_jax.data.records.json_index import index_json
+from vlaa_jax.data.sources.record_file import MAX_RECORD_BYTES
 from vlaa_jax.foreign import parse_json
 from vlaa_jax.schema import UserError
 
