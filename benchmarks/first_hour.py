@@ -24,8 +24,8 @@ from PIL import Image, ImageDraw, ImageFilter
 ROOT = Path(__file__).parent.parent
 FLAGS = "--xla_force_host_platform_device_count=2"
 BUDGET = (
-    "--config.data.max_pixels=50176 --config.data.max_prompt_tokens=192 "
-    "--config.data.min_prompt_bucket=192 --config.data.vision_rows_per_bin=8"
+    "--config.data.max_prompt_tokens=128 --config.data.max_pixels=42336 "
+    "--config.data.vision_rows_per_bin=4"
 )
 SHORT = (
     "--config.rollout.prompts=8 --config.rollout.completions=4 --config.run.steps=6 "
@@ -102,13 +102,31 @@ def write_photos(folder):
         text = "".join(json.dumps(record) + "\n" for record in records)
         (folder / f"{name}.jsonl").write_text(text)
     (folder / "talks.json").write_text(json.dumps(talks, indent=1))
+    write_parquet(folder, own[:48])
+
+
+def write_parquet(folder, records):
+    """The form in which Hugging Face data sets are saved: encoded images in the rows."""
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = [
+        {
+            "name": record["id"],
+            "image": {"bytes": (folder / "photos" / record["image"]).read_bytes(), "path": None},
+            "asked": record["question"],
+            "count": record["gt"],
+        }
+        for record in records
+    ]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "photos.parquet")
 
 
 class Page:
     """Runs commands and writes down what they say."""
 
     def __init__(self, folder):
-        self.folder, self.parts = folder, []
+        self.folder, self.parts, self.odd = folder, [], []
         self.env = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
         self.env["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
@@ -123,19 +141,20 @@ class Page:
         """A command and its output; `after`: Ctrl-C once a line holds these words."""
         began = time.monotonic()
         process = subprocess.Popen(
-            words, shell=True, cwd=self.folder, env=self.env, text=True, start_new_session=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            f"exec {words}" if after else words, shell=True, cwd=self.folder, env=self.env,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
         lines = []
         for line in process.stdout:
             lines.append(line.rstrip())
             if after and after in line:
                 lines.append("^C")
-                os.killpg(process.pid, signal.SIGINT)
+                process.send_signal(signal.SIGINT)
                 after = None
         found = process.wait()
         seconds = time.monotonic() - began
-        assert found == status, (words, found, lines)
+        if found != status:
+            self.odd.append((words, found, lines))
         shown = words.replace(" --config", " \\\n    --config")
         said = "\n".join(lines)
         self.parts.append(f"```\n$ {shown}\n{said}\n```\n\n({seconds:.0f} s)\n")
@@ -162,8 +181,8 @@ def errors(page):
             "a link in place of a path",
             f"{GRPO} {variant('url.jsonl', image='https://x.org/a.jpg')}",
         ),
-        ("conversations for records", f"{GRPO} --config.data.records=talks.json"),
-        ("no room for the prompt", f"{GRPO} --config.data.max_prompt_tokens=40"),
+        ("conversations without golds", f"{GRPO} --config.data.records=talks.json"),
+        ("no room for the prompt", f"{GRPO} --config.data.max_prompt_tokens=60"),
         ("no room for a photo", f"{GRPO} --config.data.vision_rows_per_bin=1"),
         ("a mistyped setting", f"{GRPO} --config.optimizer.learning_rate=1e-5"),
         ("a model that is not there", f"{GRPO} --config.model.checkpoint=models/qwen"),
@@ -178,8 +197,9 @@ def errors(page):
             words, shell=True, cwd=folder, env=page.env, text=True, capture_output=True
         )
         said = done.stderr.strip().splitlines()
-        assert done.returncode == 1 and len(said) == 1, (words, done.stderr)
-        line = said[0].replace("|", "\\|")
+        if done.returncode != 1 or len(said) != 1:
+            page.odd.append((words, done.returncode, said))
+        line = said[-1].replace("|", "\\|")
         rows.append(f"| {what} | {time.monotonic() - began:.1f} | `{line}` |")
     page.say("| what is wrong | s | what is said |\n| --- | --- | --- |\n" + "\n".join(rows))
 
@@ -200,16 +220,6 @@ def score(batch):
             rewards.append({0: 1.0, 1: 0.5}.get(abs(int(found[0]) - int(one["gt"])), 0.0))
     return rewards
 '''
-CONVERT = """
-import json
-
-with open("talks.json") as theirs, open("talks.jsonl", "w") as ours:
-    for old in json.load(theirs):
-        asked, said = (turn["value"] for turn in old["conversations"][:2])
-        question = asked.replace("<image>", "").strip()
-        record = {"id": old["id"], "image": old["image"], "question": question, "answer": said}
-        ours.write(json.dumps(record) + "\\n")
-"""
 LOAD = """
 import torch
 from peft import PeftModel
@@ -244,7 +254,11 @@ def record(page):
     first = (page.folder / "photos.jsonl").read_text().splitlines()[:2]
     page.say("`photos/` holds IMG_0000.jpg to IMG_0059.jpg, `photos.jsonl` 48 records such as")
     page.say("```\n" + "\n".join(first) + "\n```\n\nand `heldout.jsonl` twelve more.")
-    page.run("python -m vlaa_jax.data check photos.jsonl --images=photos")
+    page.say("What a run has to have room for, where photos count no more than 50,176 pixels:")
+    page.run(
+        "python -m vlaa_jax.data check photos.jsonl heldout.jsonl --images=photos "
+        "--checkpoint=embedded --max-pixels=50176"
+    )
     page.say("## Train with adapters, interrupt, resume")
     page.say(f"Two pretended devices: `export XLA_FLAGS={FLAGS}`.")
     page.env["XLA_FLAGS"] = FLAGS
@@ -258,14 +272,15 @@ def record(page):
     page.run("python -m converters jax-to-hf --quiet base-jax base")
     page.file("load.py", LOAD)
     page.run("python load.py 2>&1 | grep tokens")
-    page.say("## Conversations, as supervised records")
-    page.run("python -m vlaa_jax.data check talks.json --images=photos", status=2)
-    page.file("convert.py", CONVERT)
-    page.run("python convert.py && python -m vlaa_jax.data check talks.jsonl --images=photos")
-    sft = GRPO.replace("grpo.py", "sft.py").replace("photos.jsonl", "talks.jsonl")
-    for setting in ("data.min_prompt_bucket=192", "rollout.prompts=8", "rollout.completions=4"):
-        sft = sft.replace(f"--config.{setting} ", "")
+    page.say("## Conversations, as they are")
+    page.run("python -m vlaa_jax.data check talks.json --images=photos --checkpoint=embedded")
+    sft = GRPO.replace("grpo.py", "sft.py").replace("photos.jsonl", "talks.json")
     page.run(f"{sft} --workdir=runs/talks")
+    page.say("## A Parquet file with the images inside, as data sets are saved")
+    columns = "--columns=id=name,question=asked,gt=count,verifier_type:=digit"
+    page.run(f"python -m vlaa_jax.data check photos.parquet {columns}")
+    named = columns.replace("--columns", "--config.data.columns")
+    page.run(f"{GRPO.replace('photos.jsonl', f'photos.parquet {named}')} --workdir=runs/saved")
     page.say("## A reward of one's own")
     page.file("reward.py", REWARD)
     own = GRPO.replace("photos.jsonl", "own.jsonl").replace(
@@ -293,6 +308,9 @@ def main():
         finally:
             text = "\n".join(page.parts).replace(str(ROOT), "PACKAGE")
             args.out.write_text(text.replace(str(folder), "~"))
+        for odd in page.odd:
+            print("UNEXPECTED", *odd, sep="\n")
+        sys.exit(bool(page.odd))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from data_room.padding import SIZE_MIX
 from data_room.samples import HUB_PIXELS, answer, checkpoint, text
 from grpo_step import END, IMAGE, MINI, START, VIDEO, hf_state, release_memory
 from vlaa_jax.data.images.processor import ImageProcessor
-from vlaa_jax.data.rows.batches import collate_rows
+from vlaa_jax.data.rows.batches import BatchLayout, collate_rows
 from vlaa_jax.data.rows.packing import PackBudget, Packer, fit_budget
 from vlaa_jax.data.samples.preprocessor import Encoded
 from vlaa_jax.data.text.chat import Chat
@@ -84,15 +84,11 @@ class Ours:
     def batch(self, rows: list[list[Encoded]]) -> Any:
         """Rows as arrays; padded ones are as long as the longest sample."""
         if self.packed:
-            shape = {
-                "tokens_per_row": self.budget.tokens_per_row,
-                "rows_per_bin": self.budget.rows_per_bin,
-                "bins_per_shard": self.budget.bins_per_shard,
-            }
-        else:
-            rows = [[sample] for row in rows for sample in row]
-            shape = {"tokens_per_row": max(row[0].length for row in rows)}
-        return collate_rows(rows, pad_id=0, **shape)
+            layout = self.budget.layout(0)
+            return collate_rows(rows, layout, tokens_per_row=self.budget.tokens_per_row)
+        rows = [[sample] for row in rows for sample in row]
+        longest = max(row[0].length for row in rows)
+        return collate_rows(rows, BatchLayout(), tokens_per_row=longest)
 
     def update(self, batch: Any) -> float:
         """Forward, loss, backward, AdamW."""

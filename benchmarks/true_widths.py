@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from vlaa_jax.data.synthetic.tokenizer import write_sidecars
 
+from converters.tiny_tokenizer import write_sidecars
 from data_room.samples import photo
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.hf_keys import canonical
@@ -39,15 +39,15 @@ from vlaa_jax.models.qwen_vl.safetensors_io import SafetensorsReader
 ROOT = Path(__file__).parents[1]
 SIZES = ((640, 480), (480, 640), (1024, 768), (500, 333))
 OPTIONS = {
-    "data.max_pixels": 224 * 224,
+    "data.max_pixels": 196 * 196,
     "data.vision_rows_per_bin": 8,
     "data.max_prompt_tokens": 512,
     "data.workers": 1,
-    "rollout.prompts": 8,
+    "rollout.prompts": 4,
     "rollout.completions": 2,
-    "rollout.max_new_tokens": 16,
-    "rollout.burst": 8,
-    "rollout.batch_prompts": 4,
+    "rollout.max_new_tokens": 8,
+    "rollout.burst": 4,
+    "rollout.batch_prompts": 2,
     "rollout.prefill_prompts": 2,
     "algo.updates_per_rollout": 2,
     "algo.micro_prompts": 2,

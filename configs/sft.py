@@ -11,6 +11,7 @@ Variants, after a colon; several with commas, applied in the order of this list.
                    with aha cues, which are a file of their own; give it as data.records
     lora           low-rank adapters on all linear maps of the decoder
     tiny           embedded checkpoint and data; a laptop CPU, a minute or two
+    small          embedded checkpoint, own photos of any size: give data.records, data.image_root
 
 The paper trains 190 updates of 128 samples on 25K and 985 on 126K. Here samples are packed into
 rows of a fixed length, so an update holds about 128 of them, and one pass over the data ends the
@@ -81,6 +82,15 @@ def _tiny(config: ConfigDict) -> None:
     config.rewards.update(base.rewards.to_dict())
 
 
+def _small(config: ConfigDict) -> None:
+    """The embedded checkpoint on photos of one's own, on a laptop."""
+    _tiny(config)
+    base = grpo.get_config("small")
+    for name in ("records", "max_pixels", "vision_rows_per_bin", "vision_bins_per_shard"):
+        config.data[name] = base.data[name]
+    config.data.update(max_prompt_tokens=512, min_prompt_bucket=128, tokens_per_row=1024)
+
+
 def _all(config: ConfigDict) -> None:
     """Every record of the released file; the default, named."""
 
@@ -100,9 +110,10 @@ def _lora(config: ConfigDict) -> None:
 VARIANTS: dict[str, Callable[[ConfigDict], None]] = {
     **{name: grpo.VARIANTS[name] for name in ("3b", "7b", "2vl-2b", "2vl-7b")},
     "tiny": _tiny,
+    "small": _small,
     "25k": _subset,
     "126k": _all,
     "aha": _all,
     "lora": _lora,
 }
-EXCLUSIVE = ({"3b", "7b", "2vl-2b", "2vl-7b", "tiny"}, {"25k", "126k", "aha"})
+EXCLUSIVE = ({"3b", "7b", "2vl-2b", "2vl-7b", "tiny", "small"}, {"25k", "126k", "aha"})

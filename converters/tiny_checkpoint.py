@@ -30,7 +30,7 @@ from safetensors.numpy import save_file
 from converters.tiny_tokenizer import tiny_config, write_sidecars
 from vlaa_jax.algos.losses import masked_cross_entropy
 from vlaa_jax.data.images.processor import ImageProcessor
-from vlaa_jax.data.rows.batches import PromptBatch, collate_prompts
+from vlaa_jax.data.rows.batches import BatchLayout, PromptBatch, collate_prompts
 from vlaa_jax.data.samples.preprocessor import Encoded, Preprocessor
 from vlaa_jax.data.synthetic import TASKS, draw_sample
 from vlaa_jax.data.synthetic.sample import SyntheticSample
@@ -147,7 +147,7 @@ class Batches:
             mask[len(prompts), 0, : len(answer)] = True
             prompts.append(prompt)
         batch = collate_prompts(
-            prompts, pad_id=0, min_tokens=PROMPT_TOKENS, rows_per_bin=ROWS_PER_BIN
+            prompts, BatchLayout(pad_id=0, rows_per_bin=ROWS_PER_BIN), min_tokens=PROMPT_TOKENS
         )
         return _crop(batch), tokens, mask
 

@@ -32,10 +32,10 @@ HEAVY = (
     "tests/models/test_layout.py",
     "tests/test_main_sft.py",
     "tests/plan/test_compiled.py",
-    "tests/data/test_records.py",
+    "tests/data/records/test_records.py",
     "tests/report/test_browser.py",
     "tests/train/test_sft_loss.py",
-    "tests/data/test_cli.py",
+    "tests/data/commands/test_cli.py",
 )
 """The longest files, which begin first, so that no worker is left alone with one at the end."""
 

@@ -16,7 +16,9 @@ import pytest
 import safetensors.numpy
 import tensorstore
 
+from full_disks import mounted, resize
 from vlaa_jax import disk
+from vlaa_jax.data.synthetic.dataset import write_dataset
 from vlaa_jax.evaluate.ledger import Ledger
 from vlaa_jax.schema import UserError
 from vlaa_jax.train.board import Board
@@ -164,3 +166,35 @@ def test_scores_that_a_full_disk_does_not_take_end_in_one_line(small_disk, tmp_p
     assert done.stderr.splitlines() == [
         "error: standard output: No space left on device; free some space; run the command again"
     ]
+
+
+def test_who_told_of_a_full_disk_without_a_way_out_gets_one(tmp_path):
+    def refused(cause):
+        with disk.refusals(tmp_path, "then"):
+            raise UserError("x: cannot be written") from cause
+
+    with pytest.raises(UserError, match=r"^x: cannot be written; free some space; then$"):
+        refused(OSError(errno.ENOSPC, "full"))
+    with pytest.raises(UserError, match=r"^x: cannot be written$"):
+        refused(ValueError("other"))
+    with pytest.raises(UserError, match=r"^x: cannot be written$"):
+        refused(FileNotFoundError(errno.ENOENT, "no", "x"))
+
+
+def test_a_build_keeps_its_shards_and_goes_on(tmp_path):
+    paths = write_dataset(tmp_path / "data", n_train=100, n_heldout=1, n_sft=1)
+    words = [sys.executable, "-m", "vlaa_jax.data", "build", str(paths.grpo)]
+    words += [f"--images={paths.images}", "--checkpoint=embedded"]
+    words += ["--shard-records=50", "--shard-images=10"]
+    with mounted(tmp_path / "disk", 300) as place:
+        full = subprocess.run([*words, f"--out={place / 'b'}"], capture_output=True, text=True)
+        assert full.returncode == 2
+        end = "free some space; what is whole is kept, the same command goes on"
+        assert full.stderr.splitlines()[-1].endswith(f"No space left on device; {end}")
+        assert "Traceback" not in full.stderr
+        assert list((place / "b").glob("*.array_record"))
+        resize(place, 20_000)
+        for out in (place / "b", tmp_path / "whole"):
+            subprocess.run([*words, f"--out={out}"], check=True, capture_output=True)
+        whole = {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
+        assert {path.name: path.read_bytes() for path in (place / "b").iterdir()} == whole

@@ -9,6 +9,7 @@ import json
 import os
 import random
 import resource
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,10 @@ from vlaa_jax.data.images.inspect import inspect_image
 from vlaa_jax.data.images.processor import ImageProcessor
 from vlaa_jax.data.records.literals import parse_literal
 from vlaa_jax.data.sources.record_file import RecordFile
+from vlaa_jax.data.sources.table import open_source
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.safetensors_io import SafetensorsReader
-from vlaa_jax.schema import UserError
+from vlaa_jax.schema import Record, UserError
 
 CASES = int(os.environ.get("VLAA_FOREIGN_CASES", "4000"))
 MAX_S = 2.0
@@ -182,6 +184,62 @@ def records(root):
     return case
 
 
+def read_all(file, root, **how):
+    with closing(open_source(file, root, **how)) as found:
+        for index in range(len(found)):
+            record = found.read(index)
+            str(record).encode()
+            if isinstance(record, Record):
+                try:
+                    found.images(record)
+                except UserError as error:
+                    assert "\n" not in str(error)
+
+
+def conversations(root):
+    turns = [
+        {"from": "human", "value": "<image>\nWhat?"},
+        {"from": "gpt", "value": "A cat."},
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "And?"}]},
+        {"role": "assistant", "content": "So."},
+    ]
+    talk = {"id": "a", "image": "a.png", "conversations": turns[:2]}
+    other = {"id": 1, "images": ["a.png"], "messages": turns[2:]}
+    file = root / "talks.json"
+
+    def case(rng):
+        parts = [json.dumps(talk).encode()]
+        parts += [mutated_json(rng.choice([talk, other]), rng) for _ in range(3)]
+        text = b"[" + b",".join(parts) + b"]" if rng.random() < 0.5 else b"\n".join(parts)
+        file.write_bytes(mutated_bytes(text, rng) if rng.random() < 0.3 else text)
+        read_all(file, root)
+
+    return case
+
+
+def parquets(root):
+    import pyarrow
+    import pyarrow.parquet
+
+    buffer = io.BytesIO()
+    Image.new("RGB", (30, 20), "red").save(buffer, "PNG")
+    image = {"bytes": buffer.getvalue(), "path": "a.png"}
+    row = {"id": "a", "image": image, "question": "q", "gt": "3", "verifier_type": "digit"}
+    encoded = []
+    for codec in ("none", "snappy", "zstd"):
+        buffer = io.BytesIO()
+        table = pyarrow.Table.from_pylist([{**row, "id": str(n)} for n in range(5)])
+        pyarrow.parquet.write_table(table, buffer, compression=codec, row_group_size=2)
+        encoded.append(buffer.getvalue())
+    file = root / "a.parquet"
+
+    def case(rng):
+        file.write_bytes(mutated_bytes(rng.choice(encoded), rng))
+        read_all(file, root)
+
+    return case
+
+
 def metas(root):
     said = (
         b"{'ds_answer': \"<think> it's 3 </think> 3\", 'ppl': nan, 'url': None, 'n': -1, "
@@ -226,7 +284,12 @@ def images(root):
     return case
 
 
-KINDS = {f.__name__: f for f in (headers, indexes, configs, processors, records, metas, images)}
+KINDS = {
+    f.__name__: f
+    for f in (
+        *(headers, indexes, configs, processors, records, conversations, parquets, metas, images),
+    )
+}
 
 
 @pytest.fixture

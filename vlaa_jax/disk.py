@@ -47,9 +47,11 @@ def refusal(error: BaseException) -> Refusal | None:
     Whatever the system says of a path counts, and the errors of ``ADVICE`` without one too.
     """
     for one in _behind(error):
-        number, name = _said(str(one)), None
+        number, name = None, None
         if isinstance(one, OSError):
             number, name = one.errno, one.filename
+        elif not isinstance(one, UserError):
+            number = _said(str(one))
         if number is not None and (number in ADVICE or name):
             path = os.fsdecode(name) if isinstance(name, str | bytes) else ""
             return Refusal(path, os.strerror(number), ADVICE.get(number, ""))
@@ -69,15 +71,14 @@ def refusals(place: Path, then: str | Callable[[], str]) -> Iterator[None]:
     """
     try:
         yield
-    except UserError:
-        raise
     except Exception as error:
+        told = type(error) is UserError  # by somebody who knows the place, but not the way out
         found = refusal(error)
-        if found is None:
+        if found is None or (told and (not found.advice or found.advice in str(error))):
             raise
+        first = str(error) if told else f"{found.path or place}: {found.reason}"
         last = then if isinstance(then, str) else then()
-        words = (f"{found.path or place}: {found.reason}", found.advice, last)
-        raise UserError("; ".join(filter(None, words))) from error
+        raise UserError("; ".join(filter(None, (first, found.advice, last)))) from error
 
 
 @contextmanager

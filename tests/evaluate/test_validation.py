@@ -4,6 +4,7 @@ import pytest
 
 from stub_server import StubServer
 from vlaa_jax.evaluate.generate import Generated
+from vlaa_jax.evaluate.judge import RecordedJudge
 from vlaa_jax.evaluate.miniature.judge_server import scripted_reply
 from vlaa_jax.evaluate.miniature.tables import write_tables
 from vlaa_jax.evaluate.opening import open_all
@@ -39,9 +40,9 @@ def test_scores_follow_the_parameters_and_answers_are_judged_once(tmp_path):
     write_tables(tmp_path)
     with StubServer(lambda r: scripted_reply(r["messages"][-1]["content"])) as server:
         settings = _settings(tmp_path, url=server.url)
-        replies = tmp_path / "judge"
         found = open_all(settings, tmp_path / "unused")
-        validate = BenchmarkValidation(settings, Parrot(), replies, found)
+        judge = RecordedJudge(settings.judge, tmp_path / "judge")
+        validate = BenchmarkValidation(settings, Parrot(), judge, found)
         nothing = validate({"said": "I cannot say"})
         asked = len(server.requests)
         assert asked and validate({"said": "I cannot say"}) == nothing
@@ -49,6 +50,35 @@ def test_scores_follow_the_parameters_and_answers_are_judged_once(tmp_path):
         letter = validate({"said": "<answer>A</answer>"})
     assert nothing["benchmark/mathvista"] == 0.0 < letter["benchmark/mathvista"]
     assert letter["benchmark/mathvista_unknown_frac"] == 0.0
+
+
+def test_a_judge_that_is_gone_stops_the_start_of_a_training_and_no_later_step(tmp_path):
+    write_tables(tmp_path)
+    gone = []
+    with StubServer(lambda r: 500 if gone else scripted_reply(r["messages"][-1]["content"])) as it:
+        settings = _settings(tmp_path, url=it.url, retries=0)
+        found = open_all(settings, tmp_path / "unused")
+        judge = RecordedJudge(settings.judge, tmp_path / "judge")
+        validate = BenchmarkValidation(settings, Parrot(), judge, found)
+        validate({"said": "I cannot say"})
+        gone.append("now")
+        asked = len(it.requests)
+        later = validate({"said": "hard to see"})
+        assert len(it.requests) - asked < 5 + settings.judge.concurrency  # then it is given up
+        assert later["benchmark/mathvista_unknown_frac"] == 1.0
+        assert "benchmark/mathvista" not in later
+        assert validate({"said": "I cannot say"})["benchmark/mathvista_unknown_frac"] == 0.0
+        with pytest.raises(UserError, match="another run is writing to it"):
+            RecordedJudge(settings.judge, tmp_path / "judge")  # no other run in between
+        judge.close()
+        judge = RecordedJudge(settings.judge, tmp_path / "judge")
+        with pytest.raises(UserError, match=r"judge\.url .* HTTP 500"):
+            BenchmarkValidation(settings, Parrot(), judge, found)({"said": "hard to see"})
+
+
+def test_names_are_refused_as_the_setting_that_holds_them():
+    with pytest.raises(UserError, match=r"^benchmarks\.names: names a benchmark twice"):
+        _training(names=("wemath", "wemath"))
 
 
 def _training(**benchmarks):

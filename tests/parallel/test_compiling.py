@@ -35,7 +35,7 @@ def test_a_long_one_is_told_with_its_name_and_time(monkeypatch):
         time.sleep(0.1)
     jax.monitoring.record_event_duration_secs(event, 1.5, fun_name="jit(prefill)")
     compilations.close()
-    assert said[0].startswith("compiling prompts for sampling for ")
+    assert said[0].startswith("compiling: prompts for sampling, ")
     assert compilations.seconds == 1.5
 
 

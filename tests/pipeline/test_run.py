@@ -1,5 +1,6 @@
 from collections import Counter
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
@@ -96,11 +97,38 @@ def test_two_runs_in_one_directory_are_refused(served, tmp_path):
         run(served, tmp_path)
 
 
+def test_a_full_disk_is_told_in_one_line_and_the_run_goes_on_when_there_is_room(served, tmp_path):
+    (tmp_path / "outcomes.jsonl").symlink_to("/dev/full")
+    with pytest.raises(UserError, match="No space left on device"):
+        run(served, tmp_path)
+    (tmp_path / "outcomes.jsonl").unlink()
+    assert run(served, tmp_path).pending == 0
+
+
 def test_other_collect_settings_are_refused(served, tmp_path):
     run(served, tmp_path)
     other = replace(served, collect=replace(served.collect, unique_images=False))
-    with pytest.raises(UserError, match="other settings"):
+    with pytest.raises(UserError, match=r"another collect\.unique_images"):
         run(other, tmp_path)
+
+
+def test_collecting_begins_again_where_its_files_are_gone(served, models, tmp_path):
+    run(served, tmp_path)
+    first, asked = outputs(tmp_path), len(models.asked)
+    (tmp_path / "collected.jsonl").unlink()
+    run(served, tmp_path)
+    assert outputs(tmp_path) == first and len(models.asked) == asked
+    (tmp_path / "collected.json").write_text('{"settings": 1}')
+    with pytest.raises(UserError, match=r"collected\.json: is damaged"):
+        run(served, tmp_path)
+
+
+def test_another_spelling_of_the_work_directory_is_the_same(served, models, tmp_path, monkeypatch):
+    run(served, tmp_path / "a")
+    asked = len(models.asked)
+    monkeypatch.chdir(tmp_path)
+    run(served, Path("a"))
+    assert len(models.asked) == asked
 
 
 def names_of(value, prefix=""):

@@ -90,6 +90,34 @@ def test_parquet_with_the_images_inside(tmp_path):
     assert rejects == {"0000.parquet#2.0": "image missing"}
 
 
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda data: b"", "cannot be read as Parquet"),
+        (lambda data: data[:-20], "cannot be read as Parquet"),
+        (lambda data: data[:4] + b"\xff" * 4000 + data[4004:], "cannot be read as Parquet"),
+        (None, "no column 'image'"),
+    ],
+)
+def test_a_parquet_file_that_is_damaged_or_of_another_kind_is_told_in_one_line(
+    tmp_path, damage, said
+):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder = put(tmp_path / "in" / "clevr_math", {})
+    folder.mkdir(parents=True)
+    columns = {"id": ["a"], "conversations": [talk("How many?", "3")]}
+    if damage:
+        columns["image"] = [{"bytes": picture(0, size=(60, 50)), "path": "a.png"}]
+    path = folder / "0000.parquet"
+    pq.write_table(pa.table(columns), path)
+    if damage:
+        path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UserError, match=said):
+        collected(tmp_path, "clevr_math", {})
+
+
 def test_geoqa_is_explored_only_and_loses_its_instruction(tmp_path):
     asked = "How large is it?\nChoices:\nA:80°\nB:70°"
     question = f"<image>\nFirst reason, then answer like Answer: x.\nQuestion:{asked}"
@@ -179,6 +207,31 @@ def test_arxivqa(tmp_path):
     (sample,), _ = collected(tmp_path, "arxivqa", files)
     assert (sample.question, sample.gt) == ("Which?\nA) x\nB) y", "B")
     assert sample.image.endswith(".jpg") and sample.license == "CC-BY-SA-4.0"
+
+
+def test_a_row_that_no_file_can_hold_is_left_out_and_null_is_missing(tmp_path):
+    row = {"image": "images/a.jpg", "question": "Which?", "label": "A"}
+    bad = [
+        row | {"id": "long" * 90, "options": ["x", "y"]},
+        row | {"id": "half", "options": ["x\ud800", "y"]},
+    ]
+    good = row | {"id": None, "options": ["x", "y"], "rationale": None}
+    files = {"arxivqa.jsonl": [*bad, good], "images/a.jpg": picture(0, "JPEG")}
+    (sample,), rejects = collected(tmp_path, "arxivqa", files)
+    assert sample.meta["rationale"] == ""
+    assert set(rejects.values()) == {"image name too long", "field options is not Unicode text"}
+
+
+def test_images_that_are_links_out_of_the_folder_are_named_as_such(tmp_path):
+    elsewhere = tmp_path / "another disk"
+    elsewhere.mkdir()
+    (elsewhere / "a.jpg").write_bytes(picture(0, "JPEG"))
+    row = {"id": "a", "image": "images/a.jpg", "question": "?", "options": ["x", "y"], "label": "A"}
+    folder = put(tmp_path / "in" / "arxivqa", {"arxivqa.jsonl": [row]})
+    (folder / "images").symlink_to(elsewhere)
+    samples, rejects = collected(tmp_path, "arxivqa", {})
+    assert not samples
+    assert set(rejects.values()) == {"image is a link out of the source's folder"}
 
 
 def test_docvqa_in_its_official_form(tmp_path):

@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from vlaa_jax.pipeline.contract import CallFailed
 from vlaa_jax.pipeline.ledger import Reply
-from vlaa_jax.pipeline.prompts import fill
+from vlaa_jax.pipeline.prompts import fill, load_prompt
+from vlaa_jax.pipeline.request import Request
 from vlaa_jax.pipeline.sample import Drop, Sample
 from vlaa_jax.pipeline.steps.caption import make_caption
 from vlaa_jax.pipeline.steps.difficulty import make_difficulty
@@ -13,11 +15,13 @@ from vlaa_jax.pipeline.steps.distil import make_distil
 from vlaa_jax.pipeline.steps.replies import Trace, parse_trace
 from vlaa_jax.pipeline.steps.rewrite import edit_gap, length_gap, make_rewrite
 from vlaa_jax.pipeline.steps.verify import make_verify, read_verdict
+from vlaa_jax.schema import UserError
 from vlaa_jax.settings.pipeline import (
     CaptionModel,
     CaptionSettings,
     DistilSettings,
     RewriteSettings,
+    ServedModel,
     SplitSettings,
     VerifySettings,
 )
@@ -216,6 +220,44 @@ def test_pass_rate_is_the_mean_over_several_answers(scorer):
     assert all(request.image and request.system for request in asked)
 
 
+def test_a_failed_try_fails_the_pass_rate_when_all_tries_are_through(scorer):
+    step = make_difficulty(SplitSettings(rule="pass_rate", samples=3), scorer)
+    through_ = []
+
+    async def ask(request):
+        if request.salt == 0:
+            raise CallFailed("difficulty", "server", "HTTP 500")
+        await asyncio.sleep(0.01)
+        through_.append(request.salt)
+        return Reply("B")
+
+    with pytest.raises(CallFailed):
+        asyncio.run(step(TRACED, ask))
+    assert sorted(through_) == [1, 2]  # nobody is left behind, asking a client that is closed
+
+
+def test_tries_of_one_question_differ_in_what_is_sent(tmp_path):
+    model = ServedModel("http://a", "m")
+    bodies = [
+        Request("difficulty", "id", "text", salt=salt).body(model, tmp_path) for salt in (0, 1, 2)
+    ]
+    assert bodies[0] != bodies[1] != bodies[2] and "seed" not in bodies[0]
+
+
+def test_a_caption_that_was_only_thought_is_no_caption():
+    settings = CaptionSettings(CaptionModel("http://a", "eye"))
+    step = make_caption(settings)
+    for reply in (Reply("", "I see a plot.", "stop"), "<think>I see a plot.</think>"):
+        assert through(step, BASE, reply)[0] == Drop("caption", "reply empty")
+    assert through(step, BASE, "<think>Hm.</think>\n\nA plot.")[0].caption == "A plot."
+
+
+def test_a_judge_may_think_before_its_verdict(scorer):
+    step = make_verify(VerifySettings(), scorer)
+    assert through(step, TRACED, "<think>No? It does.</think> Yes.")[0].verdict == "judge"
+    assert through(step, TRACED, "<think>Yes? It does not.</think> No.")[0].reason == "answer wrong"
+
+
 def test_a_pass_rate_that_cannot_be_scored_is_no_zero(scorer):
     step = make_difficulty(SplitSettings(rule="pass_rate", samples=2), scorer)
     sample = replace(TRACED, verifier_type="open_ended")
@@ -230,6 +272,17 @@ def test_perplexity_is_that_of_the_target_after_the_question():
     body = {"text_offset": [0, 3, 5, 9], "token_logprobs": [None, -9.0, -1.0, -3.0]}
     read = replace(asked, prefix="12345").read({"choices": [{"logprobs": body}]})
     assert read.value == 2.0  # the mean of 1 and 3; what begins in the prefix is not counted
+
+
+@pytest.mark.parametrize("content", [b"", b" \n", b"\xff", b"x" * (2 << 20), None])
+def test_a_prompt_that_nobody_can_answer_is_refused(tmp_path, content):
+    path = tmp_path / "own.txt"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=r"prompt .*own.txt: (is empty|cannot be read)"):
+        load_prompt("caption", str(path))
 
 
 def test_filling_leaves_values_and_unknown_names_alone():

@@ -12,7 +12,7 @@ from vlaa_jax.parallel.mesh import make_mesh
 from vlaa_jax.plan.__main__ import model_config, read_settings
 from vlaa_jax.plan.chips import CHIPS, GIB, chip_of
 from vlaa_jax.plan.formulas import Cut, sizes_of
-from vlaa_jax.plan.plan import cut_of, quick_plan, smallest_change
+from vlaa_jax.plan.plan import cut_of, quick_plan, smallest_change, with_more_slots
 from vlaa_jax.plan.programs import bytes_on_device, grpo_programs, make_parts, sft_programs
 from vlaa_jax.plan.search import candidates, flags_of, ranked
 from vlaa_jax.plan.shapes import shapes_of
@@ -121,6 +121,16 @@ def test_sampling_in_more_parts_takes_less_memory_and_as_many_bytes_as_compiled(
     assert 0.5 < taken["cut"] / taken["whole"] < 0.56  # the tower is not cut
     with pytest.raises(UserError, match=r"rollout.tensor: 3 is no multiple"):
         cut_of(dataclasses.replace(cut, rollout=dataclasses.replace(cut.rollout, tensor=3)), 16)
+
+
+def test_more_slots_are_offered_up_to_all_prompts_and_take_less_time():
+    settings = settings_of(fsdp=16)
+    more = list(with_more_slots(settings))
+    assert [own.rollout.batch_prompts for own in more] == [256, 512]
+    plans = [quick_plan(own, THREE, CHIPS["v5e"], Cut(1, 16, 1)) for own in (settings, *more)]
+    assert [plan.fits for plan in plans] == [True, True, False]
+    assert plans[0].seconds > plans[1].seconds > plans[2].seconds
+    assert not list(with_more_slots(read_settings(sft_config("3b").to_dict())))
 
 
 def test_a_search_finds_only_what_fits_and_writes_its_flags():

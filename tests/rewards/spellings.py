@@ -6,6 +6,15 @@ vision-language models, public bug reports of graders and ordinary English and C
 
 # For any value: a number, a letter, an expression, a box.
 COMMITTED = """
+Definitely {v}.
+Certainly {v}
+I believe {v}
+I think {v}
+{v}, I think
+{v}. Explanation: the two parts are equal.
+{v} (see figure)
+{v} ✓
+✔ {v}
 {v}
 {v}.
   {v}
@@ -331,6 +340,7 @@ if {o} then {v}, else {o}
 """
 
 COUNT_COMMITTED = """
+There're {v}.
 {v} cubes
 There are {v} cubes.
 There are {v} of them.
@@ -380,6 +390,9 @@ x{v}
 """
 
 MATH_COMMITTED = """
+$\\underline{{{v}}}$
+x := {v}
+{v} = {v}
 $ {v} $
 $${v}$$
 \\({v}\\)
@@ -423,6 +436,10 @@ m∠ABC={v}^\\circ
 """
 
 MCQ_COMMITTED = """
+{v}. As AB = CD, it is {t}
+→ {v}
+# {v}
+{v} ✓
 ({v})
 ({v}).
 [{v}]
@@ -482,6 +499,9 @@ It is {t}
 """
 
 MCQ_UNCOMMITTED = """
+The answer is {o}=b{v}, c, d
+Option {v}|{o} or c: d
+{v}, {o}/c and
 {v}: {p}
 {v}. {p}
 ({v}) {p}
@@ -505,6 +525,8 @@ I would not choose {v}
 """
 
 BOX_COMMITTED = """
+{{"bbox_2d": {v}, "label": "dog", "sub_label": 3}}
+{{"rank": 1, "bbox_2d": {v}}}
 The bounding box is {v}.
 The object is at {v}
 bbox: {v}
@@ -517,6 +539,8 @@ bbox: {v}
 """
 
 BOX_UNCOMMITTED = """
+at most {v}
+more than {v}
 outside {v}
 half of {v}
 {v} {v}

@@ -104,7 +104,7 @@ def box(rng):
          "<|box_start|>({},{}),({},{})<|box_end|>"]
     )  # fmt: skip
     said = {"v": spelled.format(*v), "o": spelled.format(*o)}
-    return gold, said, tables_of(), score_iou
+    return gold, said, tables_of("BOX"), score_iou
 
 
 KINDS = [digit, digit_in_words, digit_in_chinese, number, expression, choice, box]

@@ -120,6 +120,7 @@ PLAIN = [
     ("B", "<answer>B</answer>", 1),
 ]
 
+ROOTS = "Solve.\nA: $x=2$ or $x=3$\nB: $x=-2$\nC: $\\frac{1}{2}$\nD: $\\sqrt{3}$ cm"
 YES_NO = "Is b positive?\nA: Yes\nB: No"
 THREE = "Which kind of triangle is it?\nA: Right\nB: Acute\nC: Obtuse"
 
@@ -162,6 +163,14 @@ LISTED = [
     (THREE, "A. b c", "A", 0),
     (THREE, "a) bc", "A", 0),
     (ANGLES, "C. 45° since ad bisects abc", "C", 1),
+    (ANGLES, "30 cm", "B", 0),
+    (ANGLES, "30 rad", "B", 0),
+    (ROOTS, "sqrt(3)", "D", 1),
+    (ROOTS, "√3 cm", "D", 1),
+    (ROOTS, "√3 m", "D", 0),
+    (ROOTS, "-2", "B", 1),
+    (ROOTS, "A: x = 2 or x = 3", "A", 1),
+    (ROOTS, "x = 2", "A", 0),
 ]
 
 

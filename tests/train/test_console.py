@@ -90,3 +90,15 @@ def test_tensorboard_gets_numbers_pictures_and_answers(tmp_path):
     with Image.open(io.BytesIO(values["heldout/0/image"].image.encoded_image_string)) as image:
         assert image.size == (6, 4)
     assert values["heldout/1/answer/text_summary"].tensor.string_val == [b"text"]
+
+
+def test_the_closing_table_shows_benchmarks_with_and_without_held_out_records():
+    bench = {"benchmark/wemath": 12.5}
+    alone = heldout_table(
+        {"before": bench, "after": {"benchmark/wemath": 25.0, "benchmark/wemath_unknown_frac": 0.0}}
+    )
+    assert [list(column.cells) for column in alone.columns] == [
+        *(["benchmark/wemath"], [""], ["12.500"], ["25.000"], ["+12.500"]),
+    ]
+    kept = {"before": {"heldout/mean": 0.5}, "after": {"heldout/mean": 0.75, **bench}}
+    assert list(heldout_table(kept).columns[0].cells) == ["mean", "benchmark/wemath"]

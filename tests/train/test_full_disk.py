@@ -18,8 +18,9 @@ from vlaa_jax.train.state import new_state
 
 def save(checkpoints, step):
     place = replicated(make_mesh(devices=jax.devices()[:1]))
-    noise = np.random.default_rng(step).normal(size=(200, 400)).astype(np.float32)
-    state = new_state({"w": jax.device_put(noise, place)}, optax.adam(0.1), place)
+    noise = np.random.default_rng(step).normal(size=(12, 200, 40)).astype(np.float32)
+    params = {f"w{n}": jax.device_put(part, place) for n, part in enumerate(noise)}
+    state = new_state(params, optax.adam(0.1), place)
     checkpoints.save(state, {}, Progress(step, {"at": step}))
 
 
@@ -33,7 +34,7 @@ def until_full(checkpoints):
             time.sleep(0.1)
 
 
-def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(tmp_path):
+def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(tmp_path, capfd):
     with mounted(tmp_path / "disk", 700) as place:
         checkpoints = Checkpoints(place / "checkpoints", 1)
         full = pytest.raises(UserError, match=r"No space left on device; free some space; then")
@@ -41,6 +42,7 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(tmp_path):
             until_full(checkpoints)
         checkpoints.close()
         assert [path.name for path in (place / "checkpoints").iterdir()] == ["1"]
+        assert "Traceback" not in capfd.readouterr().err
         resize(place, 2000)
         again = Checkpoints(place / "checkpoints", 1)
         assert again.latest == 1

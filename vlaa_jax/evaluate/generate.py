@@ -6,6 +6,7 @@ flight is.
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,12 @@ from vlaa_jax.parallel import hosts
 from vlaa_jax.schema import UserError
 
 _AS_IS = PROFILES["2026-08-lossless"]
+_KINDS: dict[str, Any] = {
+    **{"benchmark": str, "index": str, "text": str, "sample": int, "finish_reason": str},
+    "tokens": int | None,
+}
+"""Of the fields of a recorded output: its benchmark, and those of a prediction in their order."""
+_OF_A_HOST = re.compile(r"outputs(\.host\d+)?\.jsonl")
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,14 @@ Done = Callable[[Job, Generated], None]
 class Generator(Protocol):
     """Whoever answers questions on images: a server, or an engine."""
 
+    def check(self, jobs: Sequence[Job]) -> None:
+        """Look all jobs over, before anything dear is loaded or asked.
+
+        Raises:
+            UserError: a job cannot be answered, and why.
+        """
+        ...
+
     async def generate(self, jobs: Sequence[Job], done: Done) -> None:
         """Answer all jobs, in any order; ``done`` is called for each as soon as it is answered.
 
@@ -82,6 +97,14 @@ def jobs_of(benchmark: Benchmark, questions: Questions, samples: int) -> Iterato
             yield Job(benchmark.name, str(row["index"]), sample, prompt, images)
 
 
+def by_question(jobs: Sequence[Job]) -> list[list[Job]]:
+    """The jobs, with all samples of a question together."""
+    questions: dict[tuple[str, str], list[Job]] = {}
+    for job in jobs:
+        questions.setdefault((job.benchmark, job.index), []).append(job)
+    return list(questions.values())
+
+
 def seed_of(job: Job, seed: int) -> int:
     """A seed for one output that does not depend on what is generated beside it."""
     text = json.dumps([seed, job.benchmark, job.index, job.sample])
@@ -90,9 +113,7 @@ def seed_of(job: Job, seed: int) -> int:
 
 def dealt(jobs: Sequence[Job]) -> list[Job]:
     """The jobs that fall to this host: every so-manieth question, with all its samples."""
-    place = {key: at for at, key in enumerate(dict.fromkeys((j.benchmark, j.index) for j in jobs))}
-    count, own = hosts.count(), hosts.index()
-    return [job for job in jobs if place[job.benchmark, job.index] % count == own]
+    return [job for same in by_question(jobs)[hosts.index() :: hosts.count()] for job in same]
 
 
 class Outputs:
@@ -112,9 +133,8 @@ class Outputs:
         self._made_by = json.loads(json.dumps(made_by))
         self._found: dict[tuple[str, str, int], Prediction] = {}
         self._ledger = Ledger(self._path)
+        self._begun = bool(self._ledger.records)
         try:
-            if not self._ledger.records:
-                self._ledger.append({"made_by": self._made_by})
             self._take(self._path, self._ledger.records)
             self.read_others()
         except UserError:
@@ -124,7 +144,7 @@ class Outputs:
     def read_others(self) -> None:
         """Take in what other hosts have recorded, in this run or an earlier one."""
         for path in sorted(self._path.parent.glob("outputs*.jsonl")):
-            if path != self._path:
+            if path != self._path and _OF_A_HOST.fullmatch(path.name):
                 self._take(path, read_ledger(path)[0])
 
     def _take(self, path: Path, records: Sequence[Mapping[str, Any]]) -> None:
@@ -134,13 +154,11 @@ class Outputs:
                     why = _difference(line.get("made_by"), self._made_by)
                     raise UserError(f"{path}: {why}; use a new --workdir")
                 continue
-            try:
-                prediction = Prediction(
-                    *(line[name] for name in ("index", "text", "sample", "finish_reason", "tokens"))
-                )
-                self._found[line["benchmark"], prediction.index, prediction.sample] = prediction
-            except (KeyError, TypeError):
-                raise UserError(f"{path}: line {number} is no record of an output") from None
+            if problem := next((n for n in _KINDS if not isinstance(line.get(n), _KINDS[n])), ""):
+                raise UserError(f"{path}: line {number} is no record of an output ({problem})")
+            benchmark, *values = (line[name] for name in _KINDS)
+            prediction = Prediction(*values)
+            self._found[benchmark, prediction.index, prediction.sample] = prediction
 
     def missing(self, jobs: Sequence[Job]) -> list[Job]:
         """The jobs that are not recorded."""
@@ -148,6 +166,9 @@ class Outputs:
 
     def add(self, job: Job, generated: Generated) -> None:
         """Record an output; when this returns it outlives the process."""
+        if not self._begun:  # what recorded nothing may be made otherwise
+            self._ledger.append({"made_by": self._made_by})
+            self._begun = True
         self._ledger.append(
             {
                 "benchmark": job.benchmark,

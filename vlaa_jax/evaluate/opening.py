@@ -10,6 +10,7 @@ from vlaa_jax.evaluate.miniature.judge_server import JudgeServer
 from vlaa_jax.evaluate.miniature.tables import write_tables
 from vlaa_jax.evaluate.nouns import Benchmark
 from vlaa_jax.evaluate.questions import Questions, open_questions
+from vlaa_jax.parallel import hosts
 from vlaa_jax.schema import UserError
 from vlaa_jax.settings.evaluate import EMBEDDED, EvaluateSettings
 
@@ -42,7 +43,8 @@ def open_all(settings: EvaluateSettings, drawn: Path, name: str = "data.root") -
     root = Path(data.root).expanduser()
     if data.root == EMBEDDED:
         root = drawn
-        write_tables(root)
+        if hosts.is_writer():  # the others may be reading what is there
+            write_tables(root)
     elif not data.root or not root.is_dir():
         raise UserError(f"{name}: {data.root!r} is no directory with tables of benchmarks")
     check = data.check_digest and data.root != EMBEDDED

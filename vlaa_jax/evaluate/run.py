@@ -7,6 +7,7 @@ import hashlib
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from rich.console import Console
 from vlaa_jax import __version__, disk
 from vlaa_jax.evaluate.benchmarks import benchmark_named
 from vlaa_jax.evaluate.generate import Generated, Generator, Job, Outputs, dealt, jobs_of
-from vlaa_jax.evaluate.judge import RecordedJudge, refuse_without_judge
+from vlaa_jax.evaluate.judge import RecordedJudge, replies_of
 from vlaa_jax.evaluate.ledger import Ledger
 from vlaa_jax.evaluate.nouns import Benchmark, Unit
 from vlaa_jax.evaluate.opening import Found, open_all, with_scripted_judge
@@ -41,6 +42,7 @@ from vlaa_jax.settings.evaluate import EvaluateSettings
 
 _AS_IT_IS: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
 KEPT = "what was answered and judged is kept, the same command goes on from there"
+LOCK = "lock"
 _PROMPTS = Path(__file__).parent / "prompts"
 
 
@@ -56,21 +58,24 @@ def run(settings: EvaluateSettings, workdir: Path, console: Console) -> Summary:
     with contextlib.ExitStack() as stack:
         stack.enter_context(disk.refusals(workdir, KEPT))
         if hosts.is_writer():
-            stack.enter_context(Ledger(workdir / "lock"))  # one run at a time
+            stack.enter_context(Ledger(workdir / LOCK))  # one run at a time
         settings = with_scripted_judge(settings, stack)
-        replies = Path(settings.judge.replies or workdir / "judge.jsonl").expanduser()
-        refuse_without_judge(benchmarks, settings.judge, replies.is_file())
+        replies = replies_of(benchmarks, settings.judge, workdir)
         earlier = Path(settings.scoring.baseline).expanduser() / "units.json"
         baseline = read_units(earlier) if settings.scoring.baseline else {}
         found = hosts.after_writer(
             lambda: open_all(settings, workdir / "questions"), "the questions"
         )
+        if not (workdir / LOCK).exists():
+            raise UserError(f"--workdir={workdir}: the hosts do not share this directory")
         outputs, made_by = asyncio.run(_outputs(settings, found, workdir, console))
         if not hosts.is_writer():
+            hosts.meet("the scores", apart=True)
             return Summary(workdir, {})
         scorings, calls = asyncio.run(_score(settings, found, outputs, baseline, replies, console))
         provenance = _provenance(settings, found, made_by) | calls
         _report(settings, scorings, found, provenance, workdir)
+        hosts.meet("the scores", apart=True)
     results = [scoring.result for scoring in scorings]
     console.print(text_table(results, settings.name), **_AS_IT_IS)
     report = f"report: {workdir / 'report.html'}  ({time.monotonic() - began:,.0f} s)"
@@ -97,9 +102,10 @@ async def _outputs(
         folder = Path(settings.generation.files).expanduser()
         files = {one.name: _file_of(one, folder) for one, _ in found}
         read = {name: read_predictions(file).predictions for name, file in files.items()}
-        _write_config(settings, workdir)
+        if hosts.is_writer():
+            _write_config(settings, workdir)
         return read, {"source": "file", **{name: str(file) for name, file in files.items()}}
-    generator = _generator(settings)
+    generator = _generator(settings, console)
     digests = {f"data {one.name}": questions.digest for one, questions in found}
     made_by = {**generator.describe(), **digests, "question prompt": _digest_of("dynamath.txt")}
     jobs = {
@@ -111,10 +117,13 @@ async def _outputs(
             _write_config(settings, workdir)  # only now is it known that this directory is theirs
         missing = {name: dealt(outputs.missing(wanted)) for name, wanted in jobs.items()}
         hosts.meet("the outputs")  # all have seen the same files
+        for wanted in missing.values():
+            generator.check(wanted)
         for one, _ in found:
             done = len(jobs[one.name]) - len(missing[one.name])
             await _generate(generator, outputs, missing[one.name], done, one, console)
-        hosts.meet("the end of all outputs")
+        outputs.close()  # a shared file system may show others no more than what is closed
+        hosts.meet("the end of all outputs", apart=True)
         outputs.read_others()
         predictions = {name: outputs.of(wanted) for name, wanted in jobs.items()}
     if hosts.is_writer():
@@ -122,9 +131,9 @@ async def _outputs(
     return predictions, made_by
 
 
-def _generator(settings: EvaluateSettings) -> Generator:
+def _generator(settings: EvaluateSettings, console: Console) -> Generator:
     if settings.generation.source == "server":
-        return Served(settings.generation)
+        return Served(settings.generation, partial(console.print, **_AS_IT_IS))
     from vlaa_jax.evaluate.own_engine import OwnEngine  # imports jax
 
     return OwnEngine(settings)
@@ -211,6 +220,11 @@ async def _score(
                 indices = {row["index"] for row in questions.rows}
                 predictions = [one for one in predictions if one.index in indices]
             progress = Progress(console, f"{benchmark.title}: verdicts", len(predictions))
+
+            def done(progress: Progress = progress) -> None:
+                progress.step()
+                hosts.leave_alone("between two verdicts")
+
             scorings.append(
                 await score_benchmark(
                     benchmark,
@@ -221,7 +235,7 @@ async def _score(
                     max_failed=settings.judge.max_failed,
                     both=settings.scoring.both,
                     baseline=baseline.get(benchmark.name),
-                    done=progress.step,
+                    done=done,
                 )
             )
             progress.end()
@@ -276,12 +290,14 @@ def _report(
 
 def _commit() -> str:
     """Of the source tree that this runs from; empty for an installed package."""
-    command = ["git", "-C", str(_PROMPTS), "rev-parse", "HEAD"]
+    command = ["git", "-C", str(_PROMPTS), "rev-parse", "--show-prefix", "HEAD"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout.strip()
+    place, _, commit = done.stdout.strip().partition("\n")
+    # An environment inside somebody's repository has their commit, not ours.
+    return commit if place == "vlaa_jax/evaluate/prompts/" else ""
 
 
 def _digest_of(pattern: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from vlaa_jax.evaluate.benchmarks import benchmark_named
 from vlaa_jax.evaluate.generate import Generated, Generator, Job, jobs_of
-from vlaa_jax.evaluate.judge import RecordedJudge, refuse_without_judge
+from vlaa_jax.evaluate.judge import RecordedJudge, replies_of
 from vlaa_jax.evaluate.nouns import Benchmark
 from vlaa_jax.evaluate.opening import Found, open_all, with_scripted_judge
 from vlaa_jax.evaluate.predictions import Prediction
@@ -57,16 +57,21 @@ def prepared(
         drawn = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         asked = settings.benchmarks.evaluation(settings.data, settings.judge)
         asked = with_scripted_judge(asked, stack)
-        replies = Path(asked.judge.replies or workdir / "judge.jsonl").expanduser()
         benchmarks = [benchmark_named(name) for name in asked.data.benchmarks]
-        refuse_without_judge(benchmarks, asked.judge, replies.is_file())
+        replies = replies_of(benchmarks, asked.judge, workdir)
         found = open_all(asked, drawn, "benchmarks.root")
 
         def build(pretrained: Any, mesh: Any) -> BenchmarkValidation:
             from vlaa_jax.evaluate.own_engine import OwnEngine  # imports jax
 
-            engine = OwnEngine(asked, (pretrained, mesh))
-            return BenchmarkValidation(asked, engine, replies, found)
+            engine = OwnEngine(asked, (pretrained, mesh), settings.rollout.tensor)
+            for one, questions in found:
+                engine.check(list(jobs_of(one, questions, samples=1)))
+            judge = None
+            if asked.judge.url or replies.is_file():
+                judge = RecordedJudge(asked.judge, replies)  # its record is this run's to the end
+                stack.callback(judge.close)
+            return BenchmarkValidation(asked, engine, judge, found)
 
         yield build
 
@@ -77,38 +82,45 @@ class BenchmarkValidation:
     Args:
         settings: benchmarks, how many questions of each, decoding, judge and profile.
         engine: of the structure that trains.
-        replies: record of the judge; the same answer is judged once in a whole run.
+        judge: None where there is none; the same answer is judged once in a whole run.
         found: the benchmarks and their questions.
     """
 
     def __init__(
-        self, settings: EvaluateSettings, engine: PolicyEngine, replies: Path, found: Found
+        self,
+        settings: EvaluateSettings,
+        engine: PolicyEngine,
+        judge: RecordedJudge | None,
+        found: Found,
     ) -> None:
-        self._settings, self._engine, self._replies = settings, engine, replies
+        self._settings, self._engine, self._judge = settings, engine, judge
         self._found = found
 
     def __call__(self, params: Mapping[str, Any]) -> dict[str, float]:
         """Scores in percent of what is known, by ``benchmark/NAME``.
 
         Also ``benchmark/NAME_unknown_frac``, the share of outputs without a verdict.
+
+        Raises:
+            UserError: the judge does not answer the first time. Later that leaves outputs without
+                a verdict: a run that trains for days outlives its judge.
         """
         self._engine.use(params)
         return asyncio.run(self._measure())
 
     async def _measure(self) -> dict[str, float]:
         metrics: dict[str, float] = {}
-        async with contextlib.AsyncExitStack() as stack:
-            judge = None
-            if self._settings.judge.url or self._replies.is_file():
-                judge = RecordedJudge(self._settings.judge, self._replies)
-                stack.push_async_callback(judge.aclose)
+        try:
             for benchmark, questions in self._found:
-                metrics |= await self._score(benchmark, questions, judge)
+                metrics |= await self._score(benchmark, questions)
+            if self._judge is not None:
+                self._judge.stops = False
+        finally:
+            if self._judge is not None:
+                await self._judge.rest()
         return metrics
 
-    async def _score(
-        self, benchmark: Benchmark, questions: Questions, judge: RecordedJudge | None
-    ) -> dict[str, float]:
+    async def _score(self, benchmark: Benchmark, questions: Questions) -> dict[str, float]:
         predictions: list[Prediction] = []
 
         def done(job: Job, out: Generated) -> None:
@@ -118,7 +130,7 @@ class BenchmarkValidation:
         await self._engine.generate(list(jobs_of(benchmark, questions, samples)), done)
         profile = profile_named(self._settings.scoring.profile)
         scoring = await score_benchmark(
-            benchmark, questions.rows, predictions, judge, profile, both=False
+            benchmark, questions.rows, predictions, self._judge, profile, both=False
         )
         name, result = f"benchmark/{benchmark.name}", scoring.result
         verdicts = [one.verdict.known for sample in scoring.samples for one in sample.scored]

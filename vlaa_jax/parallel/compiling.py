@@ -66,7 +66,7 @@ class Compilations:
                 name, since = running[0]
                 this = time.monotonic() - since
                 more = f"{self.count - begun} programs before it, " if self.count > begun else ""
-                say(f"compiling {part(name)} for {this:.0f} s ({more}{seconds:.0f} s in all)")
+                say(f"compiling: {part(name)}, {this:.0f} s so far ({more}{seconds:.0f} s in all)")
                 told = seconds
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TextIO, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from vlaa_jax.data.images.files import decode_image
 from vlaa_jax.data.images.processor import MAX_ASPECT
@@ -39,6 +39,8 @@ NAME = "collect"
 SAMPLES, REJECTS, STAMP = "collected.jsonl", "collect_rejects.jsonl", "collected.json"
 _CHUNK = 64
 _SUFFIXES = ((b"\xff\xd8\xff", "jpg"), (b"\x89PNG", "png"), (b"RIFF", "webp"), (b"GIF8", "gif"))
+_MAX_NAME_BYTES = 240
+"""Of a file or folder; most disks allow 255, and a suffix is added for a while."""
 _UNSAFE = re.compile(r"[^\w.-]+")
 
 
@@ -70,15 +72,14 @@ def collect(settings: CollectSettings, workdir: Path, image_root: Path) -> Colle
     limits = known(source_counts, settings, "limits")
     if not folders:
         raise UserError("collect.sources: name at least one, e.g. arxivqa=/data/arxivqa")
-    wanted = json.loads(json.dumps(asdict(settings)))
-    if stamp.is_file():
-        before = read_object(stamp)
-        if before.get("settings") != wanted:
-            raise UserError(
-                f"{workdir}: was collected with other settings; choose another --workdir"
-            )
-        with own_file(stamp):
-            done.originals, done.count = dict(before["originals"]), int(before["count"])
+    wanted = asdict(settings)
+    del wanted["sources"]  # to the end: "embedded" draws its sources by the other settings
+    wanted["sources"] = [[name, str(folder.resolve())] for name, folder in folders.items()]
+    if (before := _stamped(stamp)) and done.samples.is_file() and done.rejects.is_file():
+        if other := [name for name in wanted if before["settings"].get(name) != wanted[name]]:
+            told = f"was collected with another collect.{other[0]}; choose another --workdir"
+            raise UserError(f"{workdir}: {told}")
+        done.originals, done.count = before["originals"], before["count"]
         return done
     partial = [path.with_suffix(".partial") for path in (done.samples, done.rejects)]
     with (
@@ -99,6 +100,17 @@ def collect(settings: CollectSettings, workdir: Path, image_root: Path) -> Colle
     )
     stamp.with_suffix(".partial").replace(stamp)
     return done
+
+
+def _stamped(stamp: Path) -> dict[str, Any] | None:
+    """What an earlier run noted at the end of collecting; None where it did not come so far."""
+    if not stamp.is_file():
+        return None
+    found = read_object(stamp)
+    kinds = {"settings": dict, "originals": dict, "count": int}
+    if any(not isinstance(found.get(name), kind) for name, kind in kinds.items()):
+        raise UserError(f"{stamp}: is damaged; remove it to collect again")
+    return found
 
 
 def known(
@@ -222,6 +234,8 @@ class _Collector:
             path = clean_image_path(f"{source.folder}/{suffix}")
         except Refusal as refusal:
             raise Unusable("image path refused", refusal.reason) from None
+        if max(len(part.encode()) for part in path.split("/")) > _MAX_NAME_BYTES:
+            raise Unusable("image name too long", path[:200])
         target = self._root / path
         if hash(path) in self._paths and loaded.digest != _digest_of(target):
             raise Unusable("image name used before", path)

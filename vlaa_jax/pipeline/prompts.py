@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
+from vlaa_jax.foreign import local_path, read_text
 from vlaa_jax.schema import UserError
 
 _FOLDER = Path(__file__).parent / "prompts"
@@ -20,14 +21,15 @@ def load_prompt(name: str, own: str, wanted: Collection[str] = ()) -> str:
         wanted: names that the text must contain, since what they stand for would be lost.
 
     Raises:
-        UserError: the file cannot be read, or lacks a name.
+        UserError: the file cannot be read, is empty or too large, or lacks a name.
     """
-    path = Path(own).expanduser() if own else _FOLDER / f"{name}.txt"
+    path = local_path(own) if own else _FOLDER / f"{name}.txt"
     try:
-        with path.open("rb") as file:
-            text = file.read(_MAX_BYTES).decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path, _MAX_BYTES)
+    except (FileNotFoundError, UserError) as error:
         raise UserError(f"prompt {path}: cannot be read ({error})") from error
+    if not text.strip():
+        raise UserError(f"prompt {path}: is empty")
     present = set(_NAME.findall(text))
     if missing := [name for name in wanted if name not in present]:
         raise UserError(f"prompt {path}: ${missing[0]} must stand somewhere in it")

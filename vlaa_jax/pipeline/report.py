@@ -19,15 +19,17 @@ _HEAD = ("source", "original", "after pipeline", "SFT", "RL", "aha-SFT", "failed
 
 
 def counts_rows(originals: Mapping[str, int], tally: Tally) -> list[list[str]]:
-    """A row per source and the total: ours, and the paper's in brackets (Table 1)."""
+    """A row per source and their total: ours, and the paper's in brackets (Table 1)."""
     rows = []
     columns = (originals, tally.kept, tally.sft, tally.rl, tally.aha_sft, tally.failed)
     for name in originals:
         published = (*SOURCES[name].published, None, None)
         pairs = zip((column.get(name, 0) for column in columns), published, strict=True)
         rows.append([SOURCES[name].title, *(_cell(count, paper) for count, paper in pairs)])
-    rows.append(["total", *(f"{sum(column.values()):,}" for column in columns)])
-    return rows
+    papers = zip(*(SOURCES[name].published for name in originals), strict=True)
+    sums = (*(sum(count or 0 for count in column) or None for column in papers), None, None)
+    totals = zip((sum(column.values()) for column in columns), sums, strict=True)
+    return [*rows, ["total", *(_cell(count, paper) for count, paper in totals)]]
 
 
 def _cell(count: int, paper: int | None) -> str:

@@ -67,7 +67,15 @@ def run(settings: PipelineSettings, workdir: Path, console: Console) -> Pipeline
     Raises:
         UserError: something the user can mend; what was recorded until then stays.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        return _run(settings, workdir, console)
+    except OSError as error:  # a full disk, most likely
+        where = error.filename or workdir
+        raise UserError(f"{where}: {error.strerror or error}; the same command goes on") from error
+
+
+def _run(settings: PipelineSettings, workdir: Path, console: Console) -> PipelineSummary:
     with ExitStack() as stack:
         stack.enter_context(_alone(workdir))
         known(source_counts, settings.split, "rl_caps")  # now, not when all is paid

@@ -20,6 +20,7 @@ from rich.console import Console
 from vlaa_jax import disk
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.plan.chips import GIB, chip_of
+from vlaa_jax.plan.known import Known, compilers
 from vlaa_jax.plan.plan import (
     Plan,
     compiled_plan,
@@ -112,6 +113,7 @@ def run(settings: Any, config: QwenVLConfig, topology: str) -> Plan:
     console.print(f"planned in {seconds:.0f} s", highlight=False)
     if JSON.value:
         figures = as_json(plan, settings, topology, seconds) | _cost()
+        figures["compilers"] = compilers() if plan.compiled else {}
         disk.write_json(Path(JSON.value), figures)
     if SEARCH.value and WRITE.value:
         disk.write_text(Path(WRITE.value), "\n".join(flags_of(settings)) + "\n")
@@ -129,7 +131,6 @@ def _compile(settings: Any, config: QwenVLConfig, topology: str, console: Consol
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing runs: an attached device stays free
     from vlaa_jax.parallel.mesh import make_mesh
     from vlaa_jax.plan.compiled import compile_program
-    from vlaa_jax.plan.known import Known
     from vlaa_jax.plan.programs import programs_of
 
     cut = cut_of(settings, device_count(topology))
@@ -148,9 +149,10 @@ def _progress(one: Any) -> str:
     if one.error:
         return f"refused after {one.seconds:.0f} s"
     words = "known from before, compiled" if one.known else "compiled"
+    text = f"text of {len(one.text) / 1e6:.1f} MB" if one.text else "text unreadable: by formulas"
     return (
         f"{one.total / GIB:.2f} GiB a device; {words} in {one.seconds:.0f} s, traced in "
-        f"{one.traced:.0f} s, text of {len(one.text) / 1e6:.1f} MB"
+        f"{one.traced:.0f} s, {text}"
     )
 
 

@@ -48,7 +48,7 @@ class Known:
 
     def key(self, text: str) -> str:
         """Of a program, by its text before compilation."""
-        versions = [f"{name} {_version(name)}" for name in COMPILERS]
+        versions = [f"{name} {version}" for name, version in compilers().items()]
         return hashlib.sha256("\n".join([self._target, *versions, text]).encode()).hexdigest()
 
     def find(self, key: str) -> Said | None:
@@ -71,6 +71,11 @@ class Known:
         figures = dict(zip(Said._fields[:-1], said[:-1], strict=True))
         _write(self._folder / f"{key}.hlo.gz", gzip.compress(said.text.encode(), 6))
         _write(self._folder / f"{key}.json", json.dumps(figures).encode())
+
+
+def compilers() -> dict[str, str]:
+    """Versions of what compiles; "-" for what is not installed."""
+    return {name: _version(name) for name in COMPILERS}
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -1,7 +1,8 @@
 """A plan: every program's memory, collectives and time, and whether the run fits."""
 
 import dataclasses
-from collections import Counter
+import re
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from vlaa_jax.plan.compiled import Compiled
 from vlaa_jax.plan.formulas import Cut, Work
 from vlaa_jax.plan.roofline import Time, time_of
 from vlaa_jax.plan.tasks import formulas_of
+from vlaa_jax.plan.traffic import Traffic, traffic
 from vlaa_jax.schema import UserError
 from vlaa_jax.settings.sft import SftSettings
 
@@ -28,6 +30,8 @@ class Row(NamedTuple):
         arguments: bytes of its arguments on a device; 0 by formulas.
         compiled: seconds that its compilation took; 0 by formulas.
         error: why it did not compile.
+        known: it was compiled before.
+        crossing: what crosses the memory most in one run, in words and bytes; empty by formulas.
     """
 
     name: str
@@ -39,6 +43,8 @@ class Row(NamedTuple):
     arguments: int = 0
     compiled: float = 0.0
     error: str = ""
+    known: bool = False
+    crossing: tuple[tuple[str, float], ...] = ()
 
 
 class Plan(NamedTuple):
@@ -134,23 +140,35 @@ def compiled_plan(
 ) -> Plan:
     """A plan with memory and collectives of compiled programs; products by formulas."""
     own = formulas_of(settings, config, cut)
-    counted = own.works()
+    counted, vision = own.works(), config.vision
+    full = len(vision.full_blocks) / vision.depth  # the tower's conditional: windows, or all
     rows = []
     for found in programs:
         name = found.program.name
         runs, work = counted[name]
-        # Only the largest array's move is compiled; the formula has them all.
-        if name != "weights":
+        crossed = traffic(found.text, own.loop, (1 - full, full))
+        # Of the weights only the largest array's move is compiled; the formula has them all.
+        if name != "weights" and found.text:
             sent = sum(c.moved * c.turns(own.loop) for c in found.collectives)
-            work = work._replace(sent=float(sent))
-        said = found.arguments, found.seconds, found.error
+            work = work._replace(sent=float(sent), hbm=sum(one.bytes for one in crossed))
+        said = found.arguments, found.seconds, found.error, found.known, greatest(crossed)
         rows.append(Row(name, runs, found.total, time_of(work, chip), work, depths(found), *said))
     return Plan(tuple(rows), chip, cut, compiled=True)
 
 
+def greatest(crossed: Sequence[Traffic], count: int = 6) -> tuple[tuple[str, float], ...]:
+    """The operations that move most, those of one shape and origin together."""
+    totals: defaultdict[str, float] = defaultdict(float)
+    for one in crossed:
+        shape = " ".join(re.findall(r"\w+\[[\d,]*\]", one.shape)[:2])
+        origin = "/".join(one.source.split("/")[-2:])
+        totals[f"{one.kind} {shape} {origin} x{one.turns:g}"] += one.bytes
+    return tuple(sorted(totals.items(), key=lambda one: -one[1])[:count])
+
+
 def depths(found: Compiled) -> dict[str, float]:
     """Bytes that a device sends in one turn, by kind and by how deep in loops."""
-    totals: Counter[str] = Counter()
+    totals: defaultdict[str, float] = defaultdict(float)
     for one in found.collectives:
         loops, turns = list(one.loops), 1
         if one.ring and loops:

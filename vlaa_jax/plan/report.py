@@ -34,6 +34,9 @@ def print_plan(plan: Plan, settings: Any, console: Console) -> None:
         for kind, sent in sorted(row.moved.items()):
             if sent >= GOAL_SENT:
                 console.print(f"{row.name}: {kind}: {sent / 2**20:.1f} MiB a device", markup=False)
+        for words, crossed in row.crossing[:3] if row.time.limit == "memory" else ():
+            share = 100 * crossed / row.work.hbm
+            console.print(f"{row.name}: {share:.0f} % of its memory traffic: {words}", markup=False)
     for line in (*assumptions(plan.chip, settings), *verdict(plan, settings)):
         console.print(line, highlight=False, soft_wrap=True)
 
@@ -111,7 +114,10 @@ def _row(row: Any) -> dict[str, Any]:
         "gib": round(row.bytes / GIB, 2),
         "argument_bytes": row.arguments,
         "compile_s": round(row.compiled, 1),
+        "known": row.known,
+        "hbm_gb": round(row.work.hbm / 1e9, 4),
         "seconds": [round(seconds, 4) for seconds in row.time],
+        "crossing_gb": {words: round(crossed / 1e9, 2) for words, crossed in row.crossing},
         "sent_mib": {kind: round(sent / 2**20, 4) for kind, sent in row.moved.items()},
         **({"error": row.error} if row.error else {}),
     }

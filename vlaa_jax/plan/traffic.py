@@ -16,11 +16,12 @@ from vlaa_jax.plan.hlo import ITEM_BYTES, children, computations_of
 _DEFINES = re.compile(r"(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
 _ARRAY = re.compile(r"(\w+)\[([\d,]*)\](\{[^}]*\})?")
 _OPERAND = re.compile(r"%([\w.\-]+)")
+_CALLS = {"while", "conditional", "call", "async-start"}
 _FREE = {
-    *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional"),
-    *("call", "after-all", "partition-id", "replica-id", "opt-barrier", "async-start"),
-    *("async-done", "async-update", "copy-done", "slice-done", "all-gather-done"),
-    *("all-reduce-done", "collective-permute-done", "send-done", "recv-done"),
+    *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"),
+    *("partition-id", "replica-id", "opt-barrier", "async-done", "async-update", "copy-done"),
+    *("slice-done", "all-gather-done", "all-reduce-done", "collective-permute-done"),
+    *("send-done", "recv-done"),
 }
 _SLICES = {"dynamic-slice", "slice", "gather"}
 
@@ -42,6 +43,11 @@ class Operation(NamedTuple):
     operands: tuple[str, ...]
     line: str
 
+    @property
+    def is_root(self) -> bool:
+        """Whether it is what its computation gives back."""
+        return self.line.lstrip().startswith("ROOT")
+
 
 class Traffic(NamedTuple):
     """What one operation moves in one run of the program.
@@ -55,47 +61,64 @@ class Traffic(NamedTuple):
     """
 
     bytes: float
-    turns: int
+    turns: float
     kind: str
     shape: str
     source: str
 
 
-def traffic(text: str, dynamic: int = 1) -> list[Traffic]:
+def traffic(
+    text: str, dynamic: int = 1, branches: tuple[float, ...] | None = None
+) -> list[Traffic]:
     """Operations of a compiled program that cross the memory, the greatest first.
 
     Args:
         text: ``compiled.as_text()``.
         dynamic: turns of loops that do not say how many.
+        branches: how often each branch of a conditional with as many is taken, in shares; without
+            it, or with another number, the dearest counts.
     """
     lines, entry = computations_of(text)
     parsed = {name: list(_operations(own)) for name, own in lines.items()}
-    return sorted(_walk(entry, 1, parsed, lines, dynamic), key=lambda one: -one.bytes)
+    walk = _Walk(parsed, lines, dynamic, branches)
+    return sorted(walk(entry, 1.0), key=lambda one: -one.bytes)
 
 
-def _walk(
-    name: str, turns: int, parsed: dict[str, list[Operation]], lines: dict, dynamic: int
-) -> list[Traffic]:
-    found: list[Traffic] = []
-    own = parsed.get(name, [])
-    shapes = {operation.name: operation.shape for operation in own}
-    for operation in own:
-        if operation.kind in ("while", "conditional", "call", "async-start"):
-            inner = []
-            for child, loops in children(operation.line, lines):
-                if operation.kind == "while" and not loops:
-                    continue
-                times = turns * ((loops[0] or dynamic) if loops else 1)
-                inner.append(_walk(child, times, parsed, lines, dynamic))
+class _Walk(NamedTuple):
+    """Goes through computations outside of fusions."""
+
+    parsed: dict[str, list[Operation]]
+    lines: dict[str, list[str]]
+    dynamic: int
+    branches: tuple[float, ...] | None
+
+    def __call__(self, name: str, turns: float) -> list[Traffic]:
+        """What a computation moves that runs so many times."""
+        found: list[Traffic] = []
+        own = self.parsed.get(name, [])
+        shapes = {operation.name: operation.shape for operation in own}
+        for operation in own:
+            if operation.kind in _CALLS:
+                found += self._called(operation, turns)
+            elif operation.kind not in _FREE:
+                moved = _moved(operation, shapes, self.parsed)
+                source = re.search(r'op_name="([^"]*)"', operation.line)
+                said = source[1] if source else ""
+                found.append(Traffic(moved * turns, turns, operation.kind, operation.shape, said))
+        return found
+
+    def _called(self, operation: Operation, turns: float) -> list[Traffic]:
+        called = list(children(operation.line, self.lines))
+        if operation.kind == "while":
+            inner = [self(name, turns * (loops[0] or self.dynamic)) for name, loops in called]
+        elif operation.kind == "conditional" and len(called) == len(self.branches or ()):
+            shares = self.branches or ()
+            inner = [self(name, turns * n) for (name, _), n in zip(called, shares, strict=True)]
+        else:
+            inner = [self(name, turns) for name, _ in called]
             if operation.kind == "conditional":
                 inner = sorted(inner, key=lambda part: -sum(one.bytes for one in part))[:1]
-            found += [one for part in inner for one in part]
-        elif operation.kind not in _FREE:
-            moved = _moved(operation, shapes, parsed)
-            source = re.search(r'op_name="([^"]*)"', operation.line)
-            said = source[1] if source else ""
-            found.append(Traffic(moved * turns, turns, operation.kind, operation.shape, said))
-    return found
+        return [one for part in inner for one in part]
 
 
 def _operations(lines: list[str]) -> Iterator[Operation]:
@@ -125,30 +148,48 @@ def _moved(operation: Operation, shapes: dict[str, str], parsed: dict) -> float:
     kind, operands = operation.kind, operation.operands
     if kind == "copy-start":  # the copy, the original, a context
         return _bytes(operation.shape)
+    if kind.endswith("slice-start"):  # the array, its slice, a context
+        dtype, dims, layout = _ARRAY.findall(operation.shape)[-2]
+        part = f"{dtype}[{dims}]{layout}"
+        return _bytes(part, everywhere=True) + _bytes(part)
     if kind in _SLICES:
         return 2 * _bytes(operation.shape)
     if kind == "dynamic-update-slice":
         return 2 * _bytes(shapes.get(operands[1], ""))
     if kind != "fusion":
         return _bytes(operation.shape) + sum(_bytes(shapes.get(name, "")) for name in operands)
-    body = parsed.get((re.search(r"calls=%?([\w.\-]+)", operation.line) or ["", ""])[1], [])
-    given = [one for one in body if one.kind == "parameter"]
-    given.sort(key=_number)
+    body = _called(operation, parsed)
     read = sum(
-        min(_bytes(shapes.get(name, "")), _used(inner.name, body))
-        for name, inner in zip(operands, given, strict=False)
+        min(_bytes(shapes.get(name, "")), _used(inner, body, parsed))
+        for name, inner in zip(operands, _parameters(body), strict=False)
     )
     return read + min(_bytes(operation.shape), _written(body))
 
 
-def _used(name: str, body: list[Operation]) -> float:
+def _called(operation: Operation, parsed: dict) -> list[Operation]:
+    """The computation of a fusion."""
+    name = re.search(r"calls=%?([\w.\-]+)", operation.line)
+    return parsed.get(name[1], []) if name else []
+
+
+def _parameters(body: list[Operation]) -> list[str]:
+    """Names of a computation's parameters, in their order."""
+    given = [one for one in body if one.kind == "parameter"]
+    return [one.name for one in sorted(given, key=_number)]
+
+
+def _used(name: str, body: list[Operation], parsed: dict) -> float:
     """Bytes of a fusion's operand that it needs: its slices, if it takes no more than these."""
     total = 0.0
     for one in (one for one in body if name in one.operands):
         if one.kind in _SLICES and one.operands[0] == name:
-            total += _bytes(one.shape)
-        elif one.kind == "bitcast":
-            total += _used(one.name, body)
+            total += _bytes(one.shape, everywhere=True)
+        elif one.kind == "bitcast" and not one.is_root:
+            total += _used(one.name, body, parsed)
+        elif one.kind == "fusion":
+            inner = _called(one, parsed)
+            pairs = zip(one.operands, _parameters(inner), strict=False)
+            total += sum(_used(own, inner, parsed) for given, own in pairs if given == name)
         elif one.kind != "dynamic-update-slice" or one.operands[0] != name:
             return float("inf")
     return total
@@ -157,7 +198,7 @@ def _used(name: str, body: list[Operation]) -> float:
 def _written(body: list[Operation]) -> float:
     """Bytes of a fusion's results: of an array that is updated in place, the update alone."""
     by_name = {one.name: one for one in body}
-    root = next((one for one in body if one.line.strip().startswith("ROOT")), None)
+    root = next((one for one in body if one.is_root), None)
     if root is None:
         return float("inf")
     results = [by_name[n] for n in root.operands] if root.kind == "tuple" else [root]

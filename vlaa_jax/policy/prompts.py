@@ -10,9 +10,8 @@ from jax.sharding import Mesh
 from PIL import Image
 
 from vlaa_jax.data.images.planner import ladder, vision_shape
-from vlaa_jax.data.judging.golds import GoldProblems
-from vlaa_jax.data.judging.judge import Judge, Limits
-from vlaa_jax.data.rows.batches import PromptBatch, collate_prompts
+from vlaa_jax.data.judging.judge import GoldProblems, Judge, Limits
+from vlaa_jax.data.rows.batches import BatchLayout, PromptBatch, collate_prompts
 from vlaa_jax.data.samples.preprocessor import Encoded
 from vlaa_jax.models.qwen_vl.model import PromptInputs
 from vlaa_jax.models.qwen_vl.vision import VisionInputs
@@ -111,44 +110,42 @@ class Collator:
             prompts: the prompts.
             tokens: positions of each; None takes the ladder's that hold the longest.
         """
-        shape: dict[str, int | None] = {
-            "min_tokens": self._data.min_prompt_bucket,
-            "rows_per_bin": self._data.vision_rows_per_bin or None,
-            "bins_per_shard": self._data.vision_bins_per_shard or None,
-        }
+        bucket = self._data.min_prompt_bucket
+        rows: int | None = self._data.vision_rows_per_bin or None
+        bins: int | None = self._data.vision_bins_per_shard or None
         if hosts.count() > 1:
-            shape = {**self._common_shape(prompts)}
+            bucket, (rows, bins) = self.prompt_bucket(prompts), self._common_shape(prompts)
             prompts = self._read(parts_of(self._local, prompts, self._shards))
+        layout = BatchLayout(
+            len(self._local),
+            self._pretrained.chat.pad_id,
+            self._pretrained.window_units,
+            rows_per_bin=rows,
+            bins_per_shard=bins,
+            dtype=np.uint8,
+        )
         batch = collate_prompts(
             [p.encoded for p in prompts],
-            len(self._local),
+            layout,
             tokens=tokens,
-            pad_id=self._pretrained.chat.pad_id,
+            min_tokens=bucket,
             min_prompts=len(prompts),
-            window_units=self._pretrained.window_units,
-            dtype=np.uint8,
-            **shape,  # type: ignore[arg-type]
         )
         return put_local(prompt_inputs(batch), self._mesh), batch
 
-    def _common_shape(self, prompts: Sequence[Prompt]) -> dict[str, int]:
-        """Sizes of a batch that does not depend on what lies on which host."""
+    def _common_shape(self, prompts: Sequence[Prompt]) -> tuple[int, int]:
+        """Vision rows and bins of a batch, which do not depend on what lies on which host."""
         part = len(prompts) // self._shards
         grids = [
             [grid for prompt in prompts[start : start + part] for grid in prompt.encoded.grids]
             for start in range(0, len(prompts), part)
         ]
-        rows, bins = vision_shape(
+        return vision_shape(
             grids,
             self._pretrained.window_units,
             self._data.vision_rows_per_bin or None,
             self._data.vision_bins_per_shard or None,
         )
-        return {
-            "min_tokens": self.prompt_bucket(prompts),
-            "rows_per_bin": rows,
-            "bins_per_shard": bins,
-        }
 
     def prompt_bucket(self, prompts: Sequence[Prompt]) -> int:
         """Positions that the longest of some prompts gets after padding."""

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from vlaa_jax.data.images.files import decode_image
 from vlaa_jax.data.images.planner import ladder
 from vlaa_jax.data.images.processor import ImageProcessor
-from vlaa_jax.data.rows.batches import collate_rows
+from vlaa_jax.data.rows.batches import BatchLayout, collate_rows
 from vlaa_jax.data.samples.preprocessor import Encoded, Preprocessor
 from vlaa_jax.data.text.chat import Chat
 from vlaa_jax.foreign import MAX_IMAGE_BYTES, read_bytes
@@ -106,10 +106,8 @@ class InProcessRewardHead:
         rows += [[] for _ in range(-len(rows) % self._batch)]
         batch = collate_rows(
             rows,
-            self._shards,
-            pad_id=self._chat.pad_id,
+            BatchLayout(self._shards, pad_id=self._chat.pad_id, window_units=self._window_units),
             tokens_per_row=ladder(max(s.length for s in sequences), 64),
-            window_units=self._window_units,
         )
         text: list[Any] = [
             batch.ids_BT,

@@ -10,8 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vlaa_jax.data.images.opener import ImageOpener
-from vlaa_jax.data.judging.golds import GoldProblems
-from vlaa_jax.data.judging.judge import Judge, Limits
+from vlaa_jax.data.judging.judge import GoldProblems, Judge, Limits
 from vlaa_jax.data.loaders.loader import Loader
 from vlaa_jax.data.loaders.order import Order
 from vlaa_jax.data.loaders.rows import Samples, count_batches, row_budget, row_loader
@@ -163,14 +162,6 @@ class RowSource:
         with ThreadPoolExecutor(max(self._data.workers, 1), "encode") as pool:
             for packed in pack(samples, self.budget):
                 rows = [list(pool.map(self._samples.encode, row)) for row in packed.rows]
-                batch = collate_rows(
-                    rows,
-                    self.budget.n_shards,
-                    pad_id=self._samples.preprocessor.chat.pad_id,
-                    tokens_per_row=self.budget.tokens_per_row,
-                    window_units=self.budget.window_units,
-                    rows_per_bin=self.budget.rows_per_bin,
-                    bins_per_shard=self.budget.bins_per_shard,
-                    dtype=np.uint8,
-                )
+                layout = self.budget.layout(self._samples.preprocessor.chat.pad_id, dtype=np.uint8)
+                batch = collate_rows(rows, layout, tokens_per_row=self.budget.tokens_per_row)
                 yield [[one.record for one in row] for row in packed.rows], batch

@@ -8,8 +8,7 @@ from typing import Protocol
 
 from vlaa_jax.data.images.opener import ImageOpener, opener
 from vlaa_jax.data.judging.findings import Findings
-from vlaa_jax.data.judging.golds import GoldProblems
-from vlaa_jax.data.judging.judge import Judge, examine
+from vlaa_jax.data.judging.judge import GoldProblems, Judge, examine
 from vlaa_jax.data.loaders.loader import Loader
 from vlaa_jax.data.loaders.order import Order, ordered
 from vlaa_jax.data.loaders.prompts import prompt_loader

@@ -46,8 +46,11 @@ _CORNERS = {
     )
     for name in names.split()
 }  # fmt: skip
-_NOT_A_BOX = frozenset({"score", "confidence", "conf", "id", "index", "point_2d", "count", "area"})
 _PAIRS = {"(": ")", "[": "]", "{": "}"}
+
+
+class _Key(str):
+    """Text before a colon in braces."""
 
 
 class _Malformed(Exception):
@@ -80,7 +83,7 @@ def _read(text: str) -> tuple[list[Box], str, str]:
     bare: list[int] = []  # and where numbers do
     for match in _TOKEN.finditer(text):
         kind = match.lastgroup
-        if kind is None or kind == "sign":
+        if kind is None:
             continue
         token = match[kind]
         if kind == "open":
@@ -99,6 +102,10 @@ def _read(text: str) -> tuple[list[Box], str, str]:
             if not closing:
                 bare += match.span()
             stack[-1].append(float(token))
+        elif kind == "sign":
+            items = stack[-1]
+            if token == ":" and closing[-1:] == ["}"] and items and isinstance(items[-1], str):
+                items[-1] = _Key(items[-1])
         elif kind == "word":
             stack[-1].append(token)
         else:
@@ -151,16 +158,17 @@ def _keyed(items: Sequence[Any]) -> tuple[Box | None, list[Any]]:
     """The box in keys x1 ... y2, and the items that are no value of another number's key."""
     corners: dict[int, float] = {}
     rest = []
-    key = ""
+    key, is_label = "", False
     for item in items:
         if isinstance(item, str):
+            is_label = isinstance(item, _Key) and "box" not in item
             key = item.casefold()
         elif isinstance(item, float) and key in _CORNERS:
             corners[_CORNERS[key]] = item
             key = ""
-        elif not (isinstance(item, float) and key in _NOT_A_BOX):
+        elif not (isinstance(item, float) and is_label):
             rest.append(item)
-            key = ""
+            key, is_label = "", False
     if corners and len(corners) != 4:
         raise _Malformed
     return (_box([corners[i] for i in range(4)]) if corners else None), rest

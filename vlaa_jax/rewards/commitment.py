@@ -47,7 +47,7 @@ _QUALIFIER = rf"{_words(w.QUALIFIERS)}|{_any(w.ZH_QUALIFIERS)}|[=:≈~#]|\\appro
 _BULLET = r"^[\s#•*→✓✔✅☑\U0001f300-\U0001faff]*"
 _START = re.compile(
     rf"(?:{_BULLET}|{_words(w.CONNECTORS, w.CONCLUSIONS)}|{_any(w.ZH_CONNECTORS)}|{_MARKS})"
-    rf"(?:[\s,:]*(?:-\s+)?(?:{_QUALIFIER}))*[\s,:]*(?:-\s+)?",
+    rf"(?:[\s,:]*(?:-\s+)?(?:{_QUALIFIER}))*[\s,:]*(?:(?<!^)-\s+)?",
     re.IGNORECASE,
 )
 _LEAD_BAD = re.compile(
@@ -127,7 +127,8 @@ def leads(lead: str) -> bool:
 
 def stands_around(lead: str, tail: str) -> bool:
     """Whether the words before and after values that were found by other means commit to them."""
-    return not _LEAD_BAD.search(lead) and leaves_as_it_is(tail, lambda piece: False)
+    lead_is_bad = _LEAD_BAD.search(lead) or _BOUNDED.search(lead)
+    return not lead_is_bad and leaves_as_it_is(tail, lambda piece: False)
 
 
 def _starts(text: str) -> Iterator[int]:

@@ -9,7 +9,8 @@ CONNECTORS = (
     "have|has|had|contains|contain|shows|show|includes|measures|measure|remain|remains|leaves|"
     "left with|total|totals|totaling|value|number|answer|result|choice|option|letter|selection|"
     "response|solution|choose|chose|pick|select|selected|reads|say|amounts to|comes to|"
-    "adds up to|add up to|simplifies to|evaluates to|reduces to|works out to|comes out to|"
+    "think|believe|there're|they're|adds up to|add up to|simplifies to|"
+    "evaluates to|reduces to|works out to|comes out to|"
     "rounds to|rounded to|down to|there's|it's|that's|goes with|go with|correct|conclude|"
     "conclude that|"
     "ans|adding up to|leaving|for a total of|with a total of|yes|ok|okay|sure"
@@ -22,12 +23,15 @@ CLAIMS = "answer|option|choice|result|solution|selection|final"
 QUALIFIERS = (
     "the|a total of|total of|exactly|precisely|only|just|simply|about|approximately|around|"
     "roughly|approx|nearly equal to|equal to|option|choice|letter|number|value|answer|that|now|"
-    "also|clearly|indeed|therefore|thus|hence|so|here|option letter|is|be|are|final|"
+    "also|clearly|definitely|surely|certainly|obviously|evidently|indeed|therefore|"
+    "thus|hence|so|here|option letter|is|be|are|final|"
     "correct|point|points|coordinates|interval|set|pair"
 )
 """What may stand between connector and value: nothing here changes it."""
 REASONS = (
-    "because|since|as the|as we|as it|as they|as shown|as in|as can|given|given that|due to|"
+    "because|since|as the|as we|as it|as they|as shown|as in|as can|"
+    "as(?= (?:[\\d$\\\\∠△]|(?-i:[A-Z])))|given|"
+    "explanation|reasoning|reason|justification|see|given that|due to|"
     "owing to|for the reason|where"
 )
 """Behind these, values explain the one that was said."""

@@ -26,12 +26,12 @@ def same(gold: Shape, answer: Shape, factor: Fraction = ONE) -> bool:
     ours, said = _named_pair(gold), _named_pair(answer)
     if ours and said and any(name is not None for name, _ in (*ours, *said)):
         return _same_pairs(ours, said)
+    if {gold.kind, answer.kind} in ({"matrix"}, {"matrix", "tuple"}):
+        return _same_matrices(gold, answer)
     if gold.kind == "list" or answer.kind == "list" or gold.kind in ("set", "tuple"):
         return _same_collections(gold, answer, factor)
-    if gold.kind == answer.kind == "union":
+    if gold.kind == answer.kind == "union" and len(gold.parts) == len(answer.parts):
         return _matched(gold.parts, answer.parts, same)
-    if gold.kind == answer.kind == "matrix":
-        return _same_matrices(gold, answer)
     if gold.kind == answer.kind == "member":
         return equal(gold.parts[0], answer.parts[0]) and same(gold.parts[1], answer.parts[1])
     if "member" in (gold.kind, answer.kind):
@@ -51,10 +51,17 @@ def problem_of(gold: Shape) -> str | None:
 
 
 def _plain(shape: Shape) -> Shape:
-    """A list, set or tuple of one thing is that thing; a named pair stays."""
+    """A list, set or tuple of one thing is that thing, and ``7 + 7 = 14`` is 14."""
     if shape.kind in ("list", "set") and len(shape.parts) == 1:
         return _plain(shape.parts[0])
+    if shape.kind == "relation" and set(shape.signs) == {"="} and _is_true(*shape.parts):
+        return Shape("expr", shape.parts[-1:])
     return shape
+
+
+def _is_true(*trees: Tree) -> bool:
+    """Whether all are one number."""
+    return not any(map(variables, trees)) and all(equal(trees[0], tree) for tree in trees[1:])
 
 
 # -- values and relations
@@ -101,8 +108,8 @@ def _is_name(tree: Tree) -> bool:
 
 
 def _is_geometry(tree: Tree) -> bool:
-    """``AN`` or ``\\frac{AN}{NB}``: nothing but capital names, multiplied or divided."""
-    if tree[0] in ("mul", "div") or tree[:2] == ("call", "abs"):
+    """``AN`` or ``\\frac{AN}{NB}``: nothing but capital names, added, multiplied or divided."""
+    if tree[0] in ("add", "mul", "div") or tree[:2] == ("call", "abs"):
         return all(_is_geometry(part) for part in tree[1:] if part != "abs")
     return tree[0] == "var" and (tree[1][0].isupper() or " " in tree[1])
 
@@ -205,7 +212,8 @@ def _is_span(gold: Shape, answer: Shape) -> bool:
         names = [{v for part in shape.parts for v in variables(part)} for shape in (gold, answer)]
         return names[0] == names[1]
     if gold.kind == "tuple" and gold.signs == ("(", ")"):
-        return answer.kind == "tuple" and any(_is_infinite(p) for p in (*gold.parts, *answer.parts))
+        said = answer.parts if answer.kind == "tuple" else ()
+        return any(_is_infinite(part) for part in (*gold.parts, *said))
     return True
 
 
@@ -262,7 +270,14 @@ def _same_pairs(ours: Any, said: Any) -> bool:
     named = [all(name is not None for name, _ in side) for side in (ours, said)]
     if all(named):
         return _matched(ours, said, lambda a, b: _same_name(a[0], b[0]) and equal(a[1], b[1]))
+    ours, said = (sorted(side, key=_axis) for side in (ours, said))
     return all(equal(a[1], b[1]) for a, b in zip(ours, said, strict=True))
+
+
+def _axis(pair: tuple[Tree | None, Tree]) -> str:
+    """What puts ``y = 7, x = 4`` in the order of a point."""
+    name = pair[0]
+    return name[1] if name in (("var", "x"), ("var", "y"), ("var", "z")) else ""
 
 
 def _same_collections(gold: Shape, answer: Shape, factor: Fraction) -> bool:
@@ -285,13 +300,23 @@ def _same_collections(gold: Shape, answer: Shape, factor: Fraction) -> bool:
 
 
 def _same_matrices(gold: Shape, answer: Shape) -> bool:
-    if [len(row) for row in gold.parts] != [len(row) for row in answer.parts]:
+    ours, said = (_rows(shape, gold.kind != answer.kind) for shape in (gold, answer))
+    if [len(row) for row in ours] != [len(row) for row in said]:
         return False
     return all(
         equal(a, b)
-        for left, right in zip(gold.parts, answer.parts, strict=True)
+        for left, right in zip(ours, said, strict=True)
         for a, b in zip(left, right, strict=True)
     )
+
+
+def _rows(shape: Shape, as_vector: bool) -> tuple[tuple[Tree, ...], ...]:
+    """Rows of a matrix or of a tuple of tuples; a vector lies as it stands, if asked."""
+    cells: Any = shape.parts
+    if shape.kind == "tuple":
+        rows = [part.parts if part.kind == "tuple" else (part,) for part in shape.parts]
+        cells = tuple(tuple(c.parts[0] for c in row if c.kind == "expr") for row in rows)
+    return tuple((cell,) for cell in cells[0]) if as_vector and len(cells) == 1 else cells
 
 
 def _matched(ours: Sequence[Any], said: Sequence[Any], alike: Callable[[Any, Any], bool]) -> bool:

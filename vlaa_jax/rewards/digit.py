@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from functools import lru_cache
 
-from vlaa_jax.rewards.commitment import commit
+from vlaa_jax.rewards.commitment import commit, leaves_as_it_is
 from vlaa_jax.rewards.extract import strip_answer_tags
 from vlaa_jax.rewards.numerals import ANY_NUMERAL, NUMERAL, value_of
 from vlaa_jax.rewards.text import plain
@@ -17,8 +17,11 @@ MAX_ANSWER = 1_000
 _INTEGER = re.compile(r"-?\d{1,18}", re.ASCII)
 _APART = re.compile(r"^-\s+(?=\w)")
 _SAME = re.compile(r"\s*[(\[]\s*([^()\[\]]{1,40})\s*[)\]]")
+_PARTS = re.compile(r"[^()\d]{0,30}\(([^()]{1,80})\)")
+"""What a count is made up of: ``3 cubes (2 red, 1 blue)``."""
 _NONE = re.compile(
-    r"(?:none|nothing|no\s+(?!one\b|idea|answer|way|longer|more\b|need|number|clue|comment|information)"
+    r"(?:(?:none|nothing)(?:\s+(?:is|are|was|were|of them|left|remains?|there|here|visible))*"
+    r"|no\s+(?!one\b|idea|answer|way|longer|more\b|need|number|clue|comment|information)"
     r"[a-z]+(?:\s+[a-z]+){0,4}|(?:没有|无)(?!法)[^\d,.]{0,8})\s*(?:[.,]|$)",
     re.IGNORECASE,
 )
@@ -79,6 +82,11 @@ def _read(text: str, start: int) -> Iterator[tuple[Fraction, int]]:
     again = _SAME.match(text, end)
     if again and (said := NUMERAL.fullmatch(again[1])) and value_of(said) == value:
         end = again.end()
+    parts = _PARTS.match(text, end)
+    if parts and leaves_as_it_is(parts[1], lambda piece: False):
+        values = [value_of(part) for part in NUMERAL.finditer(parts[1].replace("+", " "))]
+        if len(values) > 1 and sum(part or 0 for part in values) == value:
+            end = parts.end()
     yield value, end
 
 

@@ -6,16 +6,25 @@ number before a fraction of whole numbers is a mixed number; ``\log`` has the ba
 """
 
 import re
+import string
 from fractions import Fraction
+from functools import lru_cache
 
 from vlaa_jax.rewards.latex_tokens import FUNCTIONS, GREEK, Unreadable, spelled_out, tokens_of
 from vlaa_jax.rewards.trees import Shape, Tree
 
+BEYOND = re.compile(
+    r"\\(?:int|iint|oint|sum|prod|lim|begin|partial|nabla|cap|setminus|emptyset|varnothing|mathbb"
+    r"|lfloor|lceil|pmod|bmod|mod|equiv|forall|exists|ldots|cdots|dots|land|lor|neg|subset|notin)(?![A-Za-z])"
+    r"|∫|∑|ℝ|ℤ|∅|⌊|⌈"
+)
+"""Commands that are mathematics beyond what is read here; without one, the rest is no answer."""
 MAX_NESTING = 70
 MAX_NUMBER = 60
 """Characters of one number."""
 
 _INVERSES = {"sin": "arcsin", "cos": "arccos", "tan": "arctan"}
+_CAPITALS = frozenset(string.ascii_uppercase)
 _SIGNS = frozenset({"=", "<", ">", "<=", ">=", "!=", "in"})
 
 
@@ -34,6 +43,18 @@ def read(text: str) -> Shape:
         cells = tuple(tuple(_Reader(c).only_sum() for c in row.split("&")) for row in rows)
         return Shape("matrix", cells)
     return _Reader(text).shape()
+
+
+@lru_cache(maxsize=8_192)
+def is_mathematics(text: str) -> bool:
+    """Whether a text is read here, or has commands that go to Math-Verify."""
+    if BEYOND.search(text):
+        return True
+    try:
+        read(text)
+    except Unreadable:
+        return False
+    return True
 
 
 class _Reader:
@@ -85,6 +106,8 @@ class _Reader:
 
     def _element(self) -> list[Shape]:
         start = self._at
+        if self._next in _CAPITALS and self._tokens[start + 1] == "(":
+            self._take()  # the name of a point
         first = self._collection()
         if first is None or self._next not in ("", ",", ";", "cup", "rbrace", ")", "]", "}", "="):
             self._at = start
@@ -157,6 +180,11 @@ class _Reader:
             parts.append(self._sum(pm=True))
         if self._try(":"):
             parts[-1] = ("div", parts[-1], self._sum())
+        if signs and self._next == "cup":  # x < 1 or x > 2
+            pieces = [Shape("relation", tuple(parts), tuple(signs))]
+            while self._try("cup"):
+                pieces += self._relation()
+            return [Shape("union", tuple(pieces))]
         if any(part[0] == "pm" for part in parts):
             plus, minus = (tuple(_pick(part, sign) for part in parts) for sign in (1, -1))
             kind = "relation" if signs else "expr"
@@ -241,7 +269,7 @@ class _Reader:
         if token in _SIGNS or token in ("cup", "pm", "rbrace", "lbrace", "infty"):
             return False
         return bool(token) and (
-            token[0].isalnum() or token in ("(", "{", "\\angle") or token[0] == "\\"
+            token[0].isalnum() or token in ("(", "{", "\\angle", "∛") or token[0] == "\\"
         )
 
     def _power(self) -> Tree:
@@ -289,8 +317,8 @@ class _Reader:
             return self._fraction()
         if token == "binom":
             return ("call", "binom", self._argument_group(), self._argument_group())
-        if token == "sqrt":
-            return self._root()
+        if token in ("sqrt", "∛"):
+            return self._root(3 if token == "∛" else 2)
         if token in FUNCTIONS:
             return self._function(token)
         if token in ("pi", "infty"):
@@ -379,8 +407,8 @@ class _Reader:
         over = self._argument_group()
         return ("div", over, self._argument_group())
 
-    def _root(self) -> Tree:
-        degree: Tree = ("num", Fraction(2))
+    def _root(self, degree_of_name: int) -> Tree:
+        degree: Tree = ("num", Fraction(degree_of_name))
         if self._try("["):
             degree = self._closed("]")
         if self._next == "(":

@@ -12,7 +12,7 @@ _FUNCTION_NAMES = (
     "max min"
 )
 FUNCTIONS = frozenset(_FUNCTION_NAMES.split())
-_ALIASES = {"asin": "arcsin", "acos": "arccos", "atan": "arctan", "tg": "tan"}
+_ALIASES = {"cbrt": "∛", "asin": "arcsin", "acos": "arccos", "atan": "arctan", "tg": "tan"}
 _GREEK_NAMES = (
     "alpha beta gamma delta epsilon varepsilon theta vartheta lambda mu rho sigma tau phi varphi "
     "omega Omega Delta Gamma Theta Lambda Sigma Phi Psi psi chi eta zeta kappa nu xi ell hbar"
@@ -20,8 +20,9 @@ _GREEK_NAMES = (
 GREEK = frozenset(_GREEK_NAMES.split())
 _UNICODE = {
     "×": "*", "·": "*", "⋅": "*", "∗": "*", "÷": "/", "π": " pi ", "∞": " infty ", "√": " sqrt ",
-    "≤": "<=", "≥": ">=", "≠": "!=", "θ": " theta ", "α": " alpha ", "β": " beta ", "∪": " cup ",
-    "∈": " in ", "±": " pm ", "²": "^2", "³": "^3", "⁴": "^4", "⁵": "^5", "⁻": "^-", "½": "(1/2)",
+    "≤": "<=", "≥": ">=", "≠": "!=", "⟨": "(", "⟩": ")",
+    "θ": " theta ", "α": " alpha ", "β": " beta ", "∪": " cup ",
+    "∈": " in ", "±": " pm ", "½": "(1/2)",
     "¼": "(1/4)", "¾": "(3/4)", "⅓": "(1/3)", "⅔": "(2/3)", "∠": "\\angle ", "△": "\\triangle ",
     "λ": " lambda ", "ω": " omega ", "φ": " phi ", "**": "^", "₁": "_1", "₂": "_2", "₃": "_3",
     "₀": "_0", "\\lt": "<", "\\gt": ">", "\\{": " lbrace ", "\\}": " rbrace ", "μ": " mu ",
@@ -32,7 +33,7 @@ _RENAMED = {
     "inf": "infty", "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "lvert": "|", "rvert": "|",
     "vert": "|", "mid": "|", "colon": ":", "lbrack": "[", "rbrack": "]", "prime": "'",
     "dbinom": "binom", "tbinom": "binom", "union": "cup", "bigcup": "cup",
-    "measuredangle": "angle",
+    "measuredangle": "angle", "langle": "(", "rangle": ")",
 }  # fmt: skip
 _DROPPED_NAMES = "left right big Big bigl bigr displaystyle limits quad qquad , ; : !"
 _DROPPED = frozenset(_DROPPED_NAMES.split())
@@ -43,10 +44,14 @@ _WORDS = sorted(
 )  # fmt: skip
 _TOKEN = re.compile(
     r"\s+|(?P<number>(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d+)(?:\.\d+)?(?:[eE][+-]?\d{1,4}(?![A-Za-z\d]))?"
-    r"|\.\d+)|\\(?P<command>[A-Za-z]+|.)"
+    r"|\.\d+)|\\(?P<command>pi(?=[a-z](?![A-Za-z]))|[A-Za-z]+|.)"
     rf"|(?P<word>{'|'.join(_WORDS)})|(?P<other><=|>=|!=|[A-Za-z]|.)",
     re.DOTALL,
 )
+_RAISED = re.compile("[⁰¹²³⁴-⁹⁺⁻ⁿ]+")
+_LOWERED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
+_UNION = re.compile(r"(?<=[)\]])\s*U\s*(?=[(\[])")
+_OVER = re.compile(r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}")
 _RECURRING = re.compile(
     r"(\d*)\.(\d*)(?:\\(?:overline|bar)\s*\{?(\d{1,12})\}?|\\dot\s*\{?(\d)\}?(?:\d*\\dot\s*\{?\d\}?)?)"
 )
@@ -67,6 +72,9 @@ def spelled_out(text: str) -> str:
         Unreadable: a recurring decimal of an unknown form.
     """
     text = _SYSTEM.sub(lambda match: re.sub(r"\\\\|&", ",", match[2].strip("\\ ")), text)
+    text = _RAISED.sub(lambda match: f"^{{{match[0].translate(_LOWERED)}}}", text)
+    text = _UNION.sub(r" cup ", text)
+    text = _OVER.sub(r"\\frac{\1}{\2}", text)
     for symbol, spelling in _UNICODE.items():
         text = text.replace(symbol, spelling)
     if "^" in text:

@@ -6,22 +6,14 @@ units left alone, and every source of chance fixed.
 """
 
 import functools
-import re
 import sys
 from fractions import Fraction
 from typing import Any
 
 from vlaa_jax.rewards.compare import problem_of, same
-from vlaa_jax.rewards.latex import read
+from vlaa_jax.rewards.latex import BEYOND, read
 from vlaa_jax.rewards.latex_tokens import Unreadable
 from vlaa_jax.rewards.trees import Shape
-
-_BEYOND = re.compile(
-    r"\\(?:int|iint|oint|sum|prod|lim|begin|partial|nabla|cap|setminus|emptyset|varnothing|mathbb"
-    r"|lfloor|lceil|pmod|bmod|mod|equiv|forall|exists|ldots|cdots|dots|land|lor|neg|subset|notin)(?![A-Za-z])"
-    r"|∫|∑|ℝ|ℤ|∅|⌊|⌈"
-)
-"""Commands that are mathematics beyond ``latex``; without one, what it cannot read is no answer."""
 
 
 def judge(item: dict[str, Any]) -> dict[str, Any]:
@@ -46,7 +38,7 @@ def judge(item: dict[str, Any]) -> dict[str, Any]:
         return {"gold_problem": f"gold {gold[:60]!r} {problem}"}
     said = _read(answer)
     if said is None:
-        return {"equal": bool(_BEYOND.search(answer)) and _verified(gold, answer)}
+        return {"equal": bool(BEYOND.search(answer)) and _verified(gold, answer)}
     factors = [Fraction(text) for text in item.get("factors", ["1"])]
     return {"equal": any(same(target, said, factor) for factor in factors)}
 

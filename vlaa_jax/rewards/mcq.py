@@ -7,18 +7,22 @@ from types import MappingProxyType
 
 from vlaa_jax.rewards.commitment import before_reason, commit
 from vlaa_jax.rewards.extract import strip_answer_tags
+from vlaa_jax.rewards.latex import read
+from vlaa_jax.rewards.latex_tokens import Unreadable
 from vlaa_jax.rewards.reading import Reading, factors_between, read_answer
 from vlaa_jax.rewards.text import plain
+from vlaa_jax.rewards.trees import Shape
+from vlaa_jax.rewards.units import UNIT
 from vlaa_jax.rewards.verifier import RuleVerifier, Setup, Verifier
 
 MAX_ANSWER = 2_000
 """Characters; a longer "choice" is an essay."""
 
-_BARE = re.compile(r"[(\[{<]?\s*([A-Za-z])\s*[)\]}>]?\s*[.:,;]?")
+_BARE = re.compile(r"(?:[#•*→>-]\s+|→)?[(\[{<]?\s*([A-Za-z])\s*[)\]}>]?\s*[.:,;]?")
 _LETTER = re.compile(
     r"[(\[{]\s*(?P<a>[A-Za-z])\s*[)\]}]|(?P<b>[A-Za-z])\s*[).:](?=\W|[A-Z\d]|$)"
     r"|(?P<c>[A-Z])(?=\s*(?:[,;!=]|-\s|$|[\u4e00-\u9fff]))"
-    r"|(?P<d>[A-Z])(?=\s+(?:is|was|because|since|as|due|given|seems|matches|would|must|should|definitely|certainly|surely|obviously|clearly)\b|\s*\()"
+    r"|(?P<d>[A-Z])(?=\s+(?:is|was|[Bb]ecause|[Ss]ince|[Aa]s|due|given|seems|matches|would|must|should|definitely|certainly|surely|obviously|clearly)\b|\s*\()"
     r"|(?P<e>[A-Z])(?=\s)"
 )
 # Another option after the first one. The article is none, nor is a point or side of a figure.
@@ -29,9 +33,9 @@ _FIGURE = (
 )
 _SMALL_ROW = re.compile(
     r"(?:\b(?:is|are|be|answers?|options?|choices?|choose|pick|select)\s*:?|^)\W*"
-    r"[a-h][\s,/;|]+(?:(?:or|and)[\s,]+)?[a-h](?![\w'])"
+    r"(?:[a-h]|[A-H]{1,4})[\s,/;|]+(?:(?:or|and)[\s,]+)?(?:[a-h]|[A-H]{1,4})(?![\w'])"
 )
-"""Small letters in a row where an option is named, as ``the answer is a b`` or ``a, or c``."""
+"""Letters in a row where an option is named, as ``the answer is a b``, ``a BC`` or ``a, or c``."""
 _CAPITAL = re.compile(
     rf"(?<![A-Za-z0-9_\\'])(?!{_ARTICLE})([A-H])(?![A-Za-z0-9_'])(?!\s*[=<>^+*/≤≥](?!.*[:)]\s))"
 )
@@ -43,16 +47,23 @@ _SMALL = re.compile(
     r"([b-h])(?![\w'’]|\s*[\^<>+*=≤≥≠])|(?:^|\s)([a-h])[.:](?=\s*\S)|\b(?:or|nor)\s+(a)\s*\W?$"
 )
 _MARKS = re.compile(r"^(?:[\s.,:;=]|-(?!\d|\\|\.))+")
-_VALUE = re.compile(r"[-+\d.($\\€£¥]|[a-z]\s*=|(?:minus|negative)\b")
+_VALUE = re.compile(r"[-+\d.($\\€£¥√π∠]|(?:sqrt|pi)\b|[a-z]\s*=|(?:minus|negative)\b")
 _MARKED = re.compile(r"(?<![\w.'])[(\[]?[a-h][)\].:](?=\W|$)")
 _CHAIN = re.compile(
-    r"^\W*(?:(?:all|both|each|any)\s+(?:of\s+)?)?[a-h](?:(?:\W+|\s+(?:and|or|nor|then)\s+)[a-h])*\W*$",
+    r"^\W*(?:(?:all|both|each|any)\s+(?:of\s+)?)?[a-h](?:(?:\W+|\s+(?:and|or|nor|then)\s+)[a-h])*(?:\W+(?:and|or|nor|then))*\W*$",
 )
-_ONLY = re.compile(r"^\W*[A-Ha-h]{1,8}(?:(?:\W+|\s+(?:and|or|nor|then)\s+)[A-Ha-h]{1,8})*\W*$")
+_ONLY = re.compile(
+    r"^(?P<lead>(?:[A-Za-z]+\s+)*(?i:is|are|options?|choose|pick|select|answers?|choices?)\b)?"
+    r"(?P<said>\W*[A-Ha-h]{1,8}(?:(?:\W+|\s+(?:and|or|nor|then)\s+)[A-Ha-h]{1,8})*"
+    r"(?:\W+(?:and|or|nor|then))*\W*)$"
+)
+"""Nothing but letters, behind a lead or not."""
 _ABBREVIATION = re.compile(r"(?<![\w.])(?:e\.g|i\.e|a\.k\.a)\.(?!\w)", re.IGNORECASE)
 _FORMULA = re.compile(r"\b[a-zA-Z]+\([^()]{1,20}\)|[(\[](?=[^()\[\]]*[,+*^-])[^()\[\]:;]*[)\]]")
 _OPTION_LINE = re.compile(r"^\s*[(\[]?([A-Z])\s*[)\].:、]\s*(\S.*?)\s*$", re.MULTILINE)
 _OPTION_INLINE = re.compile(r"(?:^|[\s,;])[(\[]?([A-Z])\s*[)\].:](?=\s|[^\sA-Za-z])")
+_UNIT_FOLLOWS = re.compile(rf"\s*(?!in\s)(?:{UNIT.pattern})(?=\W|$)")
+_AROUND_SIGN = re.compile(r"\s*([=<>≤≥+*/,])\s*")
 _ENDS = re.compile(r"[.,;:](?=\s|$)|\s(?=[(\[])|\s(?=[a-z]{2,}\b)|\s-\s|\n")
 
 
@@ -100,8 +111,11 @@ def chosen_letter(answer: str, options: Mapping[str, str] | None = None) -> str 
         return bare[1].upper()
     chooser = _Chooser(options or {})
     named = _option_with(text, chooser.options)
-    if named or _ONLY.fullmatch(text):
+    only = _ONLY.fullmatch(text)
+    if named or (only and not only["lead"]):
         return named
+    if only and len(_letters(only["said"]) - {"A"}) > 1:
+        return _option_with(only["said"].strip(" :."), chooser.options)
     return commit(text, chooser.read, chooser.rivals)
 
 
@@ -117,7 +131,7 @@ class _Chooser:
             ends = [match.start() for match in _ENDS.finditer(text, start + 1)]
             for end in [len(text), *reversed(ends[:8])]:
                 named = _option_with(text[start:end], self.options)
-                if named:
+                if named and not _UNIT_FOLLOWS.match(text, end):
                     again = re.match(
                         rf"[\s,.]*(?:[(\[]\s*{named}\s*[)\]]|{named}(?=\W*$))", text[end:]
                     )
@@ -166,7 +180,7 @@ class _Chooser:
             return named != letter
         bare = _FORMULA.sub(" ", _ABBREVIATION.sub(" ", rest))
         if _ONLY.fullmatch(rest) or (_CHAIN.fullmatch(rest) and is_small):
-            return set(re.findall("[A-H]", rest.upper())) != {letter}
+            return _letters(rest) != {letter}
         every = set(self.options) or set("ABCD")
         runs = {frozenset(run) for run in _RUN.findall(rest)}
         if any(every <= run | {letter} for run in runs) or _lists_all(rest, every, letter):
@@ -186,10 +200,14 @@ class _Chooser:
         )
 
 
+def _letters(text: str) -> set[str]:
+    return set(re.findall("[A-H]", text.upper()))
+
+
 def _lists_all(rest: str, every: set[str], letter: str) -> bool:
     """``all of a, b, c, d``, but not ``since a, b, c, d > 0``."""
     listed = re.search(r"\b(?:all|any|each) (?:of )?((?:[a-h](?:, | and |,? or )?){2,})\b", rest)
-    return listed is not None and every <= set(re.findall("[A-H]", listed[1].upper())) | {letter}
+    return listed is not None and every <= _letters(listed[1]) | {letter}
 
 
 @lru_cache(maxsize=4096)  # a question is asked of a whole group of answers
@@ -252,25 +270,37 @@ def _same_value(left: str, right: str) -> bool:
     said, ours = _quantity(left), _quantity(right)
     if said is None or ours is None or (said.nouns and not ours.nouns):
         return False
-    if said.number is None or ours.number is None or (said.unit and not ours.unit):
+    if said.unit and not ours.unit:
         return False
-    return any(said.number * factor == ours.number for factor in factors_between(ours, said)[:1])
+    factors = factors_between(ours, said)[:1]
+    if said.number is None or ours.number is None:
+        shape = _shape(said.latex)
+        return factors == [1] and shape is not None and shape == _shape(ours.latex)
+    return any(said.number * factor == ours.number for factor in factors)
 
 
 @lru_cache(maxsize=8192)
 def _quantity(text: str) -> Reading | None:
-    text = text.strip()
+    text = plain(text)
     if len(text) > 60 or not re.search(r"\d", text) or not _VALUE.match(text):
         return None
     text = re.sub(r"\\[dt]?frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}", text)
     return read_answer(re.sub(r"^[a-z]\s*=", "", text))
 
 
+def _shape(latex: str) -> Shape | None:
+    """A short expression as a tree; None where it is none."""
+    try:
+        return read(latex)
+    except Unreadable:
+        return None
+
+
 @lru_cache(maxsize=8192)
 def _plain(text: str) -> str:
     """Option text for comparison: case, spaces, wrappers and a final point do not matter."""
     text = plain(text).replace("^\\circ", "°").replace("^{\\circ}", "°")
-    return " ".join(text.split()).rstrip(".").strip().casefold()
+    return _AROUND_SIGN.sub(r"\1", " ".join(text.split())).rstrip(".").strip().casefold()
 
 
 def make(setup: Setup) -> Verifier:

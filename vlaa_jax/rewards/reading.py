@@ -11,6 +11,7 @@ from fractions import Fraction
 
 from vlaa_jax.rewards.commitment import commit, leads, leaves_as_it_is
 from vlaa_jax.rewards.commitment_words import HEDGES, RETRACTIONS
+from vlaa_jax.rewards.latex import is_mathematics
 from vlaa_jax.rewards.numerals import FIGURES, NUMERAL, value_of
 from vlaa_jax.rewards.text import brace_end, fold, unwrap
 from vlaa_jax.rewards.units import UNIT, Unit, read_unit
@@ -34,7 +35,7 @@ _NEGATED = re.compile(r"\b(?:not|never)\b|n't\b", re.IGNORECASE)
 _FUNCTION_NAMES = (
     "sin cos tan cot sec csc arcsin arccos arctan asin acos atan sinh cosh tanh log ln lg exp pi "
     "theta alpha beta gamma phi omega lambda infty sqrt abs max min mod lim det inf infinity and "
-    "or gcd lcm"
+    "or gcd lcm cbrt"
 )
 FUNCTIONS = frozenset(_FUNCTION_NAMES.split())
 _SMALL_WORDS = "is as at by in of on to an the are not but so we it if no yes my its for has was"
@@ -54,12 +55,21 @@ _DEGREES = re.compile(
 )
 _SIZED = re.compile(r"\\(?:left|right|big|Big)(?![A-Za-z])")
 _OUTPUT = re.compile(r"^Output\s+\d+\s*:\s*")
-_CURRENCY = re.compile(r"^(?P<sign>-?)\s*(?:US\s*)?(?P<unit>[$＄€£¥])\s*(?=[\d.(])")
+_CURRENCY = re.compile(
+    r"^(?P<sign>-?)\s*(?:US\s*)?(?P<unit>[$＄€£¥]|(?:USD|EUR|GBP|RMB|CNY)(?=\s))\s*(?=[\d.(])"
+)
 _JOINS = re.compile(r"\s*(?:,\s*(?:and|or)\b|[,;]|\band\b|\bor\b|[和或])\s*", re.IGNORECASE)
-_LOOSE = re.compile(r"^(?:and|or)\b|(?:\b(?:and|or)|[,;+*/=-])$")
+_ALTERNATIVES = re.compile(
+    r"(?:(?!\band\b|[,;和]).)*[<>≤≥](?:(?!\band\b|[,;和]).)*\bor\b[^,;]*[<>≤≥][^,;]*"
+)
+_LOOSE = re.compile(r"^(?:and|or)\b|(?:\b(?:and|or)|[,;+*/=-]|, I)$")
 _AGAIN = re.compile(r"\s*\$?\s*(?:≈|\\approx|\\simeq)\s*\$?-?[\d.,]*\d\s*(?:°|\s*[a-z]{1,3}\b)?\$?")
 """The value once more, rounded."""
 _TIME = re.compile(r"(\d{1,2}):(00|\d\d(?=\s*[ap]))\s*(am|pm|a\.m|p\.m)?", re.IGNORECASE)
+_ARC = re.compile(  # degrees, minutes, seconds
+    r"\$?(\d{1,4})\s*(?:°|degrees?|度)\s*(\d{1,2}(?:\.\d{1,9})?)\s*(?:'|minutes?|分|\^\{?\\prime\}?)"
+    r"(?:\s*(\d{1,2}(?:\.\d{1,9})?)\s*(?:''|\"|seconds?|秒|\^\{?\\prime\\prime\}?))?\$?"
+)
 _PARTS = ["", "", "hal", "thi", "qua", "fif", "six", "sev", "eig", "nin", "ten"]
 _PART = re.compile(
     r"(?:(?P<over>[a-z]+|\d+)[\s-]+)?(?P<part>hal(?:f|ves)|thirds?|quarters?|fifths?|sixths?"
@@ -235,9 +245,14 @@ def _read(text: str, start: int) -> Iterator[tuple[Reading, int]]:
     ends = [match.start() for match in _ENDS.finditer(text, start + 1)]
     for end in [len(text), *reversed(ends[:12])]:
         reading = _value(text[start:end])
-        if reading is not None:
+        if reading is not None and _is_known(reading):
             again = _AGAIN.match(text, end) if _RIVAL.search(reading.latex) else None
             yield reading, again.end() if again else end
+
+
+def _is_known(reading: Reading) -> bool:
+    decided = reading.number is not None or reading.literal is not None
+    return decided or is_mathematics(reading.latex)
 
 
 def _stands(value: str, tail: str) -> bool:
@@ -257,6 +272,9 @@ def _value(text: str) -> Reading | None:
     text = text.strip().rstrip(".").strip()
     if time := _TIME.fullmatch(text):
         return Reading(literal=f"{int(time[1])}:{time[2]}{(time[3] or '')[:1].lower()}")
+    if arc := _ARC.fullmatch(text):
+        degrees = sum(Fraction(part or 0) / 60**i for i, part in enumerate(arc.groups()))
+        return Reading(str(degrees), Fraction(degrees), unit=read_unit("°"))
     if not text or text.startswith("=") or "≈" in text or "\\approx" in text or _LOOSE.search(text):
         return None
     if text.rstrip().endswith("\\"):
@@ -277,14 +295,21 @@ def _value(text: str) -> Reading | None:
     if part:
         return _part(part)
     numeral = NUMERAL.fullmatch(text)
-    if numeral and (numeral["words"] or numeral["chinese"] or numeral["times"] or numeral["minus"]):
+    if numeral and (
+        numeral["words"]
+        or numeral["chinese"]
+        or numeral["times"]
+        or numeral["zh_times"]
+        or numeral["minus"]
+    ):
         number = value_of(numeral)
         return None if number is None else Reading(str(number), number)
     head, unit, nouns = _split_unit(text)
     head = head.replace(_APART, " ").strip()
     if not head or _is_prose(head):
         return None
-    head = _JOINS.sub(lambda match: match[0] if match[0].strip() in ",;" else ", ", head)
+    joint = " \\cup " if _ALTERNATIVES.fullmatch(head) else ", "
+    head = _JOINS.sub(lambda match: match[0] if match[0].strip() in ",;" else joint, head)
     numeral = NUMERAL.fullmatch(head)
     number = value_of(numeral) if numeral and not numeral["under"] else plain_number(head)
     return Reading(head, number, unit=unit, nouns=nouns)
@@ -348,7 +373,7 @@ def _split_unit(text: str) -> tuple[str, Unit | None, frozenset[str]]:
 def _is_set_apart(head: str, gap: str, unit: str) -> bool:
     if _APART in gap or head.endswith(_APART) or not re.match(r"[A-Za-z]", unit):
         return True
-    bare = re.sub(r"\\[A-Za-z]+", " ", head)
+    bare = re.sub(r"\\[A-Za-z]+|(?<=\d)[eE](?=[-+]?\d)", " ", head)
     single = re.match(r"[A-Za-z](?![A-Za-z])", unit)
     if single and re.search("[A-Za-z]", bare):
         return False

@@ -9,12 +9,14 @@ _FOLD = str.maketrans(
     | {"\u2014": " - ", "\u2015": " - ", "\u066b": ".", "。": ".", "、": ",", "∶": ":", "′": "'"}
     | {"【": "[", "】": "]", "〔": "[", "〕": "]", "《": '"', "》": '"', "「": '"', "」": '"'}
     | {"“": '"', "”": '"', "‘": "'", "’": "'", "⇒": "=", "＝": "="}
-    | dict.fromkeys([*range(0xD800, 0xE000), *range(0x200B, 0x2010), 0xFEFF, 0x2060], "")
+    | dict.fromkeys(
+        [*range(0xD800, 0xE000), *range(0x200B, 0x2010), 0xFEFF, 0x2060, *map(ord, "✓✔✅☑")], ""
+    )
     | dict.fromkeys("\u00a0\u2009\u202f\u2007\u3000\u2002\u2003", " ")
 )
 _LATEX_SPACE = re.compile(r"\\(?:[,;:! ]|qquad\b|quad\b|hspace\{[^{}]*\})|(?<!\\)~")
 _STYLE = re.compile(
-    r"\\(?:boxed|fbox|text|textnormal|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|rm|bf|emph|mbox)\s*\{([^{}]*)\}"
+    r"\\(?:boxed|fbox|text|textnormal|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|rm|bf|emph|mbox|underline)\s*\{([^{}]*)\}"
 )
 _STYLED = re.compile(r"\*\*([^*]*)\*\*|__([^_]*)__")
 _MATHS = re.compile(r"(?<!\\)\$+([^$]+?)(?<!\\)\$+")
@@ -24,7 +26,7 @@ _FINAL_POINT = re.compile(r"(?<=[$}\])*`\"'])\.$")
 _WRAPPERS = (
     ("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ("`", "`"),
     ('"', '"'), ("'", "'"), ("\\boxed{", "}"), ("\\fbox{", "}"), ("\\text{", "}"),
-    ("\\textbf{", "}"), ("\\mathrm{", "}"), ("\\mathbf{", "}"),
+    ("\\textbf{", "}"), ("\\underline{", "}"), ("\\mathrm{", "}"), ("\\mathbf{", "}"),
 )  # fmt: skip
 
 

@@ -22,14 +22,15 @@ ton tons tonne tonnes 吨 pound: lb lbs pound pounds ounce: oz ounce ounces lite
 liters litre litres 升 milliliter: mL ml milliliters millilitres 毫升 gallon: gal gallon
 gallons newton: N newton newtons 牛 joule: J joule joules 焦耳 kilojoule: kJ watt: W watt
 watts 瓦 kilowatt: kW kilowatts pascal: Pa pascals kilopascal: kPa volt: V volt volts 伏
-ampere: A amp amps ampere amperes 安 ohm: Ω Ω ohm ohms 欧 hertz: Hz hertz 赫兹 coulomb: C
+ampere: A amp amps ampere amperes 安 ohm: Ω Ω \\Omega ohm ohms 欧 hertz: Hz hertz 赫兹 coulomb: C
 coulombs tesla: T teslas kelvin: K kelvin mole: mol moles mole degree: ° ° degree degrees
 deg 度 radian: rad rads radian radians 弧度 percent: % percent pct percentage mile/hour: mph
-kilometer/hour: kph kmh dollar: $ USD dollar dollars 美元 yuan: ¥ 元 yuan RMB euro: € euro
+kilometer/hour: kph kmh dollar: $ USD dollar dollars 美元 yuan: ¥ 元 yuan RMB CNY euro: € euro
 euros EUR sterling: £ GBP cent: ¢ cent cents hectare: ha hectare hectares 公顷 acre: acre
 acres meter**2: 平方米 centimeter**2: 平方厘米 kilometer**2: 平方公里 平方千米 meter**3:
 立方米 centimeter**3: cc 立方厘米 unit: unit units 单位
-celsius_mark: degC 摄氏度 ℃ fahrenheit_mark: degF ℉
+celsius_mark: degC degrees_Celsius degrees_celsius 摄氏度 ℃ fahrenheit_mark: degF
+degrees_Fahrenheit degrees_fahrenheit ℉
 """
 """pint's name of a unit, then how people write it."""
 
@@ -40,7 +41,7 @@ def _names() -> dict[str, str]:
         if token.endswith(":"):
             name = token[:-1]
         else:
-            names[token] = name
+            names[token.replace("_", " ")] = name
     return names
 
 

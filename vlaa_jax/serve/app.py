@@ -65,6 +65,7 @@ class Served:
         self._pretrained, self._stream, self._collator = pretrained, stream, collator
         self._died = died
         self._access = Access(settings)
+        pretrained.chat.check_text(settings.system_prompt, "system_prompt")
         if len(pretrained.chat.stop_ids) + 8 > MAX_STOPS:
             raise UserError(f"the tokenizer has more than {MAX_STOPS - 8} end tokens")
         self._images = ImageSource(settings, pretrained.processor)

@@ -22,6 +22,13 @@ LEADERBOARD = ("mathvista", "mathvision", "mathverse", "dynamath", "wemath", "lo
 PROFILES = ("2025-04", "2025-04-lossless", "2026-08", "2026-08-lossless")
 
 
+def _check_names(setting: str, names: tuple[str, ...]) -> None:
+    if not names:
+        raise UserError(f"{setting}: name at least one benchmark")
+    if len(set(names)) < len(names):
+        raise UserError(f"{setting}: names a benchmark twice")
+
+
 @dataclass(frozen=True)
 class QuestionSettings(Group, name="data"):
     """Which questions."""
@@ -38,10 +45,7 @@ class QuestionSettings(Group, name="data"):
 
     def check(self) -> None:
         """Something is evaluated, once."""
-        if not self.benchmarks:
-            raise UserError("data.benchmarks: name at least one benchmark")
-        if len(set(self.benchmarks)) < len(self.benchmarks):
-            raise UserError("data.benchmarks: names a benchmark twice")
+        _check_names("data.benchmarks", self.benchmarks)
 
 
 @dataclass(frozen=True)
@@ -179,6 +183,10 @@ class TrainingBenchmarkSettings(Group, name="benchmarks"):
     """Longest output."""
     batch: int = setting(16, at_least(1), harmless=True)
     """Questions decoded at once."""
+
+    def check(self) -> None:
+        """Something is measured, once."""
+        _check_names("benchmarks.names", self.names)
 
     def evaluation(self, data: PromptSettings, judge: JudgeSettings) -> "EvaluateSettings":
         """As an evaluation of its own would be told.

@@ -7,6 +7,7 @@ step that was under way is done again.
 
 import math
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import count
@@ -120,6 +121,7 @@ class Checkpoints:
 
     def __init__(self, directory: Path, keep: int, damaged: str = "stop") -> None:
         self._directory = directory
+        _hear_no_late_words()
         hosts.from_writer(lambda: _clear(directory), "the clearing of the checkpoints")
         self.put_aside = hosts.from_writer(
             lambda: _put_damaged_aside(directory, damaged), "the check of the checkpoints"
@@ -244,6 +246,23 @@ def steps_of(directory: Path) -> list[int]:
         return []
     names = [path.name for path in directory.iterdir() if path.is_dir()]
     return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+
+
+def _hear_no_late_words() -> None:
+    """Where one array of a checkpoint cannot be written, those that end later find nobody to tell.
+
+    tensorstore then has a traceback printed for each, as one of an error that nobody can handle.
+    """
+    before = sys.unraisablehook
+    if getattr(before, "hears_no_late_words", False):
+        return
+
+    def hook(told: "sys.UnraisableHookArgs") -> None:
+        if not (told.exc_type is RuntimeError and str(told.exc_value) == "Event loop is closed"):
+            before(told)
+
+    hook.hears_no_late_words = True  # type: ignore[attr-defined]
+    sys.unraisablehook = hook
 
 
 def _clear(directory: Path) -> None:

@@ -34,12 +34,12 @@ def written(run: Path) -> Iterator[str]:
         names = sorted(p.name for p in run.iterdir() if fnmatch(p.name, pattern))
         for name in names:
             mark = "/" if (run / name).is_dir() else ""
-            line = f"  {name + mark:<15} {what:<41} {command.format(run=run, report=report)}"
+            line = f"  {name + mark:<15} {what:<43} {command.format(run=run, report=report)}"
             yield line.rstrip()
 
 
 def heldout_table(kept: Mapping[str, Mapping[str, float]]) -> Table:
-    """Held-out rewards before and after, beside the best constant answers."""
+    """Held-out rewards beside the best constant answers, and benchmarks, before and after."""
     table = Table(title="held-out reward, unshaped")
     for column in ("verifier", "constant answer", "before", "after", "change"):
         table.add_column(column, justify="left" if column == "verifier" else "right")
@@ -47,13 +47,15 @@ def heldout_table(kept: Mapping[str, Mapping[str, float]]) -> Table:
     constant = kept.get("constant", {})
     names = {key.removeprefix("heldout/") for key in after if key.startswith("heldout/")}
     kinds = sorted(names & set(VERIFIER_TYPES))
-    for part in (kinds, ["mean"], sorted(names - {*kinds, "mean"})):
+    for part in (kinds, sorted(names & {"mean"}), sorted(names - {*kinds, "mean"})):
         for name in part:
             old, new = before.get(f"heldout/{name}", float("nan")), after[f"heldout/{name}"]
             bar = f"{constant[name]:.3f}" if name in constant else ""
             table.add_row(name, bar, f"{old:.3f}", f"{new:.3f}", f"{new - old:+.3f}")
         table.add_section()
     for key in sorted(key for key in after if key.startswith("benchmark/")):
+        if key.endswith("_unknown_frac") and not after[key]:
+            continue
         old, new = before.get(key, float("nan")), after[key]
         table.add_row(key, "", f"{old:.3f}", f"{new:.3f}", f"{new - old:+.3f}")
     return table

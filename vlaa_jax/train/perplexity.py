@@ -32,6 +32,7 @@ from vlaa_jax.policy.usable import Usable, load_checked
 from vlaa_jax.schema import Record, Summary, UserError
 from vlaa_jax.settings.perplexity import PerplexitySettings
 from vlaa_jax.train.console import minutes
+from vlaa_jax.train.grpo_data import image_root
 from vlaa_jax.train.histogram import write_histogram
 from vlaa_jax.train.inputs import inputs
 from vlaa_jax.train.rundir import check_files, check_settings, lock, plain
@@ -133,7 +134,7 @@ def _same_inputs(
     path: Path, pretrained: Pretrained, usable: Usable, settings: PerplexitySettings
 ) -> None:
     """Notes what is measured and by what, or looks whether it is still the same."""
-    images = Path(settings.data.image_root)
+    images = image_root(settings.data)
     now = {**inputs(pretrained.path, images, usable, ()), "records": records_digest(usable)}
     if path.exists() and read_object(path) != now:
         raise UserError(
@@ -147,7 +148,7 @@ def _usable(
     settings: PerplexitySettings, pretrained: Pretrained, workdir: Path, console: Console
 ) -> Usable:
     data = settings.data
-    path, images = Path(data.records), Path(data.image_root)
+    path, images = Path(data.records), image_root(data)
     if data.records == "embedded":
         paths = write_dataset(workdir / "data", n_train=1, n_heldout=1, n_sft=data.embedded_train)
         path, images = paths.sft, paths.images

@@ -14,6 +14,7 @@ import numpy as np
 from rich.console import Console
 
 from vlaa_jax import disk
+from vlaa_jax.data.sources.table import source_class
 from vlaa_jax.foreign import local_path
 from vlaa_jax.parallel import hosts
 from vlaa_jax.parallel.compiling import Compilations
@@ -200,6 +201,7 @@ class RunDir:
 
         Saving takes all hosts: with several, only where they have agreed to leave.
         """
+        self._compiled = self.compilations.seconds
         try:
             hosts.leave_if_wanted("before the first step")
             yield
@@ -337,16 +339,24 @@ def check_files(data: DataSettings) -> None:
     """Looks whether the data is there at all, before anything large is loaded.
 
     Raises:
-        UserError: a path is missing or does not exist.
+        UserError: a path is missing, does not exist, or holds no records of a form that is known.
     """
     if data.records == "embedded":
         return
-    for name in ("records", "image_root", "heldout"):
-        path = getattr(data, name)
-        if not path and name != "heldout":
-            raise UserError(f"data.{name} is not set: give it with --config.data.{name}=...")
-        if path and not local_path(path).exists():
-            raise UserError(f"data.{name}: {path} does not exist")
+    rooted = False
+    for name in ("records", "heldout", "validation"):
+        path = getattr(data, name, "")
+        if not path and name == "records":
+            raise UserError("data.records is not set: give it with --config.data.records=...")
+        try:
+            rooted |= bool(path) and source_class(path).needs_root
+        except UserError as error:
+            raise UserError(f"data.{name}: {error}") from None
+    root = data.image_root
+    if rooted and not root:
+        raise UserError("data.image_root is not set: give it with --config.data.image_root=...")
+    if root and not local_path(root).is_dir():
+        raise UserError(f"data.image_root: {root} does not exist")
 
 
 def plain(settings: Any) -> dict[str, Any]:

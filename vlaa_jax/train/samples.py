@@ -15,12 +15,12 @@ SIDE = 384
 """Pixels of the longer side of a shown image."""
 
 
-def samples(groups: Groups, images: Path) -> list[Shown]:
+def samples(groups: Groups, images: Path | None) -> list[Shown]:
     """The first answers to some records.
 
     Args:
         groups: held-out records with their answers.
-        images: image folder.
+        images: image folder; None where records bring their own, which are not shown.
     """
     each = groups.rollout.length_PG.shape[1]
     return [
@@ -38,10 +38,10 @@ def _by_turns(kinds: list[str]) -> list[int]:
     return sorted(place for _, place in sorted(turns)[:MOST])
 
 
-def _image(groups: Groups, p: int, images: Path) -> np.ndarray | None:
+def _image(groups: Groups, p: int, images: Path | None) -> np.ndarray | None:
     names = groups.prompts[p].record.images
     try:
-        image = open_image(images, names[0]) if names else None
+        image = open_image(images, names[0]) if names and images else None
     except UserError:  # of a build, which brings its own
         return None
     if image is None:

@@ -28,7 +28,7 @@ class Validation:
     Args:
         heldout: samples and scores them; None without records.
         rundir: where the results go.
-        images: image folder of the records, for the samples that are shown.
+        images: image folder of the records, for the samples that are shown; None without one.
         benchmarks: further metrics of the same parameters, where there are some.
     """
 
@@ -36,7 +36,7 @@ class Validation:
         self,
         heldout: Heldout | None,
         rundir: RunDir,
-        images: Path,
+        images: Path | None,
         benchmarks: Measure | None = None,
     ) -> None:
         self._heldout, self._rundir, self._images = heldout, rundir, images

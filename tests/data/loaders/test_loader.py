@@ -100,7 +100,7 @@ def test_hosts_share_one_stream(hosts):
     whole = [r.id for r, _ in zip(iter(ordered(records, Order(seed=5))), range(128), strict=False)]
     parts = []
     for host in range(hosts):
-        order = Order(seed=5, host_index=host, host_count=hosts)
+        order = Order(seed=5, places=(host,), batch=hosts)
         stream = ordered(records, order)
         parts.append([stream[i].id for i in range(128 // hosts)])
     assert [parts[i % hosts][i // hosts] for i in range(128)] == whole

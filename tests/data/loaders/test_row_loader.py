@@ -15,7 +15,7 @@ from vlaa_jax.data.images.opener import FolderImages
 from vlaa_jax.data.images.processor import ImageProcessor
 from vlaa_jax.data.loaders.order import Order
 from vlaa_jax.data.loaders.rows import Samples, row_budget, row_loader
-from vlaa_jax.data.rows.batches import collate_rows
+from vlaa_jax.data.rows.batches import BatchLayout, collate_rows
 from vlaa_jax.data.rows.packing import PackBudget
 from vlaa_jax.data.samples.preprocessor import Preprocessor
 from vlaa_jax.data.sources.built import BuiltRecords
@@ -97,7 +97,7 @@ def test_a_batch_is_what_plain_encoding_and_collation_give(world):
     for ids, segments in zip(batch.ids_BT, batch.segment_ids_BT, strict=True):
         rows.append([by_ids[tuple(ids[segments == s])] for s in range(1, segments.max() + 1)])
     plain = collate_rows(
-        rows, pad_id=chat.pad_id, tokens_per_row=256, rows_per_bin=8, bins_per_shard=2
+        rows, BatchLayout(pad_id=chat.pad_id, rows_per_bin=8, bins_per_shard=2), tokens_per_row=256
     )
     assert equal(batch, plain)
 
@@ -141,7 +141,7 @@ def test_hosts_partition_the_epoch(world, hosts):
     images = FolderImages(str(paths.images))
     found = Counter()
     for host in range(hosts):
-        order = Order(epochs=1, host_index=host, host_count=hosts)
+        order = Order(epochs=1, places=(host,), batch=hosts)
         with make(world, order=order) as loader:
             found.update(s for b in loader for s in samples_of(b))
     assert found == Counter(

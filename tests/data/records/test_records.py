@@ -14,7 +14,7 @@ from vlaa_jax.data.records import json_index
 from vlaa_jax.data.records.literals import parse_literal
 from vlaa_jax.data.records.parse import Parser
 from vlaa_jax.data.records.reject import Refusal, Reject
-from vlaa_jax.data.sources.record_file import RecordFile, iter_records, load_records
+from vlaa_jax.data.sources.record_file import RecordFile, load_records
 from vlaa_jax.schema import Record, UserError
 
 GRPO = {
@@ -189,17 +189,17 @@ def test_lenient_reading_counts_every_refusal(tmp_path):
     ]
     path.write_bytes(good[:1] + good[1:] + b"\n" + b"\n".join(lines[1:]))
     rejects: list[Reject] = []
-    kept = list(iter_records(path, strict=False, on_reject=rejects.append))
+    kept = load_records(path, on_reject=rejects.append)
     assert [r.id for r in kept] == ["r1", "r9"]
     assert [r.line for r in rejects] == [3, 4, 5, 6, 7, 8]
     reasons = " | ".join(r.reason for r in rejects)
     for part in ("not JSON", "not UTF-8", "used before", "list, expected an object", "more than"):
         assert part in reasons
-    renamed = iter_records(path, strict=False, on_duplicate="rename")
+    renamed = load_records(path, on_reject=print, on_duplicate="rename")
     assert [r.id for r in renamed] == ["r1", "r1#2", "r9"]
     ids = ["a", "a", "a#2", "b#2", "b", "b", "a"]
     path.write_text(json.dumps([{**GRPO, "id": i} for i in ids]))
-    renamed = [r.id for r in iter_records(path, on_duplicate="rename")]
+    renamed = [r.id for r in load_records(path, on_duplicate="rename")]
     assert renamed == ["a", "a#2", "a#2#2", "b#2", "b", "b#3", "a#3"]
 
 
@@ -216,7 +216,7 @@ def test_a_cut_file_is_said_to_be_cut(tmp_path, form):
     path = write(tmp_path / "x.json", [GRPO, {**GRPO, "id": "r2"}], form)
     path.write_bytes(path.read_bytes()[:-30])
     rejects: list[Reject] = []
-    assert len(list(iter_records(path, strict=False, on_reject=rejects.append))) == 1
+    assert len(load_records(path, on_reject=rejects.append)) == 1
     assert "download cut short" in rejects[0].reason
     with pytest.raises(UserError, match="cut short"):
         load_records(path)
@@ -311,7 +311,7 @@ def test_arbitrary_bytes_never_crash(tmp_path, data, start):
     path = tmp_path / "x.json"
     path.write_bytes(start + data)
     try:
-        kept = list(iter_records(path, strict=False))
+        kept = load_records(path, on_reject=print)
     except UserError as error:
         assert str(path) in str(error) and "\n" not in str(error)
     else:

@@ -6,7 +6,7 @@ from PIL import Image
 
 from vlaa_jax.data.images.planner import ladder
 from vlaa_jax.data.images.processor import ImageProcessor
-from vlaa_jax.data.rows.batches import collate_prompts, collate_rows
+from vlaa_jax.data.rows.batches import BatchLayout, collate_prompts, collate_rows
 from vlaa_jax.data.samples.preprocessor import Preprocessor
 from vlaa_jax.schema import Record, UserError
 
@@ -47,7 +47,9 @@ def assert_units_are_the_samples(sample, unit_src_T, vision, shard, n_shards):
 @pytest.mark.parametrize("n_shards", [1, 2, 3])
 @pytest.mark.parametrize("window_units", [4, 0])
 def test_prompts_come_back_whole(samples, n_shards, window_units):
-    batch = collate_prompts(samples, n_shards, pad_id=PAD, min_tokens=8, window_units=window_units)
+    batch = collate_prompts(
+        samples, BatchLayout(n_shards, pad_id=PAD, window_units=window_units), min_tokens=8
+    )
     P, T = batch.ids_PT.shape
     assert P == 6 and ladder(T) == T
     assert batch.vision.patches_SR64C.shape[0] % n_shards == 0
@@ -65,16 +67,18 @@ def test_prompts_come_back_whole(samples, n_shards, window_units):
 
 
 def test_prompts_fill_up_with_empty_rows(samples):
-    batch = collate_prompts(samples[:5], 4, pad_id=PAD)
+    batch = collate_prompts(samples[:5], BatchLayout(4, pad_id=PAD))
     assert batch.ids_PT.shape == (8, 192)
     assert batch.length_P[5:].tolist() == [0, 0, 0] and (batch.unit_src_PT[5:] == -1).all()
-    assert collate_prompts(samples[:1], 2, pad_id=PAD, min_prompts=6).ids_PT.shape[0] == 6
+    assert (
+        collate_prompts(samples[:1], BatchLayout(2, pad_id=PAD), min_prompts=6).ids_PT.shape[0] == 6
+    )
 
 
 @pytest.mark.parametrize("n_shards", [1, 2])
 def test_rows_come_back_whole(samples, n_shards):
     rows = [[samples[0], samples[1]], [samples[2]], [samples[3], samples[4], samples[5]], []]
-    batch = collate_rows(rows, n_shards, pad_id=PAD)
+    batch = collate_rows(rows, BatchLayout(n_shards, pad_id=PAD))
     assert batch.ids_BT.shape[0] == 4
     for b, row in enumerate(rows):
         assert batch.segment_ids_BT[b].max() == len(row)
@@ -92,21 +96,23 @@ def test_rows_come_back_whole(samples, n_shards):
 
 
 def test_padding_is_what_is_not_real(samples):
-    batch = collate_prompts(samples, 2, pad_id=PAD, rows_per_bin=16)
+    batch = collate_prompts(samples, BatchLayout(2, pad_id=PAD, rows_per_bin=16))
     tokens = sum(s.length for s in samples)
     patches = sum(len(p) for s in samples for p in s.patches)
     assert batch.padding_frac == pytest.approx(1 - tokens / batch.ids_PT.size)
     assert batch.vision.padding_frac == pytest.approx(1 - patches / batch.vision.seg_id_SQ.size)
-    rows = collate_rows([samples], pad_id=PAD)
+    rows = collate_rows([samples], BatchLayout(pad_id=PAD))
     assert rows.padding_frac == pytest.approx(1 - tokens / rows.ids_BT.size)
-    assert collate_prompts(samples[1:2], pad_id=PAD).vision.padding_frac == 0.0
+    assert collate_prompts(samples[1:2], BatchLayout(pad_id=PAD)).vision.padding_frac == 0.0
 
 
 def test_fixed_shapes_are_kept(samples):
     fixed = {"rows_per_bin": 16, "bins_per_shard": 3}
-    batch = collate_rows([samples[:2], samples[3:4]], 2, pad_id=PAD, tokens_per_row=512, **fixed)
+    batch = collate_rows(
+        [samples[:2], samples[3:4]], BatchLayout(2, pad_id=PAD, **fixed), tokens_per_row=512
+    )
     assert batch.ids_BT.shape == (2, 512) and batch.vision.pos_hw_SR642.shape == (6, 16, 64, 2)
-    text = collate_rows([samples[1:2], []], 2, pad_id=PAD, tokens_per_row=512, **fixed)
+    text = collate_rows([samples[1:2], []], BatchLayout(2, pad_id=PAD, **fixed), tokens_per_row=512)
     assert text.vision.patches_SR64C.shape == batch.vision.patches_SR64C.shape
 
 
@@ -119,21 +125,23 @@ def test_pixels_normalised_late_give_the_same_batch(chat):
     late = Preprocessor(chat, processor).encode(record, [image], as_pixels=True, with_answer=True)
     assert late.patches[0].nbytes * 8 == early.patches[0].nbytes
     for window_units in (4, 0):
-        expected = collate_rows([[early]], pad_id=PAD, window_units=window_units)
-        found = collate_rows([[late]], pad_id=PAD, window_units=window_units, processor=processor)
+        expected = collate_rows([[early]], BatchLayout(pad_id=PAD, window_units=window_units))
+        found = collate_rows(
+            [[late]], BatchLayout(pad_id=PAD, window_units=window_units, processor=processor)
+        )
         flat = [(*batch[:-1], *batch.vision) for batch in (expected, found)]
         for one, other in zip(*flat, strict=True):
             np.testing.assert_array_equal(one, other)
-    mixed = collate_prompts([early, late], pad_id=PAD, processor=processor)
+    mixed = collate_prompts([early, late], BatchLayout(pad_id=PAD, processor=processor))
     np.testing.assert_array_equal(mixed.unit_src_PT[0] >= 0, mixed.unit_src_PT[1] >= 0)
     with pytest.raises(ValueError, match=r"pass ImageProcessor\.normalize"):
-        collate_rows([[late]], pad_id=PAD)
+        collate_rows([[late]], BatchLayout(pad_id=PAD))
 
 
 def test_rows_are_never_cut(samples):
     with pytest.raises(UserError, match="over tokens_per_row 64"):
-        collate_rows([samples], pad_id=PAD, tokens_per_row=64)
+        collate_rows([samples], BatchLayout(pad_id=PAD), tokens_per_row=64)
     with pytest.raises(ValueError, match="3 rows do not divide over 2"):
-        collate_rows([[], [], []], 2, pad_id=PAD)
+        collate_rows([[], [], []], BatchLayout(2, pad_id=PAD))
     with pytest.raises(ValueError, match="at least one prompt"):
-        collate_prompts([], pad_id=PAD)
+        collate_prompts([], BatchLayout(pad_id=PAD))

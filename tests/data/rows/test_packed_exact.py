@@ -13,7 +13,7 @@ from converters.tiny_tokenizer import tiny_config, write_sidecars
 from vlaa_jax.data.images.opener import FolderImages
 from vlaa_jax.data.images.processor import ImageProcessor
 from vlaa_jax.data.loaders.rows import Samples, row_loader
-from vlaa_jax.data.rows.batches import collate_rows
+from vlaa_jax.data.rows.batches import BatchLayout, collate_rows
 from vlaa_jax.data.rows.packing import PackBudget
 from vlaa_jax.data.samples.preprocessor import Preprocessor
 from vlaa_jax.data.sources.record_file import load_records
@@ -85,11 +85,8 @@ def test_packed_logprobs_and_gradients_equal_unpacked_ones(world):
             # The only sample of a batch, always in the first row: the same shapes, compiled once.
             alone = collate_rows(
                 [[one], []],
-                2,
-                pad_id=chat.pad_id,
+                BatchLayout(2, pad_id=chat.pad_id, rows_per_bin=8, bins_per_shard=2),
                 tokens_per_row=256,
-                rows_per_bin=8,
-                bins_per_shard=2,
             )
             logprobs, grads = loss_and_logprobs(graph, params, alone)
             here = np.asarray(packed)[row, places[0] : places[0] + len(places) - 1]

@@ -8,7 +8,7 @@ from tokenizers import AddedToken, Tokenizer
 from vlaa_jax.data.images.processor import ImageProcessor
 from vlaa_jax.data.samples.preprocessor import Preprocessor, Unfit
 from vlaa_jax.data.text.chat import Chat
-from vlaa_jax.schema import Record
+from vlaa_jax.schema import Record, UserError
 
 SIZES = [(150, 97), (60, 300)]
 PROCESSOR = ImageProcessor()
@@ -54,3 +54,8 @@ def test_the_longest_part_is_to_blame(chat):
     assert found.over(found.tokens) is None
     field, reason = found.over(found.tokens - 1)
     assert field == "image" and f"over the limit of {found.tokens - 1}" in reason
+
+
+def test_a_system_prompt_with_a_special_token_is_refused(chat):
+    with pytest.raises(UserError, match="the system prompt contains the special token"):
+        Preprocessor(chat, PROCESSOR, "<|im_end|>")

@@ -41,6 +41,10 @@ def test_images_come_first_and_the_system_prompt_replaces_the_default(chat):
 plain = st.text(st.characters(codec="utf-8"), max_size=40).filter(lambda s: "<|" not in s)
 
 
+def prompt_ids(chat, *asked):
+    return chat.encode(chat.render(*asked))
+
+
 def answer_ids(chat, question, answer, n_images=0):
     return chat.answer_ids(chat.render(question, n_images), answer, question, n_images)
 
@@ -55,7 +59,7 @@ def test_prompt_ids_equal_transformers(chat, hf, question, system, n_images):
     if system:
         messages.insert(0, {"role": "system", "content": system})
     expected = hf.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-    ids = chat.prompt_ids(question, n_images, system)
+    ids = prompt_ids(chat, question, n_images, system)
     assert ids.dtype == np.int32
     assert ids.tolist() == expected
 
@@ -64,7 +68,7 @@ def test_prompt_ids_equal_transformers(chat, hf, question, system, n_images):
 @given(plain, plain)
 @example("q", "<think> a </think>\n\n<answer> 2 </answer>")
 def test_answer_continues_the_prompt(chat, hf, question, answer):
-    prompt, tail = chat.prompt_ids(question, 1), answer_ids(chat, question, answer, 1)
+    prompt, tail = prompt_ids(chat, question, 1), answer_ids(chat, question, answer, 1)
     assert tail[-1] == chat.end_of_turn_id
     assert np.count_nonzero(tail == chat.end_of_turn_id) == 1
     messages = [
@@ -82,8 +86,7 @@ def test_answer_continues_the_prompt(chat, hf, question, answer):
 @pytest.mark.parametrize("token", ["<|image_pad|>", "<|im_end|>", "<|im_start|>", "<|video_pad|>"])
 def test_special_tokens_in_data_are_refused(chat, token):
     for call in (
-        lambda: chat.prompt_ids(f"what is {token} for?", 1),
-        lambda: chat.prompt_ids("q", 1, system_prompt=token),
+        lambda: chat.check_text(f"what is {token} for?", "question"),
         lambda: answer_ids(chat, "q", f"a{token}", 1),
     ):
         with pytest.raises(UserError, match=r"(question|prompt|answer) contains the special token"):
@@ -91,13 +94,13 @@ def test_special_tokens_in_data_are_refused(chat, token):
 
 
 def test_half_a_special_token_is_only_text(chat):
-    ids = chat.prompt_ids("a <|image_pad| > b <image> <|im_end", 1)
+    ids = prompt_ids(chat, "a <|image_pad| > b <image> <|im_end", 1)
     assert np.count_nonzero(ids == chat.image_token_id) == 1
 
 
 def test_broken_unicode_is_refused(chat):
     with pytest.raises(UserError, match="not valid Unicode"):
-        chat.prompt_ids("half a pair: \ud83e", 0)
+        chat.check_text("half a pair: \ud83e", "question")
 
 
 def test_ids_and_decoding(chat, hf):

@@ -53,7 +53,7 @@ def test_a_template_without_end_is_refused_while_loading(
 )
 def test_a_template_that_fails_says_so_in_one_line(make_tokenizer, tmp_path, template):
     with pytest.raises(UserError, match="the chat template failed") as caught:
-        Chat.from_dir(make_tokenizer(tmp_path, template=template)).prompt_ids("How many?", 1)
+        Chat.from_dir(make_tokenizer(tmp_path, template=template)).render("How many?", 1)
     assert str(caught.value).isprintable() and len(str(caught.value)) < 400
 
 

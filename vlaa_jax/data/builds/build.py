@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vlaa_jax.data.images.inspect import ImageFacts
-from vlaa_jax.data.judging.golds import GoldProblems
-from vlaa_jax.data.judging.judge import Judge, Limits, Verdict
+from vlaa_jax.data.judging.judge import GoldProblems, Judge, Limits, Verdict
 from vlaa_jax.data.progress import progress
 from vlaa_jax.data.records.parse import KINDS
 from vlaa_jax.data.records.reject import Reject

@@ -28,8 +28,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from vlaa_jax.data.builds.build import checkpoint_digests
-from vlaa_jax.data.judging.golds import GoldProblems
-from vlaa_jax.data.judging.judge import Examined, Judge, Limits, examine
+from vlaa_jax.data.judging.judge import Examined, GoldProblems, Judge, Limits, examine
 from vlaa_jax.data.records.reject import Reject
 from vlaa_jax.data.samples.preprocessor import Preprocessor
 from vlaa_jax.data.sources.stored import TEXTS, plain_space

@@ -7,19 +7,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from importlib import resources
+from pathlib import Path
 from typing import Any, TextIO
 
+from vlaa_jax import disk
 from vlaa_jax.data.builds.build import BuildSettings, build, iter_rejects
 from vlaa_jax.data.commands.convert import convert
 from vlaa_jax.data.commands.fetch import REPOSITORY, fetch
 from vlaa_jax.data.commands.show import describe, find_record
 from vlaa_jax.data.judging.check import CheckReport, check
-from vlaa_jax.data.judging.golds import GoldProblems
-from vlaa_jax.data.judging.judge import Judge, Limits
+from vlaa_jax.data.judging.judge import GoldProblems, Judge, Limits
 from vlaa_jax.data.records.parse import KINDS
 from vlaa_jax.data.records.reject import Reject
 from vlaa_jax.data.samples.preprocessor import Preprocessor
-from vlaa_jax.data.sources.source import Source
+from vlaa_jax.data.sources.source import ParsedSource, Source
 from vlaa_jax.data.sources.table import open_source
 from vlaa_jax.foreign import local_path, read_text
 from vlaa_jax.schema import BOX_SPACES, UserError
@@ -41,7 +42,8 @@ def run(argv: Sequence[str] | None = None, gold_problems: GoldProblems | None = 
     """
     args = _parser().parse_args(argv)
     try:
-        return int(args.verb(args, gold_problems))
+        with disk.refusals(Path("the disk"), "what is whole is kept, the same command goes on"):
+            return int(args.verb(args, gold_problems))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
     except BrokenPipeError:
@@ -152,16 +154,15 @@ def _room(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--window-units", type=int, default=4, help="4: Qwen2.5-VL, 0: Qwen2-VL")
 
 
-def _opened(args: argparse.Namespace, path: str, rooted: bool = True) -> tuple[Source, str | None]:
+def _opened(args: argparse.Namespace, path: str) -> tuple[Source, str | None]:
     """A source read as what it is for, and how that was found out, where it was guessed."""
-    opens = partial(open_source, path, box_space=_box_space(args), columns=_columns(args))
-    kind, guess = args.kind, None
-    if kind == "auto":
-        first = opens()
-        kind = first.kind or kind_of(first)
-        guess = None if first.kind else _guessed(kind)
-    source = opens(args.images, kind=kind)
-    if rooted and source.needs_root and args.images is None:
+    kind, guess = None if args.kind == "auto" else args.kind, None
+    boxes, columns = _box_space(args), _columns(args)
+    source = open_source(path, args.images, kind=kind, box_space=boxes, columns=columns)
+    if isinstance(source, ParsedSource) and source.kind is None:
+        source.read_as(kind_of(source))
+        guess = _guessed(source.kind or "")
+    if source.needs_root and args.images is None:
         raise UserError(f"{path}: its images lie in files; give their folder with --images DIR")
     return source, guess
 

@@ -7,6 +7,7 @@ the judge was given to judge by: verifiers, a checkpoint, limits.
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -14,12 +15,14 @@ from typing import Any, NamedTuple
 
 from vlaa_jax.data.images.bins import rows_needed
 from vlaa_jax.data.images.inspect import ImageFacts
-from vlaa_jax.data.judging.golds import GoldProblems, bad_golds
 from vlaa_jax.data.records.reject import Reject
 from vlaa_jax.data.samples.preprocessor import Measure, Preprocessor, Unfit
 from vlaa_jax.data.sources.source import Source, iter_indexed
-from vlaa_jax.schema import Lengths, Record
+from vlaa_jax.schema import Lengths, Record, ScoreRequest, UserError
 
+GoldProblems = Callable[[Sequence[ScoreRequest]], Sequence[str | None]]
+"""Why the gold of each request cannot be scored, or None: ``MixedReward.gold_problems``. It is
+asked for many at once, so that golds which need a parser reach it side by side."""
 AT_ONCE = 256
 """Records whose golds are asked about together."""
 
@@ -104,15 +107,47 @@ class Judge:
                 depend on pixel limits.
             map: of a pool whose threads tokenise.
         """
-        sizes = [f[0].size if f and f[0].status == "found" else None for f in facts]
-        golds = bad_golds(
-            records,
-            sizes,
-            None if self.kind == "sft" else self.gold_problems,
-            resized=self.preprocessor.processor.resized if self.preprocessor else None,
-            only_resized=golds_checked,
-        )
+        golds = self._golds(records, facts, golds_checked)
         return list(map(self._verdict, records, facts, golds))
+
+    def _golds(
+        self,
+        records: Sequence[Record],
+        facts: Sequence[Sequence[ImageFacts]],
+        golds_checked: bool,
+    ) -> list[str | None]:
+        """What is wrong with the gold of each record; None where all is well or nobody can say."""
+        problems: list[str | None] = [None] * len(records)
+        if self.gold_problems is None or self.kind == "sft":
+            return problems
+        asked = [
+            i
+            for i, record in enumerate(records)
+            if record.verifier_type is not None
+            and record.gt is not None
+            and (record.box_space == "resized_pixels" or not golds_checked)
+        ]
+        found = self.gold_problems([self._request(records[i], facts[i]) for i in asked])
+        for i, problem in zip(asked, found, strict=True):
+            problems[i] = problem
+        return problems
+
+    def _request(self, record: Record, facts: Sequence[ImageFacts]) -> ScoreRequest:
+        size = facts[0].size if facts and facts[0].status == "found" else None
+        resized = None
+        if size is not None and self.preprocessor is not None:
+            with suppress(UserError):  # too narrow: the image is refused for that, not the gold
+                resized = self.preprocessor.processor.resized(*size)
+        return ScoreRequest(
+            record.verifier_type or "",
+            record.gt or "",
+            response="",
+            id=record.id,
+            question=record.question,
+            image_size=size,
+            resized_size=resized,
+            box_space=record.box_space,
+        )
 
     def _verdict(self, record: Record, facts: Sequence[ImageFacts], gold: str | None) -> Verdict:
         problems = [Problem("image", fact.reason) for fact in facts if fact.reason]

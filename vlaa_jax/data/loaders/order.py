@@ -1,4 +1,4 @@
-"""Which records come when: seed, shuffle, mix by weight, slice by host."""
+"""Which records come when: seed, shuffle, mix by weight, places of a host."""
 
 import hashlib
 import json
@@ -23,8 +23,6 @@ class Order:
     source_weights: Mapping[str, float] | None = None
     """Relative share of each source, whatever the case its name is written in; None takes the
     records as one pool. Needs epochs=None."""
-    host_index: int = 0
-    host_count: int = 1
     places: tuple[int, ...] = ()
     """Of every `batch` elements this host gets those at these places; empty: all of them."""
     batch: int = 1
@@ -32,8 +30,6 @@ class Order:
     def __post_init__(self) -> None:
         if self.places and not 0 <= min(self.places) <= max(self.places) < self.batch:
             raise ValueError(f"places {self.places} are not all in a batch of {self.batch}")
-        if not 0 <= self.host_index < self.host_count:
-            raise ValueError(f"host_index {self.host_index} of {self.host_count} hosts")
         if self.source_weights is not None and self.epochs is not None:
             raise ValueError("source_weights need epochs=None: a mixed stream has no epochs")
         folded = Counter(source.casefold() for source in self.source_weights or ())
@@ -51,9 +47,6 @@ class Order:
 def ordered(records: Sequence[Record], order: Order) -> grain.MapDataset:
     """The stream of records as this host sees it; random access, nothing decoded.
 
-    With H hosts, host h gets elements h, h + H, h + 2H, ... of one common stream, so the hosts'
-    batches of a step are together the batch that a single host would see.
-
     Raises:
       UserError: there are no records, or a weight names a source that has none.
     """
@@ -63,9 +56,7 @@ def ordered(records: Sequence[Record], order: Order) -> grain.MapDataset:
         stream = _component(records, order, order.seed)
     else:
         stream = _mixed(records, order, order.source_weights)
-    if order.places:
-        return _Places(stream, order.places, order.batch)
-    return stream[order.host_index :: order.host_count]
+    return _Places(stream, order.places, order.batch) if order.places else stream
 
 
 class _Places(grain.MapDataset):

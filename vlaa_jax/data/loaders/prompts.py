@@ -1,8 +1,8 @@
 """Loaders over Grain: seeded, host-sliced, decoded in threads, and exactly resumable.
 
-The order of steps is: records -> (per source) seed, shuffle, repeat -> mix by weight -> slice by
-host -> to iterator -> decode and process in threads -> batch. Grain turns into an iterator once,
-behind the mix, so the number of thread pools does not grow with the number of sources.
+The order of steps is: records -> (per source) seed, shuffle, repeat -> mix by weight -> places of
+this host -> to iterator -> decode and process in threads -> batch. Grain turns into an iterator
+once, behind the mix, so the number of thread pools does not grow with the number of sources.
 """
 
 import os
@@ -37,7 +37,7 @@ def prompt_loader(
       records: a list of records, a RecordFile or BuiltRecords.
       images: image root, or a function from record to images (``BuiltRecords.images``).
       batch_size: records per batch on this host; the last of finite epochs may be shorter.
-      order: seed, shuffle, epochs, mixing, host slice.
+      order: seed, shuffle, epochs, mixing, places of this host.
       threads: threads that decode; 0 decodes in the caller's thread. The output does not depend
         on it.
       process: called in the threads with record and images; its result takes the pair's place.

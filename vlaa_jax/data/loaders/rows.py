@@ -100,14 +100,13 @@ def row_loader(
 
     Several hosts that name their `shards` pack the same stream, by sizes, and lay out only the rows
     of their own: together their batches are those of a single host, and the state is the same on
-    all. (A host slice in `order` packs by itself; leave ``order.epochs`` None with it, as packing
-    may give hosts different numbers of batches in an epoch.)
+    all.
 
     Args:
       samples: the records.
       budget: shape of a batch, for example from ``row_budget``; ``n_shards`` counts the data shards
         that are packed for.
-      order: seed, shuffle, epochs, mixing, host slice.
+      order: seed, shuffle, epochs, mixing.
       threads: threads that decode and encode; 0 does everything in the caller's, when asked.
       shards: the data shards of this host, in order; None: all.
       dtype: of the patches; uint8 leaves their normalisation to the model.
@@ -119,7 +118,7 @@ def row_loader(
     stream = ordered(samples.records, order or Order())
     submit, executors = _submitter(samples, threads)
     mine = tuple(range(budget.n_shards) if shards is None else shards)
-    packed = _Packed(stream, samples, budget, submit, mine)
+    packed = _Packed(partial(_PackedIterator, stream, samples, budget, submit, mine))
     own = replace(budget, n_shards=len(mine))
     lay_out = _Collate(samples.preprocessor, own, Buffers(), np.dtype(dtype))
     dataset: grain.IterDataset = packed.map(lay_out)
@@ -148,7 +147,7 @@ def row_budget(
         or cannot be measured.
     """
     order = order or Order()
-    stream = ordered(samples.records, replace(order, host_index=0, host_count=1))
+    stream = ordered(samples.records, order)
     first = [samples.size(stream[i]) for i in range(min(sample, len(samples.records)))]
     sizes = [(s.n_tokens, s.grids) for s in first]
     every = _distinct_sizes(samples, order, shape.tokens_per_row)
@@ -241,33 +240,23 @@ class _Collate:
     dtype: np.dtype[Any]
 
     def __call__(self, rows: list[list[Job]]) -> RowBatch:
-        return collate_rows(
-            [[job() for job in row] for row in rows],
-            self.budget.n_shards,
-            pad_id=self.preprocessor.chat.pad_id,
-            tokens_per_row=self.budget.tokens_per_row,
-            window_units=self.budget.window_units,
-            rows_per_bin=self.budget.rows_per_bin,
-            bins_per_shard=self.budget.bins_per_shard,
+        bytes_go = self.dtype == np.uint8
+        layout = self.budget.layout(
+            self.preprocessor.chat.pad_id,
             dtype=self.dtype,
-            processor=None if self.dtype == np.uint8 else self.preprocessor.processor,
+            processor=None if bytes_go else self.preprocessor.processor,
             empty=self.buffers.empty,
         )
+        samples = [[job() for job in row] for row in rows]
+        return collate_rows(samples, layout, tokens_per_row=self.budget.tokens_per_row)
 
 
 class _Packed(grain.IterDataset):
     """Rows of samples, packed from a stream with random access."""
 
-    def __init__(
-        self,
-        stream: grain.MapDataset,
-        samples: Samples,
-        budget: PackBudget,
-        submit: Submit | None,
-        shards: tuple[int, ...],
-    ) -> None:
+    def __init__(self, make: Callable[[], grain.DatasetIterator]) -> None:
         super().__init__()
-        self._make = partial(_PackedIterator, stream, samples, budget, submit, shards)
+        self._make = make
 
     def __iter__(self) -> grain.DatasetIterator:
         return self._make()

@@ -7,6 +7,7 @@ the shard's own bins.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -72,19 +73,38 @@ class RowBatch(NamedTuple):
         return 1.0 - int(np.count_nonzero(self.segment_ids_BT)) / self.ids_BT.size
 
 
+@dataclass(frozen=True)
+class BatchLayout:
+    """How samples are laid out: over how many data shards, and the shape of their vision part.
+
+    Attributes:
+        n_shards: data shards.
+        pad_id: token id for padding.
+        window_units: 4 for Qwen2.5-VL, 0 for Qwen2-VL.
+        rows_per_bin: as in ``plan_vision``.
+        bins_per_shard: as in ``plan_vision``.
+        dtype: of the patches.
+        processor: needed where samples were encoded ``as_pixels`` and ``dtype`` is no uint8.
+        empty: makes the array of patches; ``Buffers.empty`` uses memory again.
+    """
+
+    n_shards: int = 1
+    pad_id: int = 0
+    window_units: int = 4
+    rows_per_bin: int | None = None
+    bins_per_shard: int | None = None
+    dtype: DTypeLike = np.float32
+    processor: ImageProcessor | None = None
+    empty: Empty = np.empty
+
+
 def collate_prompts(
     prompts: Sequence[Encoded],
-    n_shards: int = 1,
+    layout: BatchLayout,
     *,
-    pad_id: int,
     min_tokens: int = 64,
     tokens: int | None = None,
     min_prompts: int = 1,
-    window_units: int = 4,
-    rows_per_bin: int | None = None,
-    bins_per_shard: int | None = None,
-    dtype: DTypeLike = np.float32,
-    processor: ImageProcessor | None = None,
 ) -> PromptBatch:
     """Pad prompts into one batch. Prompts are dealt to the shards in contiguous parts.
 
@@ -92,27 +112,22 @@ def collate_prompts(
     the ladder; vision shapes as in ``plan_vision``.
 
     Args:
-        prompts: from ``encode_prompt``.
-        n_shards: data shards.
-        pad_id: token id for padding.
+        prompts: from ``Preprocessor.encode``.
+        layout: of the batch.
         min_tokens: least T.
         tokens: T, instead of the ladder's; holds the longest prompt.
         min_prompts: least P, to keep the last batch of an epoch in shape.
-        window_units: 4 for Qwen2.5-VL, 0 for Qwen2-VL.
-        rows_per_bin: as in ``plan_vision``.
-        bins_per_shard: as in ``plan_vision``.
-        dtype: of the patches.
-        processor: needed where samples were encoded ``as_pixels``.
     """
     if not prompts:
         raise ValueError("a batch needs at least one prompt")
+    n_shards, pad_id = layout.n_shards, layout.pad_id
     P = -(-max(len(prompts), min_prompts) // n_shards) * n_shards
     longest = max(p.length for p in prompts)
     T = ladder(longest, min_tokens) if tokens is None else tokens
     if longest > T:
         raise ValueError(f"a prompt of {longest} tokens does not fit into {T}")
     shards = _deal(list(prompts), P // n_shards, n_shards)
-    vision, units = _vision(shards, window_units, rows_per_bin, bins_per_shard, dtype, processor)
+    vision, units = _vision(shards, layout)
     batch = PromptBatch(
         ids_PT=np.full((P, T), pad_id, np.int32),
         length_P=np.zeros(P, np.int32),
@@ -132,36 +147,20 @@ def collate_prompts(
 
 
 def collate_rows(
-    rows: Sequence[Sequence[Encoded]],
-    n_shards: int = 1,
-    *,
-    pad_id: int,
-    tokens_per_row: int | None = None,
-    window_units: int = 4,
-    rows_per_bin: int | None = None,
-    bins_per_shard: int | None = None,
-    dtype: DTypeLike = np.float32,
-    processor: ImageProcessor | None = None,
-    empty: Empty = np.empty,
+    rows: Sequence[Sequence[Encoded]], layout: BatchLayout, *, tokens_per_row: int | None = None
 ) -> RowBatch:
     """Lay packed samples out, row by row; B = len(rows) must divide by ``n_shards``.
 
     Args:
-        rows: samples of each row, as ``packing.Packer`` groups them; a row may be empty.
-        n_shards: data shards; shard i gets the i-th part of the rows.
-        pad_id: token id for padding.
+        rows: samples of each row, as ``packing.Packer`` groups them; a row may be empty. Shard i
+            gets the i-th part of the rows.
+        layout: of the batch.
         tokens_per_row: T; None takes the ladder size that holds the longest row.
-        window_units: 4 for Qwen2.5-VL, 0 for Qwen2-VL.
-        rows_per_bin: as in ``plan_vision``.
-        bins_per_shard: as in ``plan_vision``.
-        dtype: of the patches.
-        processor: needed where samples were encoded ``as_pixels``.
-        empty: makes the array of patches; ``Buffers.empty`` uses memory again.
 
     Raises:
         UserError: a row is longer than ``tokens_per_row`` (nothing is ever cut).
     """
-    B = len(rows)
+    B, n_shards, pad_id = len(rows), layout.n_shards, layout.pad_id
     if not B or B % n_shards:
         raise ValueError(f"{B} rows do not divide over {n_shards} data shards")
     longest = max(sum(s.length for s in row) for row in rows)
@@ -170,9 +169,7 @@ def collate_rows(
         raise UserError(f"a packed row of {longest} tokens is over tokens_per_row {T}")
     part = B // n_shards
     shards = [[s for row in rows[i * part : (i + 1) * part] for s in row] for i in range(n_shards)]
-    vision, units = _vision(
-        shards, window_units, rows_per_bin, bins_per_shard, dtype, processor, empty
-    )
+    vision, units = _vision(shards, layout)
     batch = RowBatch(
         ids_BT=np.full((B, T), pad_id, np.int32),
         segment_ids_BT=np.zeros((B, T), np.int32),
@@ -200,17 +197,13 @@ def _deal(samples: list[Encoded], per_shard: int, n_shards: int) -> list[list[En
 
 
 def _vision(
-    shards: Sequence[Sequence[Encoded]],
-    window_units: int,
-    rows_per_bin: int | None,
-    bins_per_shard: int | None,
-    dtype: DTypeLike,
-    processor: ImageProcessor | None,
-    empty: Empty = np.empty,
+    shards: Sequence[Sequence[Encoded]], layout: BatchLayout
 ) -> tuple[VisionBatch, list[NDArray[np.int32]]]:
     """Plan and fill the vision buffers; unit indices of each sample's image tokens, in order."""
     grids = [[g for s in shard for g in s.grids] for shard in shards]
-    plan: VisionPlan = plan_vision(grids, window_units, rows_per_bin, bins_per_shard)
+    plan: VisionPlan = plan_vision(
+        grids, layout.window_units, layout.rows_per_bin, layout.bins_per_shard
+    )
     patches = [[p for s in shard for p in s.patches] for shard in shards]
     per_sample = []
     for shard, units in zip(shards, plan.units, strict=True):
@@ -218,8 +211,9 @@ def _vision(
         for sample in shard:
             mine = [next(of_image) for _ in sample.grids]
             per_sample.append(np.concatenate(mine) if mine else np.empty(0, np.int32))
+    normalize = layout.processor.normalize if layout.processor else None
     vision = VisionBatch(
-        gather_patches(plan, patches, dtype, processor.normalize if processor else None, empty),
+        gather_patches(plan, patches, layout.dtype, normalize, layout.empty),
         plan.pos_hw_SR642,
         plan.win_id_SR64,
         plan.seg_id_SQ,

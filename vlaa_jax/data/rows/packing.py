@@ -9,7 +9,7 @@ order give the same batches.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from vlaa_jax.data.images.bins import (
     PATCHES_PER_ROW,
@@ -21,6 +21,7 @@ from vlaa_jax.data.images.bins import (
 )
 from vlaa_jax.data.images.grid import Grid, unit_count
 from vlaa_jax.data.images.planner import MIN_ROWS
+from vlaa_jax.data.rows.batches import BatchLayout
 from vlaa_jax.schema import UserError
 
 Item = TypeVar("Item")
@@ -62,6 +63,17 @@ class PackBudget:
     def patches(self) -> int:
         """Patch slots of a batch."""
         return self.n_shards * self.bins_per_shard * self.rows_per_bin * PATCHES_PER_ROW
+
+    def layout(self, pad_id: int, **options: Any) -> BatchLayout:
+        """How its batches are laid out; options as of ``BatchLayout``."""
+        return BatchLayout(
+            self.n_shards,
+            pad_id,
+            self.window_units,
+            self.rows_per_bin,
+            self.bins_per_shard,
+            **options,
+        )
 
     def check(self, n_tokens: int, grids: Iterable[Grid], name: str = "sample") -> None:
         """Refuse what can never fit.

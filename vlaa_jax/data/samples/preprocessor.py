@@ -98,11 +98,17 @@ class Preprocessor:
         chat: tokenizer and template.
         processor: image processor of the same checkpoint.
         system_prompt: empty for the template's own.
+
+    Raises:
+        UserError: the system prompt contains a special token.
     """
 
     chat: Chat
     processor: ImageProcessor
     system_prompt: str = ""
+
+    def __post_init__(self) -> None:
+        self.chat.check_text(self.system_prompt, "the system prompt")
 
     @classmethod
     def from_dir(
@@ -113,10 +119,8 @@ class Preprocessor:
         system_prompt: str = "",
     ) -> "Preprocessor":
         """Read from a Hugging Face directory; pixel limits of 0 are the checkpoint's own."""
-        chat = Chat.from_dir(hf_dir)
-        chat.check_text(system_prompt, "the system prompt")
-        limits = min_pixels or None, max_pixels or None
-        return cls(chat, ImageProcessor.from_dir(hf_dir, *limits), system_prompt)
+        processor = ImageProcessor.from_dir(hf_dir, min_pixels or None, max_pixels or None)
+        return cls(Chat.from_dir(hf_dir), processor, system_prompt)
 
     def measure(
         self, record: Record, sizes: Sequence[tuple[int, int]], *, with_answer: bool = False

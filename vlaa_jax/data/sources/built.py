@@ -1,14 +1,12 @@
 """Reads a finished build: records and images at random, for Grain or by hand."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from vlaa_jax.data.sources.shards import FORMAT, MANIFEST, file_digest
 from vlaa_jax.data.sources.stored import TEXTS, StoredSource
-from vlaa_jax.foreign import local_path
 from vlaa_jax.schema import Lengths, Record, UserError
 
 _Parts = Mapping[str, type | tuple[type, ...]]
@@ -31,33 +29,11 @@ def looks_so(path: Path, start: bytes) -> bool:
 class BuiltRecords(StoredSource):
     """The records of a build, with their lengths at the pixel limits that it was made with."""
 
-    def __init__(
-        self,
-        folder: str | os.PathLike[str],
-        image_root: object = None,
-        *,
-        kind: str | None = None,
-        box_space: str | Mapping[str, str] | None = None,
-        columns: Mapping[str, str] | None = None,
-    ) -> None:
-        """Open a build.
-
-        Args:
-          folder: where it is.
-          image_root: not needed.
-          kind: that its records have to be of; None takes what is there.
-          box_space: that it has to be made with; None takes what is there.
-          columns: a build has none.
-
-        Raises:
-          UserError: the folder holds no finished build, or one of another format, kind or space;
-            its manifest is incomplete; or a shard is missing or has another size.
-        """
-        self.path = local_path(folder)
+    def _open(self) -> None:
         self.manifest = _read_manifest(self.path)
         settings = self.manifest["settings"]
-        self.kind, self.golds_checked = settings["kind"], bool(self.manifest["golds_checked"])
-        self._refuse_other("a build", "build", settings["box_space"], kind, box_space, columns)
+        self.golds_checked = bool(self.manifest["golds_checked"])
+        self._made_for("a build", settings["kind"], settings["box_space"])
         self._records = self._shards("record_shards")
         self._images = self._shards("image_shards")
 

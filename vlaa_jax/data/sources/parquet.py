@@ -4,19 +4,16 @@ Rows are read a row group at a time. That is quick in order and slow at random w
 large: ``python -m vlaa_jax.data convert`` writes records and image files once.
 """
 
-import os
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from vlaa_jax.data.images.files import in_memory
-from vlaa_jax.data.records.parse import Parser
 from vlaa_jax.data.records.reject import Refusal
-from vlaa_jax.data.sources.source import Source
-from vlaa_jax.foreign import local_path, shown
+from vlaa_jax.data.sources.source import ParsedSource
+from vlaa_jax.foreign import shown
 from vlaa_jax.schema import Record, UserError
 
 _KEPT = 4
@@ -37,7 +34,7 @@ def _files(path: Path) -> list[Path]:
     )
 
 
-class ParquetRecords(Source):
+class ParquetRecords(ParsedSource):
     """The rows of a Parquet file, or of all Parquet files of a folder in order of their names.
 
     Columns bear the names of a record's fields, or are named by ``columns``. The column ``image``
@@ -45,29 +42,8 @@ class ParquetRecords(Source):
     or a list of these. An image is called ``STEM/ROW-NUMBER.SUFFIX``.
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        image_root: object = None,
-        *,
-        kind: str | None = None,
-        box_space: str | Mapping[str, str] | None = None,
-        columns: Mapping[str, str] | None = None,
-    ) -> None:
-        """Open the files and read their texts.
-
-        Args:
-          path: file or folder.
-          image_root: not needed.
-          kind: see ``Parser``.
-          box_space: see ``Parser``.
-          columns: see ``Parser``.
-
-        Raises:
-          UserError: pyarrow is missing, a file cannot be read, or a column is not there.
-        """
-        self.path, self.kind = local_path(path), kind
-        self._parse = Parser(kind, box_space, columns)
+    def _open(self) -> None:
+        super()._open()
         self._files = [_opened(file) for file in _files(self.path)]
         if not self._files:
             raise UserError(f"{self.path}: holds no Parquet file")

@@ -1,54 +1,31 @@
 """A file of records in the released form: random access, nothing but offsets in memory."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, BinaryIO
 
 from vlaa_jax.data.images.files import opened
 from vlaa_jax.data.records.json_index import JsonIndex, index_json
-from vlaa_jax.data.records.parse import Parser
 from vlaa_jax.data.records.reject import Refusal, Reject
-from vlaa_jax.data.sources.source import Source, iter_indexed
-from vlaa_jax.foreign import local_path, parse_json
+from vlaa_jax.data.sources.source import ParsedSource, iter_indexed
+from vlaa_jax.foreign import parse_json
 from vlaa_jax.schema import Record, UserError
 
-MAX_RECORD_BYTES = 8 << 20
 MAX_RECORD_DEPTH = 900
 
 
-class RecordFile(Source):
+class RecordFile(ParsedSource):
     """JSON array or JSON Lines, whatever the suffix; only byte offsets are kept in memory."""
 
     needs_root = True
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        image_root: str | os.PathLike[str] | None = None,
-        *,
-        kind: str | None = None,
-        box_space: str | Mapping[str, str] = "normalized",
-        columns: Mapping[str, str] | None = None,
-        max_record_bytes: int = MAX_RECORD_BYTES,
-    ) -> None:
-        """Index a file.
+    max_record_bytes = 8 << 20
+    """Longer records are refused unread."""
+    _fd: int | None = None
 
-        Args:
-          path: the file.
-          image_root: folder the image paths are relative to; None leaves images out of reach.
-          kind: see ``Parser``.
-          box_space: see ``Parser``.
-          columns: see ``Parser``.
-          max_record_bytes: longer records are refused unread.
-
-        Raises:
-          UserError: the file cannot be read, or is neither form of JSON.
-        """
-        self.path, self.kind, self._root = local_path(path), kind, image_root
-        self._parse = Parser(kind, box_space, columns or {})
-        self._max_bytes = max_record_bytes
-        self._fd: int | None = None
+    def _open(self) -> None:
+        super()._open()
         self.spans: JsonIndex = index_json(self.path)
 
     def __len__(self) -> int:
@@ -58,9 +35,9 @@ class RecordFile(Source):
         return self._parse(self._raw(index), f"{self.path.stem}-{index:06d}", index)
 
     def _image(self, record: Record, number: int) -> AbstractContextManager[BinaryIO]:
-        if self._root is None:
+        if self.root is None:
             raise UserError(f"{self.path}: no image root was given")
-        return opened(self._root, record.images[number])
+        return opened(self.root, record.images[number])
 
     def problem_at_end(self) -> Reject | None:
         """Says so when the array is never closed; the records before the cut are whole."""
@@ -76,8 +53,8 @@ class RecordFile(Source):
           Refusal: there are more than the limit.
         """
         start, end = (int(x) for x in self.spans.spans_N2[index])
-        if end - start > self._max_bytes:
-            raise Refusal("", f"{end - start:,} bytes long, more than {self._max_bytes:,}")
+        if end - start > self.max_record_bytes:
+            raise Refusal("", f"{end - start:,} bytes long, more than {self.max_record_bytes:,}")
         if self._fd is None:
             self._fd = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         return os.pread(self._fd, end - start, start)
@@ -111,41 +88,30 @@ class RecordFile(Source):
         return {**self.__dict__, "_fd": None}
 
 
-def iter_records(
+def load_records(
     path: str | os.PathLike[str],
     *,
-    strict: bool = True,
     on_reject: Callable[[Reject], None] | None = None,
     on_duplicate: str = "reject",
     **options: Any,
-) -> Iterator[Record]:
-    """Stream the records of one file in order, in bounded memory.
+) -> list[Record]:
+    """All records of a file as a list.
 
     Args:
       path: JSON array or JSON Lines.
-      strict: raise at the first refused record; otherwise hand it to ``on_reject`` and go on.
-      on_reject: called with every Reject when not strict.
+      on_reject: called with every record that is refused; None stops at the first.
       on_duplicate: see ``iter_indexed``.
       options: of ``RecordFile``.
 
     Raises:
-      UserError: the file is unusable, or (strict) a record is.
+      UserError: the file is unusable, or (without ``on_reject``) a record is.
     """
 
-    def refuse(reject: Reject) -> None:
-        if strict:
-            raise UserError(str(reject))
-        if on_reject is not None:
-            on_reject(reject)
+    def stop(reject: Reject) -> None:
+        raise UserError(str(reject))
 
     file = RecordFile(path, **options)
     try:
-        for _, record in iter_indexed(file, refuse, on_duplicate):
-            yield record
+        return [record for _, record in iter_indexed(file, on_reject or stop, on_duplicate)]
     finally:
         file.close()
-
-
-def load_records(path: str | os.PathLike[str], **options: Any) -> list[Record]:
-    """All records of a file as a list; options as for iter_records."""
-    return list(iter_records(path, **options))

@@ -3,18 +3,20 @@
 A source is one file: a subclass that says how record number ``i`` is read and where its images are.
 """
 
+import os
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from pathlib import Path
 from typing import BinaryIO, overload
 
 from PIL import Image
 
 from vlaa_jax.data.images.files import decode
 from vlaa_jax.data.images.inspect import ImageFacts, inspect
+from vlaa_jax.data.records.parse import Parser
 from vlaa_jax.data.records.reject import Refusal, Reject
+from vlaa_jax.foreign import local_path
 from vlaa_jax.schema import Record, UserError
 
 
@@ -31,10 +33,37 @@ class Source(Sequence[Record]):
         needs_root: whether images lie below an image root.
     """
 
-    path: Path
-    kind: str | None = None
     golds_checked = False
     needs_root = False
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        image_root: str | os.PathLike[str] | None = None,
+        *,
+        kind: str | None = None,
+        box_space: str | Mapping[str, str] | None = None,
+        columns: Mapping[str, str] | None = None,
+    ) -> None:
+        """Open a source; see ``Parser`` for its kind, box space and columns.
+
+        Args:
+          path: where it is.
+          image_root: folder that image paths are relative to; sources that hold images need none.
+          kind: what its records are read for, or have to be of; None takes what is there.
+          box_space: of boxes that do not say it, or that it has to be made with.
+          columns: names of fields in it.
+
+        Raises:
+          UserError: it cannot be read, or was made for something else.
+        """
+        self.path, self.root, self.kind = local_path(path), image_root, kind
+        self.box_space, self.columns = box_space, columns or {}
+        self._open()
+
+    @abstractmethod
+    def _open(self) -> None:
+        """Finds out what is there."""
 
     @abstractmethod
     def _read(self, index: int) -> Record:
@@ -99,6 +128,17 @@ class Source(Sequence[Record]):
 
     def close(self) -> None:
         """Close what is open; reading opens it again."""
+
+
+class ParsedSource(Source):
+    """A source of raw objects, which a ``Parser`` makes records of."""
+
+    def _open(self) -> None:
+        self._parse = Parser(self.kind, self.box_space, self.columns)
+
+    def read_as(self, kind: str) -> None:
+        """Settle what the records are read for, where it was left open."""
+        self.kind = self._parse.kind = kind
 
 
 def iter_indexed(

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from vlaa_jax.data.images.files import in_memory
 from vlaa_jax.data.images.inspect import ImageFacts
@@ -32,23 +32,22 @@ class StoredSource(Source):
             return ImageFacts("found", "", record.lengths.image_sizes[number])
         return super().look(record, number, whole=whole, keep=keep)
 
-    def _refuse_other(
-        self, what: str, verb: str, spaces: Any, kind: str | None, box_space: Any, columns: Any
-    ) -> None:
-        """Refuses what was made for another purpose than it is opened for.
+    def _made_for(self, what: str, kind: str, spaces: str | Mapping[str, str]) -> None:
+        """Refuses a source that was made for something else than it is opened for.
 
         Raises:
           UserError: names which.
         """
-        if kind is not None and self.kind != kind:
-            raise UserError(f"{self.path}: is {what} of kind {self.kind!r}, {kind!r} is needed")
-        if columns:
+        if self.kind is not None and self.kind != kind:
+            raise UserError(f"{self.path}: is {what} of kind {kind!r}, {self.kind!r} is needed")
+        if self.columns:
             raise UserError(f"data.columns: {self.path} is {what} and has none; leave it empty")
-        if box_space and plain_space(box_space) != plain_space(spaces):
+        if self.box_space and plain_space(self.box_space) != plain_space(spaces):
             raise UserError(
-                f"data.box_space: {self.path} was built with {spaces!r}; leave it empty, or "
-                f"{verb} again with it"
+                f"data.box_space: {self.path} was built with {spaces!r}; leave it empty, or build "
+                "again with --box-space"
             )
+        self.kind = kind
 
 
 def plain_space(box_space: str | Mapping[str, str]) -> str | dict[str, str]:

@@ -33,8 +33,11 @@ def source_class(path: str | os.PathLike[str]) -> Any:
       UserError: there is nothing, or a folder that holds none of these.
     """
     place = local_path(path)
+    start = b""
     try:
-        start = place.open("rb").read(_START) if place.is_file() else b""
+        if place.is_file():
+            with place.open("rb") as file:
+                start = file.read(_START)
     except OSError as error:
         raise UserError(f"{place}: cannot be read ({error.strerror})") from error
     for _, looks_so, opens in SOURCES:

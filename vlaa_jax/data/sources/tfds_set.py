@@ -1,13 +1,11 @@
 """A TFDS data set of ours as records; see ``builds.tfds_builder``."""
 
 import json
-import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from vlaa_jax.data.sources.stored import TEXTS, StoredSource
-from vlaa_jax.foreign import local_path, read_object
+from vlaa_jax.foreign import read_object
 from vlaa_jax.schema import Record, UserError
 
 PREPARED = "prepared.json"
@@ -30,44 +28,25 @@ def _candidates(path: Path) -> list[Path]:
 
 
 class TfdsRecords(StoredSource):
-    """The records of one split of a prepared "vlaa_thinking" data set."""
+    """The records of one split of a prepared "vlaa_thinking" data set.
 
-    def __init__(
-        self,
-        folder: str | os.PathLike[str],
-        image_root: object = None,
-        *,
-        kind: str | None = None,
-        box_space: str | Mapping[str, str] | None = None,
-        columns: Mapping[str, str] | None = None,
-    ) -> None:
-        """Open a split.
+    Its path is ``DATA_DIR/vlaa_thinking/grpo``, with or without its version; for another split than
+    "train", with its name behind that.
+    """
 
-        Args:
-          folder: ``DATA_DIR/vlaa_thinking/grpo``, with or without its version; for another split
-            than "train", its name behind that.
-          image_root: not needed.
-          kind: that its records have to be of; None takes what is there.
-          box_space: that it has to be prepared with; None takes what is there.
-          columns: a data set has none.
-
-        Raises:
-          UserError: there is no such data set or split, or one of another kind or space.
-        """
+    def _open(self) -> None:
         import tensorflow_datasets as tfds
 
-        self.path = local_path(folder)
         found = [place for place in _candidates(self.path) if (place / _INFO).is_file()]
         if not found:
             raise UserError(f"{self.path}: holds no prepared TFDS data set ({_INFO})")
-        self.kind = str(read_object(found[0] / _INFO).get("configName") or "")
+        kind = str(read_object(found[0] / _INFO).get("configName") or "")
         try:
             judged = read_object(found[0] / PREPARED)
         except FileNotFoundError:
             judged = {}
         self.golds_checked = bool(judged.get("golds_checked"))
-        spaces = judged.get("box_space", "normalized")
-        self._refuse_other("a TFDS data set", "prepare", spaces, kind, box_space, columns)
+        self._made_for("a TFDS data set", kind, judged.get("box_space", "normalized"))
         builder = tfds.builder_from_directory(found[0])
         split = "train" if self.path.exists() else self.path.name
         if split not in builder.info.splits:

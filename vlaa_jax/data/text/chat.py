@@ -137,18 +137,6 @@ class Chat:
         """
         return self._apply(messages(question, n_images, system_prompt), True)
 
-    def prompt_ids(
-        self, question: str, n_images: int = 0, system_prompt: str = ""
-    ) -> NDArray[np.int32]:
-        """Token ids of ``render``, one placeholder per image.
-
-        Raises:
-            UserError: question or system prompt contain a special token.
-        """
-        self.check_text(question, "question")
-        self.check_text(system_prompt, "system prompt")
-        return self.encode(self.render(question, n_images, system_prompt))
-
     def conversation_ids(self, conversation: Messages, what: str) -> NDArray[np.int32]:
         """Token ids of a conversation up to the assistant's next turn, one placeholder per image.
 

@@ -6,6 +6,7 @@ including 5.23, so the rule is written out here and tested on values.
 """
 
 from collections.abc import Sequence
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,8 +28,7 @@ def mrope_positions(
 
     Text runs count up on all three axes. A vision run that starts at p with grid (t, h, w) has
     T = p + floor(frame * second_per_grid * tokens_per_second), H = p + row, W = p + column on the
-    merged grid; an image is a single frame, so T = p. The next run starts at the largest position
-    on any axis plus one. For packed rows call once per sample and concatenate.
+    merged grid. The next run starts at the largest position on any axis plus one.
 
     Args:
         ids_T: token ids of one sample, placeholders expanded, no padding.
@@ -55,37 +55,24 @@ def mrope_positions(
     if len(spots) != expected:
         raise ValueError(f"{len(spots)} image placeholders in the text, {expected} in the grids")
     out_T3 = np.empty((T, 3), np.int32)
-    done, next_pos, seen, videos = 0, 0, 0, 0
+    each = second_per_grid
+    intervals = repeat(each) if isinstance(each, int | float) else iter(each)
+    done, next_pos, seen = 0, 0, 0
     for t, h, w in grids:
-        start = int(spots[seen])
-        rows, cols = h // merge_size, w // merge_size
-        n = t * rows * cols
+        start, n = int(spots[seen]), t * (h // merge_size) * (w // merge_size)
         if int(spots[seen + n - 1]) != start + n - 1:
             raise ValueError(f"the {n} placeholders of grid {(t, h, w)} are not consecutive")
         out_T3[done:start] = np.arange(next_pos, next_pos + start - done)[:, None]
         next_pos += start - done
-        scale = 0.0
-        if ids_T[start] == video_token_id:
-            per_grid = (
-                second_per_grid
-                if isinstance(second_per_grid, int | float)
-                else second_per_grid[videos]
-            )
-            scale, videos = per_grid * tokens_per_second, videos + 1
-        elif t != 1:
+        is_video = ids_T[start] == video_token_id
+        if t != 1 and not is_video:
             raise ValueError(f"an image has one frame, got grid {(t, h, w)}")
+        place_3N = np.indices((t, h // merge_size, w // merge_size)).reshape(3, n)
         # Multiply in floating point and cut last: cutting the interval first would freeze time.
-        time = np.floor(np.arange(t) * scale).astype(np.int32)
-        block = out_T3[start : start + n].reshape(t, rows, cols, 3)
-        block[..., 0] = next_pos + time[:, None, None]
-        block[..., 1] = next_pos + np.arange(rows)[:, None]
-        block[..., 2] = next_pos + np.arange(cols)
-        next_pos += max(int(time[-1]), rows - 1, cols - 1) + 1
+        scale = next(intervals) * tokens_per_second if is_video else 0.0
+        place_3N[0] = np.floor(place_3N[0] * scale)
+        out_T3[start : start + n] = next_pos + place_3N.T
+        next_pos += int(place_3N.max()) + 1
         done, seen = start + n, seen + n
     out_T3[done:] = np.arange(next_pos, next_pos + T - done)[:, None]
     return out_T3, next_pos - done
-
-
-def rope_delta(positions_T3: NDArray[np.int32]) -> int:
-    """Offset between the index of a token decoded next and its position, for unpadded positions."""
-    return int(positions_T3.max()) + 1 - len(positions_T3) if len(positions_T3) else 0

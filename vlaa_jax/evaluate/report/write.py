@@ -16,7 +16,10 @@ from vlaa_jax.evaluate.scoring.extract import find_span, scored_text
 from vlaa_jax.evaluate.scoring.storage import as_text
 from vlaa_jax.evaluate.scoring_run import Scoring
 from vlaa_jax.evaluate.tables import listed_options
+from vlaa_jax.foreign import read_object
 from vlaa_jax.schema import UserError
+
+_MAX_UNITS = 2**28
 
 
 def leaderboard_average(results: Sequence[Result]) -> float | None:
@@ -164,7 +167,12 @@ def read_units(path: Path) -> dict[str, list[Unit]]:
         UserError: no such file, or another kind of file.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return {name: [Unit(**unit) for unit in units] for name, units in found.items()}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        found = read_object(path, _MAX_UNITS)
+        return {name: [_unit(told) for told in units] for name, units in found.items()}
+    except (UserError, OSError, ValueError, TypeError, AttributeError, LookupError) as error:
         raise UserError(f"{path}: no units of an earlier evaluation ({error})") from error
+
+
+def _unit(told: dict[str, Any]) -> Unit:
+    value, known = float(told["value"]), bool(told.get("known", True))
+    return Unit(str(told["key"]), value, str(told["cluster"]), known)

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from vlaa_jax.data.images.files import resolve_inside
 from vlaa_jax.data.records.json_index import index_json
-from vlaa_jax.data.sources.record_file import MAX_RECORD_BYTES
+from vlaa_jax.data.sources.record_file import RecordFile
 from vlaa_jax.foreign import parse_json
 from vlaa_jax.schema import UserError
 
@@ -54,12 +55,16 @@ class ImageFile:
         Raises:
             Unusable: none of the names is there.
         """
+        problems = []
         for name in self.names:
             try:
                 return resolve_inside(self.folder, name)
-            except UserError:
-                continue
-        raise Unusable("image missing", self.names[0])
+            except UserError as error:
+                problems.append(str(error))
+        outside = next((told for told in problems if "link that leaves" in told), None)
+        if outside:  # else all of a source looks missing whose images lie on another disk
+            raise Unusable("image is a link out of the source's folder", outside)
+        raise Unusable("image missing", problems[0])
 
 
 @dataclass(frozen=True)
@@ -151,7 +156,7 @@ def json_rows(path: Path) -> Iterator[tuple[str, Any]]:
     with path.open("rb") as file:
         for number, (start, end) in enumerate(index.spans_N2):
             place = f"{path.name}#{number}"
-            if end - start > MAX_RECORD_BYTES:
+            if end - start > RecordFile.max_record_bytes:
                 yield place, Unusable("row too large", f"{end - start} bytes")
                 continue
             yield place, parsed(os.pread(file.fileno(), int(end - start), int(start)))
@@ -166,21 +171,38 @@ def parsed(data: bytes) -> Any:
 
 
 def parquet_rows(paths: Sequence[Path], columns: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    """Rows of Parquet files as mappings, each with its ParquetImage as ``image``."""
-    pq = _parquet()
+    """Rows of Parquet files as mappings, each with its ParquetImage as ``image``.
+
+    Raises:
+        UserError: a file is damaged, or has no images.
+    """
     for path in paths:
-        with pq.ParquetFile(path) as file:
+        with _whole(path), _parquet().ParquetFile(path) as file:
             wanted = [name for name in columns if name in file.schema_arrow.names]
-            for group in range(file.num_row_groups):
-                table = file.read_row_group(group, columns=wanted)
-                for number, row in enumerate(table.to_pylist()):
-                    row["image"] = ParquetImage(path, group, number)
-                    yield f"{path.name}#{group}.{number}", row
+            if "image" not in file.schema_arrow.names:
+                raise UserError(f"{path}: has no column 'image'")
+            groups = file.num_row_groups
+        for group in range(groups):
+            with _whole(path), _parquet().ParquetFile(path) as file:
+                rows = file.read_row_group(group, columns=wanted).to_pylist()
+            for number, row in enumerate(rows):
+                row["image"] = ParquetImage(path, group, number)
+                yield f"{path.name}#{group}.{number}", row
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Tell of a damaged Parquet file in one line; its reader has no errors of its own kind."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: cannot be read as Parquet ({said})") from None
 
 
 @lru_cache(maxsize=1)
 def _image_column(path: Path, group: int) -> Any:
-    with _parquet().ParquetFile(path) as file:
+    with _whole(path), _parquet().ParquetFile(path) as file:
         return file.read_row_group(group, columns=["image"]).column("image")
 
 
@@ -199,12 +221,13 @@ def _bounded(data: bytes) -> bytes:
 
 
 def text_of(row: Mapping[str, Any], name: str, default: str | None = None) -> str:
-    """A text field, stripped.
+    """A text field, stripped; null is as good as missing.
 
     Raises:
         Unusable: it is missing (without a default), empty, too long or no text.
     """
-    value = row.get(name, default)
+    value = row.get(name)
+    value = default if value is None else value
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str):

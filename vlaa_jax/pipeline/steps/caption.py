@@ -7,7 +7,7 @@ from vlaa_jax.pipeline.prompts import fill, load_prompt
 from vlaa_jax.pipeline.request import Request
 from vlaa_jax.pipeline.sample import Drop, Sample
 from vlaa_jax.pipeline.sources import SOURCES
-from vlaa_jax.pipeline.steps.replies import problem_of
+from vlaa_jax.pipeline.steps.replies import problem_of, spoken
 from vlaa_jax.settings.pipeline import CaptionSettings
 
 NAME = "caption"
@@ -31,8 +31,9 @@ def make_caption(settings: CaptionSettings) -> Step:
             digest=sample.digest,
         )
         reply = await ask(request)
-        if problem := problem_of(reply):
+        text = spoken(reply.text)
+        if problem := problem_of(replace(reply, text=text, reasoning="")):
             return Drop(NAME, problem)
-        return replace(sample, caption=reply.text.strip(), caption_model=settings.model.model)
+        return replace(sample, caption=text, caption_model=settings.model.model)
 
     return caption

@@ -12,13 +12,18 @@ _TAGS = (_OPEN, _CLOSE, "<answer>", "</answer>")
 
 def problem_of(reply: Reply) -> str | None:
     """Why a reply cannot be used, or None."""
-    if reply.finish_reason == "length":
+    if reply.finish_reason in ("length", "model_length"):
         return "reply cut at max_tokens"
     if reply.finish_reason == "content_filter":
         return "refused by the model"
     if not reply.text.strip() and not reply.reasoning.strip():
         return "reply empty"
     return None
+
+
+def spoken(text: str) -> str:
+    """What stands behind a thought in the text, in steps that want an answer only; stripped."""
+    return text.rpartition(_CLOSE)[2].strip()
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from vlaa_jax.pipeline.contract import Ask, Scorer, Step
 from vlaa_jax.pipeline.prompts import fill, load_prompt
 from vlaa_jax.pipeline.request import Request
 from vlaa_jax.pipeline.sample import Drop, Sample
-from vlaa_jax.pipeline.steps.replies import problem_of
+from vlaa_jax.pipeline.steps.replies import problem_of, spoken
 from vlaa_jax.settings.pipeline import VerifySettings
 
 NAME = "verify"
@@ -37,7 +37,7 @@ def make_verify(settings: VerifySettings, scorer: Scorer) -> Step:
         reply = await ask(Request(NAME, sample.id, text))
         if problem := problem_of(reply):
             return Drop(NAME, problem)
-        said = read_verdict(reply.text)
+        said = read_verdict(spoken(reply.text))
         if said is None:
             return Drop(NAME, "verdict unclear", reply.text)
         return (

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlaa_jax.data.rows.lengths import MicroBatch, Shape, micro_batches, micro_shapes, padding_frac
+from vlaa_jax.policy.lengths import MicroBatch, Shape, micro_batches, micro_shapes, padding_frac
 
 
 def test_six_shapes_by_hand():

@@ -1,0 +1,1 @@
+"""Model, GRPO step and SFT step on one device, each measured alone."""
