@@ -25,6 +25,7 @@ from vlaa_jax.parallel.mesh import data_shards
 from vlaa_jax.parallel.sharding import Layout
 from vlaa_jax.rollout import generate
 from vlaa_jax.rollout.generate import Buffers
+from vlaa_jax.rollout.rules import OneRule
 from vlaa_jax.rollout.sampling import Sampling
 from vlaa_jax.rollout.slots import MOST_HELD, NOWHERE, Results, Slots
 from vlaa_jax.rollout.weights import SAMPLE, SamplingWeights
@@ -100,21 +101,20 @@ class Engine:
         self.weights: SamplingWeights = like.weights if like else SamplingWeights(graphdef, mesh)
         model_of = self.weights.model
         layout = None if mesh is None else Layout(mesh, SAMPLE)
+        rules = OneRule(sampling, self._stop_ids, max_new_tokens)
 
         def prefill(params: Any, prompt: PromptInputs) -> PrefixCache:
             return pin_cache(layout, model_of(params).prefill(prompt))
 
         def burst_(params: Any, buffers: Buffers, allowed_V: Array) -> tuple:
-            buffers, tokens, logprobs = generate.burst(
-                model_of(params),
-                buffers,
-                allowed_V=allowed_V,
-                stop_ids=self._stop_ids,
-                max_tokens=max_new_tokens,
-                sampling=sampling,
-                steps=self._burst_steps,
+            added = generate.burst(
+                model_of(params), buffers, rules, allowed_V=allowed_V, steps=self._burst_steps
             )
-            return place(buffers), tokens, logprobs
+            return place(added.buffers), added.tokens_PGC, added.logprobs_PGC
+
+        def insert(buffers: Buffers, part: PrefixCache, keys_P: Array, *where: Array) -> Buffers:
+            keys_PG = generate.group_keys(keys_P, completions)
+            return place(generate.insert(buffers, part, keys_PG, *where))
 
         place: Any = partial(pin_buffers, layout)
         self._prefill: Any = like._prefill if like else jax.jit(prefill)
@@ -122,7 +122,7 @@ class Engine:
             lambda *a, **k: place(generate.empty_buffers(*a, **k)),
             static_argnames=("slots", "completions", "prefix", "length"),
         )
-        self._insert = jax.jit(lambda *a: place(generate.insert(*a)), donate_argnums=0)
+        self._insert = jax.jit(insert, donate_argnums=0)
         self._regroup = jax.jit(lambda *a: place(generate.regroup(*a)))
         self._lengthen = jax.jit(lambda b, n: place(generate.lengthen(b, n)), static_argnums=1)
         self._burst = jax.jit(burst_, donate_argnums=1)

@@ -21,7 +21,7 @@ from vlaa_jax.models.qwen_vl.cache import (
 )
 from vlaa_jax.models.qwen_vl.layers import matmul, matmul_out_first
 from vlaa_jax.models.qwen_vl.model import QwenVL
-from vlaa_jax.rollout.sampling import Sampling, sample_tokens
+from vlaa_jax.rollout.rules import OneRule, RowRules
 
 Array = jax.Array
 
@@ -68,14 +68,14 @@ def empty_buffers(
 
 
 def insert(
-    buffers: Buffers, part: PrefixCache, keys_P: Array, slots_SU: Array, real_SU: Array
+    buffers: Buffers, part: PrefixCache, keys_PG: Array, slots_SU: Array, real_SU: Array
 ) -> Buffers:
     """Seats prefilled prompts in slots, each on its own shard.
 
     Args:
         buffers: where to.
         part: prefixes of shards * U prompts; may have fewer positions than the buffers.
-        keys_P: one random key per prompt.
+        keys_PG: one random key per completion.
         slots_SU: slot of each prompt, counted within its shard.
         real_SU: False for prompts that are padding or not seated; these have a slot beyond all, and
             nothing of them is written.
@@ -86,7 +86,6 @@ def insert(
     part = part._replace(
         k_LPKSH=jnp.pad(part.k_LPKSH, widths), v_LPKSH=jnp.pad(part.v_LPKSH, widths)
     )
-    split = jax.vmap(lambda key: jax.random.split(key, completions))
 
     def seat(axis: int) -> Callable[[Array, Array], Array]:
         return lambda old, new: _by_shard(_set, slots_SU, axis)(old, new)
@@ -104,7 +103,7 @@ def insert(
         buffers.suffix._replace(step_P=step_P),
         seat(0)(buffers.ids_PG, first_PG),
         seat(0)(buffers.done_PG, done_PG),
-        seat(0)(buffers.keys_PG, split(keys_P)),
+        seat(0)(buffers.keys_PG, keys_PG),
     )
 
 
@@ -138,12 +137,32 @@ def regroup(buffers: Buffers, slot_SP: Array, row_SPG: Array, alive_SPG: Array) 
     )
 
 
+def group_keys(keys_P: Array, completions: int) -> Array:
+    """The keys [P, G] of the completions of prompts that have one key each."""
+    return jax.vmap(lambda key: jax.random.split(key, completions))(keys_P)
+
+
 def lengthen(buffers: Buffers, length: int) -> Buffers:
     """Gives the completions' cache more positions."""
-    missing = length - buffers.suffix.k_LPKGUH.shape[4]
-    widths = (*(((0, 0),) * 4), (0, missing), (0, 0))
     k, v, step_P = buffers.suffix
-    return buffers._replace(suffix=SuffixCache(jnp.pad(k, widths), jnp.pad(v, widths), step_P))
+    return buffers._replace(suffix=SuffixCache(_resized(k, length), _resized(v, length), step_P))
+
+
+def resize(buffers: Buffers, prefix: int, length: int) -> Buffers:
+    """Gives the prompts' cache `prefix` positions, and the completions' `length`.
+
+    What is cut off must hold nothing of a completion that still grows.
+    """
+    k, v, *rest = buffers.prefix
+    prefixes = PrefixCache(_resized(k, prefix), _resized(v, prefix), *rest)
+    return lengthen(buffers._replace(prefix=prefixes), length)
+
+
+def _resized(cache: Array, positions: int) -> Array:
+    """A cache with zeros behind its positions, or without the last ones; [..., S, H]."""
+    cache = cache[..., :positions, :]
+    missing = positions - cache.shape[-2]
+    return jnp.pad(cache, (*(((0, 0),) * (cache.ndim - 2)), (0, missing), (0, 0)))
 
 
 def _by_shard(function: Callable[..., Array], index_SI: Array, axis: int) -> Callable[..., Array]:
@@ -179,21 +198,41 @@ def _set(axis: int, index: Array, array: Array, new: Array) -> Array:
     return array.at[(slice(None),) * axis + (index,)].set(new, mode="drop")
 
 
+class Burst(NamedTuple):
+    """What a burst of C tokens has added; zeros behind an end.
+
+    Attributes:
+        buffers: as they are now.
+        tokens_PGC: int32.
+        logprobs_PGC: float32, under each completion's policy.
+        likeliest: ids [P, G, C, K] and log-probabilities of the K likeliest tokens at each place,
+            or nothing where K is 0.
+    """
+
+    buffers: Buffers
+    tokens_PGC: Array
+    logprobs_PGC: Array
+    likeliest: tuple[Array, ...]
+
+
 def burst(
     model: QwenVL,
     buffers: Buffers,
+    rules: OneRule | RowRules,
     *,
     allowed_V: Array | None,
-    stop_ids: tuple[int, ...],
-    max_tokens: int,
-    sampling: Sampling,
     steps: int,
-) -> tuple[Buffers, Array, Array]:
+    likeliest: int = 0,
+) -> Burst:
     """Decodes up to `steps` tokens of every completion; stops early when all have ended.
 
-    Returns:
-        The buffers, and the tokens and log-probabilities [P, G, steps] that were added; zeros
-        behind an end.
+    Args:
+        model: laid out for decoding.
+        buffers: where completions stand.
+        rules: how tokens are drawn and when a completion ends.
+        allowed_V: bool mask of ids, or None.
+        steps: C.
+        likeliest: K, for `RowRules` alone, which say what completions want them.
     """
     layout = model.compute.layout
     columns = (*buffers.ids_PG.shape, steps)
@@ -202,11 +241,11 @@ def burst(
     kernel = model.head_kernel_DV.astype(model.dtype)
     kernel, product = (kernel, matmul) if layers is None else (kernel.T, matmul_out_first)
 
-    def ends(tokens_PG: Array) -> Array:
-        return jnp.isin(tokens_PG, jnp.array(stop_ids, jnp.int32))
+    def growing(carry: Carry) -> Array:
+        return ~carry.done_PG & rules.within(past.step_P + carry.recent.written)
 
     def running(carry: Carry) -> Array:
-        return (carry.recent.written < steps) & jnp.any(_running(carry, past.step_P, max_tokens))
+        return (carry.recent.written < steps) & jnp.any(growing(carry))
 
     def body(carry: Carry) -> Carry:
         hidden_PGD, recent = model.decode(prefix, past, carry.recent, carry.ids_PG, layers)
@@ -216,31 +255,38 @@ def burst(
         count = carry.recent.written
         step_P = past.step_P + count
         keys_PG = jax.vmap(jax.vmap(jax.random.fold_in, in_axes=(0, None)))(buffers.keys_PG, step_P)
-        drawn = sample_tokens(logits_BV, keys_PG.reshape(-1), allowed_V, sampling)
+        drawn = rules.draw(logits_BV, keys_PG.reshape(-1), allowed_V)
         tokens_PG, logprobs_PG = (a.reshape(carry.ids_PG.shape) for a in drawn)
-        running_PG = _running(carry, past.step_P, max_tokens)
-        tokens_PG = jnp.where(running_PG, tokens_PG, 0)
-        logprobs_PG = jnp.where(running_PG, logprobs_PG, 0.0)
+        growing_PG = growing(carry)
+        tokens_PG = jnp.where(growing_PG, tokens_PG, 0)
+        logprobs_PG = jnp.where(growing_PG, logprobs_PG, 0.0)
+        found = rules.likeliest(logits_BV, allowed_V, likeliest) if likeliest else ()
         return Carry(
             recent,
             tokens_PG,
-            carry.done_PG | (running_PG & ends(tokens_PG)),
+            carry.done_PG | (growing_PG & rules.ends(tokens_PG)),
             carry.tokens_PGC.at[..., count].set(tokens_PG),
             carry.logprobs_PGC.at[..., count].set(logprobs_PG),
+            tuple(
+                all_.at[..., count, :].set(now.reshape(*tokens_PG.shape, -1))
+                for all_, now in zip(carry.likeliest, found, strict=True)
+            ),
         )
 
+    wanted = (jnp.int32, jnp.float32) if likeliest else ()
     start = Carry(
         recent,
         buffers.ids_PG,
         buffers.done_PG,
         jnp.zeros(columns, jnp.int32),
         jnp.zeros(columns, jnp.float32),
+        tuple(jnp.zeros((*columns, likeliest), dtype) for dtype in wanted),
     )
     end = jax.lax.while_loop(running, body, start)
     # An early stop leaves the clock behind; everybody has ended then, but the host counts bursts.
     suffix = append(buffers.suffix, end.recent)
     buffers = buffers._replace(suffix=suffix, ids_PG=end.ids_PG, done_PG=end.done_PG)
-    return buffers, end.tokens_PGC, end.logprobs_PGC
+    return Burst(buffers, end.tokens_PGC, end.logprobs_PGC, end.likeliest)
 
 
 class Carry(NamedTuple):
@@ -251,7 +297,4 @@ class Carry(NamedTuple):
     done_PG: Array
     tokens_PGC: Array
     logprobs_PGC: Array
-
-
-def _running(carry: Carry, past_P: Array, max_tokens: int) -> Array:
-    return ~carry.done_PG & (past_P + carry.recent.written < max_tokens)[:, None]
+    likeliest: tuple[Array, ...]

@@ -17,7 +17,10 @@ from vlaa_jax.data.images.grid import Grid, unit_count
 from vlaa_jax.data.images.processor import ImageProcessor
 from vlaa_jax.data.text.chat import IMAGE_TOKEN, Chat
 from vlaa_jax.data.text.positions import mrope_positions
+from vlaa_jax.data.text.template import Messages
 from vlaa_jax.schema import Record, UserError
+
+_NO_ANSWER = np.empty(0, np.int32)
 
 
 class Unfit(UserError):
@@ -147,7 +150,7 @@ class Preprocessor:
         if found != units:
             reason = f"{found} image tokens in the text, but the grids have {units} units"
             raise Unfit("image", reason, record.id)
-        answer = self._answer(record, prompt) if with_answer else ()
+        answer = self._answer(record, prompt) if with_answer else _NO_ANSWER
         return Measure(len(ids) + len(answer), units, len(answer), grids)
 
     def encode(
@@ -181,9 +184,45 @@ class Preprocessor:
         with _blaming("question", record):
             self.chat.check_text(record.question, "question")
             prompt = self.chat.render(record.question, len(images), self.system_prompt)
-        answer = self._answer(record, prompt) if with_answer else np.empty(0, np.int32)
+        answer = self._answer(record, prompt) if with_answer else _NO_ANSWER
+        ids = self.chat.encode(prompt)
+        return self._laid_out(record, images, ids, answer, max_tokens, as_pixels)
+
+    def encode_conversation(
+        self,
+        conversation: Messages,
+        images: Sequence[Image.Image],
+        name: str,
+        max_tokens: int,
+    ) -> Encoded:
+        """A conversation up to the assistant's next turn, pixels kept as bytes.
+
+        Args:
+            conversation: see ``Chat.conversation_ids``; the system prompt stands in it.
+            images: opened, in the order of their places.
+            name: of the conversation, for messages.
+            max_tokens: limit on the number of tokens, image tokens included.
+
+        Raises:
+            Unfit: as ``encode``.
+        """
+        record = Record(name, "", tuple(str(place) for place in range(len(images))))
+        with _blaming("question", record):
+            ids = self.chat.conversation_ids(conversation, name)
+        return self._laid_out(record, images, ids, _NO_ANSWER, max_tokens, True)
+
+    def _laid_out(
+        self,
+        record: Record,
+        images: Sequence[Image.Image],
+        prompt_ids: NDArray[np.int32],
+        answer: NDArray[np.int32],
+        max_tokens: int | None,
+        as_pixels: bool,
+    ) -> Encoded:
+        """Prompt and answer as the model reads them; errors as ``encode``."""
         grids = self._grids(record, [image.size for image in images])
-        ids_T = np.concatenate([self._expanded(record, self.chat.encode(prompt), grids), answer])
+        ids_T = np.concatenate([self._expanded(record, prompt_ids, grids), answer])
         length, n_image_tokens = len(ids_T), _units(grids)
         if max_tokens is not None and length > max_tokens:  # before any pixel is touched
             raise Unfit(

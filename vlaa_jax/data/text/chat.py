@@ -137,6 +137,23 @@ class Chat:
         """
         return self._apply(messages(question, n_images, system_prompt), True)
 
+    def conversation_ids(self, conversation: Messages, what: str) -> NDArray[np.int32]:
+        """Token ids of a conversation up to the assistant's next turn, one placeholder per image.
+
+        Args:
+            conversation: turns of ``role`` and ``content``: a text, or a list of parts
+                ``{"type": "text", "text": ...}`` and ``{"type": "image"}``.
+            what: it is, for messages.
+
+        Raises:
+            UserError: a text contains a special token.
+        """
+        for place, turn in enumerate(conversation):
+            parts = turn["content"]
+            for part in [{"text": parts}] if isinstance(parts, str) else parts:
+                self.check_text(part.get("text", ""), f"{what}[{place}]")
+        return self.encode(self._apply(conversation, True))
+
     def answer_ids(
         self, prompt: str, answer: str, question: str, n_images: int = 0, system_prompt: str = ""
     ) -> NDArray[np.int32]:
@@ -180,6 +197,10 @@ class Chat:
     def encode(self, text: str) -> NDArray[np.int32]:
         """Token ids of text in which special tokens count as such; nothing is added."""
         return np.array(self._backend.encode(text, add_special_tokens=False).ids, np.int32)
+
+    def spelling(self, token_id: int) -> str:
+        """A token as the vocabulary spells it: a character per byte, or that of a special token."""
+        return str(self._backend.id_to_token(token_id) or "")
 
     def decode(self, ids: ArrayLike, skip_special_tokens: bool = True) -> str:
         """Text of one sequence of ids."""

@@ -1,0 +1,174 @@
+"""The server beside the engine called directly, and its memory over many requests.
+
+    python benchmarks/serve.py --json serve.json
+
+The same questions on images go to `python -m vlaa_jax.serve` over HTTP, many at once, and to the
+evaluator's engine in this process, which has them all beforehand and sorts them by length. Both
+begin at encoded images and end at text. They take turns, so that whatever else the machine does
+falls on both; the first round of each compiles. Every answer must be the same in both (exit code 1
+where one is lost, or is another's). Client and server share the cores.
+"""
+
+import argparse
+import asyncio
+import io
+import json
+import os
+import resource
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+from vlaa_jax.evaluate.generate import Job
+from vlaa_jax.evaluate.own_engine import OwnEngine
+from vlaa_jax.evaluate.served import Served
+from vlaa_jax.settings.build import build
+from vlaa_jax.settings.evaluate import EvaluateSettings, GenerationSettings
+
+ROOT = Path(__file__).parent.parent
+SIZES = ((84, 56), (112, 84), (140, 112), (168, 140))
+COLOURS = ("red", "green", "blue", "orange")
+
+
+def picture(place: int) -> bytes:
+    """Squares on paper; no two alike."""
+    width, height = SIZES[place % len(SIZES)]
+    image = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(image)
+    for i in range(2 + place % 5):
+        x, y = (place * 31 + i * 23) % (width - 12), (place * 17 + i * 29) % (height - 12)
+        draw.rectangle((x, y, x + 10, y + 10), fill=COLOURS[(place + i) % 4])
+    out = io.BytesIO()
+    image.save(out, "PNG")
+    return out.getvalue()
+
+
+def jobs(count: int, first: int = 0) -> list[Job]:
+    def job(place: int) -> Job:
+        data = picture(place)
+        return Job(
+            "bench", str(place), 0, f"How many squares are in picture {place}?", lambda: [data]
+        )
+
+    return [job(place) for place in range(first, first + count)]
+
+
+def ask(generator: OwnEngine | Served, wanted: list[Job]) -> tuple[float, dict[str, tuple]]:
+    """Seconds for all answers, and the answers."""
+    found: dict[str, tuple] = {}
+
+    def done(job: Job, out: object) -> None:
+        assert job.index not in found, "answered twice"
+        found[job.index] = out
+
+    began = time.perf_counter()
+    asyncio.run(generator.generate(wanted, done))
+    return time.perf_counter() - began, found
+
+
+def start(options: argparse.Namespace) -> tuple[subprocess.Popen, str, str]:
+    command = [sys.executable, "-m", "vlaa_jax.serve", options.model, "--port=0"]
+    command += [f"--slots={options.clients}", f"--burst={options.burst}", "--model.dtype=float32"]
+    command += ["--model.unroll=0", f"--max_new_tokens={options.tokens}"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "VLAA_API_KEY": ""}
+    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    name, url, *_ = process.stdout.readline().split()
+    return process, name, url
+
+
+def rss_mib(pid: int) -> float:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
+
+
+def cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def compare(options: argparse.Namespace, own: OwnEngine, served: Served, pid: int) -> dict:
+    wanted, rounds, wrong = jobs(options.requests), [], 0
+    for number in range(options.rounds + 1):
+        direct_s, direct = ask(own, wanted)
+        before = cpu_s(pid), resource.getrusage(resource.RUSAGE_SELF).ru_utime
+        served_s, answers = ask(served, wanted)
+        wrong += sum(direct[job.index] != answers.get(job.index) for job in wanted)
+        tokens = sum(out.tokens for out in direct.values())
+        row = {
+            "direct_s": direct_s,
+            "served_s": served_s,
+            "tokens": tokens,
+            "direct_tokens_per_s": tokens / direct_s,
+            "served_tokens_per_s": tokens / served_s,
+            "share": direct_s / served_s,
+            "server_cpu_s": cpu_s(pid) - before[0],
+            "client_cpu_s": resource.getrusage(resource.RUSAGE_SELF).ru_utime - before[1],
+            "load": os.getloadavg()[0],
+        }
+        print({name: round(value, 2) for name, value in row.items()}, flush=True)
+        if number:
+            rounds.append(row)
+    share = statistics.median(row["share"] for row in rounds)
+    return {"rounds": rounds, "median_share": share, "wrong": wrong}
+
+
+def memory(options: argparse.Namespace, served: Served, pid: int) -> Iterator[dict]:
+    """Resident memory of the server as requests come; the first row is before any of them."""
+    yield {"requests": 0, "rss_mib": round(rss_mib(pid), 1)}
+    for first in range(0, options.memory, options.requests):
+        _, answers = ask(served, jobs(options.requests, first))
+        assert len(answers) == options.requests
+        row = {"requests": first + options.requests, "rss_mib": round(rss_mib(pid), 1)}
+        print(row, flush=True)
+        yield row
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="embedded")
+    parser.add_argument("--requests", type=int, default=200)
+    parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--tokens", type=int, default=128, help="token limit of an answer")
+    parser.add_argument("--burst", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--memory", type=int, default=2000, help="requests that RSS is watched over"
+    )
+    parser.add_argument("--beside", default="", help="what else ran on the machine, for the record")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the server is ended then, too
+    sampled = {"temperature": 1.0, "new_tokens": options.tokens, "seed": 1}
+    model = {"checkpoint": options.model, "dtype": "float32", "unroll": 0}
+    direct = {"model": model, "generation": {"batch": options.clients, **sampled}}
+    own = OwnEngine(build(EvaluateSettings, direct))
+    process, name, url = start(options)
+    try:
+        there = {"source": "server", "url": url, "model": name, "concurrency": options.clients}
+        served = Served(GenerationSettings(**there, **sampled))
+        result: dict = {
+            "settings": {k: str(v) for k, v in vars(options).items() if k != "json"},
+            "cores": os.cpu_count(),
+            **compare(options, own, served, process.pid),
+            "memory": [],
+        }
+        for row in memory(options, served, process.pid):
+            result["memory"].append(row)
+            if options.json:
+                options.json.write_text(json.dumps(result, indent=1) + "\n")
+    finally:
+        process.terminate()
+        process.wait(60)
+    print(f"served / direct: {result['median_share']:.2f}; wrong answers: {result['wrong']}")
+    return 1 if result["wrong"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

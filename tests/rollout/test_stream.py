@@ -1,0 +1,221 @@
+"""Requests that come and go get what the engine would have given each of them alone."""
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from update_case import CONFIG, VOCAB
+from vlaa_jax.algos.logprobs import token_logprobs
+from vlaa_jax.models.qwen_vl.axes import PARAM_AXES, layout
+from vlaa_jax.models.qwen_vl.model import (
+    Compute,
+    PromptInputs,
+    completion_inputs,
+    init_params,
+    split_model,
+)
+from vlaa_jax.parallel.mesh import batch_sharding, data_shards, make_mesh
+from vlaa_jax.parallel.sharding import tree_shardings
+from vlaa_jax.rollout.engine import Engine
+from vlaa_jax.rollout.sampling import Sampling
+from vlaa_jax.rollout.stream import Stream, Wanted, rungs
+from vlaa_jax.rollout.weights import sampling_mesh
+
+EOS, LIMIT, LONGEST = 7, 20, 16
+ALLOWED = np.arange(VOCAB) < 30
+WANTED = [
+    Wanted(Sampling(1.3), LIMIT, (EOS,), 0, completions=2),
+    Wanted(Sampling(greedy=True), 9, (EOS,), 1),
+    Wanted(Sampling(0.8, top_k=5), LIMIT, (3, EOS), 2, completions=3),
+    Wanted(Sampling(1.0, top_p=0.7), 13, (), 3),
+    Wanted(Sampling(1.6, min_p=0.1), 1, (EOS, 11, 12), 2**31 + 5),
+    Wanted(Sampling(0.9, top_k=9, top_p=0.8, min_p=0.02), LIMIT, (EOS,), 5, completions=2),
+    Wanted(Sampling(2.0), 17, (EOS,), 6),
+]
+LENGTHS = [6, 3, 16, 1, 4, 9, 2]
+
+
+@pytest.fixture(scope="module")
+def setup():
+    graphdef, _ = split_model(CONFIG)
+    return graphdef, jax.tree.map(lambda a: a * 4, init_params(CONFIG, 0))
+
+
+def prompt(place):
+    """The prompt of a place, padded to 8 or 16."""
+    length = LENGTHS[place]
+    padded = 8 if length <= 8 else LONGEST
+    rng = np.random.default_rng(place)
+    ids = rng.integers(0, 30, (1, padded)).astype(np.int32)
+    positions = np.broadcast_to(np.arange(padded)[None, :, None], (1, padded, 3)).astype(np.int32)
+    unit = np.full((1, padded), -1)
+    return PromptInputs(ids, positions, np.array([length], np.int32), unit, None)
+
+
+def together(prompts):
+    """Several prompts as one batch."""
+    longest = max(p.ids_PT.shape[1] for p in prompts)
+
+    def pad(a):
+        if a.ndim == 1:
+            return a
+        return np.pad(a, [(0, 0), (0, longest - a.shape[1]), *[(0, 0)] * (a.ndim - 2)])
+
+    fields = zip(*(p[:4] for p in prompts), strict=True)
+    return PromptInputs(*(np.concatenate([pad(a) for a in field]) for field in fields), None)
+
+
+@pytest.fixture(scope="module")
+def alone(setup):
+    """Tokens and log-probabilities of each request by the engine, compiled for its settings."""
+    graphdef, params = setup
+    found = []
+    for place, wanted in enumerate(WANTED):
+        engine = Engine(
+            graphdef,
+            completions=wanted.completions,
+            max_new_tokens=wanted.limit,
+            sampling=wanted.sampling,
+            eos_id=wanted.stop_ids or [-1],
+            allowed_V=ALLOWED,
+        )
+        key = jax.random.key(wanted.seed)[None]
+        one = engine.generate(params, [prompt(place)], key, prefix_length=LONGEST)
+        cut = [
+            (one.tokens_PGT[0, g, :n], one.logprobs_PGT[0, g, :n], one.truncated_PG[0, g])
+            for g, n in enumerate(one.length_PG[0])
+        ]
+        found.append(cut)
+    return found
+
+
+def stream(graphdef, params, **options):
+    given = {"slots": 4, "rows": 2, "burst": 3, **options}
+    sizes = {"max_prompt": LONGEST, "max_new_tokens": LIMIT}
+    return Stream(graphdef, params, allowed_V=ALLOWED, **sizes, **given)
+
+
+def run(stream, places, put=lambda p: p, wanted=WANTED):
+    """Seats requests as there is room; what is said of each completion, by (place, choice)."""
+    waiting, tickets, said = list(places), {}, {}
+    while waiting or stream.growing:
+        while waiting:
+            here = {}
+            while waiting:
+                shard = stream.place(wanted[waiting[0]].completions, list(here))
+                if shard is None:
+                    break
+                here[shard] = waiting.pop(0)
+            if not here:
+                break
+            any_ = next(iter(here.values()))
+            batch = together([prompt(here.get(s, any_)) for s in range(stream.shards)])
+            asked = [wanted[here[s]] if s in here else None for s in range(stream.shards)]
+            for shard, ticket in enumerate(stream.seat(stream.prefill(put(batch)), asked)):
+                tickets[ticket] = here.get(shard)
+        for news in stream.step():
+            said.setdefault((tickets[news.ticket], news.choice), []).append(news)
+    return said
+
+
+def check(said, alone, places):
+    assert set(said) == {(p, g) for p in places for g in range(WANTED[p].completions)}
+    for (place, choice), news in said.items():
+        tokens, logprobs, truncated = alone[place][choice]
+        np.testing.assert_array_equal(np.concatenate([n.tokens_T for n in news]), tokens)
+        got = np.concatenate([n.logprobs_T for n in news])
+        np.testing.assert_allclose(got, logprobs, atol=1e-5)
+        assert [n.ended for n in news[:-1]] == [""] * (len(news) - 1)
+        assert news[-1].ended == ("length" if truncated else "stop")
+
+
+@pytest.mark.parametrize("options", [{}, {"rows": 1, "slots": 3, "burst": 7}, {"rows": 4}], ids=str)
+def test_mixed_requests_get_what_each_gets_alone_and_compile_nothing_new(setup, alone, options):
+    made = stream(*setup, **options)
+    everyone = range(len(WANTED))
+    check(run(made, everyone), alone, everyone)
+    before = made.compile_count
+    others = [w._replace(seed=w.seed + 1, limit=w.limit - w.limit // 3) for w in WANTED]
+    others = [w._replace(sampling=Sampling(1.1, 3 + i, 0.9)) for i, w in enumerate(others)]
+    run(made, reversed(everyone), wanted=others)
+    check(run(made, everyone), alone, everyone)
+    assert made.compile_count == before
+
+
+@pytest.mark.parametrize("shape", [(4, 1, 1), (2, 2, 2)], ids=str)
+def test_on_a_mesh_too(setup, alone, shape):
+    _, params = setup
+    mesh = make_mesh(*shape, devices=jax.devices()[: np.prod(shape)])
+    graphdef, _ = split_model(CONFIG, Compute(data_shards=data_shards(mesh)))
+    params = jax.device_put(params, tree_shardings(params, PARAM_AXES, layout(CONFIG, mesh)))
+    made = stream(graphdef, params, slots=8, mesh=sampling_mesh(mesh))
+    everyone = range(len(WANTED))
+
+    def put(batch):
+        return jax.device_put(batch, batch_sharding(mesh))
+
+    check(run(made, everyone, put), alone, everyone)
+
+
+def test_a_request_that_is_dropped_frees_its_slots_and_changes_nobody(setup, alone):
+    made = stream(*setup, slots=4, rows=1)
+    endless = Wanted(Sampling(1.0), LIMIT, (), 9, completions=3)
+    (gone,) = made.seat(made.prefill(prompt(0)), [endless])
+    (kept,) = made.seat(made.prefill(prompt(3)), [WANTED[3]])
+    assert made.place(1) is None
+    said = made.step()
+    assert {news.ticket for news in said} == {gone, kept}
+    made.drop(gone, 1)
+    assert made.place(1) == 0
+    assert made.place(2) is None
+    made.drop(gone)
+    assert made.place(3) == 0
+    while made.growing:
+        said += made.step()
+    assert not [news for news in said[4:] if news.ticket == gone]
+    tokens = np.concatenate([news.tokens_T for news in said if news.ticket == kept])
+    np.testing.assert_array_equal(tokens, alone[3][0][0])
+
+
+def test_the_likeliest_tokens_are_the_trainers(setup):
+    graphdef, params = setup
+    made = stream(graphdef, params)
+    wanted = Wanted(Sampling(1.3, top_k=4), LIMIT, (), 3, likeliest=True)
+    quiet = wanted._replace(likeliest=False)
+    made.seat(made.prefill(prompt(0)), [wanted])
+    made.seat(made.prefill(prompt(1)), [quiet])
+    said = []
+    while made.growing:
+        said += made.step()
+    assert all(news.likeliest is None for news in said if news.ticket == 2)
+    mine = [news for news in said if news.ticket == 1]
+    tokens_T, logprobs_T = (np.concatenate([n[i] for n in mine]) for i in (2, 3))
+    ids_TK, best_TK = (np.concatenate([n.likeliest[i] for n in mine]) for i in (0, 1))
+    model = nnx.merge(graphdef, params)
+    hidden_TD = model.hidden_groups(prompt(0), completion_inputs(prompt(0), tokens_T[None, None]))
+    for k in range(-1, ids_TK.shape[1]):
+        chosen, got = (tokens_T, logprobs_T) if k < 0 else (ids_TK[:, k], best_TK[:, k])
+        want, _ = token_logprobs(
+            hidden_TD[0, 0], model.head_kernel_DV, chosen, temperature=1.3, allowed_V=ALLOWED
+        )
+        np.testing.assert_allclose(got, want, atol=1e-5)
+    assert (np.diff(best_TK, axis=1) <= 0).all()
+
+
+def test_buffers_grow_with_who_is_there_and_shrink_when_they_are_gone(setup, alone):
+    made = stream(*setup)
+    made._prefixes = (8, 16)
+    run(made, [1])
+    small = made._buffers.prefix.k_LPKSH.shape[3]
+    check(run(made, [2]), alone, [2])
+    large = made._buffers.prefix.k_LPKSH.shape[3]
+    for _ in range(18):
+        check(run(made, [1]), alone, [1])
+    assert (small, large, made._buffers.prefix.k_LPKSH.shape[3]) == (8, 16, 8)
+
+
+def test_rungs():
+    assert rungs(2048, 64, 4) == (128, 512, 2048)
+    assert rungs(100, 64, 2) == (100,)
+    assert rungs(128, 64, 2) == (64, 128)

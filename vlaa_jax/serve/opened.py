@@ -1,0 +1,59 @@
+"""A checkpoint made ready to decode requests."""
+
+import dataclasses
+import os
+
+import jax
+from jax.sharding import Mesh
+
+from vlaa_jax.data.images.planner import ladder
+from vlaa_jax.parallel.mesh import make_mesh
+from vlaa_jax.policy.pretrained import Pretrained, open_pretrained
+from vlaa_jax.policy.prompts import Collator
+from vlaa_jax.rollout.stream import Stream
+from vlaa_jax.schema import UserError
+from vlaa_jax.settings.serve import ServeSettings
+from vlaa_jax.settings.shared import PromptSettings
+
+
+def open_model(
+    settings: ServeSettings, mesh: Mesh | None = None
+) -> tuple[Pretrained, Stream, Collator]:
+    """Reads the weights onto the mesh.
+
+    Args:
+        settings: checkpoint, mesh and limits.
+        mesh: instead of one of all devices.
+
+    Raises:
+        UserError: the checkpoint cannot be used, or this is one of several processes.
+    """
+    if jax.process_count() > 1:
+        raise UserError("a server runs in one process; start one on each host")
+    server = settings.server
+    data = PromptSettings(
+        min_pixels=server.min_pixels,
+        max_pixels=server.max_pixels,
+        max_prompt_tokens=server.max_prompt_tokens,
+    )
+    mesh = mesh or make_mesh(**dataclasses.asdict(settings.mesh))
+    pretrained = open_pretrained(settings.model.shared(), data, mesh, trains=False)
+    stream = Stream(
+        pretrained.graphdef,
+        pretrained.load_params(),
+        slots=server.slots,
+        rows=server.rows,
+        max_prompt=ladder(server.max_prompt_tokens, data.min_prompt_bucket),
+        max_new_tokens=server.max_new_tokens,
+        burst=server.burst,
+        allowed_V=pretrained.allowed_V,
+        mesh=mesh,
+    )
+    return pretrained, stream, Collator(pretrained, data, mesh)
+
+
+def keep_compiled(folder: str) -> None:
+    """Programs compiled by one process are found by the next."""
+    if folder:
+        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
