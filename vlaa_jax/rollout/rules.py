@@ -5,7 +5,8 @@ arrays: requests with different settings share one burst, and other settings com
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -74,19 +75,16 @@ class RowRules(NamedTuple):
     @classmethod
     def empty(cls, slots: int, rows: int) -> "RowRules":
         """Rules of rows without a completion, as NumPy arrays to be filled in."""
-        shape = (slots, rows)
+        host: Any = np  # its arrays stand in for the device's
+        ones, zeros = partial(host.ones, (slots, rows)), partial(host.zeros, (slots, rows))
         return cls(
             RowSampling(
-                np.ones(shape, np.float32),
-                np.zeros(shape, np.int32),
-                np.ones(shape, np.float32),
-                np.zeros(shape, np.float32),
-                np.ones(shape, bool),
+                ones(np.float32), zeros(np.int32), ones(np.float32), zeros(np.float32), ones(bool)
             ),
-            np.zeros(shape, np.int32),
-            np.full((*shape, MAX_STOPS), NO_ID, np.int32),
-            np.zeros(shape, bool),
-            np.zeros(shape, bool),
+            zeros(np.int32),
+            host.full((slots, rows, MAX_STOPS), NO_ID, np.int32),
+            zeros(bool),
+            zeros(bool),
         )
 
     def draw(self, logits_BV: Array, keys_B: Array, allowed_V: Array | None) -> tuple[Array, Array]:

@@ -165,7 +165,13 @@ class Stream:
     @property
     def compile_count(self) -> int:
         """Programs compiled so far."""
-        jitted = (self._prefill, self._empty, self._insert, self._resize, self._burst)
+        jitted: tuple[Any, ...] = (
+            self._prefill,
+            self._empty,
+            self._insert,
+            self._resize,
+            self._burst,
+        )
         return sum(int(f._cache_size()) for f in jitted) + self._weights.compile_count
 
     @property
@@ -259,7 +265,7 @@ class Stream:
     def _new(self, part: PrefixCache) -> Buffers:
         slots, rows = self._rules.growing_PG.shape
         prefix, length = self._needed()
-        keys = jax.random.wrap_key_data(np.zeros((self.shards, 2), np.uint32), impl=_KEYS)
+        keys = jax.random.wrap_key_data(jnp.zeros((self.shards, 2), jnp.uint32), impl=_KEYS)
         buffers: Buffers = self._empty(
             part, keys, slots=slots, completions=rows, prefix=prefix, length=length
         )
