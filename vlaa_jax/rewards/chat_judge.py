@@ -13,21 +13,20 @@ from importlib import resources
 from typing import Any
 
 from vlaa_jax.endpoint import (
-    Endpoint,
     EndpointError,
     EndpointSettings,
     image_part,
 )
 from vlaa_jax.foreign import parse_json
-from vlaa_jax.loop_thread import LoopThread
 from vlaa_jax.rewards.open_ended import AnswerItem, Judged
+from vlaa_jax.rewards.score_endpoint import EndpointScorer
 from vlaa_jax.schema import UserError
 
 MAX_GRADE = 10
 _OBJECT = re.compile(r"(?:```(?:json)?\s*)?(\{[^{}]*\})(?:\s*```)?", re.IGNORECASE)
 
 
-class ChatJudge:
+class ChatJudge(EndpointScorer):
     """An ``AnswerScorer`` that asks a chat model for a grade.
 
     Args:
@@ -37,7 +36,6 @@ class ChatJudge:
     """
 
     name = "chat_judge"
-    uses_devices = False
 
     def __init__(
         self, settings: EndpointSettings, *, send_images: bool = True, max_tokens: int = 64
@@ -45,18 +43,8 @@ class ChatJudge:
         self._rubric = resources.files("vlaa_jax.rewards").joinpath("judge_rubric.txt").read_text()
         rubric_digest = hashlib.sha256(self._rubric.encode()).hexdigest()[:16]
         self.identity = f"judge {settings.url} {settings.model} {rubric_digest} {send_images}"
-        self._send_images, self._max_tokens = send_images, max_tokens
-        self._thread = LoopThread(self.name)
-        self._endpoint = self._thread.run(_make(settings))
-
-    def score_answers(self, items: Sequence[AnswerItem]) -> list[Judged]:
-        """One Judged per item, in order; one request each, as many at once as the settings say."""
-        return self._thread.run(self._score(items))
-
-    def close(self) -> None:
-        """Close the connections and the thread."""
-        self._thread.run(self._endpoint.aclose())
-        self._thread.close()
+        self._max_tokens = max_tokens
+        super().__init__(settings, send_images)
 
     async def _score(self, items: Sequence[AnswerItem]) -> list[Judged]:
         return list(await asyncio.gather(*(self._grade(item) for item in items)))
@@ -100,7 +88,3 @@ def read_grade(text: Any) -> float:
     if isinstance(grade, bool) or not isinstance(grade, int) or not 0 <= grade <= MAX_GRADE:
         raise ValueError(f"grade {grade!r} is not a whole number from 0 to {MAX_GRADE}")
     return float(grade)
-
-
-async def _make(settings: EndpointSettings) -> Endpoint:
-    return Endpoint(settings)

@@ -45,16 +45,13 @@ def read(text: str) -> Shape:
     return _Reader(text).shape()
 
 
-@lru_cache(maxsize=8_192)
-def is_mathematics(text: str) -> bool:
-    """Whether a text is read here, or has commands that go to Math-Verify."""
-    if BEYOND.search(text):
-        return True
+@lru_cache(maxsize=8_192)  # a gold comes back once per completion
+def shape_of(text: str) -> Shape | None:
+    """What ``read`` gives; None where that is not understood."""
     try:
-        read(text)
+        return read(text)
     except Unreadable:
-        return False
-    return True
+        return None
 
 
 class _Reader:

@@ -15,6 +15,7 @@ from typing import Any
 
 from vlaa_jax.rewards.extract import strip_answer_tags
 from vlaa_jax.rewards.gold_check import parser_problems
+from vlaa_jax.rewards.latex import shape_of
 from vlaa_jax.rewards.mcq import chosen_letter
 from vlaa_jax.rewards.pool import KillablePool, Outcome
 from vlaa_jax.rewards.reading import (
@@ -63,7 +64,7 @@ def prepare_case(answer: str, gold: str) -> MathCase:
     factors = factors_between(target, said)
     if target.number is not None and said.number is not None:
         return MathCase(verdict=any(_close(target, said, factor) for factor in factors))
-    if not factors or _squeezed(said.latex) == _squeezed(target.latex):
+    if not factors or _looks_like(said, target):
         return MathCase(verdict=1 in factors)
     item: dict[str, Any] = {"gold": target.latex, "answer": said.latex}
     if factors != [1]:
@@ -112,8 +113,9 @@ def _verbatim(text: str) -> str:
     return re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", plain(text))
 
 
-def _squeezed(latex: str) -> str:
-    return re.sub(r"(?<!\d)\s+(?![A-Za-z])|\s+(?![A-Za-z\d])", "", latex)
+def _looks_like(answer: Reading, gold: Reading) -> bool:
+    shape = shape_of(gold.latex)
+    return shape is not None and shape == shape_of(answer.latex)
 
 
 class MathVerifier:

@@ -11,9 +11,7 @@ from fractions import Fraction
 from typing import Any
 
 from vlaa_jax.rewards.compare import problem_of, same
-from vlaa_jax.rewards.latex import BEYOND, read
-from vlaa_jax.rewards.latex_tokens import Unreadable
-from vlaa_jax.rewards.trees import Shape
+from vlaa_jax.rewards.latex import BEYOND, shape_of
 
 
 def judge(item: dict[str, Any]) -> dict[str, Any]:
@@ -28,7 +26,7 @@ def judge(item: dict[str, Any]) -> dict[str, Any]:
         MemoryError, RecursionError: the comparison failed for reasons that are not the answer's.
     """
     gold, answer = item["gold"], item["answer"]
-    target = _read(gold)
+    target = shape_of(gold)
     if target is None:
         if not _parse(gold):
             return {"gold_problem": f"cannot parse the gold {gold[:60]!r}"}
@@ -36,7 +34,7 @@ def judge(item: dict[str, Any]) -> dict[str, Any]:
     problem = problem_of(target)
     if problem:
         return {"gold_problem": f"gold {gold[:60]!r} {problem}"}
-    said = _read(answer)
+    said = shape_of(answer)
     if said is None:
         return {"equal": bool(BEYOND.search(answer)) and _verified(gold, answer)}
     factors = [Fraction(text) for text in item.get("factors", ["1"])]
@@ -47,14 +45,6 @@ def warm_up() -> None:
     """Read and compare once, before any deadline runs, and allow for long sums."""
     sys.setrecursionlimit(20_000)  # a text has at most MAX_EXPRESSION characters
     judge({"gold": r"\frac{1}{2}x^2+\sqrt{5}\sin(\pi x)", "answer": r"\sin(pi*x)*sqrt(5)+x^2/2"})
-
-
-@functools.lru_cache(maxsize=1_024)  # a gold comes back once per completion
-def _read(text: str) -> Shape | None:
-    try:
-        return read(text)
-    except Unreadable:
-        return None
 
 
 def _verified(gold: str, answer: str) -> bool:

@@ -7,11 +7,9 @@ from types import MappingProxyType
 
 from vlaa_jax.rewards.commitment import before_reason, commit
 from vlaa_jax.rewards.extract import strip_answer_tags
-from vlaa_jax.rewards.latex import read
-from vlaa_jax.rewards.latex_tokens import Unreadable
+from vlaa_jax.rewards.latex import shape_of
 from vlaa_jax.rewards.reading import Reading, factors_between, read_answer
 from vlaa_jax.rewards.text import plain
-from vlaa_jax.rewards.trees import Shape
 from vlaa_jax.rewards.units import UNIT
 from vlaa_jax.rewards.verifier import RuleVerifier, Setup, Verifier
 
@@ -274,8 +272,8 @@ def _same_value(left: str, right: str) -> bool:
         return False
     factors = factors_between(ours, said)[:1]
     if said.number is None or ours.number is None:
-        shape = _shape(said.latex)
-        return factors == [1] and shape is not None and shape == _shape(ours.latex)
+        shape = shape_of(said.latex)
+        return factors == [1] and shape is not None and shape == shape_of(ours.latex)
     return any(said.number * factor == ours.number for factor in factors)
 
 
@@ -286,14 +284,6 @@ def _quantity(text: str) -> Reading | None:
         return None
     text = re.sub(r"\\[dt]?frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}", text)
     return read_answer(re.sub(r"^[a-z]\s*=", "", text))
-
-
-def _shape(latex: str) -> Shape | None:
-    """A short expression as a tree; None where it is none."""
-    try:
-        return read(latex)
-    except Unreadable:
-        return None
 
 
 @lru_cache(maxsize=8192)

@@ -11,9 +11,9 @@ from fractions import Fraction
 
 from vlaa_jax.rewards.commitment import commit, leads, leaves_as_it_is
 from vlaa_jax.rewards.commitment_words import HEDGES, RETRACTIONS
-from vlaa_jax.rewards.latex import is_mathematics
+from vlaa_jax.rewards.latex import BEYOND, shape_of
 from vlaa_jax.rewards.numerals import FIGURES, NUMERAL, value_of
-from vlaa_jax.rewards.text import brace_end, fold, unwrap
+from vlaa_jax.rewards.text import LATEX_SPACE, brace_end, fold, unwrap
 from vlaa_jax.rewards.units import UNIT, Unit, read_unit
 
 MAX_EXPRESSION = 1_000
@@ -49,7 +49,6 @@ _TEXT = re.compile(
     r"\\(?:text|textnormal|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|rm|mbox)\s*"
     r"\{\s*((?:[^{}]|\^\{-?\d\})*?)\s*\}"
 )
-_SPACES = re.compile(r"\\(?:[,;:! ]|qquad\b|quad\b)|(?<!\\)~")
 _DEGREES = re.compile(
     r"\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z])|\{\s*o\s*\}|°)|\\degree(?![A-Za-z])"
 )
@@ -211,7 +210,7 @@ def _prepared(text: str) -> str:
         text = re.sub(r"\\[(\[]|\\[)\]]|\${2}", "$", _SIZED.sub("", text))
         text = _unboxed(text)
         text = re.sub(r"\\!\s*", "", text)
-        text = _DEGREES.sub("°", _SPACES.sub(" ", text)).replace("\\%", "%").replace("{,}", ",")
+        text = _DEGREES.sub("°", LATEX_SPACE.sub(" ", text)).replace("\\%", "%").replace("{,}", ",")
         text = _TEXT.sub(lambda match: f" {_APART}{match[1]} ", text)
     else:
         text = text.replace("$$", "$")
@@ -251,8 +250,10 @@ def _read(text: str, start: int) -> Iterator[tuple[Reading, int]]:
 
 
 def _is_known(reading: Reading) -> bool:
-    decided = reading.number is not None or reading.literal is not None
-    return decided or is_mathematics(reading.latex)
+    """Whether a reading is decided, is understood, or goes to Math-Verify."""
+    if reading.number is not None or reading.literal is not None:
+        return True
+    return BEYOND.search(reading.latex) is not None or shape_of(reading.latex) is not None
 
 
 def _stands(value: str, tail: str) -> bool:

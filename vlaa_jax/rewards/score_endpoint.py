@@ -33,26 +33,14 @@ from vlaa_jax.schema import UserError, printable
 _SPLITTABLE = ("refused", "malformed", "server")
 
 
-class ScoreEndpoint:
-    """An ``AnswerScorer`` that speaks the score contract.
+class EndpointScorer:
+    """An ``AnswerScorer`` whose requests run on a thread with an event loop of its own."""
 
-    Args:
-        settings: address, concurrency, deadlines, retries.
-        batch: items per request.
-        send_images: whether images travel with the texts.
-    """
-
-    name = "score_endpoint"
+    name = ""
     uses_devices = False
 
-    def __init__(
-        self, settings: EndpointSettings, *, batch: int = 8, send_images: bool = True
-    ) -> None:
-        base = settings.url.rstrip("/").removesuffix("/score")  # the path is ours to add
-        settings = replace(settings, url=base)
-        self.identity = f"score/1 {settings.url} {settings.model} images={send_images}"
-        self._batch, self._send_images = batch, send_images
-        self._model = settings.model
+    def __init__(self, settings: EndpointSettings, send_images: bool) -> None:
+        self._send_images = send_images
         self._thread = LoopThread(self.name)
         self._endpoint = self._thread.run(_make(settings))
 
@@ -64,6 +52,30 @@ class ScoreEndpoint:
         """Close the connections and the thread."""
         self._thread.run(self._endpoint.aclose())
         self._thread.close()
+
+    async def _score(self, items: Sequence[AnswerItem]) -> list[Judged]:
+        raise NotImplementedError
+
+
+class ScoreEndpoint(EndpointScorer):
+    """An ``AnswerScorer`` that speaks the score contract.
+
+    Args:
+        settings: address, concurrency, deadlines, retries.
+        batch: items per request.
+        send_images: whether images travel with the texts.
+    """
+
+    name = "score_endpoint"
+
+    def __init__(
+        self, settings: EndpointSettings, *, batch: int = 8, send_images: bool = True
+    ) -> None:
+        base = settings.url.rstrip("/").removesuffix("/score")  # the path is ours to add
+        settings = replace(settings, url=base)
+        self.identity = f"score/1 {settings.url} {settings.model} images={send_images}"
+        self._batch, self._model = batch, settings.model
+        super().__init__(settings, send_images)
 
     async def _score(self, items: Sequence[AnswerItem]) -> list[Judged]:
         judged: list[Judged] = [Judged(error="not scored")] * len(items)

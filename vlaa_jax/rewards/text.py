@@ -14,7 +14,7 @@ _FOLD = str.maketrans(
     )
     | dict.fromkeys("\u00a0\u2009\u202f\u2007\u3000\u2002\u2003", " ")
 )
-_LATEX_SPACE = re.compile(r"\\(?:[,;:! ]|qquad\b|quad\b|hspace\{[^{}]*\})|(?<!\\)~")
+LATEX_SPACE = re.compile(r"\\(?:[,;:! ]|qquad\b|quad\b|hspace\{[^{}]*\})|(?<!\\)~")
 _STYLE = re.compile(
     r"\\(?:boxed|fbox|text|textnormal|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|rm|bf|emph|mbox|underline)\s*\{([^{}]*)\}"
 )
@@ -57,7 +57,7 @@ def plain(text: str) -> str:
     r"""Prose in one line: folded, unwrapped, without ``\text{}``, ``**``, ``$`` and TeX spaces."""
     text = unwrap(fold(text))
     if "\\" in text or "~" in text:
-        text = _LATEX_SPACE.sub(" ", text)
+        text = LATEX_SPACE.sub(" ", text)
         text = _STYLE.sub(lambda match: match[1], text).replace("\\$", "$").replace("\\%", "%")
     text = text.replace("{,}", ",")
     if text.count("$") > 1:
