@@ -46,6 +46,8 @@ class Plan(NamedTuple):
     chip: Chip
     cut: Cut
     compiled: bool
+    attention: str
+    """Its form; see models/qwen_vl/attend.py."""
 
     @property
     def peak(self) -> float:
@@ -112,20 +114,20 @@ def _dealt(settings: Any) -> dict[str, int]:
 
 def quick_plan(settings: Any, config: QwenVLConfig, chip: Chip, cut: Cut) -> Plan:
     """A plan by formulas alone."""
-    own = formulas_of(settings, config, cut)
+    own = formulas_of(settings, config, cut, chip.platform)
     memory = own.memory()
     rows = (
         Row(name, runs, memory.get(name, own.kept()), time_of(work, chip), work, {})
         for name, (runs, work) in own.works().items()
     )
-    return Plan(tuple(rows), chip, cut, compiled=False)
+    return Plan(tuple(rows), chip, cut, compiled=False, attention=own.form)
 
 
 def compiled_plan(
     settings: Any, config: QwenVLConfig, chip: Chip, cut: Cut, programs: Sequence[Compiled]
 ) -> Plan:
     """A plan with memory and collectives of compiled programs; products by formulas."""
-    own = formulas_of(settings, config, cut)
+    own = formulas_of(settings, config, cut, chip.platform)
     counted = own.works()
     rows = []
     for found in programs:
@@ -137,7 +139,7 @@ def compiled_plan(
             work = work._replace(sent=float(sent))
         time, moved = time_of(work, chip), depths(found)
         rows.append(Row(name, runs, found.total, time, work, moved, found.arguments, found.error))
-    return Plan(tuple(rows), chip, cut, compiled=True)
+    return Plan(tuple(rows), chip, cut, compiled=True, attention=own.form)
 
 
 def depths(found: Compiled) -> dict[str, float]:
