@@ -157,6 +157,8 @@ def plans(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 CACHE = re.compile(r"%(\S+) = (\w+)\[([\d,]+)\]\S* ([\w-]+)\(")
 
+IN_PLACE = ("parameter", "get-tuple-element", "tuple", "bitcast", "while", "optimization-barrier")
+
 
 def decode(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Arrays that decoding one token makes of the size of a layer's cache, beside the caches."""
@@ -184,20 +186,21 @@ def decode(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     computations, entry = hlo._computations(found.as_text())
     loops = hlo._loops_around(computations, entry)
     for name, lines in computations.items():
-        if text.layers not in loops.get(name, ()) or "fused" in name:
+        if name not in loops or "fused" in name:
             continue
+        depth = "layer" if text.layers in loops[name] else "token" if loops[name] else "burst"
         for line in lines:
             match = CACHE.search(line)
-            if match is None or match[4] in ("parameter", "get-tuple-element", "tuple"):
+            if match is None or match[4] in IN_PLACE:
                 continue
             size = hlo._bytes(match[2], match[3])
-            if size >= burst / 2:
+            if size >= burst / 2 and not match[3].endswith(f",{text.vocab_size}"):
                 source = re.search(r'op_name="([^"]*)"', line)
                 yield {
                     "made": f"{match[2]}[{match[3]}]",
                     "by": match[4],
                     "mib": round(size / MIB, 1),
-                    "in": name,
+                    "once a": depth,
                     "from": source[1][-70:] if source else "",
                 }
 

@@ -88,13 +88,28 @@ CASES = {
 }
 
 
+@pytest.mark.parametrize("skips", [False, True])
 @pytest.mark.parametrize("name", CASES)
-def test_blockwise_equals_dense(small_tiles, name):
+def test_blockwise_equals_dense(small_tiles, name, skips):
     case, *sizes = CASES[name]
     arrays, weight = draw(case[2], *sizes)
     want = value_and_grads(attention.dense, case, arrays, weight)
-    got = value_and_grads(blockwise.attend, case, arrays, weight)
+    got = value_and_grads(partial(blockwise.attend, skips=skips), case, arrays, weight)
     assert max(errors(got, want)) <= 1e-5, errors(got, want)
+
+
+def test_tiles_without_a_segment_in_common_are_left_out(small_tiles):
+    """Four samples of 16 positions, each a tile: of the 16 tiles, the causal diagonal is left."""
+    segments = np.repeat(np.arange(4), 16)[None].astype(np.int32)
+    (q, k, v), _ = draw(segments > -1, 2, 2, 4)
+    q = jnp.moveaxis(q, 2, 1)[:, :, None, None]
+    part = blockwise.Part(*(jnp.moveaxis(a, 2, 1)[:, :, None] for a in (k, v)), segments, segments)
+    for fixed, want in (
+        (blockwise.Fixed(True, 64, True), 4),
+        (blockwise.Fixed(True, 64, False), 10),
+    ):
+        tiling = blockwise._Tiling(fixed, q, part)
+        assert tiling.run(lambda count, _: count + 1, jnp.int32(0), part) == want
 
 
 SPLASH = {
@@ -140,7 +155,7 @@ def test_the_backend_is_chosen_by_platform_and_refused_where_it_does_not_run():
 
 def test_short_streams_keep_their_scores_and_long_ones_do_not(monkeypatch):
     took = []
-    monkeypatch.setitem(attend._FORMS, "blockwise", lambda q, *_, pattern: took.append(1) or q)
+    monkeypatch.setattr(blockwise, "attend", lambda q, *_, skips: took.append(1) or q)
     for length in (8, 9):
         (q, k, v), _ = draw(np.ones((1, length), bool), 2, 2, 4)
         attend.attend(q, k, v, None, CAUSAL, backend=Backend("blockwise", dense_up_to=8))

@@ -28,17 +28,19 @@ class Backend(NamedTuple):
     Attributes:
         name: dense, blockwise or splash.
         dense_up_to: longest stream whose scores are held all the same.
+        skips: blockwise leaves out tiles without a segment in common, in loops of unknown length.
         interpret: splash on a device that is no TPU, slowly, for tests.
     """
 
     name: str = "dense"
     dense_up_to: int = 0
+    skips: bool = False
     interpret: bool = False
 
 
 DENSE = Backend()
 AUTO = {
-    "cpu": Backend("blockwise", dense_up_to=1024),
+    "cpu": Backend("blockwise", dense_up_to=1024, skips=True),
     "gpu": Backend("blockwise", dense_up_to=512),
     "tpu": Backend("splash", dense_up_to=512),
 }
@@ -61,7 +63,7 @@ def choose(name: str, platform: str, *, exact: bool = False) -> Backend:
         reason = "is not exact" if platform == "tpu" else f"is a kernel for TPU, not for {platform}"
         raise UserError(f"model.attention: splash {reason}; take auto or blockwise")
     if name != "auto":
-        return Backend(name)
+        return Backend(name, skips=name == "blockwise" and platform == "cpu")
     found = AUTO.get(platform, AUTO["gpu"])
     return found._replace(name="blockwise") if exact and found.name == "splash" else found
 
@@ -87,12 +89,11 @@ def attend(
     arrays = (q_BMNH, k_BMKH, v_BMKH, *(() if segments_BM is None else (segments_BM,)))
     if backend.name == "dense" or q_BMNH.shape[1] <= backend.dense_up_to:
         return attention.dense(q_BMNH, k_BMKH, v_BMKH, segments_BM, pattern)
-    run = partial(_FORMS[backend.name], pattern=pattern)
-    if backend.interpret:
-        run = partial(run, interpret=True)
 
     def local(q: Array, k: Array, v: Array, segments: Array | None = None) -> Array:
-        return run(q, k, v, segments)
+        if backend.name == "splash":
+            return splash.attend(q, k, v, segments, pattern, interpret=backend.interpret)
+        return blockwise.attend(q, k, v, segments, pattern, skips=backend.skips)
 
     if layout is None or layout.mesh.size == 1:
         return local(*arrays)
@@ -107,6 +108,3 @@ def _specs(layout: Layout, q: Array, k: Array, heads: str | None) -> PartitionSp
     """Where queries and keys lie: heads are cut only if both kinds can be."""
     cut, other = (layout.spec(a.shape, ("batch", None, heads, None)) for a in (q, k))
     return cut if cut == other else PartitionSpec(*cut[:1])
-
-
-_FORMS = {"blockwise": blockwise.attend, "splash": splash.attend}

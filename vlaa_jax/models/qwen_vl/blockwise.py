@@ -9,7 +9,8 @@ right values and wrong gradients of queries and keys.
 
 Plain XLA: it runs anywhere, and no accelerator's fast memory is used on purpose. Tiles that the
 pattern hides are never computed; the list of the others is fixed while tracing, so loops have known
-lengths.
+lengths. Where a loop of unknown length costs nothing (a CPU), tiles whose queries and keys have no
+segment in common are left out too, row by row.
 """
 
 from collections.abc import Sequence
@@ -51,24 +52,40 @@ class Part(NamedTuple):
 
 
 def attend(
-    q_BMNH: Array, k_BMKH: Array, v_BMKH: Array, segments_BM: Array | None, pattern: Pattern
+    q_BMNH: Array,
+    k_BMKH: Array,
+    v_BMKH: Array,
+    segments_BM: Array | None,
+    pattern: Pattern,
+    *,
+    skips: bool = False,
 ) -> Array:
-    """Attention within streams, as `attention.dense`; returns [B, M, N, H] in q's dtype."""
+    """Attention within streams, as `attention.dense`; returns [B, M, N, H] in q's dtype.
+
+    With `skips`, tiles without a segment in common are left out while it runs.
+    """
+    if skips and segments_BM is not None and q_BMNH.shape[0] > 1:
+
+        def row(arrays: tuple[Array, ...]) -> Array:
+            q, k, v, segments = (a[None] for a in arrays)
+            return attend(q, k, v, segments, pattern, skips=True)[0]
+
+        return lax.map(row, (q_BMNH, k_BMKH, v_BMKH, segments_BM))
     kv_heads, cut = k_BMKH.shape[2], pattern.prompt if pattern.groups else q_BMNH.shape[1]
     q = rearrange(q_BMNH, "b m (k r) h -> b k 1 r m h", k=kv_heads)
     k, v = (rearrange(a, "b m k h -> b k 1 m h") for a in (k_BMKH, v_BMKH))
     shared = Part(k[..., :cut, :], v[..., :cut, :])
     if not pattern.groups:
         shared = shared._replace(q_segments_BT=segments_BM, k_segments_BS=segments_BM)
-        return _to_stream(_padded(q, [shared], (pattern.causal,)))
+        return _to_stream(_padded(q, [shared], (pattern.causal,), skips))
     assert segments_BM is not None
-    prompt = _padded(q[..., :cut, :], [shared], (True,))
+    prompt = _padded(q[..., :cut, :], [shared], (True,), skips)
     spread = partial(rearrange, pattern="b k 1 (g t) h -> b k g t h", g=pattern.groups)
     own = Part(spread(k[..., cut:, :]), spread(v[..., cut:, :]))
     q_own = rearrange(q[..., cut:, :], "b k 1 r (g t) h -> b k g r t h", g=pattern.groups)
     ones_BT = jnp.ones((q.shape[0], q_own.shape[4]), segments_BM.dtype)
     shared = shared._replace(q_segments_BT=ones_BT, k_segments_BS=segments_BM[:, :cut])
-    completions = _padded(q_own, [shared, own], (False, True))
+    completions = _padded(q_own, [shared, own], (False, True), skips)
     return jnp.concatenate([_to_stream(prompt), _to_stream(completions)], axis=1)
 
 
@@ -76,7 +93,7 @@ def _to_stream(out_BKGRTH: Array) -> Array:
     return rearrange(out_BKGRTH, "b k g r t h -> b (g t) (k r) h")
 
 
-def _padded(q: Array, parts: Sequence[Part], causal: tuple[bool, ...]) -> Array:
+def _padded(q: Array, parts: Sequence[Part], causal: tuple[bool, ...], skips: bool) -> Array:
     """`_attend` with positions filled up to whole blocks; hides the filling."""
     length = q.shape[4]
     filled = tuple(
@@ -88,7 +105,10 @@ def _padded(q: Array, parts: Sequence[Part], causal: tuple[bool, ...]) -> Array:
         )
         for part in parts
     )
-    static = tuple(zip(causal, (part.k_BKFSH.shape[3] for part in parts), strict=True))
+    static = tuple(
+        Fixed(own, part.k_BKFSH.shape[3], skips and part.k_segments_BS is not None)
+        for own, part in zip(causal, parts, strict=True)
+    )
     return _attend(static, _fill(q, 4), filled)[..., :length, :]
 
 
@@ -107,8 +127,21 @@ def _fill(array: Array | None, axis: int) -> Any:
     return jnp.pad(array, widths) if widths[axis][1] else array
 
 
-Static = tuple[tuple[bool, int], ...]
-"""Of each part: whether it is causal, and how many of its keys are no filling."""
+class Fixed(NamedTuple):
+    """What is known of a part while tracing.
+
+    Attributes:
+        causal: its keys stand where its queries do, and nobody sees what comes later.
+        real: keys that are no filling.
+        skips: tiles without a segment in common are left out.
+    """
+
+    causal: bool
+    real: int
+    skips: bool
+
+
+Static = tuple[Fixed, ...]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -153,8 +186,8 @@ _attend.defvjp(_forward, _backward)
 class _Tiling:
     """The tiles of a part, and how to cut arrays to them."""
 
-    def __init__(self, static: tuple[bool, int], q: Array, part: Part) -> None:
-        self.causal, self.real = static
+    def __init__(self, fixed: Fixed, q: Array, part: Part) -> None:
+        self.causal, self.real, self.skips = fixed
         self.q_block, self.k_block = _block(q.shape[4]), _block(part.k_BKFSH.shape[3])
         at_once = q.size // (q.shape[4] * q.shape[5])
         while at_once * self.q_block * self.k_block > TILE and self.q_block % 16 == 0:
@@ -168,6 +201,24 @@ class _Tiling:
         ]
         self.tiles = jnp.asarray(seen, jnp.int32)
         self.filled = part.k_BKFSH.shape[3] != self.real
+
+    def run(self, step: Any, start: Any, part: Part) -> Any:
+        """The carry after ``step(carry, tile)`` over the tiles."""
+        if not self.skips or part.q_segments_BT is None or part.k_segments_BS is None:
+            return lax.scan(lambda carry, tile: (step(carry, tile), None), start, self.tiles)[0]
+        (low_q, high_q), (low_k, high_k) = (
+            (reach(ids.reshape(ids.shape[0], -1, size), axis=2) for reach in (jnp.min, jnp.max))
+            for ids, size in (
+                (part.q_segments_BT, self.q_block),
+                (part.k_segments_BS, self.k_block),
+            )
+        )
+        i, j = self.tiles.T
+        # Equal ids lie in both blocks' ranges; that some other pairs do too costs only time.
+        meet = (low_q[:, i] <= high_k[:, j]) & (low_k[:, j] <= high_q[:, i])
+        seen = jnp.any(meet, axis=0)
+        chosen = self.tiles[jnp.argsort(~seen, stable=True)]
+        return lax.fori_loop(0, jnp.sum(seen), lambda n, carry: step(carry, chosen[n]), start)
 
     def of_queries(self, array: Array, i: Array, axis: int) -> Array:
         """The block of queries i."""
@@ -214,12 +265,12 @@ def _product(spec: str, a: Array, b: Array) -> Array:
     return jnp.einsum(spec, a, b, precision=precision_of(b), preferred_element_type=F32)
 
 
-def _part_forward(static: tuple[bool, int], q: Array, part: Part) -> tuple[Array, Array]:
+def _part_forward(fixed: Fixed, q: Array, part: Part) -> tuple[Array, Array]:
     """Softmax over this part's keys alone: its result in float32, and log of its denominator."""
     lead, q = q.shape[:5], _folded(q, part)
-    tiling = _Tiling(static, q, part)
+    tiling = _Tiling(fixed, q, part)
 
-    def step(carry: tuple[Array, Array, Array], tile: Array) -> tuple[Any, None]:
+    def step(carry: tuple[Array, Array, Array], tile: Array) -> tuple[Array, ...]:
         i, j = tile
         out, top, total = (tiling.of_queries(a, i, 4) for a in carry)
         scores = tiling.scores(q, part, i, j)
@@ -231,24 +282,25 @@ def _part_forward(static: tuple[bool, int], q: Array, part: Part) -> tuple[Array
         mixed = _product("bkfrts,bkfsh->bkfrth", exps.astype(values.dtype), values)
         out = out * keep[..., None] + mixed
         news = zip(carry, (out, higher, total), strict=True)
-        return tuple(_put(old, new, i * tiling.q_block, 4) for old, new in news), None
+        return tuple(_put(old, new, i * tiling.q_block, 4) for old, new in news)
 
     rows = q.shape[:5]
     start = jnp.zeros(q.shape, F32), jnp.full(rows, MASKED, F32), jnp.zeros(rows, F32)
-    (out, top, total), _ = lax.scan(step, start, tiling.tiles)
+    out, top, total = tiling.run(step, start, part)
+    total = jnp.maximum(total, jnp.finfo(F32).tiny)  # queries that have met no key
     out = out / total[..., None]
     return out.reshape(*lead, -1), (top + jnp.log(total)).reshape(lead)
 
 
 def _part_backward(
-    static: tuple[bool, int], q: Array, part: Part, ct: Array, log_z: Array, mean: Array
+    fixed: Fixed, q: Array, part: Part, ct: Array, log_z: Array, mean: Array
 ) -> tuple[Array, Array, Array]:
     """Gradients of queries, keys and values in float32, given the softmax over all parts."""
     shape, scale = q.shape, q.shape[-1] ** -0.5
     q, ct, log_z, mean = (_folded(a, part) for a in (q, ct, log_z, mean))
-    tiling = _Tiling(static, q, part)
+    tiling = _Tiling(fixed, q, part)
 
-    def step(carry: tuple[Array, Array, Array], tile: Array) -> tuple[Any, None]:
+    def step(carry: tuple[Array, Array, Array], tile: Array) -> tuple[Array, ...]:
         i, j = tile
         grad_q, grad_k, grad_v = carry
         q_i, ct_i, log_i, mean_i = (tiling.of_queries(a, i, 4) for a in (q, ct, log_z, mean))
@@ -263,10 +315,10 @@ def _part_backward(
         grad_q = _put(grad_q, tiling.of_queries(grad_q, i, 4) + more_q, i * tiling.q_block, 4)
         grad_k = _put(grad_k, tiling.of_keys(grad_k, j, 3) + more_k, j * tiling.k_block, 3)
         grad_v = _put(grad_v, tiling.of_keys(grad_v, j, 3) + more_v, j * tiling.k_block, 3)
-        return (grad_q, grad_k, grad_v), None
+        return grad_q, grad_k, grad_v
 
     start: Any = tuple(jnp.zeros(a.shape, F32) for a in (q, part.k_BKFSH, part.v_BKFSH))
-    (grad_q, grad_k, grad_v), _ = lax.scan(step, start, tiling.tiles)
+    grad_q, grad_k, grad_v = tiling.run(step, start, part)
     return grad_q.reshape(shape), grad_k, grad_v
 
 
