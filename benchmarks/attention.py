@@ -36,6 +36,7 @@ from vlaa_jax.plan import hlo
 from vlaa_jax.plan.__main__ import model_config, read_settings
 from vlaa_jax.plan.chips import chip_of
 from vlaa_jax.plan.compiled import compile_program
+from vlaa_jax.plan.known import Known
 from vlaa_jax.plan.plan import compiled_plan, cut_of
 from vlaa_jax.plan.programs import programs_of
 from vlaa_jax.plan.topology import devices_of
@@ -117,7 +118,7 @@ def lengths(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
             config = model_config(settings.model.checkpoint)
             programs = {p.name: p for p in programs_of(settings, config, mesh)}
             for name in arguments.programs:
-                found = compile_program(programs[name])
+                found = compile_program(programs[name], Known(arguments.topology))
                 yield {
                     "form": form,
                     "program": name,
@@ -139,7 +140,8 @@ def plans(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         config, cut = model_config(settings.model.checkpoint), cut_of(settings, len(devices))
         mesh = make_mesh(*cut, devices=devices)
         programs = {p.name: p for p in programs_of(settings, config, mesh)}
-        found = [compile_program(programs[name]) for name in arguments.programs]
+        known = Known(f"{arguments.topology} {cut}")
+        found = [compile_program(programs[name], known) for name in arguments.programs]
         for row in compiled_plan(settings, config, chip, cut, found).rows:
             yield {
                 "topology": arguments.topology,

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vlaa_jax.data.planner import plan_vision
+from vlaa_jax.data.images.planner import plan_vision
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.layers import matmul
 from vlaa_jax.models.qwen_vl.model import Compute, RowInputs, split_model

@@ -35,9 +35,9 @@ import optax
 import torch
 import transformers
 
-from vlaa_jax.data.batches import collate_prompts
-from vlaa_jax.data.encode import Encoded
-from vlaa_jax.data.positions import mrope_positions
+from vlaa_jax.data.rows.batches import BatchLayout, collate_prompts
+from vlaa_jax.data.samples.preprocessor import Encoded
+from vlaa_jax.data.text.positions import mrope_positions
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.hf_keys import key_table
 from vlaa_jax.models.qwen_vl.model import Compute, PromptInputs, init_params, split_model
@@ -128,7 +128,7 @@ class Ours:
         if repeat:
             samples, g = [s for s in samples for _ in range(g)], 1
         self.shape = Shape(len(samples), g)
-        batch = collate_prompts(samples, pad_id=0, min_tokens=8, rows_per_bin=16)
+        batch = collate_prompts(samples, BatchLayout(pad_id=0, rows_per_bin=16), min_tokens=8)
         self.prompt: PromptInputs = jax.device_put(prompt_inputs(batch))
         graphdef, _ = split_model(config, Compute(unroll=True))
         algo = AlgoSettings(kl_coef=KL, kl_target=0.0, updates_per_rollout=1)

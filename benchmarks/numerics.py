@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from grpo_step import MINI, NEW, encoded_prompts
-from vlaa_jax.data.batches import collate_prompts
+from vlaa_jax.data.rows.batches import BatchLayout, collate_prompts
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.model import Compute, init_params, split_model
 from vlaa_jax.parallel.sharding import dotted
@@ -32,9 +32,9 @@ from vlaa_jax.rollout.weights import is_matrix
 
 PROMPTS, COMPLETIONS, MICRO = 16, 2, (1, 2, 4, 16)
 MODES = {
-    "plain float32": Compute(unroll=True),
-    "plain bfloat16": Compute(dtype="bfloat16", unroll=True),
     "exact": Compute(exact=jax.lax.Precision.HIGHEST, unroll=True),
+    "plain bfloat16": Compute(dtype="bfloat16", unroll=True),
+    "plain float32": Compute(unroll=True),
 }
 
 
@@ -64,8 +64,10 @@ class Mode:
     @staticmethod
     def _parts(samples: list, count: int) -> list:
         batches = (samples[i : i + count] for i in range(0, len(samples), count))
-        options = {"pad_id": 0, "min_tokens": 8, "rows_per_bin": 16}
-        return [jax.device_put(prompt_inputs(collate_prompts(b, **options))) for b in batches]
+        where = BatchLayout(pad_id=0, rows_per_bin=16)
+        return [
+            jax.device_put(prompt_inputs(collate_prompts(b, where, min_tokens=8))) for b in batches
+        ]
 
     def rollout(self) -> Any:
         keys = jax.random.split(jax.random.key(0), PROMPTS)
@@ -91,13 +93,14 @@ def seconds(run: Any) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--json", metavar="FILE", help="write the figures to FILE")
     arguments = parser.parse_args()
     config = QwenVLConfig.from_hf(MINI)
     params = jax.tree_util.tree_map_with_path(
         lambda path, a: 2 * a if is_matrix(dotted(path)) else a, init_params(config, 0)
     )
-    modes = {name: Mode(config, compute, params) for name, compute in MODES.items()}
+    modes = {name: Mode(config, MODES[name], params) for name in arguments.modes}
     found, rollouts = {}, {}
     for name, mode in modes.items():
         rollouts[name] = mode.rollout()

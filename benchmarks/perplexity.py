@@ -23,12 +23,12 @@ import transformers
 from rich.console import Console
 
 from configs import perplexity as config
-from vlaa_jax.data.chat import Chat
-from vlaa_jax.data.encode import encode_sft
-from vlaa_jax.data.images import ImageProcessor
-from vlaa_jax.data.loader import FolderImages
-from vlaa_jax.data.records import load_records
+from vlaa_jax.data.images.opener import FolderImages
+from vlaa_jax.data.images.processor import ImageProcessor
+from vlaa_jax.data.samples.preprocessor import Preprocessor
+from vlaa_jax.data.sources.record_file import load_records
 from vlaa_jax.data.synthetic.dataset import write_dataset
+from vlaa_jax.data.text.chat import Chat
 from vlaa_jax.settle import settle
 from vlaa_jax.train.perplexity import RANKING, run
 
@@ -58,7 +58,10 @@ def theirs(file: Path, images: Path, batch: int) -> tuple[dict[str, float], floa
     began = time.perf_counter()
     for start in range(0, len(records), batch):
         part = records[start : start + batch]
-        samples = [encode_sft(r, opener(r), chat, processor, system_prompt=prompt) for r in part]
+        samples = [
+            Preprocessor(chat, processor, prompt).encode(r, opener(r), with_answer=True)
+            for r in part
+        ]
         shape = (len(part), max(s.length for s in samples))
         ids, mask, learnt = np.zeros(shape, int), np.zeros(shape, int), np.zeros(shape, bool)
         for row, s in enumerate(samples):

@@ -30,12 +30,12 @@ import transformers
 from data_room.padding import SIZE_MIX
 from data_room.samples import HUB_PIXELS, answer, checkpoint, text
 from grpo_step import END, IMAGE, MINI, START, VIDEO, hf_state, release_memory
-from vlaa_jax.data.batches import collate_rows
-from vlaa_jax.data.chat import Chat
-from vlaa_jax.data.encode import Encoded
-from vlaa_jax.data.images import ImageProcessor
-from vlaa_jax.data.packing import Packer, fit_budget
-from vlaa_jax.data.positions import mrope_positions
+from vlaa_jax.data.images.processor import ImageProcessor
+from vlaa_jax.data.rows.batches import BatchLayout, collate_rows
+from vlaa_jax.data.rows.packing import PackBudget, Packer, fit_budget
+from vlaa_jax.data.samples.preprocessor import Encoded
+from vlaa_jax.data.text.chat import Chat
+from vlaa_jax.data.text.positions import mrope_positions
 from vlaa_jax.models.qwen_vl.attend import choose
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.model import Compute, init_params, split_model
@@ -86,15 +86,11 @@ class Ours:
     def batch(self, rows: list[list[Encoded]]) -> Any:
         """Rows as arrays; padded ones are as long as the longest sample."""
         if self.packed:
-            shape = {
-                "tokens_per_row": self.budget.tokens_per_row,
-                "rows_per_bin": self.budget.rows_per_bin,
-                "bins_per_shard": self.budget.bins_per_shard,
-            }
-        else:
-            rows = [[sample] for row in rows for sample in row]
-            shape = {"tokens_per_row": max(row[0].length for row in rows)}
-        return collate_rows(rows, pad_id=0, **shape)
+            layout = self.budget.layout(0)
+            return collate_rows(rows, layout, tokens_per_row=self.budget.tokens_per_row)
+        rows = [[sample] for row in rows for sample in row]
+        longest = max(row[0].length for row in rows)
+        return collate_rows(rows, BatchLayout(), tokens_per_row=longest)
 
     def update(self, batch: Any) -> float:
         """Forward, loss, backward, AdamW."""
@@ -168,7 +164,7 @@ def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     config = QwenVLConfig.from_hf(MINI)
     samples = list(draw_samples(args.samples, args.max_pixels))
     sizes = [(s.length, s.grids) for s in samples]
-    budget = fit_budget(sizes, args.tokens_per_row, args.rows)
+    budget = fit_budget(sizes, PackBudget(args.tokens_per_row, args.rows))
     packer: Packer[int] = Packer(budget)
     packed = (packer.add(i, n, grids) for i, (n, grids) in enumerate(sizes))
     batches = [batch.rows for batch in packed if batch is not None][: args.rounds]

@@ -22,7 +22,7 @@ from PIL import Image
 
 from configs import grpo as recipe
 from vlaa_jax.algos import losses
-from vlaa_jax.data.encode import encode_prompt
+from vlaa_jax.data.samples.preprocessor import Preprocessor
 from vlaa_jax.parallel.mesh import make_mesh, replicated
 from vlaa_jax.policy.distribution import Distribution
 from vlaa_jax.policy.pretrained import Pretrained, open_pretrained
@@ -57,7 +57,9 @@ def draw(rng: np.random.Generator, checkpoint: Pretrained) -> Prompt:
     image = Image.fromarray(rng.integers(0, 255, (height, width, 3), np.uint8))
     words = rng.choice(WORDS, int(rng.integers(4, 90)))
     record = Record(id="x", images=("x.png",), question=" ".join(words), gt="1")
-    encoded = encode_prompt(record, [image], checkpoint.chat, checkpoint.processor, as_pixels=True)
+    encoded = Preprocessor(checkpoint.chat, checkpoint.processor).encode(
+        record, [image], as_pixels=True
+    )
     return Prompt(record, encoded, image.size)
 
 

@@ -22,7 +22,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from configs.grpo import SYSTEM_PROMPT, TINY_SYSTEM_PROMPT, with_variants
+from configs.grpo import JUDGE, SYSTEM_PROMPT, TINY_SYSTEM_PROMPT, with_variants
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -72,19 +72,7 @@ def _base() -> ConfigDict:
                 "batch": 16,
                 "seed": 0,
             },
-            "judge": {
-                "url": "",
-                "model": "gpt-4o-mini-2024-07-18",
-                "key_env": "OPENAI_API_KEY",
-                "temperature": 0.0,
-                "repeat": 0,
-                "replies": "",
-                "rules_only": False,
-                "max_failed": 0.02,
-                "concurrency": 8,
-                "timeout_s": 60.0,
-                "retries": 3,
-            },
+            "judge": JUDGE,
             "scoring": {"profile": "2026-08", "both": True, "baseline": ""},
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "slices": 0},
             "run": {

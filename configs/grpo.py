@@ -18,14 +18,19 @@ the order of this list, `tiny` after the models. One model and one of dapo, drgr
     gspo       arXiv 2507.18071: ratio of whole sequences, no KL
     lora       low-rank adapters on all linear maps of the decoder; the base is the reference
     tiny       embedded checkpoint and data; a laptop CPU, about five minutes
+    small      embedded checkpoint, own photos of any size: give data.records and data.image_root
 
 Paper: 8 x H100, 49 rollouts of 512 prompts x 4 completions. Planned, not measured: a framework of
 that kind answers and learns from about 2.2-2.7 responses per second on an H100 at 7B (EasyR1's
 published numbers), so the 100,352 responses of a run take 5 hours or so on 8 H100 at 7B and 2 to 3
 at 3B; expect the same order from a TPU v5p-16. Nothing larger than `tiny` has been run with this
-code yet. Memory of full training, all in float32: parameters, reference, two AdamW moments,
-gradients, and a second set of gradients while micro-batches add up, 24 bytes per parameter over the
-mesh: 90 GB for 3B and 200 GB for 7B before activations. Set `mesh.fsdp` accordingly.
+code on an accelerator yet.
+
+Models bring a mesh and batch sizes that fit by the planner (docs/planning.md, with the flags for
+other devices): 3b and 2vl-2b are cut over 8 devices (TPU v6e-8, v5e-16, 8 x H100 or H200), 7b and
+2vl-7b over 16 (v6e-16, v5p-32); more devices are copies, if 16 prompts can be dealt to them all.
+Elsewhere say so: `--config.mesh.fsdp=1 --config.rollout.batch_prompts=64
+--config.algo.micro_prompts=4` is 3B on one H200, `--config.mesh.fsdp=8` is 7B on eight.
 
 Values marked (inferred) are not published; they are the defaults of the framework family the
 authors adapted.
@@ -44,6 +49,22 @@ SYSTEM_PROMPT = (
     "<think> reasoning process here </think> <answer> answer here </answer>"
 )
 TINY_SYSTEM_PROMPT = "Think inside <think> </think>, then answer inside <answer> </answer>."
+
+
+JUDGE = {
+    "url": "",
+    "model": "gpt-4o-mini-2024-07-18",
+    "key_env": "OPENAI_API_KEY",
+    "temperature": 0.0,
+    "repeat": 0,
+    "replies": "",
+    "rules_only": False,
+    "max_failed": 0.02,
+    "concurrency": 8,
+    "timeout_s": 60.0,
+    "retries": 3,
+}
+"""Who reads the benchmark answers that rules cannot read."""
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -108,6 +129,7 @@ def _paper() -> ConfigDict:
                 "records": "",
                 "image_root": "",
                 "heldout": "",
+                "columns": "",  # the records' own; see docs/data.md
                 "system_prompt": SYSTEM_PROMPT,
                 "max_prompt_tokens": 2048,  # (inferred)
                 "min_prompt_bucket": 256,
@@ -170,6 +192,18 @@ def _paper() -> ConfigDict:
                 "max_skipped": 10,
             },
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "slices": 0},
+            "benchmarks": {  # where the held-out records are looked at; docs/evaluation.md
+                "root": "",  # none
+                "names": (
+                    *("mathvista", "mathvision", "mathverse"),
+                    *("dynamath", "wemath", "logicvista"),
+                ),
+                "limit": 64,
+                "check_digest": True,
+                "new_tokens": 800,
+                "batch": 16,
+            },
+            "judge": JUDGE,  # of benchmarks
             "run": {
                 "steps": 49,
                 "save_every": 5,
@@ -205,7 +239,7 @@ def _paper() -> ConfigDict:
                 "custom": "",  # FILE.py:function, for records of the type "custom"
                 "custom_timeout_s": 60.0,
                 "custom_batch": 64,
-                "answer_box_space": placeholder(str),  # None: the space of the gold box
+                "answer_box_space": placeholder(str),  # None: of the gold; "native": family's
                 "max_failed_frac": 0.1,
                 "format_weight": 0.0,
                 "overlong_weight": 0.0,
@@ -245,8 +279,35 @@ def _tiny(config: ConfigDict) -> None:
     config.rewards.update(open_ended="text_similarity", math_workers=2)
 
 
-def _model(checkpoint: str) -> Callable[[ConfigDict], None]:
-    return lambda config: config.model.update(checkpoint=checkpoint)
+def _small(config: ConfigDict) -> None:
+    """The embedded checkpoint on photos of one's own, on a laptop."""
+    _tiny(config)
+    config.data.update(
+        records="",
+        max_pixels=50_176,  # 224 x 224: 64 image tokens, and up to 110 of a strip
+        vision_rows_per_bin=8,  # holds any image of max_pixels
+        vision_bins_per_shard=0,
+        max_prompt_tokens=512,
+        min_prompt_bucket=128,
+    )
+    config.rollout.update(prompts=8, completions=4)
+    config.run.update(steps=20, save_every=10)
+
+
+def _model(checkpoint: str, fsdp: int) -> Callable[[ConfigDict], None]:
+    """A released model, and the least parts that its training is cut into where it fits."""
+
+    def change(config: ConfigDict) -> None:
+        config.model.checkpoint = checkpoint
+        config.mesh.fsdp = fsdp
+        if config.task == "grpo":
+            # Free rows wait for the longest answer of their group; with many slots that is cheap.
+            config.rollout.update(batch_prompts=128, prefill_prompts=16)
+            config.algo.micro_prompts = 16
+        else:
+            config.data.micro_rows = 16
+
+    return change
 
 
 def _rule_only(config: ConfigDict) -> None:
@@ -292,11 +353,12 @@ def _lora(config: ConfigDict) -> None:
 
 
 VARIANTS: dict[str, Callable[[ConfigDict], None]] = {
-    "3b": _model("Qwen/Qwen2.5-VL-3B-Instruct"),
-    "7b": _model("Qwen/Qwen2.5-VL-7B-Instruct"),
-    "2vl-2b": _model("Qwen/Qwen2-VL-2B-Instruct"),
-    "2vl-7b": _model("Qwen/Qwen2-VL-7B-Instruct"),
+    "3b": _model("Qwen/Qwen2.5-VL-3B-Instruct", fsdp=8),
+    "7b": _model("Qwen/Qwen2.5-VL-7B-Instruct", fsdp=16),
+    "2vl-2b": _model("Qwen/Qwen2-VL-2B-Instruct", fsdp=8),
+    "2vl-7b": _model("Qwen/Qwen2-VL-7B-Instruct", fsdp=16),
     "tiny": _tiny,
+    "small": _small,
     "rule-only": _rule_only,
     "dapo": _dapo,
     "drgrpo": _drgrpo,
@@ -304,6 +366,6 @@ VARIANTS: dict[str, Callable[[ConfigDict], None]] = {
     "lora": _lora,
 }
 EXCLUSIVE = (
-    {"3b", "7b", "2vl-2b", "2vl-7b", "tiny"},
+    {"3b", "7b", "2vl-2b", "2vl-7b", "tiny", "small"},
     {"dapo", "drgrpo", "gspo"},
 )

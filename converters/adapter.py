@@ -13,9 +13,10 @@ import numpy as np
 import safetensors.numpy
 
 from converters.output import finished_directory, refuse_overlap
+from vlaa_jax.foreign import local_path
 from vlaa_jax.models.qwen_vl.hf_keys import Key, Layout, key_table
 from vlaa_jax.models.qwen_vl.sources import OrbaxSource, read_json
-from vlaa_jax.models.qwen_vl.weights import open_params
+from vlaa_jax.models.qwen_vl.weights import EMBEDDED, embedded_dir, open_params
 from vlaa_jax.schema import UserError
 
 
@@ -80,5 +81,9 @@ def _module_pattern(key: Key) -> str:
 
 
 def _base_model(run: Path) -> str:
+    """The base as peft finds it: a hub id, or the whole path of what is on this machine."""
     run = run.parent.parent if run.parent.name == "checkpoints" else run
-    return str((read_json(run / "config.json").get("model") or {}).get("checkpoint") or "")
+    name = str((read_json(run / "config.json").get("model") or {}).get("checkpoint") or "")
+    if name == EMBEDDED:
+        return str(embedded_dir())
+    return str(local_path(name).absolute()) if name and local_path(name).exists() else name

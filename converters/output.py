@@ -26,6 +26,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from vlaa_jax import disk
 from vlaa_jax.foreign import refuse_dangling
 from vlaa_jax.schema import UserError
 
@@ -68,11 +69,13 @@ def finished_directory(target: Path, *, needs_bytes: int, overwrite: bool) -> It
             raise UserError(f"another conversion is writing {scratch}; wait for it") from None
         _clear(scratch)
         _check_space(scratch, needs_bytes)
-        try:
-            yield scratch
-        except OSError as error:
-            raise UserError(f"writing {scratch} failed: {error}") from error
-        _sync(scratch)
+        with disk.refusals(scratch, "nothing of it is kept, run the command again"):
+            try:
+                yield scratch
+                _sync(scratch)
+            except BaseException:
+                _clear(scratch)  # a full disk is not kept full
+                raise
         (scratch / _LOCK_NAME).unlink()
         if target.exists():
             shutil.rmtree(target)

@@ -27,14 +27,14 @@ import optax
 from rich.console import Console
 from safetensors.numpy import save_file
 
+from converters.tiny_tokenizer import tiny_config, write_sidecars
 from vlaa_jax.algos.losses import masked_cross_entropy
-from vlaa_jax.data.batches import PromptBatch, collate_prompts
-from vlaa_jax.data.chat import Chat
-from vlaa_jax.data.encode import Encoded, encode_prompt
-from vlaa_jax.data.images import ImageProcessor
+from vlaa_jax.data.images.processor import ImageProcessor
+from vlaa_jax.data.rows.batches import BatchLayout, PromptBatch, collate_prompts
+from vlaa_jax.data.samples.preprocessor import Encoded, Preprocessor
 from vlaa_jax.data.synthetic import TASKS, draw_sample
 from vlaa_jax.data.synthetic.sample import SyntheticSample
-from vlaa_jax.data.synthetic.tokenizer import tiny_config, write_sidecars
+from vlaa_jax.data.text.chat import Chat
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.hf_keys import key_table
 from vlaa_jax.models.qwen_vl.model import Compute, PromptInputs, init_params, split_model
@@ -138,12 +138,8 @@ class Batches:
             sample = draw_sample(task, self._rng)
             text = target_text(sample, self._rng, self._in_format)
             answer = [*self._chat.encode(text), self._chat.encode("<|im_end|>")[0]]
-            prompt = encode_prompt(
-                sample.record("sample", "image.png"),
-                [sample.image],
-                self._chat,
-                self._processor,
-                system_prompt=self._system_prompt,
+            prompt = Preprocessor(self._chat, self._processor, self._system_prompt).encode(
+                sample.record("sample", "image.png"), [sample.image]
             )
             if prompt.length > PROMPT_TOKENS or len(answer) > ANSWER_TOKENS:
                 continue
@@ -151,7 +147,7 @@ class Batches:
             mask[len(prompts), 0, : len(answer)] = True
             prompts.append(prompt)
         batch = collate_prompts(
-            prompts, pad_id=0, min_tokens=PROMPT_TOKENS, rows_per_bin=ROWS_PER_BIN
+            prompts, BatchLayout(pad_id=0, rows_per_bin=ROWS_PER_BIN), min_tokens=PROMPT_TOKENS
         )
         return _crop(batch), tokens, mask
 

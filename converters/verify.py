@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from converters import hf_to_jax, jax_to_hf
-from vlaa_jax.data.images import ImageProcessor
-from vlaa_jax.data.planner import gather_patches, plan_vision
-from vlaa_jax.data.positions import Grid, mrope_positions
+from vlaa_jax.data.images.grid import Grid
+from vlaa_jax.data.images.planner import gather_patches, plan_vision
+from vlaa_jax.data.images.processor import ImageProcessor
+from vlaa_jax.data.text.positions import mrope_positions
 from vlaa_jax.models.qwen_vl.config import ARCHITECTURES, QwenVLConfig
 from vlaa_jax.models.qwen_vl.hf_keys import LM_HEAD, canonical
 from vlaa_jax.models.qwen_vl.model import RowInputs, split_model

@@ -6,6 +6,10 @@ Programs are compiled with few optimisations: tests compile much and compute lit
 import os
 import signal
 
+import pytest
+
+from full_disks import mounted
+
 # A shell switches Ctrl-C off for what it starts in the background, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -39,3 +43,10 @@ HEAVY = (
 def pytest_collection_modifyitems(items):
     order = {name: place for place, name in enumerate(HEAVY)}
     items.sort(key=lambda item: order.get(item.nodeid.partition("::")[0], len(HEAVY)))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A directory on a disk of 256 KiB."""
+    with mounted(tmp_path / "disk", 256) as place:
+        yield place

@@ -251,6 +251,27 @@ def test_an_encoded_reply_is_never_unfolded(encoding, status):
     assert peak < len(data) + 10_000_000
 
 
+@pytest.mark.parametrize(
+    "url", ["http://a..b/v1", f"http://{'a' * 70}.x/v1", "http://256.1.1.1/v1", "http://xn--a.x/v1"]
+)
+def test_an_address_that_cannot_be_looked_up_is_refused_at_once(url):
+    with pytest.raises(UserError, match="the url is none"):
+        EndpointSettings(url)
+
+
+@pytest.mark.parametrize("url", ["http://[::1]:80/v1", "http://a_b.c-d.:1/v1", "http://1.2.3.4/v1"])
+def test_other_addresses_are_taken(url):
+    assert EndpointSettings(url).url == url
+
+
+@pytest.mark.parametrize("proxy", ["socks5://u:pass@h:1", "ftp://u:pass@h:1", "http://u:pass@[::"])
+def test_a_proxy_that_cannot_be_used_is_told_in_one_line_without_its_password(proxy, monkeypatch):
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with pytest.raises(UserError, match="proxy") as caught:
+        Endpoint(EndpointSettings("http://h/v1"))
+    assert "pass@" not in str(caught.value)
+
+
 def test_identity_may_be_named():
     with MisbehavingServer(
         echo, [lambda h, r: h.send(200, echo(r), {"content-encoding": "identity"})]

@@ -16,10 +16,11 @@ import pytest
 from PIL import Image
 
 from test_config import RAW_2VL_2B, RAW_3B
-from vlaa_jax.data.check import inspect_image
-from vlaa_jax.data.images import ImageProcessor, image_size, open_image
-from vlaa_jax.data.literals import parse_literal
-from vlaa_jax.data.records import RecordFile
+from vlaa_jax.data.images.files import image_size, open_image
+from vlaa_jax.data.images.inspect import inspect_image
+from vlaa_jax.data.images.processor import ImageProcessor
+from vlaa_jax.data.records.literals import parse_literal
+from vlaa_jax.data.sources.record_file import RecordFile
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.safetensors_io import SafetensorsReader
 from vlaa_jax.schema import UserError

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from full_disks import mounted, resize
 from vlaa_jax.data.synthetic.dataset import write_dataset
 from vlaa_jax.report.record import RunRecord
 
@@ -56,10 +58,10 @@ def run(args, **extra):
     )
 
 
-def started(args, words, **extra):
+def started(args, words, stderr=False, **extra):
     """The running command, once it has printed a line that begins with `words`."""
-    env = environment(**extra)
-    process = subprocess.Popen(args, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE if stderr else None}
+    process = subprocess.Popen(args, cwd=ROOT, env=environment(**extra), text=True, **pipes)
     for line in process.stdout:
         if line.startswith(words):
             break
@@ -225,6 +227,41 @@ def test_a_sharded_run_with_several_updates_resumes(tmp_path):
     assert len(first) == len(second) == 2
     for name, value in first[1].items():
         assert second[1][name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+
+
+def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_exactly(undisturbed, tmp_path):
+    base, _, _ = undisturbed
+    files = [path for path in (base / "run").rglob("*") if path.is_file()]
+    whole = sum(path.stat().st_size for path in files) // 1024
+    with mounted(tmp_path / "disk", 4 * whole) as disk:
+        args = command(disk / "run", base / "cache")
+        for part in (0.01, 0.4, 0.8):  # in the data, in the first checkpoint, in a later one
+            resize(disk, max(int(part * whole), 64))
+            done = run(args)
+            assert_refused(
+                done, "No space left on device", "; free some space; ", "the same command"
+            )
+            saved = re.search(r"steps up to (\d+) are saved", done.stderr)
+            steps = [int(p.name) for p in (disk / "run").glob("checkpoints/*") if p.name.isdigit()]
+            assert max(steps, default=0) == (int(saved[1]) if saved else 0), done.stderr
+            left = [str(p.relative_to(disk / "run")) for p in (disk / "run").rglob("*")]
+            assert not [p for p in left if ("partial" in p or "-tmp" in p) and "data/" not in p]
+        resize(disk, 4 * whole)
+        resumed = run(args)
+        assert resumed.returncode == 0, resumed.stderr
+        assert metrics(disk / "run") == metrics(base / "run")
+        assert recorded(disk / "run") == recorded(base / "run")
+
+
+def test_a_signal_and_a_cache_that_cannot_be_used(tmp_path):
+    (tmp_path / "cache").write_text("in the way")
+    process = started(command(tmp_path / "run", tmp_path / "cache"), "sampling", stderr=True)
+    time.sleep(2)  # programs compile
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate()
+    lines = said.splitlines()
+    assert process.returncode == 130, said
+    assert ["cannot be used" in lines[0], "interrupted" in lines[1], len(lines)] == [True, True, 2]
 
 
 def test_other_settings_do_not_mix_with_a_run(undisturbed):

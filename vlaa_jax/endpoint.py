@@ -16,6 +16,7 @@ import os
 import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -142,12 +143,18 @@ class Endpoint:
             headers["authorization"] = f"Bearer {token}"
         self._redactor = Redactor(token)
         self._redactor.watch()
-        self._client = httpx.AsyncClient(
-            headers=headers,
-            timeout=None,  # deadlines are ours: httpx would count each phase anew
-            transport=transport,
-            limits=httpx.Limits(max_connections=settings.concurrency),
-        )
+        try:
+            self._client = httpx.AsyncClient(
+                headers=headers,
+                timeout=None,  # deadlines are ours: httpx would count each phase anew
+                transport=transport,
+                cookies=no_cookies(),
+                limits=httpx.Limits(max_connections=settings.concurrency),
+            )
+        except ImportError:
+            raise UserError("endpoint: a SOCKS proxy needs pip install 'httpx[socks]'") from None
+        except (ValueError, httpx.InvalidURL):  # the message may hold the proxy's password
+            raise UserError("endpoint: the environment names a proxy that is no address") from None
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -316,6 +323,11 @@ class Endpoint:
                 limit = f"reply is larger than {self.settings.max_reply_bytes} bytes"
                 raise EndpointError("malformed", limit)
         return bytes(data)
+
+
+def no_cookies() -> CookieJar:
+    """A jar that takes nothing: cookies would tie calls together, and a server can send many."""
+    return CookieJar(DefaultCookiePolicy(allowed_domains=()))
 
 
 def image_data_url(path: str | Path) -> str:

@@ -8,6 +8,8 @@ import json
 import math
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +120,9 @@ def read_text(file: Path, max_bytes: int = MAX_CONFIG_BYTES) -> str:
         raise UserError(f"{file} is not UTF-8 text (byte {error.start})") from None
 
 
-def read_object(file: Path, max_bytes: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
+def read_object(
+    file: Path, max_bytes: int = MAX_CONFIG_BYTES, *, finite: bool = True
+) -> dict[str, Any]:
     """The JSON object in a file.
 
     Raises:
@@ -127,12 +131,26 @@ def read_object(file: Path, max_bytes: int = MAX_CONFIG_BYTES) -> dict[str, Any]
     """
     data = read_bytes(file, max_bytes)
     try:
-        value = parse_json(data)
+        value = parse_json(data, finite=finite)
     except ValueError as error:
         raise UserError(f"{file} cannot be read as JSON: {error}") from None
     if not isinstance(value, dict):
         raise UserError(f"{file} is not a JSON object")
     return value
+
+
+@contextmanager
+def own_file(file: Path) -> Iterator[None]:
+    """Inside, a file that we wrote is read: where it is something else, it was damaged since.
+
+    Raises:
+      UserError: names the file.
+    """
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:100] or type(error).__name__
+        raise UserError(f"{file} is damaged ({type(error).__name__}: {reason})") from error
 
 
 def shown(value: Any) -> str:

@@ -13,9 +13,9 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 from rich.console import Console
 
-from vlaa_jax import __version__
-from vlaa_jax.schema import UserError
-from vlaa_jax.settle import settle
+from vlaa_jax import __version__, disk
+from vlaa_jax.schema import UserError, printable
+from vlaa_jax.settle import settle, with_installed_config
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with a variant after ':'.")
 WORKDIR = flags.DEFINE_string("workdir", "runs/default", "Directory of the run.")
@@ -41,8 +41,9 @@ WAIT_S = flags.DEFINE_float("host_wait_s", 3600.0, "Longest wait for a host that
 
 def main(argv: Sequence[str]) -> None:
     """Settles the settings and hands over to the task."""
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity(logging.FATAL)  # errors are raised, too, and told in one line
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA cries after two minutes of compiling
     # A preempted machine says SIGTERM first: leave through the same door as Ctrl-C, which a shell
     # may have switched off for what it starts in the background.
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -55,10 +56,16 @@ def main(argv: Sequence[str]) -> None:
         settings = settle(CONFIG.value.to_dict())
         _run(settings, Path(WORKDIR.value).expanduser())
     except UserError as error:
+        disk.end_output()
         sys.exit(f"vlaa_jax: {error}")
+    except BrokenPipeError:
+        disk.end_output()
+        sys.exit("vlaa_jax: nobody reads what it says any more; the same command goes on")
     except KeyboardInterrupt as reason:
-        print(interrupted(reason), file=sys.stderr)
-        sys.exit(130)
+        disk.end_output()
+        print(interrupted(reason), file=sys.stderr, flush=True)
+        # Everything is closed; a thread that still compiles would run into what Python takes down.
+        os._exit(130)
 
 
 def interrupted(reason: KeyboardInterrupt) -> str:
@@ -82,13 +89,17 @@ HOST_TASKS = frozenset(("pipeline", "study"))
 """Tasks that need no accelerator themselves; a study leaves it to its commands."""
 
 
-SPREAD_TASKS = frozenset(("grpo", "sft"))
+TRAINERS = frozenset(("grpo", "sft"))
+"""Tasks that benchmarks may be run in."""
+SPREAD_TASKS = TRAINERS | {"evaluate"}
 """Tasks that several hosts share; the others run on one."""
 
 
 def _run(settings: Any, workdir: Path) -> None:
+    kept = "what was written is kept, the same command goes on from there"
     if settings.task in HOST_TASKS:
-        importlib.import_module(TASKS[settings.task]).run(settings, workdir, Console())
+        with disk.refusals(workdir, kept):
+            importlib.import_module(TASKS[settings.task]).run(settings, workdir, Console())
         return
     _check_versions()
     from vlaa_jax.parallel import hosts, notices
@@ -101,12 +112,19 @@ def _run(settings: Any, workdir: Path) -> None:
     )
     task = importlib.import_module(TASKS[settings.task])
     notices.watch(hosts.want_to_leave)
-    with hosts.ending_together():
+    with hosts.ending_together(), disk.refusals(workdir, kept):
         if hosts.count() > 1 and settings.task not in SPREAD_TASKS:
             raise UserError(f"task {settings.task} runs on one host: start it there, --hosts=one")
         _start_jax(settings.run.compilation_cache)
         _warn_of_memory(settings)
-        task.run(settings, workdir, Console(quiet=not hosts.is_writer()))
+        console = Console(quiet=not hosts.is_writer())
+        if settings.task in TRAINERS:  # train/ does not know evaluate/
+            from vlaa_jax.evaluate.validation import prepared
+
+            with prepared(settings, workdir) as benchmarks:
+                task.run(settings, workdir, console, benchmarks)
+        else:
+            task.run(settings, workdir, console)
 
 
 def _warn_of_memory(settings: Any) -> None:
@@ -123,12 +141,17 @@ def _warn_of_memory(settings: Any) -> None:
         print(f"warning: {problem}")
 
 
+def _say(line: str) -> None:
+    print(printable(line), file=sys.stderr, flush=True)
+
+
 def _start_jax(cache: str) -> None:
     import jax
 
+    from vlaa_jax.parallel import compile_cache
+
     if cache:
-        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(cache))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        compile_cache.use(cache, _say)
     try:
         devices = jax.devices()
     except RuntimeError as error:
@@ -158,6 +181,7 @@ def _check_versions() -> None:
 
 def parse(argv: Sequence[str]) -> Sequence[str]:
     """Parses the command line and loads the config; whatever is wrong becomes one line."""
+    argv = with_installed_config(argv)
     for word, following in zip(argv, (*argv[1:], ""), strict=True):
         name, equals, value = word.lstrip("-").partition("=")
         file = (value if equals else following).partition(":")[0]

@@ -8,6 +8,7 @@ import base64
 import logging
 import re
 from collections.abc import Callable
+from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,7 +20,10 @@ MIN_SECRET_CHARS = 8
 """Shorter keys (``EMPTY``, ``test``) are words: data that holds them is data."""
 _GAP = r"[\s\x00-\x1f\x7f\u200b-\u200f\u2060\ufeff]*"
 # These print answers of the server, and addresses, while they are set to talk.
-_LOGGERS = ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.proxy")
+_LOGGERS = (
+    *("httpx", "httpcore.connection", "httpcore.http11", "httpcore.proxy"),
+    *("aiohttp.client", "aiohttp.internal"),
+)
 
 
 def check_address(url: str) -> None:
@@ -30,7 +34,7 @@ def check_address(url: str) -> None:
     """
     try:
         parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        usable = parts.scheme in ("http", "https") and parts.port != 0 and _is_host(parts.hostname)
     except ValueError:  # half an IPv6 address, a port that is none
         usable = False
     if not usable or not url.isascii() or not url.isprintable() or " " in url:
@@ -42,6 +46,16 @@ def check_address(url: str) -> None:
             "the url has a query or fragment, which cannot be used; if it holds a key, put the key "
             "into the environment"
         )
+
+
+def _is_host(name: str | None) -> bool:
+    """Whether a name or an address may be looked up; raises ValueError for some that may not."""
+    if not name:
+        return False
+    name.encode("idna").decode("idna")  # labels that are empty, too long or half of a foreign name
+    if ":" in name or name.rpartition(".")[2].isdigit():
+        ip_address(name.replace("%25", "%"))
+    return True
 
 
 def check_variable(name: str) -> None:

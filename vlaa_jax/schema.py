@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 VERIFIER_TYPES = ("digit", "mcq", "math", "iou", "open_ended", "custom")
 """The five verifiers of VLAA-Thinker (arXiv 2504.11468, section 4.1), and one's own.
@@ -59,6 +59,15 @@ class UserError(Exception):
         super().__init__(printable(str(message)))
 
 
+class Lengths(NamedTuple):
+    """What whoever measured a record knows of it, at the pixel limits it was measured with."""
+
+    tokens: int
+    """Of the prompt, or of prompt and answer where that is to be learnt."""
+    image_sizes: tuple[tuple[int, int], ...]
+    """(width, height) of each image."""
+
+
 @dataclass(frozen=True)
 class Record:
     """One sample of VLAA-Thinking (GRPO or SFT file)."""
@@ -79,6 +88,10 @@ class Record:
     box_space: str | None = None
     """One of BOX_SPACES for iou records."""
     meta: Mapping[str, Any] = field(default_factory=dict)
+    place: int = field(default=-1, compare=False)
+    """Position in the source that it was read from."""
+    lengths: Lengths | None = field(default=None, compare=False)
+    """None until it was measured."""
 
 
 @dataclass(frozen=True)

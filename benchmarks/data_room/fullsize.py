@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from data_room.samples import HUB_PIXELS, answer, checkpoint, text
-from vlaa_jax.data.check import PUBLISHED
+from vlaa_jax.data.judging.check import PUBLISHED
 
 BYTES_PER_RECORD = {"sft": int(623e6 / 126_413), "grpo": int(128e6 / 25_195)}
 VERIFIERS = {

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from data_room.samples import HUB_PIXELS, answer, checkpoint, text
-from vlaa_jax.data.chat import Chat
-from vlaa_jax.data.images import ImageProcessor
-from vlaa_jax.data.packing import PackBudget, Packer, fit_budget
-from vlaa_jax.data.planner import Grid
+from vlaa_jax.data.images.grid import Grid
+from vlaa_jax.data.images.processor import ImageProcessor
+from vlaa_jax.data.rows.packing import PackBudget, Packer, fit_budget
+from vlaa_jax.data.text.chat import Chat
 
 SIZE_MIX = (
     # (width, height), records of the source in the SFT file (arXiv 2504.11468, Table 1)
@@ -35,7 +35,7 @@ def padding(args: argparse.Namespace, root: Path) -> dict:
     sizes = draw_sizes(args.samples, Chat.from_dir(hf_dir), ImageProcessor.from_dir(hf_dir))
     result: dict = {}
     for rows in (4, 8, 16):
-        budget = fit_budget(sizes[:512], 2048, rows)
+        budget = fit_budget(sizes[:512], PackBudget(2048, rows))
         tokens, patches, per_batch = packed_padding(sizes, budget)
         n = max(1, round(per_batch))
         plain = collated_padding(sizes, n)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vlaa_jax.data.synthetic.tokenizer import tiny_config, write_sidecars
+from converters.tiny_tokenizer import tiny_config, write_sidecars
 
 HUB_PIXELS = 1280 * 28 * 28
 SENTENCE = "the red square is left of a blue circle and one line rises by two so we count again"

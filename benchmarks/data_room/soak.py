@@ -8,24 +8,27 @@ import time
 from pathlib import Path
 
 from data_room.samples import checkpoint
-from vlaa_jax.data.build import BuildSettings, build
-from vlaa_jax.data.built import BuiltRecords
-from vlaa_jax.data.chat import Chat
-from vlaa_jax.data.images import ImageProcessor
-from vlaa_jax.data.row_loader import row_budget, row_loader
+from vlaa_jax.data.builds.build import BuildSettings, build
+from vlaa_jax.data.loaders.rows import Samples, row_budget, row_loader
+from vlaa_jax.data.rows.packing import PackBudget
+from vlaa_jax.data.samples.preprocessor import Preprocessor
+from vlaa_jax.data.sources.built import BuiltRecords
+from vlaa_jax.data.sources.table import open_source
 from vlaa_jax.data.synthetic.dataset import write_dataset
 
 
 def soak(args: argparse.Namespace, root: Path) -> dict:
     hf_dir = checkpoint(root / "hf", 36 * 28 * 28)
     paths = write_dataset(root / "d", n_train=5, n_heldout=5, n_sft=1000)
-    build(paths.sft, paths.images, root / "b", hf_dir, BuildSettings("sft"))
+    build(
+        open_source(paths.sft, paths.images, kind="sft"), root / "b", hf_dir, BuildSettings("sft")
+    )
     records = BuiltRecords(root / "b")
-    options = {"chat": Chat.from_dir(hf_dir), "processor": ImageProcessor.from_dir(hf_dir)}
-    budget = row_budget(records, records.images, **options, tokens_per_row=512, rows_per_shard=4)
+    samples = Samples(records, records.images, Preprocessor.from_dir(hf_dir))
+    budget = row_budget(samples, PackBudget(512, 4))
     before = {t.name for t in threading.enumerate()}
     seen, marks, start = 0, [], time.perf_counter()
-    with row_loader(records, records.images, **options, budget=budget, threads=2) as loader:
+    with row_loader(samples, budget, threads=2) as loader:
         for batch in loader:
             seen += int(batch.segment_ids_BT.max(-1).sum())
             if seen >= (len(marks) + 1) * args.samples // 10:

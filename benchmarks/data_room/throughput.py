@@ -23,13 +23,13 @@ from typing import Any
 from PIL import Image
 
 from data_room.samples import HUB_PIXELS, checkpoint, write_records
-from vlaa_jax.data.build import BuildSettings, build
-from vlaa_jax.data.built import BuiltRecords
-from vlaa_jax.data.chat import Chat
-from vlaa_jax.data.images import ImageProcessor
-from vlaa_jax.data.loader import Order
-from vlaa_jax.data.packing import PackBudget
-from vlaa_jax.data.row_loader import row_budget, row_loader
+from vlaa_jax.data.builds.build import BuildSettings, build
+from vlaa_jax.data.loaders.order import Order
+from vlaa_jax.data.loaders.rows import Samples, row_budget, row_loader
+from vlaa_jax.data.rows.packing import PackBudget
+from vlaa_jax.data.samples.preprocessor import Preprocessor
+from vlaa_jax.data.sources.built import BuiltRecords
+from vlaa_jax.data.sources.table import open_source
 
 
 @dataclass(frozen=True)
@@ -69,22 +69,13 @@ def our_side(
     args: argparse.Namespace, file: Path, root: Path, hf_dir: Path
 ) -> tuple[Side, PackBudget]:
     """Packed rows of a built data set, and the budget of a batch."""
-    build(file, root / "images", root / "b", hf_dir, BuildSettings("sft"))
+    build(open_source(file, root / "images", kind="sft"), root / "b", hf_dir, BuildSettings("sft"))
     records = BuiltRecords(root / "b")
-    options = {"chat": Chat.from_dir(hf_dir), "processor": ImageProcessor.from_dir(hf_dir)}
-    budget = row_budget(
-        records, records.images, **options, tokens_per_row=2048, rows_per_shard=args.rows
-    )
+    samples = Samples(records, records.images, Preprocessor.from_dir(hf_dir))
+    budget = row_budget(samples, PackBudget(2048, args.rows))
 
     def batches(seed: int) -> AbstractContextManager[Iterator]:
-        return row_loader(
-            records,
-            records.images,
-            **options,
-            budget=budget,
-            order=Order(seed=seed),
-            threads=args.workers,
-        )
+        return row_loader(samples, budget, order=Order(seed=seed), threads=args.workers)
 
     return Side(
         batches,

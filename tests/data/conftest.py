@@ -104,7 +104,7 @@ def tokenizer_dir(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def chat(tokenizer_dir):
-    from vlaa_jax.data.chat import Chat
+    from vlaa_jax.data.text.chat import Chat
 
     return Chat.from_dir(tokenizer_dir)
 

@@ -12,13 +12,17 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from vlaa_jax.data.build import BuildSettings, build, iter_rejects
-from vlaa_jax.data.built import BuiltRecords
-from vlaa_jax.data.chat import Chat
-from vlaa_jax.data.check import check_file
-from vlaa_jax.data.images import ImageProcessor
-from vlaa_jax.data.loader import Order, prompt_loader
-from vlaa_jax.data.synthetic.tokenizer import tiny_config, write_sidecars
+from converters.tiny_tokenizer import tiny_config, write_sidecars
+from vlaa_jax.data.builds.build import BuildSettings, build, iter_rejects
+from vlaa_jax.data.images.processor import ImageProcessor
+from vlaa_jax.data.judging.check import check
+from vlaa_jax.data.judging.judge import Judge
+from vlaa_jax.data.loaders.order import Order
+from vlaa_jax.data.loaders.prompts import prompt_loader
+from vlaa_jax.data.samples.preprocessor import Preprocessor
+from vlaa_jax.data.sources.built import BuiltRecords
+from vlaa_jax.data.sources.table import open_source
+from vlaa_jax.data.text.chat import Chat
 from vlaa_jax.policy.prompts import Encoder
 from vlaa_jax.policy.usable import load_checked
 from vlaa_jax.rewards.mixed import MixedReward
@@ -110,11 +114,9 @@ def reward():
 
 def test_check_lists_every_item_with_its_reason(place, reward):
     found = []
-    report = check_file(
-        place / "grpo.json",
-        place / "images",
-        kind="grpo",
-        gold_problems=reward.gold_problems,
+    report = check(
+        open_source(place / "grpo.json", place / "images", kind="grpo"),
+        Judge(reward.gold_problems, kind="grpo"),
         on_reject=found.append,
     )
     assert not report.clean and report.problems == len(found)
@@ -134,8 +136,7 @@ def test_check_lists_every_item_with_its_reason(place, reward):
 
 def test_build_keeps_the_good_ones_and_reads_nothing_outside(place, reward, tmp_path):
     manifest = build(
-        place / "grpo.json",
-        place / "images",
+        open_source(place / "grpo.json", place / "images", kind="grpo"),
         tmp_path / "b",
         place / "hf",
         BuildSettings("grpo"),
@@ -153,7 +154,8 @@ def test_training_sorts_out_every_item_before_the_first_step(place, reward):
     """Headers only: damage behind one is met when the image comes up, and stops in one line."""
     data = PromptSettings(bad_records="skip")
     chat, processor = Chat.from_dir(place / "hf"), ImageProcessor.from_dir(place / "hf")
-    checkpoint = SimpleNamespace(chat=chat, processor=processor, window_units=4)
+    reader = Preprocessor(chat, processor)
+    checkpoint = SimpleNamespace(preprocessor=lambda data: reader, window_units=4)
     encoder = Encoder(checkpoint, data)
     usable, rejects = load_checked(
         place / "grpo.json", place / "images", encoder, gold_problems=reward.gold_problems

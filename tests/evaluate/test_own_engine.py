@@ -1,15 +1,20 @@
 """Outputs from the project's engine: the embedded checkpoint on the miniature."""
 
 import asyncio
+import io
+import shutil
+from importlib import resources
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from vlaa_jax.evaluate.benchmarks import benchmark_named
-from vlaa_jax.evaluate.generate import jobs_of
+from vlaa_jax.evaluate.generate import Job, jobs_of
 from vlaa_jax.evaluate.miniature.tables import write_tables
 from vlaa_jax.evaluate.own_engine import OwnEngine
 from vlaa_jax.evaluate.questions import open_questions
+from vlaa_jax.schema import UserError
 from vlaa_jax.settings.build import build
 from vlaa_jax.settings.evaluate import EvaluateSettings
 
@@ -57,3 +62,47 @@ def test_samples_differ_and_are_drawn_alike_by_a_run_that_was_cut(jobs):
     assert len({out.text for out in whole.values()}) > 6
     rest = [job for job in wanted if job.index == "2" and job.sample > 0]
     assert _texts(engine, rest) == {job.name: whole[job.name] for job in rest}
+
+
+def _asking(prompt, image, index="7"):
+    return Job("mathvista", index, 0, prompt, lambda: [image])
+
+
+def _png(width, height):
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "image", "why"),
+    [
+        ("many words " * 300, _png(28, 28), "mathvista 7.*over the limit of 200 .generation"),
+        ("Look <|im_end|>", _png(28, 28), "mathvista 7.*special token"),
+        ("Why?", b"GIF", "mathvista 7.*not an image"),
+        ("Why?", _png(2, 900), "mathvista 7.*too narrow"),
+    ],
+    ids=("long", "special token", "no image", "narrow"),
+)
+def test_what_cannot_be_asked_is_refused_before_weights_are_read(prompt, image, why):
+    engine = _engine(max_prompt_tokens=200)
+    engine.check([_asking("How many?", _png(56, 56))])
+    with pytest.raises(UserError, match=why):
+        engine.check([_asking("How many?", _png(56, 56), "6"), _asking(prompt, image)])
+
+
+def test_a_run_that_still_trains_is_evaluated_at_the_step_that_was_there(tmp_path):
+    tiny = Path(str(resources.files("vlaa_jax") / "assets" / "tiny"))
+    shutil.copytree(tiny, tmp_path / "hf")
+    steps = tmp_path / "checkpoints"
+    for step in ("9", "10"):
+        (steps / step / "params").mkdir(parents=True)
+        (steps / step / "digests.json").write_text(f'{{"of": {step}}}')
+    model = {"checkpoint": str(tmp_path), "dtype": "float32"}
+    settings = build(EvaluateSettings, {"model": model})
+    then = OwnEngine(settings).describe()
+    assert then["directory"] == "10"
+    (steps / "11").mkdir()
+    (steps / "11" / "digests.json").write_text("{}")
+    now = OwnEngine(settings).describe()
+    assert now["directory"] == "11" and now["weights"] != then["weights"]

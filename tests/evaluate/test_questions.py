@@ -10,10 +10,14 @@ from PIL import Image
 
 from vlaa_jax.evaluate.benchmarks import LEADERBOARD, benchmark_named
 from vlaa_jax.evaluate.miniature.tables import picture, write_tables
+from vlaa_jax.evaluate.opening import open_all
 from vlaa_jax.evaluate.questions import md5_of, open_questions, plain_index
 from vlaa_jax.evaluate.score import stored_row
 from vlaa_jax.evaluate.scoring.profiles import PROFILES
+from vlaa_jax.parallel import hosts
 from vlaa_jax.schema import UserError
+from vlaa_jax.settings.build import build
+from vlaa_jax.settings.evaluate import EvaluateSettings
 
 LOGIC = benchmark_named("logicvista")
 
@@ -90,6 +94,7 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path, rows, message):
         ([], "no questions"),
         ([["1", "x" * 80, "q", "A"]], "row 1 has 4 cells, not 5"),
         ([["1", "x" * 80, "q", "A", "s"]] * 2, "row 2 repeats index 1"),
+        ([["", "x" * 80, "q", "A", "s"]], "row 1 has no index"),
         ([["1", "x" * 80, "q", "", "s"]], "column 'answer'"),
     ],
 )
@@ -206,3 +211,12 @@ def test_options_in_one_text_are_read_at_once_however_they_are_spaced():
     record = {"option": " A. one ; B : two;  C.x" + " " * 100_000 + "y;"}
     row = benchmark_named("wemath").from_hub(record, 0)
     assert (row["A"], row["B"], row["C"][-2:]) == ("one", "two", " y")
+
+
+def test_a_host_that_does_not_write_leaves_the_miniature_alone(tmp_path, monkeypatch):
+    write_tables(tmp_path)
+    before = [path.stat().st_mtime_ns for path in tmp_path.iterdir()]
+    monkeypatch.setattr(hosts, "_link", hosts._Link(index=1, count=2))
+    settings = build(EvaluateSettings, {"data": {"root": "embedded"}})
+    assert len(open_all(settings, tmp_path)) == len(LEADERBOARD)
+    assert [path.stat().st_mtime_ns for path in tmp_path.iterdir()] == before

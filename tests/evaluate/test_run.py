@@ -14,7 +14,8 @@ from rich.console import Console
 
 from evaluation_runs import command, served
 from stub_server import StubServer
-from vlaa_jax.evaluate.generate import Outputs
+from vlaa_jax.evaluate import run as evaluate_run
+from vlaa_jax.evaluate.generate import Job, Outputs
 from vlaa_jax.evaluate.ledger import Ledger
 from vlaa_jax.evaluate.miniature.judge_server import scripted_reply
 from vlaa_jax.evaluate.run import run
@@ -122,14 +123,47 @@ def test_a_directory_is_one_run_s(tmp_path):
         assert not server.requests and not (tmp_path / "questions").exists()
 
 
-def test_a_record_of_outputs_from_elsewhere_is_refused_by_line(tmp_path):
-    made_by = {"a": 1}
-    with contextlib.closing(Outputs(tmp_path / "o", made_by)):
-        pass
-    with (tmp_path / "o").open("a") as file:
-        file.write('{"index": "1"}\n')
-    with pytest.raises(UserError, match="line 2 is no record"):
-        Outputs(tmp_path / "o", made_by)
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("text", 7),
+        ("text", None),
+        ("sample", "0"),
+        ("index", 7),
+        ("tokens", "x"),
+        ("benchmark", []),
+    ],
+)
+def test_a_record_of_outputs_from_elsewhere_is_refused_by_line(tmp_path, field, value):
+    outputs, head = tmp_path / "outputs.jsonl", '{"made_by": {"a": 1}}\n'
+    line = {"benchmark": "wemath", "index": "1", "text": "x", "sample": 0,
+            "finish_reason": "stop", "tokens": None}  # fmt: skip
+    outputs.write_text(f"{head}{json.dumps(line)}\n")
+    Outputs(tmp_path, {"a": 1}).close()
+    outputs.write_text(f"{head}{json.dumps(line)}\n{json.dumps(line | {field: value})}\n")
+    with pytest.raises(UserError, match=rf"line 3 is no record of an output \({field}\)"):
+        Outputs(tmp_path, {"a": 1})
+
+
+def test_a_directory_without_outputs_takes_other_settings(tmp_path):
+    outputs = tmp_path / "outputs.jsonl"
+    for value in (1, 2):
+        with contextlib.closing(Outputs(tmp_path, {"a": value})):
+            assert not outputs.read_text()
+
+
+def test_outputs_of_other_hosts_count_if_they_were_made_alike(tmp_path):
+    other = tmp_path / "outputs.host1.jsonl"
+    job, another = (Job("mathvista", index, 0, "?", list) for index in ("7", "8"))
+    line = {"benchmark": "mathvista", "index": "7", "sample": 0, "text": "x",
+            "finish_reason": "stop", "tokens": 1}  # fmt: skip
+    (tmp_path / "outputs.kept.jsonl").write_text('{"made_by": "a copy of the user"}\n')
+    other.write_text(f"{json.dumps({'made_by': {'a': 1}})}\n{json.dumps(line)}\n{{torn")
+    with contextlib.closing(Outputs(tmp_path, {"a": 1})) as outputs:
+        assert outputs.missing([job, another]) == [another]
+    other.write_text('{"made_by": {"a": 2}}\n')
+    with pytest.raises(UserError, match=r"host1\.jsonl: was made with a=2, now it is 1"):
+        Outputs(tmp_path, {"a": 1})
 
 
 def test_the_report_holds_the_paper_the_images_and_where_answers_stood(tmp_path):
@@ -181,6 +215,29 @@ def test_samples_and_a_baseline(tmp_path):
     assert told["difference"]["pairs"] == 8 and 0 <= told["difference"]["p_value"] <= 1
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "",
+            "[]",
+            "[" * 100_000,
+            '{"wemath": 3}',
+            '{"wemath": [1]}',
+            '{"wemath": [{"key": "1"}]}',
+        ),
+        *(f'{{"wemath": [{{"key": "1", "value": {v}, "cluster": "1"}}]}}' for v in ("NaN", '"x"')),
+    ],
+)
+def test_a_baseline_that_is_none_is_refused_before_anything_is_asked(tmp_path, text):
+    (tmp_path / "units.json").write_text(text)
+    with StubServer(answer) as server:
+        settings = served(server.url, server.url, scoring={"baseline": str(tmp_path)})
+        with pytest.raises(UserError, match="no units of an earlier evaluation"):
+            run(settings, tmp_path / "run", QUIET)
+        assert not server.requests
+
+
 def test_a_failing_judge_is_a_state_and_leaves_no_headline(tmp_path):
     def sick(request):
         text = request["messages"][-1]["content"]
@@ -196,11 +253,35 @@ def test_a_failing_judge_is_a_state_and_leaves_no_headline(tmp_path):
     assert "average" not in summary.figures
 
 
+def test_a_question_that_a_server_refuses_is_missing_and_is_asked_again(tmp_path):
+    said, healthy = Console(file=io.StringIO(), width=200), []
+
+    def picky(request):
+        return answer(request) if healthy or "How many?" not in str(request) else 400
+
+    with StubServer(picky) as server, StubServer(judge) as script:
+        settings = served(server.url, script.url, data={"benchmarks": ("wemath", "dynamath")})
+        assert run(settings, tmp_path, said).figures.keys() == {"wemath"}
+        assert "generation.url: dynamath 0 sample 0: refused: HTTP 400" in said.file.getvalue()
+        dynamath = json.loads((tmp_path / "summary.json").read_text())["benchmarks"][1]
+        assert dynamath["withheld"] == "10 of 20 questions have no prediction"
+        healthy.append(True)
+        asked = len(server.requests)
+        assert run(settings, tmp_path, said).figures.keys() == {"wemath", "dynamath"}
+        assert len(server.requests) - asked == 10
+    with StubServer(lambda request: 400) as server, pytest.raises(UserError, match="HTTP 400"):
+        run(served(server.url, script.url), tmp_path / "none", QUIET)
+    assert len(server.requests) <= 4 + 5 + 4
+
+
 def test_what_cannot_be_scored_is_refused_before_anything_is_asked(tmp_path):
     with StubServer(answer) as server:
         data = {"root": str(tmp_path)}
         with pytest.raises(UserError, match="MathVista needs a judge"):
             run(served(server.url, data=data), tmp_path / "a", QUIET)
+        with pytest.raises(UserError, match=r"judge\.replies: typo is no file"):
+            optional = {"root": str(tmp_path), "benchmarks": ("wemath",)}
+            run(served(server.url, data=optional, judge={"replies": "typo"}), tmp_path / "a", QUIET)
         with pytest.raises(UserError, match="neither"):
             run(served(server.url, "http://127.0.0.1:9/v1", data=data), tmp_path / "b", QUIET)
         assert not server.requests
@@ -214,3 +295,15 @@ def test_what_cannot_be_scored_is_refused_before_anything_is_asked(tmp_path):
         assert not server.requests
     with pytest.raises(UserError, match="greedy"):
         served(server.url, generation={"samples": 2})
+
+
+def test_the_commit_is_that_of_this_source_tree_or_none(tmp_path, monkeypatch):
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "theirs"], check=True)
+    theirs = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout
+    for folder, commit in (("vlaa_jax", theirs.strip()), ("venv/vlaa_jax", "")):
+        prompts = tmp_path / folder / "evaluate" / "prompts"
+        prompts.mkdir(parents=True)
+        monkeypatch.setattr(evaluate_run, "_PROMPTS", prompts)
+        assert evaluate_run._commit() == commit

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 import transformers
 
-from vlaa_jax.data.planner import gather_patches, plan_vision
-from vlaa_jax.data.positions import mrope_positions
+from vlaa_jax.data.images.planner import gather_patches, plan_vision
+from vlaa_jax.data.text.positions import mrope_positions
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.hf_keys import canonical, key_table, nest
 from vlaa_jax.models.qwen_vl.model import RowInputs

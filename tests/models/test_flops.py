@@ -4,9 +4,9 @@ import jax
 import numpy as np
 from flax import nnx
 
-from vlaa_jax.data.batches import collate_prompts
-from vlaa_jax.data.encode import Encoded
-from vlaa_jax.data.positions import mrope_positions
+from vlaa_jax.data.rows.batches import BatchLayout, collate_prompts
+from vlaa_jax.data.samples.preprocessor import Encoded
+from vlaa_jax.data.text.positions import mrope_positions
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig, TextConfig, VisionConfig
 from vlaa_jax.models.qwen_vl.flops import group_flops
 from vlaa_jax.models.qwen_vl.model import Compute, PromptInputs, completion_inputs, split_model
@@ -37,7 +37,7 @@ def test_counts_agree_with_the_compiled_program_where_nothing_is_padding():
     patches = np.ones((64, 1176), np.float32)
     nothing = np.zeros(len(ids), bool)
     sample = Encoded(ids, nothing, positions, delta, (patches,), (grid,), 16, ids == IMAGE)
-    batch = collate_prompts([sample] * prompts, pad_id=0, min_tokens=8, rows_per_bin=1)
+    batch = collate_prompts([sample] * prompts, BatchLayout(pad_id=0, rows_per_bin=1), min_tokens=8)
     assert batch.padding_frac == 0
     assert batch.vision.padding_frac == 0
     prompt = PromptInputs(

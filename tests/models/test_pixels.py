@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from vlaa_jax.data.images import ImageProcessor
+from vlaa_jax.data.images.processor import ImageProcessor
 from vlaa_jax.models.qwen_vl.vision import PixelNorm
 
 

@@ -1,5 +1,6 @@
 """What holds without any other process: identity for one host, and who is asked to join whom."""
 
+import zlib
 from types import SimpleNamespace
 
 import jax
@@ -67,6 +68,41 @@ def test_a_run_on_one_host_starts_nothing(monkeypatch):
     start(Where(), {"JAX_PLATFORMS": "cpu"})
     start(Where(mode="one"), {"TPU_WORKER_HOSTNAMES": "a,b"})
     assert hosts.count() == 1 and hosts.is_writer()
+
+
+class Late:
+    """A store in which a value is found at the third look."""
+
+    def __init__(self):
+        self.looks = 0
+
+    def blocking_key_value_get_bytes(self, key, milliseconds):
+        self.looks += 1
+        if self.looks < 3:
+            raise RuntimeError("DEADLINE_EXCEEDED")
+        return (1).to_bytes(4, "big") + zlib.compress(b"7")
+
+    def key_value_delete(self, key):
+        pass
+
+
+def test_a_living_host_is_waited_for_to_a_limit_unless_hosts_work_apart(monkeypatch):
+    watch = SimpleNamespace(trouble="", where=lambda host: "there")
+    link = hosts._Link(Late(), index=1, count=2, wait_s=-1.0, watch=watch)
+    monkeypatch.setattr(hosts, "_link", link)
+    monkeypatch.setattr(hosts, "_put", lambda key, value: None)
+    with pytest.raises(hosts.HostLost, match="has not come to the scores"):
+        hosts.gather(1, "the scores")
+    assert hosts.gather(1, "the scores", apart=True) == 7
+    link.wanted = "SIGTERM"
+    with pytest.raises(hosts.Leave, match="host 1: SIGTERM; leaving on the way to the scores"):
+        hosts.gather(1, "the scores", apart=True)
+    watch.trouble, link.wanted = "host 0 has left", ""
+    for code, error in ((130, hosts.HostLeft), (1, hosts.HostLost)):
+        watch.code = code
+        with pytest.raises(UserError) as found:
+            hosts.gather(1, "the scores", apart=True)
+        assert found.type is error
 
 
 class Device:

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from hosts_case import SILENCE_S, Hosts, metrics, worst_difference
+from misbehaving_server import MisbehavingServer
 from vlaa_jax.data.synthetic.dataset import write_dataset
 
 TOLERANCE = 1e-5
@@ -35,9 +36,11 @@ GRPO = [
     "--config.rollout.batch_prompts=8",
     "--config.rollout.prefill_prompts=4",
     "--config.algo.updates_per_rollout=2",
-    "--config.algo.micro_prompts=2",
+    "--config.algo.micro_prompts=4",
     "--config.algo.dynamic_sampling=1",
     "--config.algo.entropy_coef=0.01",
+    "--config.data.embedded_train=40",
+    "--config.data.embedded_heldout=5",
 ]
 
 
@@ -134,16 +137,41 @@ def test_a_host_that_cannot_go_on_says_why_to_all(base, sft, words, said):
 
 
 @pytest.mark.slow
-def test_two_hosts_roll_out_score_and_update_as_one_does(base):
-    words = [*GRPO, "--config.data.embedded_train=40", "--config.data.embedded_heldout=5"]
-    one = run(base, "grpo-one", 1, 2, words)
-    two = run(base, "grpo-two", 2, 1, words)
-    assert worst_difference(one, two) <= TOLERANCE
+def test_four_hosts_roll_out_score_and_update_as_one_does(base):
+    alone = run(base, "grpo-one", 1, 4, GRPO)
+    shared = run(base, "grpo-four", 4, 1, GRPO)
+    assert worst_difference(alone, shared) <= TOLERANCE
     for step in range(4):
         name = f"rollouts/{step:06d}.jsonl"
-        a, b = ([json.loads(x) for x in (d / name).read_text().splitlines()] for d in (one, two))
+        a, b = (
+            [json.loads(x) for x in (d / name).read_text().splitlines()] for d in (alone, shared)
+        )
         told = ("id", "completion", "reward", "length")
         assert [[x[k] for k in told] for x in a] == [[x[k] for k in told] for x in b]
-    assert not list((two / "rollouts").glob("*.host*"))
-    kept = [json.loads((d / "heldout.json").read_text()) for d in (one, two)]
+    assert not list((shared / "rollouts").glob("*.host*"))
+    kept = [json.loads((d / "heldout.json").read_text()) for d in (alone, shared)]
     assert kept[0] == kept[1]
+
+
+def by_length(request):
+    items = request["items"]
+    return {"results": [{"id": x["id"], "score": len(x["answer"]) % 7 - 3.0} for x in items]}
+
+
+def slowly(request):
+    time.sleep(2)
+    return by_length(request)
+
+
+@pytest.mark.slow
+def test_a_host_whose_scorer_is_slow_changes_nothing(base):
+    words = [*GRPO, "--config.run.steps=2", "--config.rollout.max_new_tokens=40",
+             "--config.rewards.open_ended=score_endpoint",
+             "--config.data.verifier_types=('open_ended',)"]  # fmt: skip
+    with MisbehavingServer(by_length) as fast, MisbehavingServer(slowly) as slow:
+        quick, dull = (f"--config.rewards.endpoint_url={one.url}" for one in (fast, slow))
+        one = run(base, "scored-alone", 1, 2, [*words, quick])
+        hosts = Hosts(2, 1, base / "scored", base / "cache", [*words, quick], [dull])
+        assert hosts.end() == [0, 0], hosts.said()
+        assert slow.requests and fast.requests
+    assert worst_difference(one, base / "scored") <= TOLERANCE

@@ -132,6 +132,103 @@ def test_a_batch_of_a_killed_run_is_collected_not_handed_in_again(provider, tmp_
     ledger.close()
 
 
+def test_answers_that_nobody_asked_for_yet_stay_to_be_collected(provider, tmp_path):
+    """Neither a run that ends early nor another model at the same place may close them."""
+    asked = Request("distil", "a", "Below are ... Drawing 0")
+
+    async def hand_in(url):
+        transport = BatchTransport(model_at(url), ledger, 0.01)
+        waits = asyncio.create_task(transport.send(asked, asked.key(model_at(url)), tmp_path))
+        while not ledger.open_batches(url):
+            await asyncio.sleep(0.01)
+        for task in (waits, *transport._tasks):
+            task.cancel()
+
+    async def look(url, request, batches):
+        transport = BatchTransport(model_at(url), ledger, 0.01)
+        await transport.send(request, request.key(model_at(url)), tmp_path)
+        while len(transport._over) < batches:
+            await asyncio.sleep(0.01)
+        await transport.aclose()
+
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    with LocalServer(provider) as server:
+        asyncio.run(hand_in(server.url))
+        asyncio.run(look(server.url, Request("distil", "b", "Below are ... Drawing 2"), 2))
+        assert "batch-0" in [name for name, _ in ledger.open_batches(server.url)]
+        asyncio.run(look(server.url, asked, 1))
+        assert len(provider.batches) == 2  # it was not handed in again
+    ledger.close()
+
+
+@pytest.mark.parametrize(("status", "closed"), [(401, False), (404, True)])
+def test_a_batch_is_closed_when_the_provider_knows_it_no_more_and_not_before(
+    status, closed, tmp_path
+):
+    async def refuse(call):
+        return Answer({"error": "no"}, status)
+
+    async def ask(url, request):
+        transport = BatchTransport(model_at(url), ledger, 0.01)
+        key = request.key(model_at(url))
+        ledger.add_batch("batch-7", url, [key])
+        with pytest.raises(EndpointError, match=f"HTTP {status}"):
+            await transport.send(request, key, tmp_path)
+        await transport.aclose()
+
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    with LocalServer(refuse) as server:
+        asyncio.run(ask(server.url, Request("distil", "a", "x")))
+        assert (not ledger.open_batches(server.url)) is closed
+    ledger.close()
+
+
+def test_a_provider_that_is_away_for_a_while_is_waited_for(provider, tmp_path):
+    asked = Request("distil", "a", "Below are ... Drawing 0")
+    away = [503, 503, 503]
+
+    async def sometimes(call):
+        if call.method == "GET" and away:
+            return Answer({}, away.pop())
+        return await provider(call)
+
+    async def ask(url):
+        model = replace(model_at(url), retries=0)
+        transport = BatchTransport(model, ledger, 0.01)
+        reply = await transport.send(asked, asked.key(model), tmp_path)
+        await transport.aclose()
+        return reply
+
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    with LocalServer(sometimes) as server:
+        assert asyncio.run(ask(server.url)).text
+    assert not away
+    ledger.close()
+
+
+def test_a_batch_whose_confirmation_was_lost_is_not_made_twice(provider):
+    lost = [502]
+
+    async def loses(call):
+        if call.method == "GET" and call.path.endswith("/batches?limit=100"):
+            pairs = provider.batches.items()
+            return Answer({"data": [{"id": b, "input_file_id": file} for b, file in pairs]})
+        answer = await provider(call)
+        lose = call.method == "POST" and call.path.endswith("/batches") and lost
+        return Answer({}, lost.pop()) if lose else answer
+
+    async def hand_in(url):
+        files = BatchFiles(replace(model_at(url), backoff_s=0.01))
+        try:
+            return await files.hand_in([b"{}"], "chat/completions")
+        finally:
+            await files.aclose()
+
+    with LocalServer(loses) as server:
+        assert asyncio.run(hand_in(server.url)) == "batch-0"
+    assert len(provider.batches) == 1 and not lost
+
+
 def test_a_provider_without_a_batch_api_is_a_refusal_in_one_line(tmp_path):
     async def absent(call):
         return Answer({"error": "no such path, key sk-0123456789abcdef"}, 404)

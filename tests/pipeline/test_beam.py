@@ -25,9 +25,11 @@ def test_beam_goes_on_where_asyncio_was(served, models, tmp_path):
     assert len(models.asked) == asked
 
 
-def test_workers_with_ledgers_of_their_own_leave_one(served, models, tmp_path):
+@pytest.mark.parametrize("before", [False, True])
+def test_workers_with_ledgers_of_their_own_leave_one(served, models, tmp_path, before):
     apart = changed(served, "run", runner="beam", beam_options="--runner=FnApiRunner")
-    run(changed(served, "run", preview=12), tmp_path / "work")
+    if before:
+        run(changed(served, "run", preview=12), tmp_path / "work")
     run(apart, tmp_path / "work")
     asked = len(models.asked)
     assert asked == len(set(models.asked)) and not list((tmp_path / "work/ledger.d").iterdir())
@@ -37,10 +39,11 @@ def test_workers_with_ledgers_of_their_own_leave_one(served, models, tmp_path):
     assert outputs(tmp_path / "work") == outputs(tmp_path / "asyncio")
 
 
-def test_a_sample_that_nothing_more_may_be_asked_about_is_left(served, tmp_path):
+def test_a_sample_that_nothing_more_may_be_asked_about_is_left(served, tmp_path, caplog):
     model = replace(served.caption.model, price_prompt=1e6)
     capped = changed(changed(served, "caption", model=model), "run", runner="beam", max_cost=1.0)
     summary = run(capped, tmp_path)
+    assert "run.max_cost" in caplog.text
     assert summary.stopped and 0 < summary.pending < summary.samples
 
 

@@ -9,7 +9,10 @@ from rich.console import Console
 
 from pipeline_cases import changed, lines, outputs, run
 from vlaa_jax.pipeline.preview import write_preview
+from vlaa_jax.pipeline.report import counts_rows
 from vlaa_jax.pipeline.sample import Outcome, Sample
+from vlaa_jax.pipeline.sources import SOURCES
+from vlaa_jax.pipeline.split import Tally
 
 PRICES = {"price_prompt": 1000.0, "price_completion": 2000.0, "max_tokens": 100}
 
@@ -104,6 +107,13 @@ def test_people_see_counts_reasons_and_costs(served, tmp_path):
         assert words in said
     counts = (tmp_path / "counts.md").read_text()
     assert "| CLEVR-Math | 8 (35,000) |" in counts
+
+
+def test_the_counts_of_all_sources_end_in_the_papers_total():
+    *rows, total = counts_rows(dict.fromkeys(SOURCES, 1), Tally())
+    assert len(rows) == 9
+    assert total == ["total", "9 (203,182)", "0 (144,895)", "0 (126,413)", "0 (25,195)", "0", "0"]
+    assert counts_rows({"geoqa170k": 7}, Tally())[-1][1] == "7"
 
 
 def test_the_live_table_has_a_row_per_step(served, tmp_path):

@@ -74,6 +74,8 @@ def test_a_malformed_reply_is_tried_once_more(trouble, ledger):
         b'{"choices": [{"message": {"content": null}}]}',
         b'{"choices": [{"message": {"content": "a"}}], "usage": {"prompt_tokens": -5}}',
         b'{"choices": [{"message": {"content": "a"}}], "usage": {"prompt_tokens": 1e999}}',
+        b'{"choices": [{"message": {"content": "a"}}], "usage": {"prompt_tokens": 1e300}}',
+        b'{"choices": [{"message": {"content": "a"}}], "usage": {"prompt_tokens": %d}}' % 10**18,
         b"[" * 100_000,
         b"9" * 10_000,
     ],
@@ -83,6 +85,60 @@ def test_no_broken_body_becomes_an_answer(body, ledger):
         (error,) = ask(server, ledger, asked("a"))
     assert isinstance(error, CallFailed) and error.kind == "malformed"
     assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 200 \xff\r\ncontent-length: 2\r\n\r\n{}",  # its first line is no text
+        b"HTTP/1.1 200 OK\r\na: b\x00c\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\na: " + b"x" * 100_000 + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-le",
+        b"220 mail\r\n",
+    ],
+)
+def test_what_is_no_http_is_a_connection_failure(head, ledger):
+    def behave(handler, request):
+        handler.connection.sendall(head)
+        handler.close_connection = True
+
+    with MisbehavingServer(chat, [behave] * 2) as server:
+        (error,) = ask(server, ledger, asked("a"), retries=1)
+    assert isinstance(error, CallFailed) and error.kind == "connection"
+    assert "ConnectTimeout" not in str(error)
+
+
+def test_the_servers_own_words_of_an_error_are_told_and_odd_reasons_are_recorded(ledger):
+    spoken = b'{"error": {"message": "out of credit", "code": 402}}'
+    with MisbehavingServer(chat, [("say", spoken)] * 2) as server:
+        assert "out of credit" in str(ask(server, ledger, asked("a"))[0])
+    odd = b'{"choices": [{"message": {"content": "a"}, "finish_reason": "\\ud800%s"}]}'
+    with MisbehavingServer(chat, [("say", odd % (b"x" * 10_000))]) as server:
+        assert len(ask(server, ledger, asked("b"))[0].finish_reason) == 64
+
+
+@pytest.mark.parametrize("reason", ["insufficient_system_resource", "error", "abort"])
+def test_a_reply_that_the_server_broke_off_is_no_answer(reason, ledger):
+    choice = {"message": {"content": "half of"}, "finish_reason": reason}
+    cut = json.dumps({"choices": [choice]}).encode()
+    with MisbehavingServer(chat, [("say", cut)]) as server:
+        assert ask(server, ledger, asked("a"))[0].text == "about a"
+    with MisbehavingServer(chat, [("say", cut)] * 2) as server:
+        (error,) = ask(server, ledger, asked("b"), retries=1)
+    assert error.kind == "server" and reason in str(error)
+
+
+def test_cookies_are_not_taken(ledger):
+    def sets_a_cookie(handler, request):
+        told = {"set-cookie": "a=1; path=/"}
+        handler.send_raw(200, json.dumps(chat(request)).encode(), told)
+
+    with MisbehavingServer(chat, [sets_a_cookie] * 3) as server:
+        ask(server, ledger, asked(*"abc"), concurrency=1)
+        sent = [{name.lower() for name in headers} for _, headers, _ in server.requests]
+    assert len(sent) == 3 and not any("cookie" in names for names in sent)
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422])
@@ -125,6 +181,12 @@ def test_a_key_that_is_not_set_is_told_before_anything_is_asked(ledger):
         pytest.raises(UserError, match=r"distil.model.key_env: \$NO_SUCH_KEY is not set"),
     ):
         ask(server, ledger, asked("a"), key_env="NO_SUCH_KEY")
+
+
+def test_certificates_that_cannot_be_read_are_told(ledger, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere")
+    with MisbehavingServer(chat) as server, pytest.raises(UserError, match="SSL_CERT_FILE"):
+        ask(server, ledger, asked("a"))
 
 
 def test_equal_requests_in_flight_share_one_call(ledger):

@@ -72,6 +72,33 @@ def test_a_file_that_is_no_ledger_is_refused_in_one_line(tmp_path, content):
         Ledger(tmp_path / "ledger.sqlite")
 
 
+def test_a_damaged_page_is_told_in_one_line(tmp_path):
+    path = tmp_path / "ledger.sqlite"
+    ledger = Ledger(path)
+    record(ledger, *(Entry(bytes([i]), "s", "id", "m", Reply("x" * 900)) for i in range(200)))
+    ledger.close()
+    data = bytearray(path.read_bytes())
+    data[3 * 4096 :] = b"\x77" * (len(data) - 3 * 4096)  # the head and the schema stay
+    path.write_bytes(data)
+    ledger = Ledger(path)
+    for look in (lambda: [ledger.get(bytes([i])) for i in range(200)], ledger.costs, ledger.spent):
+        with pytest.raises(UserError, match=r"ledger.sqlite: cannot be read"):
+            look()
+    ledger.close()
+
+
+def test_a_row_that_cannot_be_written_is_told_and_nobody_waits_for_it(ledger):
+    impossible = Entry(b"k", "s", "id", "m", Reply("x", prompt_tokens=1 << 70))
+
+    async def run():
+        await asyncio.wait_for(ledger.record(impossible), 5.0)
+
+    with pytest.raises(UserError, match="cannot be written"):
+        asyncio.run(run())
+    record(ledger, Entry(b"l", "s", "id", "m", REPLY))
+    assert ledger.get(b"l") == REPLY
+
+
 def test_a_ledger_of_another_format_is_refused(tmp_path, ledger):
     ledger._reads.execute("PRAGMA user_version=99")
     with pytest.raises(UserError, match="format 99"):
@@ -88,6 +115,15 @@ def test_ledgers_of_workers_are_absorbed_and_an_answer_outweighs_a_failure(tmp_p
     ledger.absorb(tmp_path / "d")
     assert [ledger.get(key) for key in (b"a", b"b", b"c")] == [REPLY, Reply("new"), Reply("new")]
     assert not list((tmp_path / "d").iterdir())
+
+
+def test_a_ledger_that_was_never_written_absorbs_too(tmp_path, ledger):
+    (tmp_path / "d").mkdir()
+    worker = Ledger(tmp_path / "d" / "w.sqlite")
+    record(worker, Entry(b"a", "s", "id", "m", REPLY))
+    worker.close()
+    ledger.absorb(tmp_path / "d")
+    assert ledger.get(b"a") == REPLY and not list((tmp_path / "d").iterdir())
 
 
 def test_a_worker_reads_the_base_and_writes_its_own(tmp_path):

@@ -5,6 +5,7 @@ import pytest
 
 from vlaa_jax.endpoint import EndpointError
 from vlaa_jax.pipeline.pacing import Breaker, Bucket, EndpointDown, Pace, Pacer, Window
+from vlaa_jax.schema import UserError
 
 
 def pacer(**pace):
@@ -173,6 +174,30 @@ def test_a_failing_endpoint_gets_a_rest_then_one_call_tries():
         return await asyncio.gather(*waiting)
 
     assert asyncio.run(run()).count(True) == 1
+
+
+def test_a_trying_call_that_ends_without_a_word_about_the_server_lets_another_try():
+    async def run():
+        paced = pacer(breaker_calls=2, rest_s=0.01, retries=0)
+
+        async def fails(deadline):
+            raise error("server")
+
+        async def no_image(deadline):
+            raise UserError("the image is not there")
+
+        for _ in range(2):
+            with pytest.raises(EndpointError):
+                await paced.call(fails, 1.0, lambda _: 1.0)
+        first = asyncio.create_task(paced.call(no_image, 1.0, lambda _: 1.0))
+        cancelled = asyncio.create_task(paced.call(replies("b"), 1.0, lambda _: 1.0))
+        last = asyncio.create_task(paced.call(replies("c"), 1.0, lambda _: 1.0))
+        with pytest.raises(UserError, match="not there"):
+            await first
+        cancelled.cancel()
+        return await asyncio.wait_for(last, 2.0)
+
+    assert asyncio.run(run()) == "c"
 
 
 def test_an_endpoint_that_stays_down_stops_everybody():

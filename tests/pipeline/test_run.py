@@ -1,11 +1,14 @@
 from collections import Counter
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
 from configs.pipeline import VARIANTS, get_config
 from pipeline_cases import changed, lines, outputs, run
-from vlaa_jax.data.check import check_file
+from vlaa_jax.data.judging.check import check
+from vlaa_jax.data.judging.judge import Judge
+from vlaa_jax.data.sources.table import open_source
 from vlaa_jax.pipeline.split import has_aha
 from vlaa_jax.rewards.mixed import MixedReward
 from vlaa_jax.schema import UserError
@@ -19,8 +22,9 @@ def test_tiny_yields_files_that_the_data_check_accepts(tmp_path):
     with MixedReward() as reward:
         for name, kind in (("sft", "sft"), ("aha_sft", "sft"), ("grpo", "grpo")):
             path = tmp_path / f"{name}.jsonl"
-            problems = check_file(
-                path, tmp_path / "images", kind=kind, gold_problems=reward.gold_problems
+            problems = check(
+                open_source(path, tmp_path / "images", kind=kind),
+                Judge(reward.gold_problems, kind=kind),
             )
             assert problems.clean and len(lines(path)) >= 10, name
 
@@ -93,11 +97,38 @@ def test_two_runs_in_one_directory_are_refused(served, tmp_path):
         run(served, tmp_path)
 
 
+def test_a_full_disk_is_told_in_one_line_and_the_run_goes_on_when_there_is_room(served, tmp_path):
+    (tmp_path / "outcomes.jsonl").symlink_to("/dev/full")
+    with pytest.raises(UserError, match="No space left on device"):
+        run(served, tmp_path)
+    (tmp_path / "outcomes.jsonl").unlink()
+    assert run(served, tmp_path).pending == 0
+
+
 def test_other_collect_settings_are_refused(served, tmp_path):
     run(served, tmp_path)
     other = replace(served, collect=replace(served.collect, unique_images=False))
-    with pytest.raises(UserError, match="other settings"):
+    with pytest.raises(UserError, match=r"another collect\.unique_images"):
         run(other, tmp_path)
+
+
+def test_collecting_begins_again_where_its_files_are_gone(served, models, tmp_path):
+    run(served, tmp_path)
+    first, asked = outputs(tmp_path), len(models.asked)
+    (tmp_path / "collected.jsonl").unlink()
+    run(served, tmp_path)
+    assert outputs(tmp_path) == first and len(models.asked) == asked
+    (tmp_path / "collected.json").write_text('{"settings": 1}')
+    with pytest.raises(UserError, match=r"collected\.json: is damaged"):
+        run(served, tmp_path)
+
+
+def test_another_spelling_of_the_work_directory_is_the_same(served, models, tmp_path, monkeypatch):
+    run(served, tmp_path / "a")
+    asked = len(models.asked)
+    monkeypatch.chdir(tmp_path)
+    run(served, Path("a"))
+    assert len(models.asked) == asked
 
 
 def names_of(value, prefix=""):

@@ -181,6 +181,31 @@ def test_arxivqa(tmp_path):
     assert sample.image.endswith(".jpg") and sample.license == "CC-BY-SA-4.0"
 
 
+def test_a_row_that_no_file_can_hold_is_left_out_and_null_is_missing(tmp_path):
+    row = {"image": "images/a.jpg", "question": "Which?", "label": "A"}
+    bad = [
+        row | {"id": "long" * 90, "options": ["x", "y"]},
+        row | {"id": "half", "options": ["x\ud800", "y"]},
+    ]
+    good = row | {"id": None, "options": ["x", "y"], "rationale": None}
+    files = {"arxivqa.jsonl": [*bad, good], "images/a.jpg": picture(0, "JPEG")}
+    (sample,), rejects = collected(tmp_path, "arxivqa", files)
+    assert sample.meta["rationale"] == ""
+    assert set(rejects.values()) == {"image name too long", "field options is not Unicode text"}
+
+
+def test_images_that_are_links_out_of_the_folder_are_named_as_such(tmp_path):
+    elsewhere = tmp_path / "another disk"
+    elsewhere.mkdir()
+    (elsewhere / "a.jpg").write_bytes(picture(0, "JPEG"))
+    row = {"id": "a", "image": "images/a.jpg", "question": "?", "options": ["x", "y"], "label": "A"}
+    folder = put(tmp_path / "in" / "arxivqa", {"arxivqa.jsonl": [row]})
+    (folder / "images").symlink_to(elsewhere)
+    samples, rejects = collected(tmp_path, "arxivqa", {})
+    assert not samples
+    assert set(rejects.values()) == {"image is a link out of the source's folder"}
+
+
 def test_docvqa_in_its_official_form(tmp_path):
     row = {"questionId": 3, "question": "What date?", "image": "documents/ffbf_1.png"}
     whole = {

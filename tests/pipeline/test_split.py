@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline_cases import lines
-from vlaa_jax.data.records import parse_record
+from vlaa_jax.data.records.parse import Parser
 from vlaa_jax.pipeline.outcomes import Outcomes
 from vlaa_jax.pipeline.sample import Outcome, Sample
 from vlaa_jax.pipeline.split import grpo_record, has_aha, sft_record, split
@@ -99,11 +99,11 @@ def test_what_is_explored_only_needs_no_trace_and_no_cue(tmp_path):
 
 def test_records_are_read_back_as_the_released_ones_are():
     full = replace(BASE, box_space=None, meta={"url": "u"}, caption_model="m", license="L")
-    read = parse_record(grpo_record(full), fallback_id="", kind="grpo")
+    read = Parser("grpo")(grpo_record(full), "")
     assert (read.id, read.gt, read.verifier_type) == (BASE.id, "3", "digit")
     assert read.meta["ds_answer"] == BASE.target and read.meta["caption_model_id"] == "m"
     assert (read.meta["url"], read.meta["license"]) == ("u", "L")
-    read = parse_record(sft_record(full), fallback_id="", kind="sft")
+    read = Parser("sft")(sft_record(full), "")
     assert read.answer == "<think> I count. </think> <answer> 3 </answer>"
     assert grpo_record(full)["gt"] == 3  # an integer, as released
 

@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from vlaa_jax.pipeline.contract import CallFailed
 from vlaa_jax.pipeline.ledger import Reply
 from vlaa_jax.pipeline.prompts import fill
+from vlaa_jax.pipeline.request import Request
 from vlaa_jax.pipeline.sample import Drop, Sample
 from vlaa_jax.pipeline.steps.caption import make_caption
 from vlaa_jax.pipeline.steps.difficulty import make_difficulty
@@ -18,6 +20,7 @@ from vlaa_jax.settings.pipeline import (
     CaptionSettings,
     DistilSettings,
     RewriteSettings,
+    ServedModel,
     SplitSettings,
     VerifySettings,
 )
@@ -214,6 +217,36 @@ def test_pass_rate_is_the_mean_over_several_answers(scorer):
     assert result.difficulty == {"pass_rate": 0.5, "pass_rate_n": 4.0}
     assert sorted(request.salt for request in asked) == [0, 1, 2, 3]
     assert all(request.image and request.system for request in asked)
+
+
+def test_a_failed_try_fails_the_pass_rate_when_all_tries_are_through(scorer):
+    step = make_difficulty(SplitSettings(rule="pass_rate", samples=3), scorer)
+    through_ = []
+
+    async def ask(request):
+        if request.salt == 0:
+            raise CallFailed("difficulty", "server", "HTTP 500")
+        await asyncio.sleep(0.01)
+        through_.append(request.salt)
+        return Reply("B")
+
+    with pytest.raises(CallFailed):
+        asyncio.run(step(TRACED, ask))
+    assert sorted(through_) == [1, 2]  # nobody is left behind, asking a client that is closed
+
+
+def test_tries_of_one_question_differ_in_what_is_sent(tmp_path):
+    model = ServedModel("http://a", "m")
+    bodies = [
+        Request("difficulty", "id", "text", salt=salt).body(model, tmp_path) for salt in (0, 1, 2)
+    ]
+    assert bodies[0] != bodies[1] != bodies[2] and "seed" not in bodies[0]
+
+
+def test_a_caption_that_was_only_thought_is_no_caption():
+    settings = CaptionSettings(CaptionModel("http://a", "eye"))
+    result, _ = through(make_caption(settings), BASE, Reply("", "I see a plot.", "stop"))
+    assert result == Drop("caption", "reply empty")
 
 
 def test_a_pass_rate_that_cannot_be_scored_is_no_zero(scorer):

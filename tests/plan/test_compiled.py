@@ -74,7 +74,8 @@ def plan(folder, **mesh):
     done = subprocess.run(
         [
             *(sys.executable, "-m", "vlaa_jax.plan", "--config=configs/grpo.py"),
-            *("--topology=v5e:2x4", f"--config.model.checkpoint={model}", f"--json={out}", *flags),
+            *("--topology=v5e:2x4", f"--config.model.checkpoint={model}", f"--json={out}"),
+            *("--cache=", *flags),  # compiled anew
         ],
         cwd=ROOT,
         env=environment | {"PYTHONPATH": str(ROOT)},
@@ -106,6 +107,21 @@ def test_decoding_gathers_no_weight(cut_by_fsdp):
     assert sent(cut_by_fsdp, "burst") < 0.02 * layer, cut_by_fsdp["programs"]["burst"]
     kinds = cut_by_fsdp["programs"]["burst"]["sent_mib"]
     assert not [kind for kind in kinds if "x3" in kind], "something crosses the mesh in every layer"
+
+
+def test_decoding_reads_weights_and_caches_once_a_token(cut_by_fsdp):
+    sizes, text = sizes_of(CONFIG), CONFIG.text
+    weights = 2 * (sizes.layers + sizes.embedding)
+    held = 128 + 4 * (64 + 16)  # of a slot: its prompt, and four completions with their burst
+    caches = 2 * text.layers * text.kv_heads * text.head_dim * 2 * held * 16 / 8
+    floor = RUN["rollout.burst"] * (weights + caches)
+    assert floor <= 1e9 * cut_by_fsdp["programs"]["burst"]["hbm_gb"] <= 2 * floor
+
+
+def test_arguments_are_the_state_and_nothing_else(cut_by_fsdp):
+    sizes = sizes_of(CONFIG)
+    state = 4 * 4 * sizes.total / 8  # masters, two moments, gradients
+    assert state <= cut_by_fsdp["programs"]["apply"]["argument_bytes"] <= 1.15 * state
 
 
 def test_a_pass_gathers_parameters_twice_and_reduces_gradients_once(cut_by_fsdp):

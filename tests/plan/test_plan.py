@@ -45,7 +45,7 @@ def test_state_takes_what_parameters_and_moments_must():
     found = {program.name: program for program in grpo_programs(parts)}
     own = formulas_of(settings, THREE, Cut(1, 8, 1))
     assert own.works()["gradients"][0] == 512 // 16
-    assert own.works()["burst"][0] == 512 // 64 * (1024 // 64)
+    assert own.works()["burst"][0] == 512 // 128 * (1024 // 64)
     assert list(own.works()) == list(found)
     lasting = found["apply"].beside + bytes_on_device(parts.model.state)
     assert lasting == pytest.approx(own.kept(), rel=3e-3)
@@ -86,6 +86,41 @@ def test_what_does_not_fit_says_the_smallest_change():
 
     assert smallest_change(settings, 1, fits) == "algo.micro_prompts=8"
     assert quick_plan(settings_of(fsdp=16), THREE, CHIPS["v5e"], Cut(1, 16, 1)).fits
+
+
+@pytest.mark.parametrize(
+    ("make", "variant", "config", "topologies"),
+    [
+        (get_config, "3b", THREE, "v6e:2x4 v5e:4x4 h100:8 h200:8"),
+        (get_config, "7b", SEVEN, "v6e:4x4 v5p:2x2x4"),
+        (sft_config, "3b", THREE, "v6e:2x4 v5e:4x4 h100:8 h200:8"),
+        (sft_config, "7b", SEVEN, "v6e:4x4 v5p:2x2x4"),
+    ],
+)
+def test_a_model_brings_a_mesh_that_fits(make, variant, config, topologies):
+    settings = read_settings(make(variant).to_dict())
+    for topology in topologies.split():
+        chip, cut = chip_of(topology), cut_of(settings, device_count(topology))
+        assert quick_plan(settings, config, chip, cut).fits, topology
+
+
+def test_sampling_in_more_parts_takes_less_memory_and_as_many_bytes_as_compiled():
+    whole, cut = settings_of("7b"), settings_of("7b")
+    cut = dataclasses.replace(cut, rollout=dataclasses.replace(cut.rollout, tensor=2))
+    mesh = make_mesh(fsdp=8, devices=jax.devices()[:8])
+    taken = {}
+    for name, own in (("whole", whole), ("cut", cut)):
+        own = dataclasses.replace(own, mesh=dataclasses.replace(own.mesh, fsdp=8))
+        parts = make_parts(own, SEVEN, shapes_of(own, SEVEN), mesh)
+        taken[name] = bytes_on_device(parts.weights)
+        found = {program.name: program for program in grpo_programs(parts)}
+        caches = bytes_on_device(found["burst"].args[1])
+        plan = formulas_of(own, SEVEN, cut_of(own, 8))
+        beside = found["burst"].beside - bytes_on_device(parts.weights["vision"])
+        assert plan.decoding() == pytest.approx(taken[name] + caches + beside, rel=0.02)
+    assert 0.5 < taken["cut"] / taken["whole"] < 0.56  # the tower is not cut
+    with pytest.raises(UserError, match=r"rollout.tensor: 3 is no multiple"):
+        cut_of(dataclasses.replace(cut, rollout=dataclasses.replace(cut.rollout, tensor=3)), 16)
 
 
 def test_a_search_finds_only_what_fits_and_writes_its_flags():

@@ -6,12 +6,12 @@ import jax
 import pytest
 
 from configs import sft
-from vlaa_jax.data import row_loader
+from vlaa_jax.data.samples.preprocessor import Preprocessor
 from vlaa_jax.data.synthetic.dataset import write_dataset
 from vlaa_jax.parallel.mesh import make_mesh
 from vlaa_jax.policy.pretrained import open_pretrained
 from vlaa_jax.policy.rows import RowCheck, RowSource
-from vlaa_jax.policy.usable import Usable, load_checked
+from vlaa_jax.policy.usable import load_checked
 from vlaa_jax.settle import settle
 
 
@@ -21,18 +21,17 @@ def test_records_are_measured_once(tmp_path, monkeypatch):
     mesh = make_mesh(devices=jax.devices()[:1])
     pretrained = open_pretrained(settings.model, settings.data, mesh)
     data = replace(settings.data, rows=2)
-    check = RowCheck(pretrained, data)
-    found, rejects = load_checked(paths.sft, paths.images, check, kind="sft")
+    found, rejects = load_checked(paths.sft, paths.images, RowCheck(pretrained, data))
     assert len(found) == 30 and not rejects
 
     def again(*_args, **_options):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(row_loader, "measure", again)
+    monkeypatch.setattr(Preprocessor, "measure", again)
+    unknown = [replace(record, lengths=None) for record in found]
     with pytest.raises(AssertionError, match="measured again"):
-        RowSource(found, found.images, pretrained, data, mesh, seed=0)
-    known = Usable(map(check.measured, found), found.images)
-    source = RowSource(known, known.images, pretrained, data, mesh, seed=0)
+        RowSource(unknown, found.images, pretrained, data, mesh, seed=0)
+    source = RowSource(found, found.images, pretrained, data, mesh, seed=0)
     assert source.updates_per_epoch() > 1
     rows = [row for records, _ in source.numbered() for row in records]
     assert sorted(r.id for row in rows for r in row) == sorted(r.id for r in found)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vlaa_jax.data.build import BuildSettings, build
-from vlaa_jax.data.loader import Loader
+from vlaa_jax.data.builds.build import BuildSettings, build
+from vlaa_jax.data.loaders.loader import Loader
+from vlaa_jax.data.sources.table import open_source
 from vlaa_jax.data.synthetic.dataset import write_dataset
 from vlaa_jax.parallel.mesh import make_mesh
 from vlaa_jax.policy.pretrained import open_pretrained
@@ -42,7 +43,12 @@ def encoder(checkpoint):
 @pytest.fixture(scope="module")
 def built(paths, checkpoint, tmp_path_factory):
     out = tmp_path_factory.mktemp("build")
-    build(paths.grpo, paths.images, out, checkpoint.sidecars, BuildSettings("grpo"))
+    build(
+        open_source(paths.grpo, paths.images, kind="grpo"),
+        out,
+        checkpoint.sidecars,
+        BuildSettings("grpo"),
+    )
     return out
 
 
@@ -120,7 +126,11 @@ def test_boxes_in_resized_pixels_are_held_against_the_resized_image(paths, encod
     with MixedReward() as reward:
         checks = {"gold_problems": reward.gold_problems}
         manifest = build(
-            path, images, tmp_path / "b", encoder.pretrained.sidecars, settings, **checks
+            open_source(path, images, kind=settings.kind),
+            tmp_path / "b",
+            encoder.pretrained.sidecars,
+            settings,
+            **checks,
         )
         assert (manifest["kept"], manifest["rejected"], manifest["golds_checked"]) == (2, 1, True)
         for given in (checks, {}):
@@ -167,13 +177,34 @@ def test_a_build_gives_the_prompts_of_its_file(paths, built, encoder):
     assert len({p.record.id for batch in from_file for p in batch}) == 40  # a whole epoch
 
 
+def test_a_tfds_data_set_gives_the_prompts_of_its_file(paths, encoder, tmp_path):
+    import tensorflow_datasets as tfds
+
+    from vlaa_jax.data.builds.tfds_builder import VlaaThinking
+
+    builder = VlaaThinking(config="grpo", data_dir=tmp_path)
+    download = tfds.download.DownloadConfig(manual_dir=paths.root)
+    builder.download_and_prepare(download_config=download)
+    folder, nowhere = tmp_path / "vlaa_thinking/grpo", tmp_path / "nowhere"
+    from_file, from_set = draw(paths.grpo, paths, encoder), draw(folder, paths, encoder)
+    for a, b in zip(from_file, from_set, strict=True):
+        assert all(map(same, a, b)) and len(a) == len(b) == 8
+    held, rejects = load_checked(folder / "heldout", nowhere, encoder)
+    assert len(heldout_prompts(held, nowhere, encoder)) == 10 and not rejects
+
+
 def test_a_build_needs_no_image_folder(built, encoder, tmp_path):
     usable, _ = load_checked(built, tmp_path / "nowhere", encoder)
     assert len(heldout_prompts(usable, tmp_path / "nowhere", encoder)) == 40
 
 
 def test_builds_that_do_not_fit_the_run_are_refused(paths, built, encoder, checkpoint, tmp_path):
-    build(paths.sft, paths.images, tmp_path / "b", checkpoint.sidecars, BuildSettings("sft"))
+    build(
+        open_source(paths.sft, paths.images, kind="sft"),
+        tmp_path / "b",
+        checkpoint.sidecars,
+        BuildSettings("sft"),
+    )
     with pytest.raises(UserError, match="is a build of kind 'sft'"):
         load_checked(tmp_path / "b", paths.images, encoder)
     with pytest.raises(UserError, match="holds no finished build"):

@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.parallel.mesh import make_mesh
-from vlaa_jax.policy.reward_head import InProcessRewardHead, head_scorer
+from vlaa_jax.policy.reward_head import InProcessRewardHead, head_scorer, mixed_reward
 from vlaa_jax.rewards.mixed import MixedReward
 from vlaa_jax.rewards.open_ended import AnswerItem, OpenItem, ReferenceScorer
 from vlaa_jax.rewards.reward_head import RewardHeadScorer
@@ -152,3 +152,16 @@ def test_a_head_that_cannot_be_loaded_is_a_user_error(fields, message):
     rewards = RewardSettings(open_ended="reward_head", **fields)
     with pytest.raises(UserError, match=message):
         head_scorer(rewards, make_mesh(), "float32")
+
+
+def test_native_boxes_are_those_of_the_checkpoints_family():
+    response = "<think>t</think><answer>[50, 25, 150, 75]</answer>"
+    request = ScoreRequest(
+        "iou", "[0.25, 0.25, 0.75, 0.75]", response, box_space="normalized",
+        image_size=(400, 200), resized_size=(200, 100),
+    )  # fmt: skip
+    settings = RewardSettings(answer_box_space="native")
+    with mixed_reward(settings, make_mesh(1), "float32", "embedded") as reward:
+        assert reward.score([request])[0].reward == pytest.approx(1.0)
+    with pytest.raises(UserError, match=r"rewards\.answer_box_space: there is no model here"):
+        MixedReward(settings)

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 from PIL import Image
 
-from vlaa_jax.data.encode import encode_prompt
-from vlaa_jax.data.planner import ladder
+from vlaa_jax.data.images.planner import ladder
+from vlaa_jax.data.samples.preprocessor import Preprocessor
 from vlaa_jax.parallel.mesh import make_mesh
 from vlaa_jax.policy.pretrained import open_pretrained
 from vlaa_jax.policy.prompts import Collator, Prompt
@@ -32,8 +32,8 @@ def test_varied_prompts_compile_no_more_programs_than_the_ladder_has_entries():
         image = Image.fromarray(rng.integers(0, 255, (height, width, 3), np.uint8))
         words = "red circles " * int(rng.integers(1, 50))
         record = Record("x", words, ("x.png",), gt="1", verifier_type="digit")
-        encoded = encode_prompt(
-            record, [image], checkpoint.chat, checkpoint.processor, as_pixels=True
+        encoded = Preprocessor(checkpoint.chat, checkpoint.processor).encode(
+            record, [image], as_pixels=True
         )
         return Prompt(record, encoded, image.size)
 

@@ -185,7 +185,8 @@ def test_a_sample_shows_image_boxes_tokens_answer_and_reward(rollouts):
     )
     assert answer.strip() == "[0.50, 0.43, 0.99, 0.73]"
     facts = one(rollouts, ".facts").text
-    assert "reward 0.7959" in facts
+    assert "reward paid 0.7959" in facts
+    assert "raw, before shaping" in facts
     assert "advantage 0.5306" in facts
 
 

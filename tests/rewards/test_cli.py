@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlaa_jax.data.records import parse_record
+from vlaa_jax.data.records.parse import Parser
 from vlaa_jax.rewards import cli
 from vlaa_jax.rewards.cli import FIELDS, read_batches, read_object, read_request, score_lines
 
@@ -261,7 +261,7 @@ def descendants(pid):
 def test_the_command_and_the_records_read_golds_alike(gold):
     row = read_object(line("math" if gold == 0.5 else "iou", gold).encode())
     said = read_request(row).gt
-    assert parse_record({**row, "question": "q", "image": "a.png"}, fallback_id="x").gt == said
+    assert Parser()({**row, "question": "q", "image": "a.png"}, "x").gt == said
 
 
 values = st.recursive(

@@ -2,15 +2,14 @@
 
 import numpy as np
 
-from vlaa_jax.rollout.slots import Results, Slots, layouts
+from vlaa_jax.rollout.slots import NOWHERE, Results, Slots, layouts
 
 EOS = 9
 
 
 def seated(prompts=3, completions=4, limit=6):
     slots = Slots(1, prompts, completions, limit=limit, stop_ids=(EOS,))
-    places = slots.room(prompts)
-    slots.occupy(places, np.arange(prompts)[None])
+    slots.seat(np.arange(prompts)[None])
     return slots, Results(prompts, completions, limit)
 
 
@@ -43,20 +42,21 @@ def test_tokens_behind_an_end_and_beyond_the_limit_are_not_booked():
 
 def test_a_slot_is_free_when_its_last_completion_ends():
     slots, results = seated(prompts=2, completions=2)
-    assert slots.room(1) is None
+    assert not slots.has_room
     slots.take_in(*burst(slots, {(1, 0): [EOS, 0]}), results)
-    assert slots.room(1) is None
+    assert not slots.has_room
+    assert slots.seat(np.array([[7]])).tolist() == [[NOWHERE]]
     slots.take_in(*burst(slots, {(1, 1): [5, EOS]}), results)
-    assert slots.room(1).tolist() == [[1]]
-    slots.occupy(np.array([[1]]), np.array([[7]]))
+    assert slots.has_room
+    assert slots.seat(np.array([[7, 8]])).tolist() == [[1, NOWHERE]]
     assert slots.prompt_SP.tolist() == [[0, 7]]
     assert slots.step_SP.tolist() == [[4, 0]]
     assert slots.longest == 4
 
 
-def test_padding_prompts_count_as_finished():
+def test_padding_needs_no_slot():
     slots = Slots(1, 2, 3, limit=4, stop_ids=(EOS,))
-    slots.occupy(slots.room(2), np.array([[0, -1]]))
+    assert slots.seat(np.array([[-1, 0]])).tolist() == [[NOWHERE, 0]]
     assert slots.alive_SPG.sum(-1).tolist() == [[3, 0]]
 
 
@@ -78,13 +78,14 @@ def test_shrinking_keeps_everybody_who_is_growing():
     assert slots.shrink() is None
 
 
-def test_shards_seat_their_own_prompts():
+def test_shards_seat_their_own_prompts_and_wait_for_nobody():
     slots = Slots(2, 2, 2, limit=4, stop_ids=(EOS,))
-    slots.occupy(slots.room(2), np.array([[0, 1], [2, 3]]))
+    slots.seat(np.array([[0, 1], [2, 3]]))
     results = Results(4, 2, 4)
     tokens = np.ones((4, 2, 1), int)
     tokens[[1, 2]] = EOS  # a slot of either shard
     slots.take_in(tokens, tokens / 10, results)
-    assert slots.room(1).tolist() == [[1], [0]]
-    slots.occupy(slots.room(1), np.array([[4], [5]]))
-    assert slots.prompt_SP.tolist() == [[0, 4], [5, 3]]
+    assert slots.seat(np.array([[4, 5], [-1, -1]])).tolist() == [[1, NOWHERE], [NOWHERE, NOWHERE]]
+    assert slots.has_room  # the second shard still has
+    assert slots.seat(np.array([[-1, 5], [6, 7]])).tolist() == [[NOWHERE, NOWHERE], [0, NOWHERE]]
+    assert slots.prompt_SP.tolist() == [[0, 4], [6, 3]]

@@ -1,6 +1,6 @@
 """The traces that the tiny study imitates are what they are said to be."""
 
-from vlaa_jax.data.records import load_records
+from vlaa_jax.data.sources.record_file import load_records
 from vlaa_jax.data.synthetic.dataset import write_dataset
 from vlaa_jax.pipeline.split import has_aha
 from vlaa_jax.rewards.extract import has_strict_structure

@@ -12,12 +12,12 @@ import transformers
 from rich.console import Console
 
 from configs import perplexity as config
-from vlaa_jax.data.chat import Chat
-from vlaa_jax.data.encode import encode_sft
-from vlaa_jax.data.images import ImageProcessor
-from vlaa_jax.data.loader import FolderImages
-from vlaa_jax.data.records import load_records
+from vlaa_jax.data.images.opener import FolderImages
+from vlaa_jax.data.images.processor import ImageProcessor
+from vlaa_jax.data.samples.preprocessor import Preprocessor
+from vlaa_jax.data.sources.record_file import load_records
 from vlaa_jax.data.synthetic.dataset import write_dataset
+from vlaa_jax.data.text.chat import Chat
 from vlaa_jax.schema import UserError
 from vlaa_jax.settle import settle
 from vlaa_jax.train.perplexity import as_released, run
@@ -68,7 +68,7 @@ def test_equal_to_transformers(data, ranked):
     records = load_records(data[0], kind="sft")
     assert any(not record.images for record in records)
     for record in records:
-        one = encode_sft(record, images(record), chat, processor, system_prompt=prompt)
+        one = Preprocessor(chat, processor, prompt).encode(record, images(record), with_answer=True)
         ids = torch.tensor(one.ids_T).long()[None]
         inputs = {"input_ids": ids, "mm_token_type_ids": (ids == chat.image_token_id).long()}
         if one.grids:

@@ -13,6 +13,7 @@ from vlaa_jax.settings.grpo import GrpoSettings
 from vlaa_jax.settings.shared import OptimizerSettings, RunSettings
 from vlaa_jax.train.checkpoint import Progress
 from vlaa_jax.train.rundir import RunDir
+from vlaa_jax.train.validation import Validation
 
 SETTINGS = GrpoSettings()
 
@@ -76,3 +77,32 @@ def test_metrics_with_lines_that_are_none_are_kept_where_they_are_some(begun, li
     with opened(begun) as rundir:
         rundir.begin(Progress(1, {}), tmp_path / "sidecars")
     assert (begun / "metrics.jsonl").read_bytes() == sound + b"\n"
+
+
+def test_another_spelling_of_a_path_is_the_same_setting(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sidecars").mkdir()
+
+    def settings(root):
+        data = dataclasses.replace(SETTINGS.data, records="r.jsonl", image_root=root)
+        return dataclasses.replace(SETTINGS, data=data)
+
+    with opened(tmp_path / "run", settings("images")) as rundir:
+        rundir.begin(Progress(0, {}), tmp_path / "sidecars")
+    for same in ("images/", "./images", str(tmp_path / "images"), "other/../images"):
+        opened(tmp_path / "run", settings(same)).__exit__()
+    for other in ("image", "Images", ""):
+        with pytest.raises(UserError, match=r"data\.image_root: 'images' -> "):
+            opened(tmp_path / "run", settings(other))
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{", "null", '{"before": 3}', '{"after": {"x": "y"}}', "\xff"]
+)
+def test_held_out_results_that_are_none_get_one_line(tmp_path, text):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "heldout.json").write_bytes(text.encode("latin-1"))
+    with opened(tmp_path / "run") as rundir:
+        validation = Validation(None, rundir, tmp_path)
+        with pytest.raises(UserError, match=r"heldout\.json"):
+            validation.summary()

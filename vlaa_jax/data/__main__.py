@@ -2,7 +2,7 @@
 
 import sys
 
-from vlaa_jax.data.cli import run
+from vlaa_jax.data.commands.cli import run
 
 
 def main() -> int:

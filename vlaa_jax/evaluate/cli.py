@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from vlaa_jax import disk
 from vlaa_jax.evaluate.benchmarks import BENCHMARKS, benchmark_named
 from vlaa_jax.evaluate.judge import RecordedJudge, refuse_without_judge
 from vlaa_jax.evaluate.predictions import read_predictions
@@ -34,8 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.out:
             options.out.mkdir(parents=True, exist_ok=True)
             write_verdicts(options.out / f"{scoring.result.benchmark.name}.jsonl", scoring)
-            text = json.dumps(summary, indent=1, ensure_ascii=False)
-            (options.out / "summary.json").write_text(text + "\n", encoding="utf-8")
+            disk.write_json(options.out / "summary.json", summary)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

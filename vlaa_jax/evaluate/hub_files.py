@@ -127,7 +127,7 @@ def _image(value: Any) -> bytes | str | None:
 
 
 def _bytes(image: Image, folder: Path) -> bytes:
-    from vlaa_jax.data.images import resolve_inside
+    from vlaa_jax.data.images.files import resolve_inside
 
     if isinstance(image, bytes):
         return image

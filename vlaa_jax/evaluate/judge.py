@@ -19,7 +19,21 @@ from vlaa_jax.schema import UserError
 from vlaa_jax.settings.evaluate import JudgeSettings
 
 _HOPELESS = 5
-"""Failures without any success after which the run stops."""
+"""Failures without any success after which an endpoint is given up."""
+
+
+def replies_of(benchmarks: Sequence[Benchmark], settings: JudgeSettings, workdir: Path) -> Path:
+    """The file of recorded replies of a run, there or not.
+
+    Raises:
+        UserError: a benchmark cannot be scored like this.
+    """
+    if not settings.replies:
+        replies = workdir / "judge.jsonl"
+    elif not (replies := Path(settings.replies).expanduser()).is_file() and not settings.url:
+        raise UserError(f"judge.replies: {replies} is no file, and judge.url is not set")
+    refuse_without_judge(benchmarks, settings, replies.is_file())
+    return replies
 
 
 def refuse_without_judge(
@@ -54,6 +68,7 @@ class RecordedJudge:
     Args:
         settings: model and endpoint.
         replies: file of the record.
+        stops: whether an endpoint that never answers stops the run; else it is not asked again.
 
     Attributes:
         asked: calls made to the endpoint.
@@ -61,13 +76,13 @@ class RecordedJudge:
         failures: calls that gave no reply, by kind.
     """
 
-    def __init__(self, settings: JudgeSettings, replies: Path) -> None:
-        self._settings = settings
+    def __init__(self, settings: JudgeSettings, replies: Path, *, stops: bool = True) -> None:
+        self._settings, self._stops = settings, stops
         self._ledger = Ledger(replies)
         self._known: dict[str, str] = {
-            str(record["key"]): str(record["reply"])
+            record["key"]: record["reply"]
             for record in self._ledger.records
-            if "key" in record and "reply" in record
+            if isinstance(record.get("key"), str) and isinstance(record.get("reply"), str)
         }
         self._endpoint: Endpoint | None = None
         self._in_flight: dict[str, asyncio.Task[str | None]] = {}
@@ -78,13 +93,13 @@ class RecordedJudge:
         """The reply; None where the call failed or nothing is recorded.
 
         Raises:
-            UserError: the endpoint has never answered, in some tries.
+            UserError: the endpoint has never answered, in some tries, and that stops the run.
         """
         key = self.key_of(question)
         if key in self._known:
             self.replayed += 1
             return self._known[key]
-        if not self._settings.url:
+        if not self._settings.url or (self._hopeless and not self._stops):
             self.failures["not recorded"] += 1
             return None
         task = self._in_flight.get(key)
@@ -93,6 +108,10 @@ class RecordedJudge:
             self._in_flight[key] = task
             task.add_done_callback(lambda _: self._in_flight.pop(key, None))
         return await task
+
+    @property
+    def _hopeless(self) -> bool:
+        return not self.answered and sum(self.failures.values()) >= _HOPELESS
 
     def calls(self) -> dict[str, Any]:
         """What was asked so far, for the record of the run."""
@@ -131,7 +150,7 @@ class RecordedJudge:
             )
         except EndpointError as error:
             self.failures[error.kind] += 1
-            if not self.answered and sum(self.failures.values()) >= _HOPELESS:
+            if self._hopeless and self._stops:
                 raise UserError(f"judge.url {self._settings.url}: {error}") from None
             return None
         self.answered += 1

@@ -6,11 +6,11 @@ opened again; damage anywhere else is an error, because nothing here writes it.
 
 import fcntl
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vlaa_jax import disk
 from vlaa_jax.schema import UserError
 
 MAX_LINE = 64 * 2**20
@@ -57,16 +57,8 @@ class Ledger:
         """
         line = json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n"
         data = line.encode("utf-8", "replace")
-        end = os.fstat(self._file.fileno()).st_size
-        try:
-            while data:  # a write may be cut short, e.g. by a signal
-                data = data[os.write(self._file.fileno(), data) :]
-        except OSError as error:
-            self._file.truncate(end)  # else the next record would be joined to half of this one
-            raise UserError(
-                f"{self.path}: cannot be written ({error.strerror}); what it holds is kept, the "
-                "same command goes on from there"
-            ) from error
+        with disk.refusals(self.path, "what it holds is kept, the same command goes on from there"):
+            disk.append(self._file, data)
 
     def close(self) -> None:
         """Let the file go."""

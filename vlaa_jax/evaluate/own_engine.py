@@ -10,9 +10,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from vlaa_jax.data.images import decode_image
-from vlaa_jax.evaluate.generate import Done, Generated, Job, seed_of
+from vlaa_jax import digests
+from vlaa_jax.data.images.files import decode_image, in_memory
+from vlaa_jax.data.images.inspect import inspect
+from vlaa_jax.evaluate.generate import Done, Generated, Job, by_question, seed_of
 from vlaa_jax.models.qwen_vl.model import PromptInputs
+from vlaa_jax.models.qwen_vl.weights import step_of
 from vlaa_jax.parallel.mesh import data_shards, make_mesh
 from vlaa_jax.policy.pretrained import Pretrained, open_pretrained
 from vlaa_jax.policy.prompts import Collator, Encoder, Prompt
@@ -40,19 +43,16 @@ class OwnEngine:
 
     Args:
         settings: checkpoint, mesh and decoding.
-        opened: the checkpoint and the mesh where a trainer has them already.
+        opened: the checkpoint and the mesh where a trainer has them already. Otherwise every host
+            has the whole model on its own devices and answers questions of its own.
 
     Raises:
-        UserError: the checkpoint cannot be used, or this is one of several processes.
+        UserError: the checkpoint cannot be used.
     """
 
     def __init__(
         self, settings: EvaluateSettings, opened: tuple[Pretrained, Mesh] | None = None
     ) -> None:
-        if jax.process_count() > 1:
-            raise UserError(
-                "evaluate: runs in one process; start it on one host, or deal out data.benchmarks"
-            )
         generation = settings.generation
         self._settings = generation
         self._model = settings.model
@@ -84,14 +84,27 @@ class OwnEngine:
         """Decode with these parameters from now on."""
         self._params = params
 
+    def check(self, jobs: Sequence[Job]) -> None:
+        """Measure every prompt, from its text and the headers of its images.
+
+        Raises:
+            UserError: a prompt is too long, an image is damaged or of a shape that the checkpoint
+                does not take, or a text holds its special tokens.
+        """
+        judge = self._encode.judge(None)
+        for job, *_ in by_question(jobs):
+            facts = [inspect(in_memory(data, job.name), job.name, whole=False)
+                     for data in job.images()]  # fmt: skip
+            (verdict,) = judge([_record(job, len(facts))], [facts])
+            for problem in verdict.problems:  # which names settings as a training has them
+                reason = problem.reason.replace("data.", "generation.")
+                raise UserError(f"{job.name}: {reason}")
+
     async def generate(self, jobs: Sequence[Job], done: Done) -> None:
         """Answer all jobs; all samples of a question are drawn together."""
         if jobs and self._params is None:
             self._params = self._pretrained.load_params()
-        questions: dict[tuple[str, str], list[Job]] = {}
-        for job in jobs:
-            questions.setdefault((job.benchmark, job.index), []).append(job)
-        waiting = iter(questions.values())
+        waiting = iter(by_question(jobs))
         with ThreadPoolExecutor(_READERS) as pool:
             while some := list(islice(waiting, self._batch * _BATCHES_READ)):
                 asked = list(zip(some, pool.map(self._prompt, some), strict=True))
@@ -101,8 +114,7 @@ class OwnEngine:
     def _prompt(self, jobs: Sequence[Job]) -> Prompt:
         job = jobs[0]
         images = tuple(decode_image(data, job.name) for data in job.images())
-        names = tuple(f"{job.index}-{place}" for place in range(len(images)))
-        return self._encode(Record(job.name, job.prompt, names), images)
+        return self._encode(_record(job, len(images)), images)
 
     def _by_length(self, asked: Sequence[Asked]) -> Iterator[list[Asked]]:
         """Questions of one padded length together, in their order."""
@@ -149,6 +161,8 @@ class OwnEngine:
         return {
             "source": "engine",
             "model": str(self._model.checkpoint),
+            "directory": self._pretrained.path.name,  # of a run its step, of a hub id the commit
+            "weights": digests.of_weights(self._pretrained.path),
             "dtype": self._model.dtype,
             "system_prompt": settings.system_prompt,
             "new_tokens": settings.new_tokens,
@@ -162,9 +176,17 @@ class OwnEngine:
         }
 
 
+def _record(job: Job, images: int) -> Record:
+    names = tuple(f"{job.index}-{place}" for place in range(images))
+    return Record(job.name, job.prompt, names)
+
+
 def _opened(settings: EvaluateSettings, data: PromptSettings) -> tuple[Pretrained, Mesh]:
-    mesh = make_mesh(**dataclasses.asdict(settings.mesh))
-    return open_pretrained(settings.model.shared(), data, mesh, trains=False), mesh
+    mesh = make_mesh(**dataclasses.asdict(settings.mesh), devices=jax.local_devices())
+    pretrained = open_pretrained(settings.model.shared(), data, mesh, trains=False)
+    # Of a run that still trains, the step that is newest now is read, and told.
+    step = step_of(pretrained.path)
+    return dataclasses.replace(pretrained, path=step or pretrained.path), mesh
 
 
 def _sampling(settings: EvaluateSettings) -> Sampling:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vlaa_jax import disk
 from vlaa_jax.evaluate.questions import MAX_ROWS, plain_index
 from vlaa_jax.foreign import parse_json, read_text, without_surrogates
 from vlaa_jax.schema import UserError
@@ -216,7 +217,7 @@ def write_predictions(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
     if path.suffix == ".xlsx":
         _write_xlsx(path, records)
         return
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with disk.writing(path, newline="") as file:
         if path.suffix == ".tsv":
             writer = csv.DictWriter(file, _header(records), delimiter="\t", quoting=csv.QUOTE_ALL)
             writer.writeheader()
@@ -245,7 +246,8 @@ def _write_xlsx(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
                 cell.data_type = "s"  # a text that begins with = is a text
             cells.append(cell)
         sheet.append(cells)
-    book.save(path)
+    with disk.writing(path, "wb") as file:
+        book.save(file)
 
 
 def _header(records: Iterable[Mapping[str, Any]]) -> list[str]:

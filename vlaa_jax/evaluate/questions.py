@@ -57,7 +57,7 @@ def open_questions(benchmark: Benchmark, root: Path, *, check_digest: bool = Tru
         if check_digest and benchmark.md5 and digest != benchmark.md5:
             raise UserError(
                 f"{table}: its MD5 is {digest}, the public file's is {benchmark.md5}; fetch it "
-                "again, or set data.check_digest=False (--any-digest) to score a table of your own"
+                "again, or set check_digest=False (data. or benchmarks., --any-digest) for your own"
             )
         questions = read_table(table, digest)
     elif folder.is_dir():
@@ -81,8 +81,8 @@ def checked(questions: Questions, benchmark: Benchmark) -> Questions:
     seen: set[str | None] = set()
     for place, row in enumerate(questions.rows):
         index = row.get("index")
-        if index is None or index in seen:
-            problem = "has no index" if index is None else f"repeats index {index}"
+        if not index or index in seen:
+            problem = "has no index" if not index else f"repeats index {index}"
             raise UserError(f"{questions.source}: row {place + 1} {problem}")
         seen.add(index)
     for column in ("question", *benchmark.columns):

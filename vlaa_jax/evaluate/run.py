@@ -4,26 +4,24 @@ import asyncio
 import contextlib
 import dataclasses
 import hashlib
-import json
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from vlaa_jax import __version__
+from vlaa_jax import __version__, disk
 from vlaa_jax.evaluate.benchmarks import benchmark_named
-from vlaa_jax.evaluate.generate import Generated, Generator, Job, Outputs, jobs_of
-from vlaa_jax.evaluate.judge import RecordedJudge, refuse_without_judge
+from vlaa_jax.evaluate.generate import Generated, Generator, Job, Outputs, dealt, jobs_of
+from vlaa_jax.evaluate.judge import RecordedJudge, replies_of
 from vlaa_jax.evaluate.ledger import Ledger
-from vlaa_jax.evaluate.miniature.judge_server import JudgeServer
-from vlaa_jax.evaluate.miniature.tables import write_tables
 from vlaa_jax.evaluate.nouns import Benchmark, Unit
+from vlaa_jax.evaluate.opening import Found, open_all, with_scripted_judge
 from vlaa_jax.evaluate.predictions import SUFFIXES, Prediction, read_predictions, write_predictions
 from vlaa_jax.evaluate.progress import Progress
-from vlaa_jax.evaluate.questions import Questions, open_questions
 from vlaa_jax.evaluate.report.page import page
 from vlaa_jax.evaluate.report.write import (
     leaderboard_average,
@@ -38,13 +36,14 @@ from vlaa_jax.evaluate.scoring.extract import scored_text
 from vlaa_jax.evaluate.scoring.profiles import profile_named
 from vlaa_jax.evaluate.scoring_run import Scoring, score_benchmark
 from vlaa_jax.evaluate.served import Served
+from vlaa_jax.parallel import hosts
 from vlaa_jax.schema import Summary, UserError
-from vlaa_jax.settings.evaluate import EMBEDDED, EvaluateSettings
+from vlaa_jax.settings.evaluate import EvaluateSettings
 
 _AS_IT_IS: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
+KEPT = "what was answered and judged is kept, the same command goes on from there"
+LOCK = "lock"
 _PROMPTS = Path(__file__).parent / "prompts"
-
-Found = list[tuple[Benchmark, Questions]]
 
 
 def run(settings: EvaluateSettings, workdir: Path, console: Console) -> Summary:
@@ -57,18 +56,26 @@ def run(settings: EvaluateSettings, workdir: Path, console: Console) -> Summary:
     began = time.monotonic()
     benchmarks = [benchmark_named(name) for name in settings.data.benchmarks]
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_disk_errors_in_one_line(workdir))
-        stack.enter_context(Ledger(workdir / "lock"))  # one run at a time
-        settings = _with_scripted_judge(settings, stack)
-        replies = Path(settings.judge.replies or workdir / "judge.jsonl").expanduser()
-        refuse_without_judge(benchmarks, settings.judge, replies.is_file())
+        stack.enter_context(disk.refusals(workdir, KEPT))
+        if hosts.is_writer():
+            stack.enter_context(Ledger(workdir / LOCK))  # one run at a time
+        settings = with_scripted_judge(settings, stack)
+        replies = replies_of(benchmarks, settings.judge, workdir)
         earlier = Path(settings.scoring.baseline).expanduser() / "units.json"
         baseline = read_units(earlier) if settings.scoring.baseline else {}
-        found = _open(settings, benchmarks, workdir)
+        found = hosts.after_writer(
+            lambda: open_all(settings, workdir / "questions"), "the questions"
+        )
+        if not (workdir / LOCK).exists():
+            raise UserError(f"--workdir={workdir}: the hosts do not share this directory")
         outputs, made_by = asyncio.run(_outputs(settings, found, workdir, console))
+        if not hosts.is_writer():
+            hosts.meet("the scores", apart=True)
+            return Summary(workdir, {})
         scorings, calls = asyncio.run(_score(settings, found, outputs, baseline, replies, console))
         provenance = _provenance(settings, found, made_by) | calls
         _report(settings, scorings, found, provenance, workdir)
+        hosts.meet("the scores", apart=True)
     results = [scoring.result for scoring in scorings]
     console.print(text_table(results, settings.name), **_AS_IT_IS)
     report = f"report: {workdir / 'report.html'}  ({time.monotonic() - began:,.0f} s)"
@@ -78,43 +85,8 @@ def run(settings: EvaluateSettings, workdir: Path, console: Console) -> Summary:
     return Summary(workdir, figures | ({} if average is None else {"average": average}))
 
 
-@contextlib.contextmanager
-def _disk_errors_in_one_line(workdir: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{error.filename or workdir}: {error.strerror or error}") from error
-
-
-def _with_scripted_judge(
-    settings: EvaluateSettings, stack: contextlib.ExitStack
-) -> EvaluateSettings:
-    """The miniature brings its own judge, over real HTTP."""
-    if settings.data.root != EMBEDDED or settings.judge.url:
-        return settings
-    url = stack.enter_context(JudgeServer())
-    judge = dataclasses.replace(settings.judge, url=url, model="scripted", key_env="")
-    return dataclasses.replace(settings, judge=judge)
-
-
-def _open(settings: EvaluateSettings, benchmarks: Sequence[Benchmark], workdir: Path) -> Found:
-    data = settings.data
-    root = Path(data.root).expanduser()
-    if data.root == EMBEDDED:
-        root = workdir / "questions"
-        write_tables(root)
-    elif not data.root or not root.is_dir():
-        raise UserError(f"data.root: {data.root!r} is no directory with tables of benchmarks")
-    check = data.check_digest and data.root != EMBEDDED
-    return [
-        (one, open_questions(one, root, check_digest=check).limited(data.limit))
-        for one in benchmarks
-    ]
-
-
 def _write_config(settings: EvaluateSettings, workdir: Path) -> None:
-    text = json.dumps(dataclasses.asdict(settings), indent=1, ensure_ascii=False)
-    (workdir / "config.json").write_text(text + "\n", encoding="utf-8")
+    disk.write_json(workdir / "config.json", dataclasses.asdict(settings))
 
 
 # -- outputs
@@ -130,43 +102,60 @@ async def _outputs(
         folder = Path(settings.generation.files).expanduser()
         files = {one.name: _file_of(one, folder) for one, _ in found}
         read = {name: read_predictions(file).predictions for name, file in files.items()}
-        _write_config(settings, workdir)
+        if hosts.is_writer():
+            _write_config(settings, workdir)
         return read, {"source": "file", **{name: str(file) for name, file in files.items()}}
-    generator = _generator(settings)
+    generator = _generator(settings, console)
     digests = {f"data {one.name}": questions.digest for one, questions in found}
     made_by = {**generator.describe(), **digests, "question prompt": _digest_of("dynamath.txt")}
     jobs = {
         one.name: list(jobs_of(one, questions, settings.generation.samples))
         for one, questions in found
     }
-    with contextlib.closing(Outputs(workdir / "outputs.jsonl", made_by)) as outputs:
-        _write_config(settings, workdir)  # only now is it known that this directory is theirs
+    with contextlib.closing(Outputs(workdir, made_by)) as outputs:
+        if hosts.is_writer():
+            _write_config(settings, workdir)  # only now is it known that this directory is theirs
+        missing = {name: dealt(outputs.missing(wanted)) for name, wanted in jobs.items()}
+        hosts.meet("the outputs")  # all have seen the same files
+        for wanted in missing.values():
+            generator.check(wanted)
         for one, _ in found:
-            await _generate(generator, outputs, jobs[one.name], one, console)
+            done = len(jobs[one.name]) - len(missing[one.name])
+            await _generate(generator, outputs, missing[one.name], done, one, console)
+        outputs.close()  # a shared file system may show others no more than what is closed
+        hosts.meet("the end of all outputs", apart=True)
+        outputs.read_others()
         predictions = {name: outputs.of(wanted) for name, wanted in jobs.items()}
-    _write_files(found, predictions, workdir, settings.run.predictions)
+    if hosts.is_writer():
+        _write_files(found, predictions, workdir, settings.run.predictions)
     return predictions, made_by
 
 
-def _generator(settings: EvaluateSettings) -> Generator:
+def _generator(settings: EvaluateSettings, console: Console) -> Generator:
     if settings.generation.source == "server":
-        return Served(settings.generation)
+        return Served(settings.generation, partial(console.print, **_AS_IT_IS))
     from vlaa_jax.evaluate.own_engine import OwnEngine  # imports jax
 
     return OwnEngine(settings)
 
 
 async def _generate(
-    generator: Generator, outputs: Outputs, jobs: Sequence[Job], benchmark: Benchmark, say: Console
+    generator: Generator,
+    outputs: Outputs,
+    jobs: Sequence[Job],
+    others: int,
+    benchmark: Benchmark,
+    say: Console,
 ) -> None:
-    missing = outputs.missing(jobs)
-    progress = Progress(say, f"{benchmark.title}: outputs", len(missing), len(jobs) - len(missing))
+    """All jobs; ``others`` are there already or fall to other hosts."""
+    progress = Progress(say, f"{benchmark.title}: outputs", len(jobs), others)
 
     def done(job: Job, generated: Generated) -> None:
         outputs.add(job, generated)
         progress.step()
+        hosts.leave_alone("between two outputs")
 
-    await generator.generate(missing, done)
+    await generator.generate(jobs, done)
     progress.end()
 
 
@@ -231,6 +220,11 @@ async def _score(
                 indices = {row["index"] for row in questions.rows}
                 predictions = [one for one in predictions if one.index in indices]
             progress = Progress(console, f"{benchmark.title}: verdicts", len(predictions))
+
+            def done(progress: Progress = progress) -> None:
+                progress.step()
+                hosts.leave_alone("between two verdicts")
+
             scorings.append(
                 await score_benchmark(
                     benchmark,
@@ -241,7 +235,7 @@ async def _score(
                     max_failed=settings.judge.max_failed,
                     both=settings.scoring.both,
                     baseline=baseline.get(benchmark.name),
-                    done=progress.step,
+                    done=done,
                 )
             )
             progress.end()
@@ -288,21 +282,22 @@ def _report(
         "benchmarks": [summary_of(result) for result in results],
         "provenance": provenance,
     }
-    text = json.dumps(summary, indent=1, ensure_ascii=False)
-    (workdir / "summary.json").write_text(text + "\n", encoding="utf-8")
+    disk.write_json(workdir / "summary.json", summary)
     pairs = [(scoring, q) for scoring, (_, q) in zip(scorings, found, strict=True)]
     html = page(settings.name, pairs, provenance, settings.run.wrong_shown)
-    (workdir / "report.html").write_text(html, encoding="utf-8")
+    disk.write_text(workdir / "report.html", html)
 
 
 def _commit() -> str:
     """Of the source tree that this runs from; empty for an installed package."""
-    command = ["git", "-C", str(_PROMPTS), "rev-parse", "HEAD"]
+    command = ["git", "-C", str(_PROMPTS), "rev-parse", "--show-prefix", "HEAD"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout.strip()
+    place, _, commit = done.stdout.strip().partition("\n")
+    # An environment inside somebody's repository has their commit, not ours.
+    return commit if place == "vlaa_jax/evaluate/prompts/" else ""
 
 
 def _digest_of(pattern: str) -> str:

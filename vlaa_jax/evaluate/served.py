@@ -2,11 +2,11 @@
 
 import asyncio
 import base64
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from vlaa_jax.endpoint import Endpoint, EndpointError, EndpointSettings
-from vlaa_jax.evaluate.generate import Done, Generated, Job, seed_of
+from vlaa_jax.evaluate.generate import Done, Generated, Job, by_question, seed_of
 from vlaa_jax.foreign import without_surrogates
 from vlaa_jax.schema import UserError
 from vlaa_jax.settings.evaluate import GenerationSettings
@@ -14,17 +14,34 @@ from vlaa_jax.settings.evaluate import GenerationSettings
 _MAGIC = {b"\xff\xd8\xff": "jpeg", b"\x89PNG": "png", b"RIFF": "webp", b"GIF8": "gif"}
 
 
-class Served:
-    """Sends each question with its images as one chat request."""
+_HOPELESS = 5
+"""Failures in a row, beyond what is in flight, after which the server is given up."""
 
-    def __init__(self, settings: GenerationSettings) -> None:
-        self._settings = settings
+
+class Served:
+    """Sends each question with its images as one chat request.
+
+    Args:
+        settings: server, model and decoding.
+        say: told of each question that the server does not answer.
+    """
+
+    def __init__(self, settings: GenerationSettings, say: Callable[[str], object] = print) -> None:
+        self._settings, self._say = settings, say
+        self._failed_in_a_row = 0
+
+    def check(self, jobs: Sequence[Job]) -> None:
+        """See that every image is of a kind that can be sent."""
+        for same in by_question(jobs):
+            for image in same[0].images():
+                data_url(image, same[0].name)
 
     async def generate(self, jobs: Sequence[Job], done: Done) -> None:
-        """Answer all jobs; the first that the server does not answer stops the run.
+        """Answer all jobs, but for those that the server refuses: they stay without an output.
 
         Raises:
-            UserError: a request failed for good, or an image is of a kind that cannot be sent.
+            UserError: the server answers nothing any more, or an image is of a kind that cannot be
+                sent.
         """
         client = EndpointSettings(
             url=self._settings.url,
@@ -52,7 +69,13 @@ class Served:
                     seed=seed_of(job, self._settings.seed),
                 )
             except EndpointError as error:
-                raise UserError(f"generation.url: {job.name}: {error}") from None
+                self._failed_in_a_row += 1
+                why = f"generation.url: {job.name}: {error}"
+                if self._failed_in_a_row >= self._settings.concurrency + _HOPELESS:
+                    raise UserError(why) from None
+                self._say(why)
+                continue
+            self._failed_in_a_row = 0
             tokens = reply.completion_tokens or None
             done(job, Generated(without_surrogates(reply.text), reply.finish_reason, tokens))
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
-from vlaa_jax.data.literals import parse_literal
+from vlaa_jax.data.records.literals import parse_literal
 from vlaa_jax.evaluate.nouns import Line, Row, RowError, Scored, Unit
 from vlaa_jax.evaluate.scoring.options import lettered
 from vlaa_jax.evaluate.scoring.storage import Cell, as_text

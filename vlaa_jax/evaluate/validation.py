@@ -1,23 +1,29 @@
 """Benchmark scores of a policy that trains: a callable from parameters to metrics.
 
-``main`` builds it and hands it to a trainer, which knows nothing of benchmarks.
+``main`` prepares it and hands it to a trainer, which knows nothing of benchmarks.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from vlaa_jax.evaluate.benchmarks import benchmark_named
 from vlaa_jax.evaluate.generate import Generated, Generator, Job, jobs_of
-from vlaa_jax.evaluate.judge import RecordedJudge, refuse_without_judge
+from vlaa_jax.evaluate.judge import RecordedJudge, replies_of
 from vlaa_jax.evaluate.nouns import Benchmark
+from vlaa_jax.evaluate.opening import Found, open_all, with_scripted_judge
 from vlaa_jax.evaluate.predictions import Prediction
-from vlaa_jax.evaluate.questions import Questions, open_questions
+from vlaa_jax.evaluate.questions import Questions
 from vlaa_jax.evaluate.scoring.profiles import profile_named
 from vlaa_jax.evaluate.scoring_run import score_benchmark
+from vlaa_jax.parallel import hosts
+from vlaa_jax.schema import UserError
 from vlaa_jax.settings.evaluate import EvaluateSettings
+from vlaa_jax.settings.grpo import GrpoSettings
+from vlaa_jax.settings.sft import SftSettings
 
 
 class PolicyEngine(Generator, Protocol):
@@ -28,6 +34,44 @@ class PolicyEngine(Generator, Protocol):
         ...
 
 
+@contextlib.contextmanager
+def prepared(
+    settings: GrpoSettings | SftSettings, workdir: Path
+) -> "Iterator[Callable[[Any, Any], BenchmarkValidation] | None]":
+    """Opens what a training run is to be measured by, before anything large is loaded.
+
+    Yields:
+        From the opened checkpoint and the mesh of the trainer to its validation; None where the
+        settings name no benchmarks.
+
+    Raises:
+        UserError: a benchmark needs a judge and none is set, its data cannot be used, or this is
+            one of several hosts.
+    """
+    if not settings.benchmarks.root:
+        yield None
+        return
+    if hosts.count() > 1:
+        raise UserError("benchmarks: are measured on one host; evaluate saved checkpoints instead")
+    with contextlib.ExitStack() as stack:
+        drawn = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        asked = settings.benchmarks.evaluation(settings.data, settings.judge)
+        asked = with_scripted_judge(asked, stack)
+        benchmarks = [benchmark_named(name) for name in asked.data.benchmarks]
+        replies = replies_of(benchmarks, asked.judge, workdir)
+        found = open_all(asked, drawn, "benchmarks.root")
+
+        def build(pretrained: Any, mesh: Any) -> BenchmarkValidation:
+            from vlaa_jax.evaluate.own_engine import OwnEngine  # imports jax
+
+            engine = OwnEngine(asked, (pretrained, mesh))
+            for one, questions in found:
+                engine.check(list(jobs_of(one, questions, samples=1)))
+            return BenchmarkValidation(asked, engine, replies, found)
+
+        yield build
+
+
 class BenchmarkValidation:
     """Answers the questions with the parameters of the moment and scores the answers.
 
@@ -35,25 +79,23 @@ class BenchmarkValidation:
         settings: benchmarks, how many questions of each, decoding, judge and profile.
         engine: of the structure that trains.
         replies: record of the judge; the same answer is judged once in a whole run.
-
-    Raises:
-        UserError: a benchmark needs a judge and none is set, or its data cannot be used.
+        found: the benchmarks and their questions.
     """
 
-    def __init__(self, settings: EvaluateSettings, engine: PolicyEngine, replies: Path) -> None:
+    def __init__(
+        self, settings: EvaluateSettings, engine: PolicyEngine, replies: Path, found: Found
+    ) -> None:
         self._settings, self._engine, self._replies = settings, engine, replies
-        benchmarks = [benchmark_named(name) for name in settings.data.benchmarks]
-        refuse_without_judge(benchmarks, settings.judge, replies.is_file())
-        data, root = settings.data, Path(settings.data.root).expanduser()
-        self._found = [
-            (one, open_questions(one, root, check_digest=data.check_digest).limited(data.limit))
-            for one in benchmarks
-        ]
+        self._found, self._measured = found, False
 
     def __call__(self, params: Mapping[str, Any]) -> dict[str, float]:
         """Scores in percent of what is known, by ``benchmark/NAME``.
 
         Also ``benchmark/NAME_unknown_frac``, the share of outputs without a verdict.
+
+        Raises:
+            UserError: the judge does not answer the first time. Later that leaves outputs without
+                a verdict: a run that trains for days outlives its judge.
         """
         self._engine.use(params)
         return asyncio.run(self._measure())
@@ -63,10 +105,12 @@ class BenchmarkValidation:
         async with contextlib.AsyncExitStack() as stack:
             judge = None
             if self._settings.judge.url or self._replies.is_file():
-                judge = RecordedJudge(self._settings.judge, self._replies)
+                stops = not self._measured
+                judge = RecordedJudge(self._settings.judge, self._replies, stops=stops)
                 stack.push_async_callback(judge.aclose)
             for benchmark, questions in self._found:
                 metrics |= await self._score(benchmark, questions, judge)
+        self._measured = True
         return metrics
 
     async def _score(

@@ -7,6 +7,7 @@ one process nothing here waits, talks or copies.
 """
 
 import json
+import math
 import os
 import signal
 import sys
@@ -19,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
-from vlaa_jax.parallel.watch import Watch
+from vlaa_jax.parallel.watch import LEFT, Watch
 from vlaa_jax.schema import UserError
 
 T = TypeVar("T")
@@ -32,6 +33,10 @@ PIECE = 2**20
 
 class HostLost(UserError):
     """Another host has stopped, or is not heard any more."""
+
+
+class HostLeft(HostLost):
+    """Another host was told to go and has gone; what takes all hosts, such as saving, is over."""
 
 
 class Leave(KeyboardInterrupt):
@@ -86,12 +91,13 @@ def is_writer() -> bool:
     return _link.index == 0
 
 
-def gather(value: Any, what: str = "") -> list[Any]:
+def gather(value: Any, what: str = "", *, apart: bool = False) -> list[Any]:
     """A small value of every host, in their order; all hosts must come to the same call.
 
     Args:
         value: as JSON takes it; it comes back as JSON gives it, this host's own too.
         what: what is being waited for, for the message when somebody does not come.
+        apart: the hosts have worked apart, so one that is alive comes as late as it will.
 
     Raises:
         HostLost: names the host that has stopped, is gone or does not come.
@@ -100,20 +106,21 @@ def gather(value: Any, what: str = "") -> list[Any]:
         return [value]
     talk, _link.talks = _link.talks, _link.talks + 1
     name = f"vlaa_jax/talk/{talk}"
+    longest_s = math.inf if apart else _link.wait_s
     _put(f"{name}/{_link.index}", value)
     if is_writer():
-        every = [value, *(_get(f"{name}/{k}", k, what) for k in range(1, _link.count))]
+        every = [value, *(_get(f"{name}/{k}", k, what, longest_s) for k in range(1, _link.count))]
         _put(f"{name}/all", every)
-    every = _get(f"{name}/all", 0, what)
+    every = _get(f"{name}/all", 0, what, longest_s)
     if talk:  # whoever is here has read all of the talk before
         for key in (_link.index, *(["all"] if is_writer() else [])):
             _link.client.key_value_delete(f"vlaa_jax/talk/{talk - 1}/{key}")
     return every
 
 
-def meet(what: str) -> None:
+def meet(what: str, *, apart: bool = False) -> None:
     """Waits for all hosts; see `gather`."""
-    gather(None, what)
+    gather(None, what, apart=apart)
 
 
 def any_of(value: bool, what: str = "") -> bool:
@@ -176,6 +183,25 @@ def leave_if_wanted(when: str) -> None:
         raise Leave(f"{'; '.join(reasons)}; leaving {when}")
 
 
+def leave_alone(when: str) -> None:
+    """As `leave_if_wanted` for work that hosts do apart: nobody is waited for.
+
+    Raises:
+        Leave: this host was told to go.
+        HostLost: another host has ended; `HostLeft` where that was told to go.
+    """
+    if _link.count > 1 and _link.wanted:
+        raise Leave(f"host {_link.index}: {_link.wanted}; leaving {when}")
+    if _link.watch is not None:
+        _look(_link.watch)
+
+
+def _look(watch: Watch) -> None:
+    """Goes where another host has ended."""
+    if watch.trouble:
+        raise (HostLeft if watch.code == LEFT else HostLost)(watch.trouble)
+
+
 def _put(key: str, value: Any) -> None:
     data = zlib.compress(json.dumps(value).encode(), 1)
     pieces = [data[at : at + PIECE] for at in range(0, len(data), PIECE)] or [b""]
@@ -184,20 +210,21 @@ def _put(key: str, value: Any) -> None:
         _link.client.key_value_set_bytes(f"{key}/{number}", head + piece)
 
 
-def _get(key: str, host: int, what: str) -> Any:
-    first = _wait(f"{key}/0", host, what)
+def _get(key: str, host: int, what: str, longest_s: float) -> Any:
+    first = _wait(f"{key}/0", host, what, longest_s)
     number, data = int.from_bytes(first[:4], "big"), [first[4:]]
-    data += [_wait(f"{key}/{k}", host, what) for k in range(1, number)]
+    data += [_wait(f"{key}/{k}", host, what, longest_s) for k in range(1, number)]
     return json.loads(zlib.decompress(b"".join(data)))
 
 
-def _wait(key: str, host: int, what: str) -> bytes:
+def _wait(key: str, host: int, what: str, longest_s: float) -> bytes:
     """An entry of the store, as soon as it is there."""
     assert _link.watch is not None
-    until = time.monotonic() + _link.wait_s
+    until = time.monotonic() + longest_s
     while True:
-        if _link.watch.trouble:
-            raise HostLost(_link.watch.trouble)
+        if longest_s == math.inf:
+            leave_alone(f"on the way to {what}")
+        _look(_link.watch)
         try:
             return _link.client.blocking_key_value_get_bytes(key, int(SLICE_S * 1000))
         except Exception as error:
@@ -207,7 +234,7 @@ def _wait(key: str, host: int, what: str) -> bytes:
         if time.monotonic() > until:
             raise HostLost(
                 f"host {host} ({_link.watch.where(host)}) is alive but has not come to "
-                f"{what or 'the meeting point'} in {_link.wait_s:.0f} s (--host_wait_s)"
+                f"{what or 'the meeting point'} in {longest_s:.0f} s (--host_wait_s)"
             )
 
 
@@ -236,7 +263,7 @@ def stop(message: str, code: int = 1) -> NoReturn:
     sys.stdout.flush()
     print(f"vlaa_jax: {message}", file=sys.stderr, flush=True)
     if _link.watch is not None:
-        _link.watch.tell_and_linger(message)
+        _link.watch.tell_and_linger(message, code)
     os._exit(code)
 
 
@@ -255,10 +282,12 @@ def ending_together() -> Iterator[None]:
     try:
         yield
         meet("the end of the run")
-    except Leave as reason:
-        stop(f"interrupted ({reason}); the same command goes on after the last saved step", 130)
+    except (Leave, HostLeft) as reason:
+        stop(f"interrupted ({reason}); the same command goes on after the last saved step", LEFT)
     except KeyboardInterrupt:
-        stop("interrupted at once; the same command goes on after the last saved step, if any", 130)
+        stop(
+            "interrupted at once; the same command goes on after the last saved step, if any", LEFT
+        )
     except UserError as error:
         stop(str(error))
     except Exception as error:

@@ -20,6 +20,8 @@ GRACE_S = 5.0
 LINGER_S = GRACE_S + 2 * EVERY_S
 """Time that the coordinating host stays when it stops: with it goes what the others talk over."""
 
+LEFT = 130
+"""Exit code of a host that was told to go; the others then go, too."""
 ALIVE = "vlaa_jax/alive/"
 _SENTINEL = 'read -r word || printf "%s\\n" "$1" >&2'
 
@@ -32,7 +34,7 @@ class Watch(threading.Thread):
         index: of this host.
         count: hosts of the run.
         silence_s: seconds after which a host that is not heard counts as lost.
-        end_process: called with a message where the main thread does not stop.
+        end_process: called with a message and an exit code where the main thread does not stop.
     """
 
     def __init__(
@@ -41,14 +43,16 @@ class Watch(threading.Thread):
         index: int,
         count: int,
         silence_s: float,
-        end_process: Callable[[str], Any],
+        end_process: Callable[[str, int], Any],
     ) -> None:
         super().__init__(name="hosts", daemon=True)
         self.silence_s, self.trouble = silence_s, ""
         """What is wrong with another host, or nothing."""
+        self.code = 1
+        """Exit code of that host, where it has said it: `LEFT` if it was told to go."""
         self._client, self._index, self._count = client, index, count
         self._end_process = end_process
-        self._beat, self._state = 0, ""
+        self._beat, self._state, self._own_code = 0, "", 0
         self._heard = {k: (-1, time.monotonic()) for k in range(count) if k != index}
         self._names: dict[int, str] = {}
         self._over = threading.Event()
@@ -73,23 +77,26 @@ class Watch(threading.Thread):
                 self.trouble = f"host 0, which coordinates, cannot be reached ({reason})"
             if self.trouble:
                 if not self._over.wait(GRACE_S):
-                    self._end_process(self.trouble)
+                    self._end_process(self.trouble, self.code)
                 return
 
     def _say(self) -> None:
         self._beat += 1
-        word = json.dumps([self._beat, _own_name(), self._state])
+        word = json.dumps([self._beat, _own_name(), self._state, self._own_code])
         self._client.key_value_set(f"{ALIVE}{self._index}", word, allow_overwrite=True)
 
     def _hear(self) -> None:
         now = time.monotonic()
         for key, word in self._client.key_value_dir_get(ALIVE):
-            host, (beat, name, state) = int(key.rsplit("/", 1)[1]), json.loads(word)
+            host, (beat, name, state, code) = int(key.rsplit("/", 1)[1]), json.loads(word)
             self._names[host] = name
             if state == "done":
                 self._heard.pop(host, None)
             elif state and host in self._heard:
-                self.trouble = f"host {host} ({name}) has stopped: {state}"
+                self.code = code
+                self.trouble = (
+                    f"host {host} ({name}) has {'left' if code == LEFT else f'stopped: {state}'}"
+                )
             elif host in self._heard and self._heard[host][0] != beat:
                 self._heard[host] = (beat, now)
         for host, (_, last) in self._heard.items():
@@ -100,9 +107,9 @@ class Watch(threading.Thread):
                     "goes on after the last saved step"
                 )
 
-    def tell_and_linger(self, message: str) -> None:
+    def tell_and_linger(self, message: str, code: int) -> None:
         """Tells the others that this host stops, and stays until they can have heard it."""
-        self._state = message
+        self._state, self._own_code = message, code
         try:
             self._say()
             time.sleep(LINGER_S if self._index == 0 else 0.0)

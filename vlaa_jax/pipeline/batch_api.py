@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vlaa_jax.endpoint import EndpointError
-from vlaa_jax.pipeline.batch_files import BatchFiles
+from vlaa_jax.pipeline.batch_files import BatchFiles, Gone
 from vlaa_jax.pipeline.ledger import Ledger, Reply
 from vlaa_jax.pipeline.request import Request
 from vlaa_jax.settings.pipeline import ServedModel
@@ -140,7 +140,8 @@ class BatchTransport:
 
     async def _collect(self, batch_id: str, names: list[str]) -> None:
         """Ask after a batch until it ends, and hand out what it brought."""
-        answered = []
+        answered: list[str] = []
+        over = True
         try:
             batch = await self._until_over(batch_id)
             for field in ("output_file_id", "error_file_id"):
@@ -150,28 +151,37 @@ class BatchTransport:
             reason = f"batch {batch_id} {batch['status']} without an answer to this request"
             error = EndpointError("server", reason)
         except EndpointError as failure:
-            error = failure
+            error, over = failure, isinstance(failure, Gone)
         self._earlier.difference_update(names)
         self._fail([name for name in names if name in self._waiting], error)
-        if error.kind != "connection":
+        if over:
             self._over[batch_id] = answered
 
     async def _until_over(self, batch_id: str) -> Mapping[str, Any]:
+        """What became of a batch; a provider that is away is waited for until the deadline."""
+        clock = asyncio.get_running_loop().time
+        heard = clock()
         while True:
-            batch = await self._files.batch(batch_id)
-            if batch.get("status") in _ENDED:
-                return batch
+            try:
+                batch = await self._files.batch(batch_id)
+                heard = clock()
+                if batch.get("status") in _ENDED:
+                    return batch
+            except EndpointError as error:
+                if error.kind == "refused" or clock() - heard > self._model.deadline_s:
+                    raise
             await asyncio.sleep(self._model.batch_poll_s)
 
     def _hand_out(self, result: dict[str, Any]) -> list[str]:
-        """Give one answer to who waits for it; returns its name if somebody did."""
+        """Give one answer to who waits for it, or will; returns its name if it is one of ours."""
         name = str(result.get("custom_id"))
         if name in self._waiting:
             self._settle(name, result)
-            return [name]
-        if name in self._earlier:
+        elif name in self._earlier:
             self._early[name] = result
-        return []
+        else:
+            return []
+        return [name]
 
     def _settle(self, name: str, result: dict[str, Any]) -> None:
         waiting = self._waiting.pop(name)

@@ -4,12 +4,12 @@ Replies are read with bounds and without the key, as those of ``endpoint`` are.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import httpx
 
-from vlaa_jax.endpoint import EndpointError, EndpointSettings, Kind, bearer_token
+from vlaa_jax.endpoint import EndpointError, EndpointSettings, Kind, bearer_token, no_cookies
 from vlaa_jax.foreign import parse_json
 from vlaa_jax.redact import Redactor
 from vlaa_jax.settings.pipeline import ServedModel
@@ -17,6 +17,10 @@ from vlaa_jax.settings.pipeline import ServedModel
 _MAX_REPLY_BYTES = 4 << 20
 _MAX_RESULTS_BYTES = 2 << 30
 _MAX_SAID_CHARS = 160
+
+
+class Gone(EndpointError):
+    """The provider does not know the batch or the file any more."""
 
 
 class BatchFiles:
@@ -31,7 +35,10 @@ class BatchFiles:
         self._redactor = Redactor(token)
         self._redactor.watch()
         self._http = httpx.AsyncClient(
-            base_url=model.url.rstrip("/") + "/", headers=headers, timeout=model.timeout_s
+            base_url=model.url.rstrip("/") + "/",
+            headers=headers,
+            cookies=no_cookies(),
+            timeout=model.timeout_s,
         )
 
     async def aclose(self) -> None:
@@ -53,7 +60,14 @@ class BatchFiles:
         file = await self._json("POST", "files", data={"purpose": "batch"}, files=upload)
         window = {"endpoint": f"/v1/{path}", "completion_window": "24h"}
         wanted = {"input_file_id": _id_of(file), **window}
-        return _id_of(await self._json("POST", "batches", json=wanted))
+
+        async def made() -> dict[str, Any]:
+            listed, _ = await self._once("GET", "batches", {"params": {"limit": 100}})
+            rows = listed.get("data")
+            found = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+            return next((r for r in found if r.get("input_file_id") == wanted["input_file_id"]), {})
+
+        return _id_of(await self._json("POST", "batches", made, json=wanted))
 
     async def batch(self, batch_id: str) -> Mapping[str, Any]:
         """What the provider says of a batch.
@@ -77,7 +91,8 @@ class BatchFiles:
                         if (value := self._object(line)) is not None:
                             yield value
                 else:
-                    failure = EndpointError("server", f"HTTP {reply.status_code} for a result file")
+                    said = f"HTTP {reply.status_code} for a result file"
+                    failure = _class_of(reply.status_code)("server", said)
         except httpx.HTTPError as error:
             failure = EndpointError("connection", f"{type(error).__name__} in a result file")
         if failure is not None:
@@ -90,8 +105,21 @@ class BatchFiles:
             return None
         return value if isinstance(value, dict) else None
 
-    async def _json(self, method: str, path: str, **options: Any) -> dict[str, Any]:
-        """One request, tried again while the failure may pass."""
+    async def _json(
+        self,
+        method: str,
+        path: str,
+        made: Callable[[], Awaitable[dict[str, Any]]] | None = None,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """One request, tried again while the failure may pass.
+
+        Args:
+            method: of HTTP.
+            path: below the base URL.
+            made: looks whether a request whose reply was lost has done its work.
+            options: of httpx.
+        """
         attempt = 0
         while True:
             value, failure = await self._once(method, path, options)
@@ -101,6 +129,8 @@ class BatchFiles:
                 raise failure
             await asyncio.sleep(self._model.backoff_s * 2**attempt)
             attempt += 1
+            if made is not None and (value := await made()):
+                return value
 
     async def _once(
         self, method: str, path: str, options: Mapping[str, Any]
@@ -118,11 +148,16 @@ class BatchFiles:
             refused = 400 <= reply.status_code < 500 and reply.status_code not in (408, 429)
             kind: Kind = "refused" if refused else "server"
             said = self.quote(data.decode(errors="replace"))
-            return {}, EndpointError(kind, f"HTTP {reply.status_code} from /{path}: {said}")
+            told = f"HTTP {reply.status_code} from /{path}: {said}"
+            return {}, _class_of(reply.status_code)(kind, told)
         value = self._object(data)
         if value is None:
             return {}, EndpointError("malformed", f"/{path}: the reply is no JSON object")
         return value, None
+
+
+def _class_of(status: int) -> type[EndpointError]:
+    return Gone if status in (404, 410) else EndpointError
 
 
 def _id_of(value: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ outcome is emitted.
 """
 
 import asyncio
+import logging
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -130,7 +131,9 @@ class _StepsDoFn(beam.DoFn):  # type: ignore[misc]
         for future in done:
             try:
                 yield future.result().to_json()
-            except UserError:  # nothing more may be asked: the sample is left for the next run
+            except UserError as error:  # nothing more may be asked: it is left for the next run
+                if not self._stopped:
+                    logging.getLogger(__name__).error("nothing more is asked: %s", error)
                 self._stopped = True
 
     def teardown(self) -> None:

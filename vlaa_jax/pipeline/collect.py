@@ -15,10 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TextIO, TypeVar
+from typing import Any, TextIO, TypeVar
 
-from vlaa_jax.data.images import MAX_ASPECT, decode_image
-from vlaa_jax.data.records import Refusal, clean_image_path
+from vlaa_jax.data.images.files import decode_image
+from vlaa_jax.data.images.processor import MAX_ASPECT
+from vlaa_jax.data.records.parse import clean_image_path
+from vlaa_jax.data.records.reject import Refusal
+from vlaa_jax.foreign import read_object
 from vlaa_jax.pipeline.sample import Sample
 from vlaa_jax.pipeline.sources import SOURCES, Source
 from vlaa_jax.pipeline.sources.formats import Row, Unusable
@@ -36,6 +39,8 @@ NAME = "collect"
 SAMPLES, REJECTS, STAMP = "collected.jsonl", "collect_rejects.jsonl", "collected.json"
 _CHUNK = 64
 _SUFFIXES = ((b"\xff\xd8\xff", "jpg"), (b"\x89PNG", "png"), (b"RIFF", "webp"), (b"GIF8", "gif"))
+_MAX_NAME_BYTES = 240
+"""Of a file or folder; most disks allow 255, and a suffix is added for a while."""
 _UNSAFE = re.compile(r"[^\w.-]+")
 
 
@@ -67,13 +72,13 @@ def collect(settings: CollectSettings, workdir: Path, image_root: Path) -> Colle
     limits = known(source_counts, settings, "limits")
     if not folders:
         raise UserError("collect.sources: name at least one, e.g. arxivqa=/data/arxivqa")
-    wanted = json.loads(json.dumps(asdict(settings)))
-    if stamp.is_file():
-        before = json.loads(stamp.read_text(encoding="utf-8"))
-        if before["settings"] != wanted:
-            raise UserError(
-                f"{workdir}: was collected with other settings; choose another --workdir"
-            )
+    wanted = asdict(settings)
+    del wanted["sources"]  # to the end: "embedded" draws its sources by the other settings
+    wanted["sources"] = [[name, str(folder.resolve())] for name, folder in folders.items()]
+    if (before := _stamped(stamp)) and done.samples.is_file() and done.rejects.is_file():
+        if other := [name for name in wanted if before["settings"].get(name) != wanted[name]]:
+            told = f"was collected with another collect.{other[0]}; choose another --workdir"
+            raise UserError(f"{workdir}: {told}")
         done.originals, done.count = before["originals"], before["count"]
         return done
     partial = [path.with_suffix(".partial") for path in (done.samples, done.rejects)]
@@ -97,6 +102,17 @@ def collect(settings: CollectSettings, workdir: Path, image_root: Path) -> Colle
     return done
 
 
+def _stamped(stamp: Path) -> dict[str, Any] | None:
+    """What an earlier run noted at the end of collecting; None where it did not come so far."""
+    if not stamp.is_file():
+        return None
+    found = read_object(stamp)
+    kinds = {"settings": dict, "originals": dict, "count": int}
+    if any(not isinstance(found.get(name), kind) for name, kind in kinds.items()):
+        raise UserError(f"{stamp}: is damaged; remove it to collect again")
+    return found
+
+
 def known(
     read: Callable[[str], dict[str, T]], settings: CollectSettings | SplitSettings, field_name: str
 ) -> dict[str, T]:
@@ -117,12 +133,14 @@ def iter_samples(path: Path) -> Iterator[tuple[int, Sample]]:
     """Collected samples in order, with their positions."""
     with path.open("rb") as file:
         for position, line in enumerate(file):
-            yield position, Sample.from_json(line)
+            with own_file(path):
+                sample = Sample.from_json(line)
+            yield position, sample
 
 
 def rejected(path: Path) -> Counter[tuple[str, str, str]]:
     """Places that became no sample, by source, step and reason."""
-    with path.open("rb") as file:
+    with own_file(path), path.open("rb") as file:
         lines = (json.loads(line) for line in file)
         return Counter((line["source"], NAME, line["reason"]) for line in lines)
 
@@ -216,6 +234,8 @@ class _Collector:
             path = clean_image_path(f"{source.folder}/{suffix}")
         except Refusal as refusal:
             raise Unusable("image path refused", refusal.reason) from None
+        if max(len(part.encode()) for part in path.split("/")) > _MAX_NAME_BYTES:
+            raise Unusable("image name too long", path[:200])
         target = self._root / path
         if hash(path) in self._paths and loaded.digest != _digest_of(target):
             raise Unusable("image name used before", path)

@@ -126,15 +126,23 @@ class Ledger:
     def get(self, key: bytes) -> Reply | None:
         """The recorded answer to a request; None where there is none or the call failed."""
         query = "SELECT reply FROM calls WHERE key=? AND state='done'"
-        row = self._reads.execute(query, (key,)).fetchone()
-        if row is None and self._base is not None:
-            row = self._base.execute(query, (key,)).fetchone()
-        return None if row is None else Reply(**json.loads(row[0]))
+        rows = self._rows(query, key)
+        if not rows and self._base is not None:
+            rows = self._rows(query, key, at=self._base)
+        try:
+            return Reply(**json.loads(rows[0][0])) if rows else None
+        except (ValueError, TypeError):
+            raise UserError(f"{self.path}: is damaged (the reply to {key.hex()})") from None
+
+    def _rows(self, query: str, *values: Any, at: sqlite3.Connection | None = None) -> list[Any]:
+        try:
+            return (at or self._reads).execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise UserError(f"{self.path}: cannot be read ({error})") from None
 
     def knows(self, key: bytes) -> bool:
         """Whether a call was recorded, with an answer or as failed."""
-        row = self._reads.execute("SELECT 1 FROM calls WHERE key=?", (key,)).fetchone()
-        return row is not None
+        return bool(self._rows("SELECT 1 FROM calls WHERE key=?", key))
 
     async def record(self, entry: Entry) -> None:
         """Write a row; returns once it is committed."""
@@ -148,11 +156,14 @@ class Ledger:
         loop = asyncio.get_running_loop()
         while self._queue:
             batch, self._queue = self._queue, []
-            rows = [entry.row() for entry, _ in batch]
             try:
+                rows = [entry.row() for entry, _ in batch]
                 await loop.run_in_executor(self._thread, self._commit, rows)
-            except sqlite3.Error as error:
-                reason = UserError(f"{self.path}: cannot be written ({error})")
+            except Exception as error:  # whatever it is: nobody is to wait for ever
+                reason = UserError(
+                    f"{self.path}: cannot be written ({error}); every earlier reply is kept, the "
+                    "same command asks for the rest when there is room"
+                )
                 for _, written in batch:
                     written.set_exception(reason)
             else:
@@ -167,13 +178,12 @@ class Ledger:
         """Calls, tokens and dollars per step, of all runs of the work directory."""
         query = """SELECT step, SUM(state='done'), SUM(state='failed'), SUM(prompt_tokens),
             SUM(completion_tokens), SUM(cost) FROM calls GROUP BY step"""
-        return {step: StepCost(*values) for step, *values in self._reads.execute(query)}
+        return {step: StepCost(*values) for step, *values in self._rows(query)}
 
     def spent(self) -> float:
         """Dollars of all runs, those of the base included."""
         query = "SELECT TOTAL(cost) FROM calls"
-        found = (at.execute(query).fetchone()[0] for at in (self._reads, self._base) if at)
-        return float(sum(found))
+        return float(sum(self._rows(query, at=at)[0][0] for at in (self._reads, self._base) if at))
 
     def absorb(self, folder: Path) -> None:
         """Take over the rows of other ledgers in a folder, and remove them."""
@@ -183,10 +193,11 @@ class Ledger:
             def take(path: Path = path) -> None:
                 self._writes.execute("ATTACH ? AS other", (str(path),))
                 with self._writes:
-                    # An answer is worth more than a failure, whoever has it.
+                    # An answer is worth more than a failure, whoever has it. Without its "main"
+                    # a name may mean the other's table.
                     self._writes.execute(
-                        "INSERT OR REPLACE INTO calls SELECT * FROM other.calls AS o WHERE"
-                        " o.state='done' OR o.key NOT IN (SELECT key FROM calls)"
+                        "INSERT OR REPLACE INTO main.calls SELECT * FROM other.calls AS o WHERE"
+                        " o.state='done' OR o.key NOT IN (SELECT key FROM main.calls)"
                     )
                 self._writes.execute("DETACH other")
 
@@ -200,7 +211,7 @@ class Ledger:
     def failures(self) -> Iterator[Mapping[str, str]]:
         """The calls that failed when they were last asked."""
         query = "SELECT step, sample, model, error FROM calls WHERE state='failed' ORDER BY 1, 2"
-        for row in self._reads.execute(query):
+        for row in self._rows(query):
             yield dict(zip(("step", "sample", "model", "error"), row, strict=True))
 
     def add_batch(self, batch_id: str, place: str, keys: Sequence[bytes]) -> None:
@@ -224,7 +235,7 @@ class Ledger:
     def open_batches(self, place: str) -> list[tuple[str, list[bytes]]]:
         """Batches of one endpoint that were handed in and not collected: id and request digests."""
         query = "SELECT id, keys FROM batches WHERE place=? AND state='open' ORDER BY id"
-        rows = self._reads.execute(query, (place,)).fetchall()
+        rows = self._rows(query, place)
         return [(name, [bytes.fromhex(key) for key in json.loads(keys)]) for name, keys in rows]
 
     def close(self) -> None:

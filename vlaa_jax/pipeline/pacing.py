@@ -142,7 +142,11 @@ class Breaker:
                 raise EndpointDown(f"{self._name} keeps failing; the last time: {self._error}")
             if not self._probing:
                 self._probing = True
-                await asyncio.sleep(self._until - asyncio.get_running_loop().time())
+                try:
+                    await asyncio.sleep(self._until - asyncio.get_running_loop().time())
+                except asyncio.CancelledError:
+                    self.give_up(True)
+                    raise
                 return True
             await self._changed.wait()
         return False
@@ -161,6 +165,11 @@ class Breaker:
         elif self._rests:
             self._rests = 0
             self._latest.clear()
+            self._change()
+
+    def give_up(self, probe: bool) -> None:
+        """Tell that a call ended without a word about the server: another one is to try."""
+        if probe:
             self._change()
 
     def _mostly_failing(self) -> bool:
@@ -223,8 +232,9 @@ class Pacer:
         tries = 0
         deadline = float("inf")
         loop = asyncio.get_running_loop()
-        while True:
-            probe = await self._breaker.ready()
+
+        async def one_try() -> T:
+            nonlocal deadline
             await self._requests.take(1.0)
             await self._tokens.take(tokens)
             ticket = await self._turn()
@@ -233,16 +243,27 @@ class Pacer:
             overloaded = None
             try:
                 reply = await send(min(deadline, loop.time() + self.pace.timeout_s))
+                overloaded = False
             except EndpointError as error:
                 overloaded = True if error.kind in _OVERLOADED else None
+                raise
+            finally:
+                self.window.leave(ticket, overloaded)
+            return reply
+
+        while True:
+            probe = await self._breaker.ready()
+            try:
+                reply = await one_try()
+            except EndpointError as error:
                 failure = error
+            except BaseException:
+                self._breaker.give_up(probe)
+                raise
             else:
-                overloaded = False
                 self._breaker.note(None, probe)
                 self._tokens.charge(used(reply) - tokens)
                 return reply
-            finally:
-                self.window.leave(ticket, overloaded)
             self._breaker.note(failure, probe)
             pause = self._pause(failure, tries)
             if pause is None or loop.time() + pause >= deadline:

@@ -6,7 +6,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 
-from vlaa_jax.data.images import resolve_inside
+from vlaa_jax import disk
+from vlaa_jax.data.images.files import resolve_inside
 from vlaa_jax.endpoint import image_data_url
 from vlaa_jax.pipeline.sample import Outcome, Sample
 
@@ -29,7 +30,7 @@ def write_preview(outcomes: Iterable[Outcome], image_root: Path, path: Path, not
     )
     cards = [_card(outcome, image_root) for outcome in outcomes]
     page = environment.get_template("preview.html.jinja").render(cards=cards, note=note)
-    path.write_text(page, encoding="utf-8")
+    disk.write_text(path, page)
 
 
 def _card(outcome: Outcome, image_root: Path) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """The tables of a finished run: counts in the paper's form, rejects by reason, costs by step."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -9,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from vlaa_jax import disk
 from vlaa_jax.pipeline.estimate import StepEstimate
 from vlaa_jax.pipeline.ledger import StepCost
 from vlaa_jax.pipeline.sources import SOURCES
@@ -19,15 +19,17 @@ _HEAD = ("source", "original", "after pipeline", "SFT", "RL", "aha-SFT", "failed
 
 
 def counts_rows(originals: Mapping[str, int], tally: Tally) -> list[list[str]]:
-    """A row per source and the total: ours, and the paper's in brackets (Table 1)."""
+    """A row per source and their total: ours, and the paper's in brackets (Table 1)."""
     rows = []
     columns = (originals, tally.kept, tally.sft, tally.rl, tally.aha_sft, tally.failed)
     for name in originals:
         published = (*SOURCES[name].published, None, None)
         pairs = zip((column.get(name, 0) for column in columns), published, strict=True)
         rows.append([SOURCES[name].title, *(_cell(count, paper) for count, paper in pairs)])
-    rows.append(["total", *(f"{sum(column.values()):,}" for column in columns)])
-    return rows
+    papers = zip(*(SOURCES[name].published for name in originals), strict=True)
+    sums = (*(sum(count or 0 for count in column) or None for column in papers), None, None)
+    totals = zip((sum(column.values()) for column in columns), sums, strict=True)
+    return [*rows, ["total", *(_cell(count, paper) for count, paper in totals)]]
 
 
 def _cell(count: int, paper: int | None) -> str:
@@ -53,7 +55,7 @@ def write_report(
     ]
     if stopped:
         parts.append(f"\nStopped before the end, {pending:,} samples are left: {stopped}\n")
-    (workdir / COUNTS).write_text("\n".join(parts), encoding="utf-8")
+    disk.write_text(workdir / COUNTS, "\n".join(parts))
     summary = {
         "originals": dict(originals),
         **{name: dict(getattr(tally, name)) for name in ("kept", "sft", "aha_sft", "rl", "failed")},
@@ -62,7 +64,7 @@ def write_report(
         "stopped": stopped,
         "pending": pending,
     }
-    (workdir / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    disk.write_json(workdir / SUMMARY, summary)
 
 
 def show_report(

@@ -7,19 +7,26 @@ it, so a run may go on elsewhere; ``ServedModel.tag`` tells two models of one na
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlaa_jax.data.images import resolve_inside
-from vlaa_jax.endpoint import image_part
+from vlaa_jax.data.images.files import resolve_inside
+from vlaa_jax.endpoint import EndpointError, image_part
+from vlaa_jax.foreign import without_surrogates
 from vlaa_jax.pipeline.ledger import Reply
 from vlaa_jax.settings.pipeline import ServedModel
 
 CHAT, SCORE = "chat/completions", "completions"
 CHARS_PER_TOKEN = 3.5
 """For estimates before a call; on the safe side for English."""
+_MAX_TOKENS = 1 << 31
+_MAX_REASON = 64
+_BROKEN_OFF = frozenset(("insufficient_system_resource", "error", "abort"))
+"""Reasons that make a reply no answer, whatever text it has: DeepSeek's; OpenRouter's and
+Mistral's; those of vLLM and SGLang."""
 
 
 @dataclass(frozen=True)
@@ -73,16 +80,26 @@ class Request:
         messages = [{"role": "user", "content": content}]
         if self.system:
             messages.insert(0, {"role": "system", "content": self.system})
-        return {"model": model.model, "messages": messages, **_sampling(model)}
+        # A server that remembers requests must not answer every try from memory.
+        seed = {"seed": self.salt} if self.salt else {}
+        return {"model": model.model, "messages": messages, **_sampling(model), **seed}
 
     def read(self, reply: Any) -> Reply:
-        """A parsed reply as a Reply; raises ValueError and its like where it is malformed."""
+        """A parsed reply as a Reply; raises ValueError and its like where it is malformed.
+
+        Raises:
+            EndpointError: the server says itself that it broke off.
+        """
+        if "choices" not in reply and "error" in reply:
+            raise ValueError(f"an error in place of a reply: {reply['error']}")
         usage = reply.get("usage") or {}
         counts = (int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))
-        if min(counts) < 0:
-            raise ValueError("negative counts of tokens")
+        if min(counts) < 0 or max(counts) > _MAX_TOKENS:
+            raise ValueError("no possible counts of tokens")
         choice = reply["choices"][0]
-        reason = str(choice.get("finish_reason") or "")
+        reason = without_surrogates(str(choice.get("finish_reason") or "")[:_MAX_REASON])
+        if reason in _BROKEN_OFF:
+            raise EndpointError("server", f"the reply was broken off ({reason})")
         if self.path == SCORE:
             value = _mean_nll(choice["logprobs"], len(self.prefix))
             return Reply("", "", reason, *counts, value)
@@ -112,4 +129,7 @@ def _mean_nll(logprobs: Mapping[str, Any], prefix_chars: int) -> float:
     ]
     if not scored:
         raise ValueError("no token of the text was scored")
-    return -sum(scored) / len(scored)
+    mean = -sum(scored) / len(scored)
+    if not math.isfinite(mean):
+        raise ValueError("the likelihood is not finite")
+    return mean

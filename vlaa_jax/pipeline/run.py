@@ -6,7 +6,6 @@ is used again, and only what was never answered is asked.
 
 import asyncio
 import fcntl
-import json
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from vlaa_jax import disk
 from vlaa_jax.pipeline import embedded
 from vlaa_jax.pipeline.client import Client, check_models
 from vlaa_jax.pipeline.collect import Collected, collect, iter_samples, known, rejected
@@ -67,7 +67,15 @@ def run(settings: PipelineSettings, workdir: Path, console: Console) -> Pipeline
     Raises:
         UserError: something the user can mend; what was recorded until then stays.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        return _run(settings, workdir, console)
+    except OSError as error:  # a full disk, most likely
+        where = error.filename or workdir
+        raise UserError(f"{where}: {error.strerror or error}; the same command goes on") from error
+
+
+def _run(settings: PipelineSettings, workdir: Path, console: Console) -> PipelineSummary:
     with ExitStack() as stack:
         stack.enter_context(_alone(workdir))
         known(source_counts, settings.split, "rl_caps")  # now, not when all is paid
@@ -200,8 +208,7 @@ class _Job:
 
 def _write_config(settings: PipelineSettings, path: Path) -> None:
     """Note the settings of the latest run; a key is not among them, only the name of its place."""
-    text = json.dumps(asdict(settings), indent=1, sort_keys=True)
-    path.write_text(text + "\n", encoding="utf-8")
+    disk.write_json(path, asdict(settings))
 
 
 def _with_embedded(settings: PipelineSettings, workdir: Path, stack: ExitStack) -> PipelineSettings:

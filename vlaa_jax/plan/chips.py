@@ -1,10 +1,17 @@
 """The one table of roofline constants.
 
-Peaks are in parallel/peak.py. Memory, HBM and interconnect are the makers' figures (Google Cloud
-TPU system architecture pages; NVIDIA H100 and H200 data sheets); of memory, what the compiler says
-that a program may use (TPU), or jax's default share of three quarters (GPU). A link is what one
-device sends to its neighbours on one torus axis, both ways together (TPU), or into NVLink (GPU).
-Prices are list prices per device-hour on demand, as a first guess: yours differ.
+Peaks are in parallel/peak.py. The makers' figures, looked up in November 2026:
+
+* TPU: https://docs.cloud.google.com/tpu/docs/v5e, /v5p and /v6e: bandwidth of the memory 819,
+  2,765 and 1,638 GB/s; interconnect of a chip, both ways together, 400, 1,200 and 800 GB/s over 4,
+  6 and 4 ports, so 100, 200 and 200 a port. A link here is what one device sends on one axis of
+  the torus, both ways, at nine tenths of that. Short axes are no rings on v5e and v6e, but then two
+  axes carry what is counted for one.
+* NVIDIA H100 and H200 SXM data sheets: 3.35 and 4.8 TB/s; NVLink 900 GB/s both ways, 450 into it.
+
+Of memory, what the compiler says that a program may use (TPU), or jax's default share of three
+quarters (GPU). Prices are dollars per device-hour on demand from memory, not looked up (Google's
+stored price list is older than v5e), and for GPUs a middle of what clouds ask: put in your own.
 """
 
 from dataclasses import dataclass
@@ -48,7 +55,7 @@ CHIPS = {
     "v4": Chip("TPU v4", 31.75 * GIB, 1.228e12, 90e9, 3.22),
     "v5e": Chip("TPU v5e", 15.75 * GIB, 0.819e12, 90e9, 1.20),
     "v5p": Chip("TPU v5p", 95.0 * GIB, 2.765e12, 180e9, 4.20),
-    "v6e": Chip("TPU v6e", 31.25 * GIB, 1.640e12, 180e9, 2.70),
+    "v6e": Chip("TPU v6e", 31.25 * GIB, 1.638e12, 180e9, 2.70),
     "h100": Chip("NVIDIA H100", 0.75 * 79.6 * GIB, 3.35e12, 450e9, 3.00),
     "h200": Chip("NVIDIA H200", 0.75 * 139.8 * GIB, 4.80e12, 450e9, 4.00),
 }

@@ -100,6 +100,11 @@ class Cut(NamedTuple):
         """Parts that a batch is dealt into."""
         return self.data * self.fsdp
 
+    def sampling(self, tensor: int) -> "Cut":
+        """The same devices while they sample, with heads in `tensor` parts (0: as they are)."""
+        parts = tensor or self.tensor
+        return Cut(self.devices // parts, 1, parts)
+
 
 class Batch(NamedTuple):
     """A micro-batch, or its share on one device.
@@ -172,9 +177,9 @@ class Formulas(ABC):
         own = self._trained / (self.cut.fsdp * self.cut.tensor)
         return Work(20 * own, 0, own * self._master * 7, 0)
 
-    def passes(self, batch: Batch, *, backward: bool, weights_cut: bool = True) -> Work:
-        """A forward pass over a micro-batch, with or without its gradients."""
-        text, cut = self.config.text, self.cut
+    def passes(self, batch: Batch, *, backward: bool, sampling: Cut | None = None) -> Work:
+        """A forward pass over a micro-batch, with or without its gradients; or one to sample."""
+        text, cut = self.config.text, sampling or self.cut
         own = batch.over(cut.shards)
         kinds = ("forward", "backward") if backward else ("forward",)
         head = 2 * own.scored * text.width * text.vocab_size
@@ -191,8 +196,8 @@ class Formulas(ABC):
         hbm += own.scored * text.vocab_size * 4 * (10 if backward else 4) / cut.tensor
         gathered = (self.sizes.total - self.sizes.embedding * (self.sizes.head > 0)) / cut.tensor
         hbm += gathered * self._matrix * (3 if backward else 1)
-        sent = self._sums(own.tokens, backward)
-        sent += self._weights_sent(gathered, backward) if weights_cut else 0.0
+        sent = self._sums(own.tokens, cut, backward)
+        sent += 0.0 if sampling else self._weights_sent(gathered, backward)
         return Work(flops, useful, hbm, sent)
 
     def _weights_sent(self, gathered: float, backward: bool) -> float:
@@ -205,9 +210,9 @@ class Formulas(ABC):
             sent += 2 * gathered * 4 / cut.fsdp * (1 - 1 / cut.data)  # ... and over its copies
         return sent
 
-    def _sums(self, tokens: float, backward: bool) -> float:
+    def _sums(self, tokens: float, cut: Cut, backward: bool) -> float:
         """What tensor parallelism sums: two arrays a layer and pass, float32, each sent twice."""
-        if self.cut.tensor == 1:
+        if cut.tensor == 1:
             return 0.0
         text = self.config.text
         return tokens * text.width * 4 * 2 * 2 * text.layers * (3 if backward else 1)

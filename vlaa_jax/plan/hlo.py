@@ -62,7 +62,7 @@ class Collective(NamedTuple):
 
 def collectives(text: str) -> list[Collective]:
     """All collectives of a compiled program (``compiled.as_text()``)."""
-    computations, entry = _computations(text)
+    computations, entry = computations_of(text)
     loops = _loops_around(computations, entry)
     found, seen = [], set()
     for name, lines in computations.items():
@@ -125,7 +125,7 @@ def _bytes(dtype: str, dims: str) -> int:
     return total
 
 
-def _computations(text: str) -> tuple[dict[str, list[str]], str]:
+def computations_of(text: str) -> tuple[dict[str, list[str]], str]:
     """Lines of every computation, and the name of the first one to run."""
     found: dict[str, list[str]] = {}
     entry, lines = "", None
@@ -152,11 +152,12 @@ def _loops_around(computations: dict[str, list[str]], entry: str) -> dict[str, t
             continue
         loops[name] = path
         for line in computations[name]:
-            stack += [(child, path + turns) for child, turns in _children(line, computations)]
+            stack += [(child, path + turns) for child, turns in children(line, computations)]
     return loops
 
 
-def _children(line: str, computations: dict[str, list[str]]) -> Iterator[tuple[str, tuple]]:
+def children(line: str, computations: dict[str, list[str]]) -> Iterator[tuple[str, tuple]]:
+    """Computations that a line calls, each with the turns of the loop that it is the body of."""
     called: dict[str, list[str]] = {}
     for match in _CALLED.finditer(line):
         rest = line[match.end() :]

@@ -1,6 +1,7 @@
 """A plan: every program's memory, collectives and time, and whether the run fits."""
 
 import dataclasses
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from vlaa_jax.plan.compiled import Compiled
 from vlaa_jax.plan.formulas import Cut, Work
 from vlaa_jax.plan.roofline import Time, time_of
 from vlaa_jax.plan.tasks import formulas_of
+from vlaa_jax.plan.traffic import Traffic, traffic
 from vlaa_jax.schema import UserError
 from vlaa_jax.settings.sft import SftSettings
 
@@ -26,7 +28,10 @@ class Row(NamedTuple):
         work: of one run on one device.
         moved: collectives by kind and loop depth, bytes sent in one run; empty by formulas.
         arguments: bytes of its arguments on a device; 0 by formulas.
+        compiled: seconds that its compilation took; 0 by formulas.
         error: why it did not compile.
+        known: it was compiled before.
+        crossing: what crosses the memory most in one run, in words and bytes; empty by formulas.
     """
 
     name: str
@@ -36,7 +41,10 @@ class Row(NamedTuple):
     work: Work
     moved: dict[str, float]
     arguments: int = 0
+    compiled: float = 0.0
     error: str = ""
+    known: bool = False
+    crossing: tuple[tuple[str, float], ...] = ()
 
 
 class Plan(NamedTuple):
@@ -93,6 +101,12 @@ def cut_of(settings: Any, devices: int) -> Cut:
             f"mesh: data={mesh.data} x fsdp={mesh.fsdp} x tensor={mesh.tensor} do not multiply to "
             f"the {devices} devices of the topology"
         )
+    parts = 0 if isinstance(settings, SftSettings) else settings.rollout.tensor
+    if parts and (parts % cut.tensor or devices % parts):
+        raise UserError(
+            f"rollout.tensor: {parts} is no multiple of mesh.tensor={cut.tensor} that divides the "
+            f"{devices} devices of the topology"
+        )
     for name, size in _dealt(settings).items():
         if size % cut.shards:
             following = -(-size // cut.shards) * cut.shards
@@ -128,18 +142,30 @@ def compiled_plan(
 ) -> Plan:
     """A plan with memory and collectives of compiled programs; products by formulas."""
     own = formulas_of(settings, config, cut, chip.platform)
-    counted = own.works()
+    counted, vision = own.works(), config.vision
+    full = len(vision.full_blocks) / vision.depth  # the tower's conditional: windows, or all
     rows = []
     for found in programs:
         name = found.program.name
         runs, work = counted[name]
-        # Only the largest array's move is compiled; the formula has them all.
-        if name != "weights":
+        crossed = traffic(found.text, own.loop, (1 - full, full))
+        # Of the weights only the largest array's move is compiled; the formula has them all.
+        if name != "weights" and found.text:
             sent = sum(c.moved * c.turns(own.loop) for c in found.collectives)
-            work = work._replace(sent=float(sent))
-        time, moved = time_of(work, chip), depths(found)
-        rows.append(Row(name, runs, found.total, time, work, moved, found.arguments, found.error))
+            work = work._replace(sent=float(sent), hbm=sum(one.bytes for one in crossed))
+        said = found.arguments, found.seconds, found.error, found.known, greatest(crossed)
+        rows.append(Row(name, runs, found.total, time_of(work, chip), work, depths(found), *said))
     return Plan(tuple(rows), chip, cut, compiled=True, attention=own.form)
+
+
+def greatest(crossed: Sequence[Traffic], count: int = 6) -> tuple[tuple[str, float], ...]:
+    """The operations that move most, those of one shape and origin together."""
+    totals: Counter[str] = Counter()
+    for one in crossed:
+        shape = " ".join(re.findall(r"\w+\[[\d,]*\]", one.shape)[:2])
+        origin = "/".join(one.source.split("/")[-2:])
+        totals[f"{one.kind} {shape} {origin} x{one.turns:g}"] += one.bytes
+    return tuple(totals.most_common(count))
 
 
 def depths(found: Compiled) -> dict[str, float]:
@@ -181,12 +207,32 @@ def changes(settings: Any, devices: int) -> Iterator[tuple[str, Any]]:
                 f"rollout.batch_prompts={slots}",
                 replace(settings, rollout=replace(rollout, batch_prompts=slots)),
             )
+        for parts in (2, 4, 8):
+            if parts > (rollout.tensor or mesh.tensor) and not devices % parts:
+                yield (
+                    f"rollout.tensor={parts}",
+                    replace(settings, rollout=replace(rollout, tensor=parts)),
+                )
     for tensor in (1, 2, 4, 8):
         for fsdp in (2**n for n in range(13)):
             if devices % (fsdp * tensor) or fsdp * tensor <= mesh.fsdp * mesh.tensor:
                 continue
-            own = replace(settings, mesh=replace(mesh, data=-1, fsdp=fsdp, tensor=tensor))
+            cut = replace(mesh, data=-1, fsdp=fsdp, tensor=tensor)
+            own = replace(settings, mesh=cut, rollout=replace(settings.rollout, tensor=0))
             yield f"mesh.fsdp={fsdp} mesh.tensor={tensor} mesh.data=-1", own
+
+
+def with_more_slots(settings: Any) -> Iterator[Any]:
+    """The same run with more prompts decoded at once, up to all of them."""
+    if isinstance(settings, SftSettings):
+        return
+    rollout = settings.rollout
+    slots = 2 * (rollout.batch_prompts or rollout.prompts)
+    while slots <= rollout.prompts and rollout.prompts % slots == 0:
+        yield dataclasses.replace(
+            settings, rollout=dataclasses.replace(rollout, batch_prompts=slots)
+        )
+        slots *= 2
 
 
 def _halves(size: int, least: int) -> Iterator[int]:

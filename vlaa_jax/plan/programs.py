@@ -30,7 +30,8 @@ from vlaa_jax.policy.rows import RowTargets
 from vlaa_jax.rollout import generate
 from vlaa_jax.rollout.engine import Engine
 from vlaa_jax.rollout.sampling import Sampling
-from vlaa_jax.rollout.weights import places_for, rollout_dtypes
+from vlaa_jax.rollout.slots import MOST_HELD
+from vlaa_jax.rollout.weights import places_for, rollout_dtypes, sampling_mesh
 from vlaa_jax.settings.grpo import GrpoSettings
 from vlaa_jax.settings.sft import SftSettings
 from vlaa_jax.train.grpo_loss import Context, GroupBatch, grpo_loss
@@ -77,6 +78,7 @@ class Parts(NamedTuple):
     model: Model
     distribution: Distribution
     engine: Engine
+    sampling: Mesh
     reference: Any
     weights: Any
     update: Update
@@ -113,6 +115,7 @@ def _distribution(model: Model, settings: Any, temperature: float, chunk: int) -
 def make_parts(settings: GrpoSettings, config: QwenVLConfig, shapes: Shapes, mesh: Mesh) -> Parts:
     """Model, state and programs of a GRPO run on shapes."""
     model, rollout = make_model(settings, config, mesh), settings.rollout
+    sampling = sampling_mesh(mesh, rollout.tensor) if rollout.tensor else mesh
     engine = Engine(
         model.graphdef,
         completions=rollout.completions,
@@ -122,15 +125,17 @@ def make_parts(settings: GrpoSettings, config: QwenVLConfig, shapes: Shapes, mes
         allowed_V=np.ones(config.text.vocab_size, bool),
         slots=shapes.slots,
         burst=rollout.burst,
-        mesh=mesh,
+        mesh=sampling,
     )
     distribution = _distribution(model, settings, rollout.temperature, settings.algo.logprob_chunk)
     dtypes = rollout_dtypes(model.params, settings.model.matrices)
-    weights = _retyped(model.params, dtypes, layout(config, mesh, "sample"))
+    weights = _retyped(model.params, dtypes, layout(config, sampling, "sample"))
     loss = partial(grpo_loss, distribution, settings.algo, rollout.max_new_tokens)
     update = Update(loss, model.optimizer, model.state)
     reference = _reference(settings, model.state.trainable, model.frozen)
-    return Parts(settings, shapes, model, distribution, engine, reference, weights, update)
+    return Parts(
+        settings, shapes, model, distribution, engine, sampling, reference, weights, update
+    )
 
 
 def _reference(settings: GrpoSettings, trainable: Any, frozen: Any) -> Any:
@@ -192,6 +197,8 @@ def grpo_programs(parts: Parts) -> list[Program]:
     if parts.reference and not parts.settings.model.lora.rank:
         kept += bytes_on_device(parts.reference) - bytes_on_device(model.frozen)
     buffers = _buffers(parts)
+    # Prefixes that wait for slots, as many as may.
+    held = bytes_on_device(buffers.prefix) * shapes.prefill // shapes.slots
     # A program is given what it uses; the vision tower waits for the next prefill.
     idle = bytes_on_device(parts.weights["vision"])
     allowed = _allowed(model)
@@ -202,9 +209,14 @@ def grpo_programs(parts: Parts) -> list[Program]:
             "prefill",
             parts.engine._prefill,
             (parts.weights, prompts),
-            kept + bytes_on_device(buffers),
+            kept + bytes_on_device(buffers) + (MOST_HELD - 1) * held,
         ),
-        Program("burst", parts.engine._burst, (parts.weights, buffers, allowed), kept + idle),
+        Program(
+            "burst",
+            parts.engine._burst,
+            (parts.weights, buffers, allowed),
+            kept + idle + MOST_HELD * held,
+        ),
         _score(parts, kept - bytes_on_device(model.params)),
         *_learning(model, parts.update, _batch(parts), kept),
     ]
@@ -279,9 +291,8 @@ def _score(parts: Parts, beside: int) -> Program:
 
 def _buffers(parts: Parts) -> generate.Buffers:
     """Decoding buffers of a full set of slots, with the completions' longest past."""
-    shapes = parts.shapes
-    mesh = parts.model.mesh
-    prompt = prompt_shapes(mesh, shapes, shapes.prefill)
+    shapes, mesh = parts.shapes, parts.sampling
+    prompt = prompt_shapes(parts.model.mesh, shapes, shapes.prefill)
     part = jax.eval_shape(parts.engine._prefill, parts.weights, prompt)
     keys = jax.ShapeDtypeStruct((shapes.prefill,), jax.random.key(0).dtype)
     make = partial(

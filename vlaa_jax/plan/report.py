@@ -35,6 +35,9 @@ def print_plan(plan: Plan, settings: Any, console: Console) -> None:
         for kind, sent in sorted(row.moved.items()):
             if sent >= GOAL_SENT:
                 console.print(f"{row.name}: {kind}: {sent / 2**20:.1f} MiB a device", markup=False)
+        for words, crossed in row.crossing[:3] if row.time.limit == "memory" else ():
+            share = 100 * crossed / row.work.hbm
+            console.print(f"{row.name}: {share:.0f} % of its memory traffic: {words}", markup=False)
     for line in (*assumptions(plan.chip, settings), *verdict(plan, settings)):
         console.print(line, highlight=False, soft_wrap=True)
 
@@ -75,9 +78,12 @@ def verdict(plan: Plan, settings: Any) -> list[str]:
 def as_json(plan: Plan, settings: Any, topology: str, seconds: float) -> dict[str, Any]:
     """The figures of a plan, for a file."""
     return {
+        "task": settings.task,
+        "model": settings.model.checkpoint,
         "topology": topology,
         "mesh": list(plan.cut),
         "attention": plan.attention,
+        "at_once": _at_once(settings),
         "compiled": plan.compiled,
         "fits": plan.fits,
         "peak_gib": round(plan.peak / GIB, 2),
@@ -91,12 +97,29 @@ def as_json(plan: Plan, settings: Any, topology: str, seconds: float) -> dict[st
     }
 
 
+def _at_once(settings: Any) -> dict[str, int]:
+    """Sizes of batches."""
+    if isinstance(settings, SftSettings):
+        return {"rows": settings.data.rows, "micro_rows": settings.data.rows_at_once}
+    rollout = settings.rollout
+    return {
+        "batch_prompts": rollout.batch_prompts or rollout.prompts,
+        "prefill_prompts": rollout.at_once,
+        "micro_prompts": settings.micro_prompts,
+        "rollout_tensor": rollout.tensor or settings.mesh.tensor,
+    }
+
+
 def _row(row: Any) -> dict[str, Any]:
     return {
         "runs": row.runs,
         "gib": round(row.bytes / GIB, 2),
         "argument_bytes": row.arguments,
+        "compile_s": round(row.compiled, 1),
+        "known": row.known,
+        "hbm_gb": round(row.work.hbm / 1e9, 4),
         "seconds": [round(seconds, 4) for seconds in row.time],
+        "crossing_gb": {words: round(crossed / 1e9, 2) for words, crossed in row.crossing},
         "sent_mib": {kind: round(sent / 2**20, 4) for kind, sent in row.moved.items()},
         **({"error": row.error} if row.error else {}),
     }

@@ -22,7 +22,12 @@ def candidates(
             continue
         for fsdp in (n for n in range(1, shards + 1) if shards % n == 0):
             mesh = dataclasses.replace(settings.mesh, data=shards // fsdp, fsdp=fsdp, tensor=tensor)
-            yield from _batches(dataclasses.replace(settings, mesh=mesh), shards)
+            for sampling in (0, 2 * tensor, 4 * tensor):
+                if sampling and (devices % sampling or config.text.heads % sampling):
+                    continue
+                rollout = dataclasses.replace(settings.rollout, tensor=sampling)
+                own = dataclasses.replace(settings, mesh=mesh, rollout=rollout)
+                yield from _batches(own, shards)
 
 
 def _batches(settings: GrpoSettings, shards: int) -> Iterator[GrpoSettings]:
@@ -58,6 +63,7 @@ def flags_of(settings: GrpoSettings) -> list[str]:
         "mesh.data": mesh.data,
         "mesh.fsdp": mesh.fsdp,
         "mesh.tensor": mesh.tensor,
+        "rollout.tensor": rollout.tensor,
         "rollout.batch_prompts": rollout.batch_prompts,
         "rollout.prefill_prompts": rollout.prefill_prompts,
         "algo.micro_prompts": settings.algo.micro_prompts,

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from vlaa_jax.data.planner import PATCHES_PER_ROW, ladder
+from vlaa_jax.data.images.bins import PATCHES_PER_ROW
+from vlaa_jax.data.images.planner import ladder
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.settings.grpo import GrpoSettings
 from vlaa_jax.settings.sft import RowSettings

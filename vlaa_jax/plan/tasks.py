@@ -7,6 +7,7 @@ from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.flops import group_flops, row_flops
 from vlaa_jax.plan.formulas import Batch, Cut, Formulas, Work
 from vlaa_jax.plan.shapes import bins_per_row, shapes_of, vision_rows
+from vlaa_jax.rollout.slots import MOST_HELD
 from vlaa_jax.settings.grpo import GrpoSettings
 from vlaa_jax.settings.sft import SftSettings
 
@@ -21,6 +22,7 @@ class GroupFormulas(Formulas):
     ) -> None:
         super().__init__(settings, config, cut, form)
         self.shapes = shapes_of(settings, config)
+        self.sampling = cut.sampling(settings.rollout.tensor)
         self._groups = settings.rollout.completions
 
     @property
@@ -46,7 +48,8 @@ class GroupFormulas(Formulas):
         micro = self.batch(shapes.micro, shapes.answer)
         burst = Work(*(shapes.burst * figure for figure in self.token(limit / 2)))
         bursts = -(-prompts // shapes.slots) * -(-limit // shapes.burst)
-        prefill = self.passes(self.batch(shapes.prefill, 0), backward=False, weights_cut=False)
+        prompts_alone = self.batch(shapes.prefill, 0)
+        prefill = self.passes(prompts_alone, backward=False, sampling=self.sampling)
         updates, micros = algo.updates_per_step, algo.updates_per_step * self._micros
         return {
             "weights": (1, self.weights()),
@@ -83,12 +86,13 @@ class GroupFormulas(Formulas):
 
     def token(self, past: float) -> Work:
         """One token of every completion in the slots, `past` tokens after their first."""
-        text, cut = self.config.text, self.cut
+        text, cut = self.config.text, self.sampling
         prompts = self.shapes.slots / cut.shards
         rows = prompts * self._groups
         active = (self.sizes.layers + self.sizes.embedding + self.sizes.head) / cut.tensor
         products = 2 * rows * (active - (0 if self.sizes.head == 0 else self.sizes.embedding))
-        kv = 2 * text.layers * text.kv_heads * text.head_dim * self._item / cut.tensor
+        heads = max(text.kv_heads / cut.tensor, 1)  # repeated where there are more parts
+        kv = 2 * text.layers * heads * text.head_dim * self._item
         held = self.shapes.prompt + self._groups * (self.shapes.past + self.shapes.burst)
         pairs = rows * (self.shapes.prompt + past)
         products += 4 * text.layers * text.heads * text.head_dim * pairs / cut.tensor
@@ -98,18 +102,19 @@ class GroupFormulas(Formulas):
 
     def weights(self) -> Work:
         """The cast and the layout for decoding."""
-        whole = self.sizes.total * self._matrix / self.cut.tensor
+        whole = self.sizes.total * self._matrix / self.sampling.tensor
         return Work(0, 0, 2 * whole, whole * (1 - 1 / self.cut.fsdp))
 
     def decoding(self) -> float:
         """Bytes of a device while it decodes."""
-        text, cut, shapes = self.config.text, self.cut, self.shapes
-        kv_heads = max(text.kv_heads, cut.tensor) / cut.tensor
-        held = shapes.prompt + self._groups * (shapes.past + shapes.burst)
-        cache = 2 * text.layers * kv_heads * text.head_dim * self._item * held
+        text, cut, shapes = self.config.text, self.sampling, self.shapes
+        kv = text.layers * max(text.kv_heads / cut.tensor, 1) * text.head_dim * self._item
+        cache = 2 * kv * (shapes.prompt + self._groups * (shapes.past + shapes.burst))
         cache *= shapes.slots / cut.shards
+        # Prefixes that are computed and wait for slots; see rollout/engine.py.
+        cache += 2 * kv * shapes.prompt * MOST_HELD * shapes.prefill / cut.shards
         # A base that never trains is decoded with as it lies, where it is not cut.
-        lies = bool(self.settings.model.lora.rank) and cut.fsdp == 1
+        lies = bool(self.settings.model.lora.rank) and self.cut.fsdp == 1
         weights = 0 if lies else self.sizes.total * self._matrix / cut.tensor
         return self.kept() + weights + cache
 

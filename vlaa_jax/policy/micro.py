@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from vlaa_jax.data.lengths import Shape, micro_batches, micro_shapes
+from vlaa_jax.data.rows.lengths import Shape, micro_batches, micro_shapes
 from vlaa_jax.policy.prompts import Prompt
 
 TPU_LANES = 128

@@ -1,9 +1,7 @@
 """Everything that comes from a checkpoint: weights on the mesh, tokenizer, image processor."""
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,10 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from vlaa_jax.data.chat import Chat
-from vlaa_jax.data.images import ImageProcessor
+from vlaa_jax import disk
+from vlaa_jax.data.images.processor import ImageProcessor
+from vlaa_jax.data.samples.preprocessor import Preprocessor
+from vlaa_jax.data.text.chat import Chat
 from vlaa_jax.models.qwen_vl import lora, weights
 from vlaa_jax.models.qwen_vl.attend import choose
 from vlaa_jax.models.qwen_vl.axes import PARAM_AXES, layout
@@ -29,7 +29,6 @@ from vlaa_jax.rollout.weights import is_matrix
 from vlaa_jax.schema import UserError
 from vlaa_jax.settings.shared import DataSettings, ModelSettings
 
-EMBEDDED = "embedded"
 WEIGHT_SUFFIXES = (".safetensors", ".safetensors.index.json", ".bin", ".pt", ".pth")
 
 
@@ -54,6 +53,10 @@ class Pretrained:
         """Merge units along a window's side; 0 for a tower without windows."""
         vision = self.config.vision
         return vision.window_size // (vision.patch_size * vision.merge_size)
+
+    def preprocessor(self, data: DataSettings) -> Preprocessor:
+        """What stands between records and the model, with the run's system prompt."""
+        return Preprocessor(self.chat, self.processor, data.system_prompt)
 
     def load_params(self, seed: int = 0) -> dict[str, Any]:
         """Reads the weights straight onto the mesh, each device its own slices.
@@ -141,8 +144,6 @@ def _locate(checkpoint: str) -> Path:
             "model.checkpoint is not set: give an HF directory, a converted checkpoint or a hub id "
             "with --config.model.checkpoint=..., or use a :tiny config"
         )
-    if checkpoint == EMBEDDED:
-        return Path(str(resources.files("vlaa_jax") / "assets" / "tiny"))
     path = weights.resolve(checkpoint)
     if not path.exists():
         raise UserError(f"model.checkpoint: {checkpoint} does not exist and is no hub id")
@@ -172,4 +173,4 @@ def copy_sidecars(source: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for file in sorted(source.iterdir()):
         if file.is_file() and not file.name.endswith(WEIGHT_SUFFIXES):
-            shutil.copyfile(file, target / file.name)
+            disk.write_bytes(target / file.name, file.read_bytes())

@@ -9,12 +9,11 @@ import numpy as np
 from jax.sharding import Mesh
 from PIL import Image
 
-from vlaa_jax.data.batches import PromptBatch, collate_prompts
-from vlaa_jax.data.bins import rows_needed
-from vlaa_jax.data.encode import Encoded, encode_prompt
-from vlaa_jax.data.measure import Unfit, measure, over_limit
-from vlaa_jax.data.planner import ladder, vision_shape
-from vlaa_jax.data.positions import Grid
+from vlaa_jax.data.images.planner import ladder, vision_shape
+from vlaa_jax.data.judging.golds import GoldProblems
+from vlaa_jax.data.judging.judge import Judge, Limits
+from vlaa_jax.data.rows.batches import BatchLayout, PromptBatch, collate_prompts
+from vlaa_jax.data.samples.preprocessor import Encoded
 from vlaa_jax.models.qwen_vl.model import PromptInputs
 from vlaa_jax.models.qwen_vl.vision import VisionInputs
 from vlaa_jax.parallel import hosts
@@ -50,42 +49,20 @@ class Encoder:
 
     def __call__(self, record: Record, images: tuple[Image.Image, ...]) -> Prompt:
         """Tokens and pixels of a record and its decoded images."""
-        encoded = encode_prompt(
-            record,
-            images,
-            self.pretrained.chat,
-            self.pretrained.processor,
-            system_prompt=self.data.system_prompt,
-            max_tokens=self.data.max_prompt_tokens,
-            as_pixels=True,
-        )
+        limit = self.data.max_prompt_tokens
+        reader = self.pretrained.preprocessor(self.data)
+        encoded = reader.encode(record, images, max_tokens=limit, as_pixels=True)
         return Prompt(record, encoded, images[0].size if images else None)
 
-    def check(self, record: Record, sizes: Sequence[tuple[int, int]]) -> None:
-        """Refuses, without touching pixels, what encoding would refuse.
-
-        Raises:
-            Unfit: special tokens in the text, a shape the processor refuses, too long, or an image
-                that no vision bin holds.
-        """
-        found = measure(
-            record,
-            sizes,
-            self.pretrained.chat,
-            self.pretrained.processor,
-            system_prompt=self.data.system_prompt,
+    def judge(self, gold_problems: GoldProblems | None) -> Judge:
+        """Refuses what encoding would refuse, and golds that their verifier cannot score."""
+        limits = Limits(
+            self.data.max_prompt_tokens,
+            "data.max_prompt_tokens",
+            self.data.vision_rows_per_bin,
+            self.pretrained.window_units,
         )
-        if problem := over_limit(found, self.data.max_prompt_tokens):
-            field, reason = problem
-            raise Unfit(field, f"{reason} (data.max_prompt_tokens)", record.id)
-        self._check_rows(record, found.grids)
-
-    def _check_rows(self, record: Record, grids: Sequence[Grid]) -> None:
-        rows, windows = self.data.vision_rows_per_bin, self.pretrained.window_units
-        needed = max((rows_needed(grid, windows) for grid in grids), default=0)
-        if rows and needed > rows:
-            reason = f"an image needs {needed} vision rows, over data.vision_rows_per_bin={rows}"
-            raise Unfit("image", f"{reason}; raise it or lower data.max_pixels", record.id)
+        return Judge(gold_problems, self.pretrained.preprocessor(self.data), limits)
 
 
 def prompt_inputs(batch: PromptBatch) -> PromptInputs:
@@ -134,44 +111,42 @@ class Collator:
             prompts: the prompts.
             tokens: positions of each; None takes the ladder's that hold the longest.
         """
-        shape: dict[str, int | None] = {
-            "min_tokens": self._data.min_prompt_bucket,
-            "rows_per_bin": self._data.vision_rows_per_bin or None,
-            "bins_per_shard": self._data.vision_bins_per_shard or None,
-        }
+        bucket = self._data.min_prompt_bucket
+        rows: int | None = self._data.vision_rows_per_bin or None
+        bins: int | None = self._data.vision_bins_per_shard or None
         if hosts.count() > 1:
-            shape = {**self._common_shape(prompts)}
+            bucket, (rows, bins) = self.prompt_bucket(prompts), self._common_shape(prompts)
             prompts = self._read(parts_of(self._local, prompts, self._shards))
+        layout = BatchLayout(
+            len(self._local),
+            self._pretrained.chat.pad_id,
+            self._pretrained.window_units,
+            rows_per_bin=rows,
+            bins_per_shard=bins,
+            dtype=np.uint8,
+        )
         batch = collate_prompts(
             [p.encoded for p in prompts],
-            len(self._local),
+            layout,
             tokens=tokens,
-            pad_id=self._pretrained.chat.pad_id,
+            min_tokens=bucket,
             min_prompts=len(prompts),
-            window_units=self._pretrained.window_units,
-            dtype=np.uint8,
-            **shape,  # type: ignore[arg-type]
         )
         return put_local(prompt_inputs(batch), self._mesh), batch
 
-    def _common_shape(self, prompts: Sequence[Prompt]) -> dict[str, int]:
-        """Sizes of a batch that does not depend on what lies on which host."""
+    def _common_shape(self, prompts: Sequence[Prompt]) -> tuple[int, int]:
+        """Vision rows and bins of a batch, which do not depend on what lies on which host."""
         part = len(prompts) // self._shards
         grids = [
             [grid for prompt in prompts[start : start + part] for grid in prompt.encoded.grids]
             for start in range(0, len(prompts), part)
         ]
-        rows, bins = vision_shape(
+        return vision_shape(
             grids,
             self._pretrained.window_units,
             self._data.vision_rows_per_bin or None,
             self._data.vision_bins_per_shard or None,
         )
-        return {
-            "min_tokens": self.prompt_bucket(prompts),
-            "rows_per_bin": rows,
-            "bins_per_shard": bins,
-        }
 
     def prompt_bucket(self, prompts: Sequence[Prompt]) -> int:
         """Positions that the longest of some prompts gets after padding."""

@@ -1,5 +1,6 @@
 """The in-process reward head as the rewards room sees it: texts and images in, numbers out."""
 
+import dataclasses
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,11 +8,12 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from vlaa_jax.data.batches import collate_rows
-from vlaa_jax.data.chat import Chat
-from vlaa_jax.data.encode import Encoded, encode_sft
-from vlaa_jax.data.images import ImageProcessor, decode_image
-from vlaa_jax.data.planner import ladder
+from vlaa_jax.data.images.files import decode_image
+from vlaa_jax.data.images.planner import ladder
+from vlaa_jax.data.images.processor import ImageProcessor
+from vlaa_jax.data.rows.batches import BatchLayout, collate_rows
+from vlaa_jax.data.samples.preprocessor import Encoded, Preprocessor
+from vlaa_jax.data.text.chat import Chat
 from vlaa_jax.foreign import MAX_IMAGE_BYTES, read_bytes
 from vlaa_jax.models.qwen_vl import weights
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
@@ -20,11 +22,13 @@ from vlaa_jax.models.qwen_vl.vision import VisionInputs
 from vlaa_jax.models.reward_head.head import ScalarHead, load_scalar_head
 from vlaa_jax.parallel import hosts
 from vlaa_jax.parallel.mesh import data_shards
+from vlaa_jax.policy.pretrained import config_of
+from vlaa_jax.rewards.iou import native_box_space
 from vlaa_jax.rewards.mixed import MixedReward
 from vlaa_jax.rewards.open_ended import AnswerItem, Judged, ReferenceScorer
 from vlaa_jax.rewards.reward_head import RewardHeadScorer
 from vlaa_jax.schema import Record, UserError
-from vlaa_jax.settings.rewards import RewardSettings
+from vlaa_jax.settings.rewards import NATIVE, RewardSettings
 
 
 class InProcessRewardHead:
@@ -93,17 +97,17 @@ class InProcessRewardHead:
             decode_image(read_bytes(Path(path), MAX_IMAGE_BYTES), path) for path in item.images
         ]
         record = Record("reward head", item.question, item.images, answer=item.answer)
-        return encode_sft(record, images, self._chat, self._processor, max_tokens=self._max_tokens)
+        return Preprocessor(self._chat, self._processor).encode(
+            record, images, max_tokens=self._max_tokens, with_answer=True
+        )
 
     def _score(self, sequences: list[Encoded]) -> list[float]:
         rows = [[sequence] for sequence in sequences]
         rows += [[] for _ in range(-len(rows) % self._batch)]
         batch = collate_rows(
             rows,
-            self._shards,
-            pad_id=self._chat.pad_id,
+            BatchLayout(self._shards, pad_id=self._chat.pad_id, window_units=self._window_units),
             tokens_per_row=ladder(max(s.length for s in sequences), 64),
-            window_units=self._window_units,
         )
         text: list[Any] = [
             batch.ids_BT,
@@ -145,8 +149,21 @@ def head_scorer(settings: RewardSettings, mesh: Mesh, dtype: str) -> ReferenceSc
     return ReferenceScorer(RewardHeadScorer(head), settings.cache_entries)
 
 
-def mixed_reward(settings: RewardSettings, mesh: Mesh, dtype: str) -> MixedReward:
-    """The mixed reward, with the in-process head where the settings choose it."""
+def mixed_reward(settings: RewardSettings, mesh: Mesh, dtype: str, checkpoint: str) -> MixedReward:
+    """The mixed reward, with the in-process head where the settings choose it.
+
+    Args:
+        settings: of the reward.
+        mesh: the head lies on it.
+        dtype: of the head's activations.
+        checkpoint: whose answers are scored; its family says what "native" boxes are.
+
+    Raises:
+        UserError: the head or the checkpoint cannot be used.
+    """
+    if settings.answer_box_space == NATIVE:
+        space = native_box_space(config_of(checkpoint).family)
+        settings = dataclasses.replace(settings, answer_box_space=space)
     if settings.open_ended == "reward_head":
         if hosts.count() > 1:
             raise UserError(

@@ -2,19 +2,21 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from vlaa_jax.data.batches import RowBatch, collate_rows
-from vlaa_jax.data.loader import ImageOpener, Loader, Order
-from vlaa_jax.data.measure import Built, Unfit, measure, over_limit
-from vlaa_jax.data.packing import PackBudget, pack
-from vlaa_jax.data.row_loader import Encoder as RowEncoder
-from vlaa_jax.data.row_loader import count_batches, row_budget, row_loader
+from vlaa_jax.data.images.opener import ImageOpener
+from vlaa_jax.data.judging.golds import GoldProblems
+from vlaa_jax.data.judging.judge import Judge, Limits
+from vlaa_jax.data.loaders.loader import Loader
+from vlaa_jax.data.loaders.order import Order
+from vlaa_jax.data.loaders.rows import Samples, count_batches, row_budget, row_loader
+from vlaa_jax.data.rows.batches import RowBatch, collate_rows
+from vlaa_jax.data.rows.packing import PackBudget, pack
 from vlaa_jax.models.qwen_vl.model import RowInputs
 from vlaa_jax.models.qwen_vl.vision import VisionInputs
 from vlaa_jax.parallel import hosts
@@ -50,39 +52,15 @@ def row_targets(batch: RowBatch, *, vision: bool) -> RowTargets:
 
 @dataclass(frozen=True)
 class RowCheck:
-    """Refuses, without touching pixels, what no row can hold; see ``usable.load_checked``.
-
-    Attributes:
-        found: lengths of the records that rows can hold, by id.
-    """
+    """Refuses, without touching pixels, what no row can hold; see ``usable.load_checked``."""
 
     pretrained: Pretrained
     data: RowSettings
-    found: dict[str, Built] = field(default_factory=dict)
 
-    def check(self, record: Record, sizes: Sequence[tuple[int, int]]) -> None:
-        """Measures a record with its answer.
-
-        Raises:
-            Unfit: special tokens in the text, a shape the processor refuses, or longer than a row.
-        """
-        found = measure(
-            record,
-            sizes,
-            self.pretrained.chat,
-            self.pretrained.processor,
-            system_prompt=self.data.system_prompt,
-            with_answer=True,
-        )
-        if problem := over_limit(found, self.data.tokens_per_row):
-            where, reason = problem
-            raise Unfit(where, f"{reason} (data.tokens_per_row)", record.id)
-        self.found[record.id] = Built(tokens=found.tokens, image_sizes=[list(s) for s in sizes])
-
-    def measured(self, record: Record) -> Record:
-        """A record that was checked, with its lengths: whoever packs it need not measure again."""
-        known = {**record.meta.get("built", {}), **self.found[record.id]}
-        return replace(record, meta={**record.meta, "built": Built(known)})
+    def judge(self, gold_problems: GoldProblems | None) -> Judge:
+        """Measures records with their answers; nobody asks for their golds."""
+        limits = Limits(self.data.tokens_per_row, "data.tokens_per_row")
+        return Judge(None, self.pretrained.preprocessor(self.data), limits, "sft")
 
 
 class RowSource:
@@ -117,26 +95,17 @@ class RowSource:
                 f"{name}: {data.rows_at_once} rows at once cannot be dealt to {shards} data shards "
                 "(mesh.data x mesh.fsdp); choose a multiple"
             )
-        self.records, self._images = records, images
-        self._pretrained, self._data = pretrained, data
-        self._mesh = mesh
+        self.records, self._data, self._mesh = records, data, mesh
+        self._samples = Samples(records, images, pretrained.preprocessor(data))
         weights = by_source.source_weights(data.source_weights)
         self._order = Order(seed=seed, source_weights=weights)
-        self.budget: PackBudget = row_budget(
-            records,
-            images,
-            tokens_per_row=data.tokens_per_row,
-            rows_per_shard=data.rows_at_once // shards,
-            n_shards=shards,
+        shape = PackBudget(
+            data.tokens_per_row,
+            data.rows_at_once // shards,
+            shards,
             window_units=pretrained.window_units,
-            order=self._order,
-            **self._reading,
         )
-
-    @property
-    def _reading(self) -> dict[str, Any]:
-        chat, processor = self._pretrained.chat, self._pretrained.processor
-        return {"chat": chat, "processor": processor, "system_prompt": self._data.system_prompt}
+        self.budget: PackBudget = row_budget(self._samples, shape, order=self._order)
 
     @property
     def batches_per_update(self) -> int:
@@ -146,9 +115,7 @@ class RowSource:
     def updates_per_epoch(self) -> int:
         """Updates that one pass over the records takes; packs sizes, decodes nothing."""
         once = replace(self._order, epochs=1, source_weights=None)
-        batches = count_batches(
-            self.records, self._images, budget=self.budget, order=once, **self._reading
-        )
+        batches = count_batches(self._samples, self.budget, once)
         return max(-(-batches // self.batches_per_update), 1)
 
     def loader(self) -> Loader[RowBatch]:
@@ -161,14 +128,12 @@ class RowSource:
 
     def _load(self, order: Order) -> Loader[RowBatch]:
         return row_loader(
-            self.records,
-            self._images,
-            budget=self.budget,
+            self._samples,
+            self.budget,
             order=order,
             threads=self._data.workers,
-            dtype=np.uint8,
             shards=local_shards(self._mesh),
-            **self._reading,
+            dtype=np.uint8,
         )
 
     def put(self, batches: Sequence[RowBatch]) -> Iterator[RowTargets]:
@@ -193,20 +158,11 @@ class RowSource:
 
     def numbered(self) -> Iterator[tuple[list[list[Record]], RowBatch]]:
         """Every record once, with the records of each row in the order of their segments."""
-        encoder = RowEncoder(self._images, **self._reading)
-        sized = map(encoder.size, self.records)
+        sized = map(self._samples.size, self.records)
         samples = ((one, one.n_tokens, one.grids) for one in sized)
         with ThreadPoolExecutor(max(self._data.workers, 1), "encode") as pool:
             for packed in pack(samples, self.budget):
-                rows = [list(pool.map(encoder.encode, row)) for row in packed.rows]
-                batch = collate_rows(
-                    rows,
-                    self.budget.n_shards,
-                    pad_id=encoder.chat.pad_id,
-                    tokens_per_row=self.budget.tokens_per_row,
-                    window_units=self.budget.window_units,
-                    rows_per_bin=self.budget.rows_per_bin,
-                    bins_per_shard=self.budget.bins_per_shard,
-                    dtype=np.uint8,
-                )
+                rows = [list(pool.map(self._samples.encode, row)) for row in packed.rows]
+                layout = self.budget.layout(self._samples.preprocessor.chat.pad_id, dtype=np.uint8)
+                batch = collate_rows(rows, layout, tokens_per_row=self.budget.tokens_per_row)
                 yield [[one.record for one in row] for row in packed.rows], batch

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vlaa_jax.data.chat import Chat
-from vlaa_jax.data.images import ImageProcessor, resolve_inside
+from vlaa_jax.data.images.files import resolve_inside
+from vlaa_jax.data.images.processor import ImageProcessor
+from vlaa_jax.data.text.chat import Chat
 from vlaa_jax.policy.prompts import Prompt
 from vlaa_jax.rewards.mixed import MixedReward
 from vlaa_jax.rollout.engine import Rollout
@@ -22,14 +23,14 @@ class CompletionScorer:
         reward: scores them.
         chat: decodes them.
         processor: knows the size of the image that the model saw.
-        image_root: folder that image paths are relative to.
+        image_root: folder that image paths are relative to; None shows scorers no images.
         max_new_tokens: longest completion.
     """
 
     reward: MixedReward
     chat: Chat
     processor: ImageProcessor
-    image_root: Path
+    image_root: Path | None
     max_new_tokens: int
 
     def texts(self, rollout: Rollout) -> list[list[str]]:
@@ -40,7 +41,7 @@ class CompletionScorer:
 
     def request(self, prompt: Prompt, text: str) -> ScoreRequest:
         """The score request for one answer to a prompt."""
-        record, size = prompt.record, prompt.image_size
+        record, size, root = prompt.record, prompt.image_size, self.image_root
         return ScoreRequest(
             verifier_type=record.verifier_type or "",
             gt=record.gt or "",
@@ -50,7 +51,7 @@ class CompletionScorer:
             image_size=size,
             resized_size=self.processor.resized(*size) if size else None,
             box_space=record.box_space,
-            images=tuple(str(resolve_inside(self.image_root, path)) for path in record.images),
+            images=tuple(str(resolve_inside(root, path)) for path in record.images if root),
             extra=record.meta,
         )
 

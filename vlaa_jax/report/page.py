@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
+from vlaa_jax import disk
 from vlaa_jax.report.contents import dump, run_contents
 from vlaa_jax.report.record import RunRecord
-from vlaa_jax.schema import UserError, printable
+from vlaa_jax.schema import printable
 
 MAX_BYTES = 20_000_000
 """Of a page."""
@@ -71,12 +72,8 @@ def write_report(path: Path, page: bytes) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        temporary.write_bytes(page)
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from error
+    with disk.refusals(path, "then the same command writes it"):
+        disk.write_bytes(path, page)
 
 
 def leave_report(workdir: Path) -> str:

@@ -7,10 +7,13 @@ from typing import Any
 
 from PIL import Image
 
-from vlaa_jax.data.images import ImageProcessor, open_image, to_rgb
+from vlaa_jax.data.images.files import open_image
+from vlaa_jax.data.images.processor import ImageProcessor, to_rgb
+from vlaa_jax.foreign import read_object
 from vlaa_jax.report.record import Completion, RunRecord
-from vlaa_jax.rewards.iou import Box, Size, boxes_on_image
+from vlaa_jax.rewards.iou import NATIVE_SPACES, Box, Size, boxes_on_image
 from vlaa_jax.schema import BOX_SPACES, UserError
+from vlaa_jax.settings.rewards import NATIVE
 
 LONGEST_SIDE = 448
 _SMALL = 160 * 160
@@ -33,7 +36,7 @@ class Pictures:
         named = data.get("image_root")
         given = Path(named) if isinstance(named, str) and named else own
         self._root = root or (own if data.get("records") == "embedded" else given)
-        self._answer_space = _group(record.settings, "rewards").get("answer_box_space")
+        self._answer_space = _answer_space(record)
         self._processor = _processor(record.path / "hf", data)
         self._places: dict[str, int | None] = {}
         self._sizes: dict[str, Size] = {}
@@ -69,13 +72,12 @@ class Pictures:
         size = self._sizes.get(completion.images[0]) if completion.images else None
         if completion.verifier_type != "iou" or size is None:
             return [], []
-        answer_space = self._answer_space
         try:
             return boxes_on_image(
                 completion.extracted,
                 completion.gt or "",
                 box_space=completion.box_space,
-                answer_space=answer_space if answer_space in BOX_SPACES else None,
+                answer_space=self._answer_space,
                 image_size=size,
                 resized_size=self._processor.resized(*size) if self._processor else None,
             )
@@ -86,6 +88,17 @@ class Pictures:
 def _group(settings: dict[str, Any], name: str) -> dict[str, Any]:
     found = settings.get(name)
     return found if isinstance(found, dict) else {}
+
+
+def _answer_space(record: RunRecord) -> str | None:
+    """Of the settings; None where nothing readable says it."""
+    space = _group(record.settings, "rewards").get("answer_box_space")
+    if space == NATIVE:
+        try:
+            space = NATIVE_SPACES.get(read_object(record.path / "hf" / "config.json")["model_type"])
+        except (UserError, OSError, KeyError, TypeError):
+            return None
+    return space if space in BOX_SPACES else None
 
 
 def _processor(folder: Path, data: dict[str, Any]) -> ImageProcessor | None:

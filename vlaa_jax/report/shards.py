@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from vlaa_jax import disk
 from vlaa_jax.foreign import read_bytes
 from vlaa_jax.schema import UserError
 
@@ -103,11 +104,9 @@ def make_shard(
 
 def write_shard(path: Path, shard: Shard) -> int:
     """Writes a shard in one piece; returns its bytes."""
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
+    with disk.writing(path, "wb") as file:
         arrays: Any = {START: shard.start_N1, **shard.columns}
         np.savez_compressed(file, **arrays)
-    temporary.replace(path)
     return path.stat().st_size
 
 

@@ -11,8 +11,10 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+from vlaa_jax import disk
 from vlaa_jax.foreign import parse_json
 from vlaa_jax.rewards.mixed import MixedReward
 from vlaa_jax.rewards.verifier import reason
@@ -49,7 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 if getattr(options, f.name, None) is not None
             }
         )
-        with _opened(options.file) as descriptor, MixedReward(settings) as mixed:
+        with (
+            disk.refusals(Path("standard output"), "run the command again"),
+            _opened(options.file) as descriptor,
+            MixedReward(settings) as mixed,
+        ):
             for lines in read_batches(descriptor, options.batch):
                 for output, score in score_lines(lines, mixed, name, table.ignored):
                     sys.stdout.write(json.dumps(output, allow_nan=False) + "\n")
@@ -57,11 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 sys.stdout.flush()
         code = EXIT_FAILED if table.failed else EXIT_OK
     except UserError as error:
+        disk.end_output()
         print(f"error: {_as_flags(str(error))}", file=sys.stderr)
         return EXIT_USAGE
     except BrokenPipeError:
-        # The reader has gone; keep Python from complaining about it again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        disk.end_output()  # the reader has gone
         return EXIT_FAILED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

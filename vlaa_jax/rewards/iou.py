@@ -12,6 +12,7 @@ from vlaa_jax.rewards.commitment import stands_around
 from vlaa_jax.rewards.extract import strip_answer_tags
 from vlaa_jax.rewards.verifier import RuleVerifier, Setup, Verifier
 from vlaa_jax.schema import BOX_SPACES, ScoreRequest, UserError
+from vlaa_jax.settings.rewards import NATIVE
 
 Size = tuple[int, int]
 
@@ -284,6 +285,9 @@ def _area(box: Box) -> float:
 
 def make(setup: Setup) -> Verifier:
     """The verifier of grounding questions."""
+    if setup.settings.answer_box_space == NATIVE:  # whoever has a checkpoint put its own in
+        spaces = ", ".join(BOX_SPACES)
+        raise UserError(f"rewards.answer_box_space: there is no model here; give one of {spaces}")
 
     def rule(request: ScoreRequest, answer: str) -> float:
         return score_iou(

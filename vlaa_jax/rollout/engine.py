@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from vlaa_jax.data.planner import ladder
+from vlaa_jax.data.images.planner import ladder
 from vlaa_jax.models.qwen_vl.cache import PrefixCache, SuffixCache
 from vlaa_jax.models.qwen_vl.model import PromptInputs
 from vlaa_jax.parallel.local import fetch
@@ -26,7 +26,7 @@ from vlaa_jax.parallel.sharding import Layout
 from vlaa_jax.rollout import generate
 from vlaa_jax.rollout.generate import Buffers
 from vlaa_jax.rollout.sampling import Sampling
-from vlaa_jax.rollout.slots import Results, Slots
+from vlaa_jax.rollout.slots import MOST_HELD, NOWHERE, Results, Slots
 from vlaa_jax.rollout.weights import SAMPLE, SamplingWeights
 
 Array = jax.Array
@@ -170,6 +170,19 @@ class Engine:
         )
 
 
+class _Part:
+    """Prompts whose prefixes are computed and who wait for slots.
+
+    Attributes:
+        prefix: their cache.
+        keys_U: their random keys.
+        prompts_SU: their places in the results, by shard; -1 when seated, and for padding.
+    """
+
+    def __init__(self, prefix: PrefixCache, keys_U: Array, prompts_SU: np.ndarray) -> None:
+        self.prefix, self.keys_U, self.prompts_SU = prefix, keys_U, prompts_SU
+
+
 class _Round:
     """One call of `Engine.generate`."""
 
@@ -184,7 +197,8 @@ class _Round:
         self.engine, self.params, self.parts = engine, params, parts
         self.keys_P, self.prefix_length = keys_P, prefix_length
         self.count = keys_P.shape[0]
-        self.seated = 0
+        self.computed = 0
+        self.held: list[_Part] = []
         self.results = Results(self.count, engine.completions, engine.max_new_tokens)
         self.waiting: PromptInputs | None = next(parts)
         self.unit = self.waiting.ids_PT.shape[0]
@@ -201,9 +215,10 @@ class _Round:
     def run(self, on_finished: OnFinished | None) -> Rollout:
         """Decodes until every prompt is answered."""
         told_P = np.zeros(self.count, bool)
-        while (seated := self._seat()) is not None and self.slots.busy:
+        self._seat()
+        while self.slots.busy:
             self.buffers, tokens, logprobs = self.engine._burst(
-                self.params, self._fit(seated), self.engine._allowed_V
+                self.params, self._fit(), self.engine._allowed_V
             )
             if self.waiting is None:
                 self.waiting = next(self.parts, None)
@@ -213,42 +228,56 @@ class _Round:
                 told_P[new] = True
                 if len(new):
                     on_finished(new.tolist(), self._rollout(new))
+            self._seat()
         return self._rollout(np.arange(self.count))
 
-    def _seat(self) -> Buffers | None:
-        """Fills free slots with waiting prompts."""
-        while self.waiting is not None:
-            places = self.slots.room(self.unit // self.engine._shards)
-            if places is None:
-                break
-            ids = self.seated + np.arange(self.unit)
-            self._insert(self.waiting, places, np.where(ids < self.count, ids, -1))
-            self.seated += self.unit
+    def _seat(self) -> None:
+        """Fills free slots with prompts that wait, each shard with its own."""
+        for part in self.held:
+            self._insert(part)
+        self.held = [part for part in self.held if (part.prompts_SU >= 0).any()]
+        while self.waiting is not None and self.slots.has_room and len(self.held) < MOST_HELD:
+            part = self._prefill(self.waiting)
+            self._insert(part)
+            self.held += [part] * bool((part.prompts_SU >= 0).any())
             self.waiting = next(self.parts, None)
-        return self.buffers
 
-    def _insert(self, prompt: PromptInputs, places_SU: np.ndarray, prompts_U: np.ndarray) -> None:
-        engine = self.engine
-        part = engine._prefill(self.params, prompt)
+    def _prefill(self, prompt: PromptInputs) -> _Part:
+        """The prefixes of the next prompts; what is beyond the last one is padding."""
+        prefix = self.engine._prefill(self.params, prompt)
+        prompts_U = self.computed + np.arange(self.unit)
+        self.computed += self.unit
+        prompts_U[prompts_U >= self.count] = -1
         keys_U = self.keys_P[np.maximum(prompts_U, 0)]
+        return _Part(prefix, keys_U, prompts_U.reshape(self.engine._shards, -1))
+
+    def _insert(self, part: _Part) -> None:
+        """Seats those of a part that find a slot."""
+        engine, seats = self.engine, self.slots.seat(part.prompts_SU)
+        seated = seats != NOWHERE
+        if not seated.any():
+            return
         if self.buffers is None:
             shards, per_shard = self.slots.prompt_SP.shape
             self.buffers = engine._empty(
-                part,
-                keys_U,
+                part.prefix,
+                part.keys_U,
                 slots=shards * per_shard,
                 completions=engine.completions,
                 prefix=self.prefix_length,
                 length=engine._lengths[0],
             )
-        prompts_SU = prompts_U.reshape(places_SU.shape)
-        self.buffers = engine._insert(self.buffers, part, keys_U, places_SU, prompts_SU >= 0)
-        self.slots.occupy(places_SU, prompts_SU)
+        self.buffers = engine._insert(self.buffers, part.prefix, part.keys_U, seats, seated)
+        part.prompts_SU = np.where(seated, -1, part.prompts_SU)
 
-    def _fit(self, buffers: Buffers) -> Buffers:
-        """The buffers as small as the rest allows and as long as the next burst asks for."""
-        engine = self.engine
-        if self.waiting is None:
+    def _fit(self) -> Buffers:
+        """The buffers as small as the rest allows and as long as the next burst asks for.
+
+        They are handed over: what they were moved from is free as soon as the move is done.
+        """
+        engine, buffers, self.buffers = self.engine, self.buffers, None
+        assert buffers is not None, "nobody is seated"
+        if self.waiting is None and not self.held:
             move = self.slots.shrink()
             if move is not None:
                 buffers = engine._regroup(buffers, *move)

@@ -77,7 +77,8 @@ def insert(
         part: prefixes of shards * U prompts; may have fewer positions than the buffers.
         keys_P: one random key per prompt.
         slots_SU: slot of each prompt, counted within its shard.
-        real_SU: False for prompts that are padding.
+        real_SU: False for prompts that are padding or not seated; these have a slot beyond all, and
+            nothing of them is written.
     """
     completions = buffers.ids_PG.shape[1]
     missing = buffers.prefix.k_LPKSH.shape[3] - part.k_LPKSH.shape[3]
@@ -175,7 +176,7 @@ def _get(axis: int, index: Array, array: Array) -> Array:
 
 
 def _set(axis: int, index: Array, array: Array, new: Array) -> Array:
-    return array.at[(slice(None),) * axis + (index,)].set(new)
+    return array.at[(slice(None),) * axis + (index,)].set(new, mode="drop")
 
 
 def burst(

@@ -6,12 +6,19 @@ which completion every slot and row belongs to, takes in the tokens of each burs
 slots can be filled anew and when the rest fits a smaller buffer.
 
 With several data shards the slots of a shard serve the prompts of that shard, so nothing here ever
-asks for a prefix to move between devices.
+asks for a prefix to move between devices. Shards do not wait for each other: each seats its prompts
+when it has room.
 """
 
 from typing import NamedTuple
 
 import numpy as np
+
+NOWHERE = 2**30
+"""The place of a prompt that is not seated: beyond every slot, where a write goes nowhere."""
+
+MOST_HELD = 2
+"""Parts of computed prefixes that wait for slots: so far a shard may be ahead of another."""
 
 
 class Regroup(NamedTuple):
@@ -104,20 +111,33 @@ class Slots:
         """Tokens that the longest growing completion has."""
         return int(self.step_SP[self.alive_SPG.any(-1)].max(initial=0))
 
-    def room(self, per_shard: int) -> np.ndarray | None:
-        """Free slots [shards, per_shard] for that many new prompts each, or None."""
-        free = np.logical_not(self.alive_SPG.any(axis=-1))
-        if free.sum(axis=-1).min() < per_shard:
-            return None
-        return np.stack([np.flatnonzero(free[s])[:per_shard] for s in range(len(free))])
+    @property
+    def has_room(self) -> bool:
+        """Whether a shard has a free slot."""
+        return not self.alive_SPG.any(axis=-1).all()
 
-    def occupy(self, slots_SU: np.ndarray, prompts_SU: np.ndarray) -> None:
-        """Seats prompts; -1 marks padding, whose rows count as finished from the start."""
-        shard = np.arange(len(slots_SU))[:, None]
-        self.prompt_SP[shard, slots_SU] = prompts_SU
-        self.row_SPG[shard, slots_SU] = np.arange(self._full)
-        self.alive_SPG[shard, slots_SU] = (prompts_SU >= 0)[..., None]
-        self.step_SP[shard, slots_SU] = 0
+    def seat(self, prompts_SU: np.ndarray) -> np.ndarray:
+        """Gives prompts the free slots of their shards, the first ones first.
+
+        Args:
+            prompts_SU: places of prompts in the results, by shard; -1 marks one that needs none.
+
+        Returns:
+            The slot of each, counted within its shard; NOWHERE where none was free or needed.
+        """
+        slots_SU = np.full(prompts_SU.shape, NOWHERE, np.int32)
+        for shard, alive_PG in enumerate(self.alive_SPG):
+            free, waiting = (
+                np.flatnonzero(~alive_PG.any(axis=-1)),
+                np.flatnonzero(prompts_SU[shard] >= 0),
+            )
+            slots, who = free[: len(waiting)], waiting[: len(free)]
+            slots_SU[shard, who] = slots
+            self.prompt_SP[shard, slots] = prompts_SU[shard, who]
+            self.row_SPG[shard, slots] = np.arange(self._full)
+            self.alive_SPG[shard, slots] = True
+            self.step_SP[shard, slots] = 0
+        return slots_SU
 
     def take_in(self, tokens_PGC: np.ndarray, logprobs_PGC: np.ndarray, into: Results) -> None:
         """Books the C tokens a burst has added to every row."""

@@ -58,6 +58,23 @@ def source_folders(text: str) -> dict[str, str]:
     return {} if text.strip() in ("", "embedded") else _assignments(text)
 
 
+def columns(text: str) -> dict[str, str]:
+    """``"question=problem,gt=solution,verifier_type:=math"``: names of fields elsewhere.
+
+    Returns:
+        By field the name of its column; or, where ``:=`` was written, "=" and the text that the
+        field has in every record.
+
+    Raises:
+        ValueError: names what is not of this form, or given twice.
+    """
+    found = {}
+    for field, name in (_assignments(text) if text.strip() else {}).items():
+        constant = field.endswith(":")
+        found[field.removesuffix(":").strip()] = f"={name}" if constant else name
+    return found
+
+
 def _space(name: str, where: str = "") -> str:
     if name not in BOX_SPACES:
         raise ValueError(f"{where}{name!r} is not one of {', '.join(BOX_SPACES)}")

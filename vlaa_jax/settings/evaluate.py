@@ -14,13 +14,19 @@ from vlaa_jax.settings.fields import (
     setting,
     within,
 )
-from vlaa_jax.settings.shared import DTYPES, MeshSettings, ModelSettings
+from vlaa_jax.settings.shared import DTYPES, MeshSettings, ModelSettings, PromptSettings
 
 EMBEDDED = "embedded"
 LEADERBOARD = ("mathvista", "mathvision", "mathverse", "dynamath", "wemath", "logicvista")
-BENCHMARKS = (*LEADERBOARD, "mathvision_mini")
-"""A benchmark is a file and a row in ``vlaa_jax.evaluate.benchmarks``, and its name here."""
+"""Names of the six; ``vlaa_jax.evaluate.benchmarks`` has the table of all."""
 PROFILES = ("2025-04", "2025-04-lossless", "2026-08", "2026-08-lossless")
+
+
+def _check_names(setting: str, names: tuple[str, ...]) -> None:
+    if not names:
+        raise UserError(f"{setting}: name at least one benchmark")
+    if len(set(names)) < len(names):
+        raise UserError(f"{setting}: names a benchmark twice")
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,7 @@ class QuestionSettings(Group, name="data"):
     root: str = ""
     """Directory with the public tables (DATASET.tsv) or folders of the originals (DATASET/), or
     "embedded" (a miniature of each, drawn by code)."""
-    benchmarks: tuple[str, ...] = setting(LEADERBOARD, one_of(*BENCHMARKS))
+    benchmarks: tuple[str, ...] = LEADERBOARD
     """Names of benchmarks."""
     limit: int = setting(0, at_least(0))
     """Only so many questions of each; 0 takes all. Such a score is of a part, and says so."""
@@ -39,10 +45,7 @@ class QuestionSettings(Group, name="data"):
 
     def check(self) -> None:
         """Something is evaluated, once."""
-        if not self.benchmarks:
-            raise UserError("data.benchmarks: name at least one benchmark")
-        if len(set(self.benchmarks)) < len(self.benchmarks):
-            raise UserError("data.benchmarks: names a benchmark twice")
+        _check_names("data.benchmarks", self.benchmarks)
 
 
 @dataclass(frozen=True)
@@ -123,23 +126,23 @@ class GenerationSettings(Group, name="generation"):
 class JudgeSettings(Group, name="judge"):
     """Who reads the answers that rules cannot read."""
 
-    url: str = setting("", ADDRESS)
+    url: str = setting("", ADDRESS, harmless=True)
     """Base URL of an OpenAI-compatible endpoint, e.g. http://localhost:8000/v1; empty: recorded
     replies only, if there are any."""
-    model: str = "gpt-4o-mini-2024-07-18"
+    model: str = setting("gpt-4o-mini-2024-07-18", harmless=True)
     """Model asked for, and part of the key of every recorded reply. The default is the
     leaderboard's."""
-    key_env: str = setting("OPENAI_API_KEY", VARIABLE)
+    key_env: str = setting("OPENAI_API_KEY", VARIABLE, harmless=True)
     """Environment variable with the bearer token."""
-    temperature: float = setting(0.0, within(0, 2))
+    temperature: float = setting(0.0, within(0, 2), harmless=True)
     """Where a benchmark does not say."""
-    repeat: int = setting(0, at_least(0))
+    repeat: int = setting(0, at_least(0), harmless=True)
     """Another number asks for replies of their own, to see how far the judge agrees with itself."""
-    replies: str = ""
+    replies: str = setting("", harmless=True)
     """File of recorded replies to read and add to; empty: judge.jsonl in the working directory."""
-    rules_only: bool = False
+    rules_only: bool = setting(False, harmless=True)
     """Score without a judge what rules can decide; gives a sub-score, never a headline."""
-    max_failed: float = setting(0.02, within(0, 1))
+    max_failed: float = setting(0.02, within(0, 1), harmless=True)
     """Share of outputs whose judge may fail before there is no headline."""
     concurrency: int = setting(8, at_least(1), harmless=True)
     """Requests in flight at once."""
@@ -159,6 +162,48 @@ class ScoringSettings(Group, name="scoring"):
     """Score without think text, too."""
     baseline: str = ""
     """Working directory of an evaluation to compare with, question by question."""
+
+
+@dataclass(frozen=True)
+class TrainingBenchmarkSettings(Group, name="benchmarks"):
+    """Benchmarks that are run on a policy while it trains; they change no number of the training.
+
+    Images and the system prompt are the training's, decoding is greedy.
+    """
+
+    root: str = setting("", harmless=True)
+    """Directory with the public tables or folders of the originals; empty: no benchmarks."""
+    names: tuple[str, ...] = setting(LEADERBOARD, harmless=True)
+    """Names of benchmarks."""
+    limit: int = setting(64, at_least(0), harmless=True)
+    """Only so many questions of each; 0 takes all."""
+    check_digest: bool = setting(True, harmless=True)
+    """Whether tables must be the public ones to the byte."""
+    new_tokens: int = setting(800, at_least(1), harmless=True)
+    """Longest output."""
+    batch: int = setting(16, at_least(1), harmless=True)
+    """Questions decoded at once."""
+
+    def check(self) -> None:
+        """Something is measured, once."""
+        _check_names("benchmarks.names", self.names)
+
+    def evaluation(self, data: PromptSettings, judge: JudgeSettings) -> "EvaluateSettings":
+        """As an evaluation of its own would be told.
+
+        Args:
+            data: of the training: its system prompt; pixels are those of the opened checkpoint.
+            judge: of the training.
+        """
+        return EvaluateSettings(
+            data=QuestionSettings(self.root, self.names, self.limit, self.check_digest),
+            generation=GenerationSettings(
+                system_prompt=data.system_prompt,
+                new_tokens=self.new_tokens,
+                batch=self.batch,
+            ),
+            judge=judge,
+        )
 
 
 @dataclass(frozen=True)

@@ -19,18 +19,20 @@ from vlaa_jax.schema import UserError
 Rule = Callable[[Any], str | None]
 """What is wrong with a value, or None."""
 
-_RULES, _HARMLESS = "rules", "harmless"
+_RULES, _HARMLESS, _PATH = "rules", "harmless", "path"
 
 
-def setting(default: Any, *rules: Rule, harmless: bool = False) -> Any:
+def setting(default: Any, *rules: Rule, harmless: bool = False, path: bool = False) -> Any:
     """A field with a default and what must hold of it.
 
     Args:
         default: its default.
         rules: what must hold; of a tuple, for each item.
         harmless: it changes no number, so a run may be resumed with another value.
+        path: it names a file or folder, so another spelling of the same place is no other value.
     """
-    return dataclasses.field(default=default, metadata={_RULES: rules, _HARMLESS: harmless})
+    metadata = {_RULES: rules, _HARMLESS: harmless, _PATH: path}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def at_least(least: float) -> Rule:
@@ -159,14 +161,23 @@ def _expected(hint: Any, value: Any) -> str:
     return f"expected {name}, got {type(value).__name__} {value!r}"
 
 
-def harmless_names(cls: type, prefix: str = "") -> frozenset[str]:
+def harmless_names(cls: type) -> frozenset[str]:
     """Dotted names, below a (nested) dataclass of settings, of those that change no number."""
+    return _marked(cls, _HARMLESS)
+
+
+def path_names(cls: type) -> frozenset[str]:
+    """The same of those that name a file or folder."""
+    return _marked(cls, _PATH)
+
+
+def _marked(cls: type, mark: str, prefix: str = "") -> frozenset[str]:
     found: set[str] = set()
     hints = _hints(cls)
     for field in dataclasses.fields(cls):
         name, hint = prefix + field.name, hints[field.name]
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-            found |= harmless_names(hint, f"{name}.")
-        elif field.metadata.get(_HARMLESS):
+            found |= _marked(hint, mark, f"{name}.")
+        elif field.metadata.get(mark):
             found.add(name)
     return frozenset(found)

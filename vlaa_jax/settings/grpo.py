@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from vlaa_jax.schema import UserError
+from vlaa_jax.settings.evaluate import JudgeSettings, TrainingBenchmarkSettings
 from vlaa_jax.settings.fields import Group, at_least, one_of, setting, within
 from vlaa_jax.settings.rewards import RewardSettings
 from vlaa_jax.settings.shared import (
@@ -117,6 +118,9 @@ class GrpoSettings(Group):
     mesh: MeshSettings = field(default_factory=MeshSettings)
     run: RunSettings = field(default_factory=RunSettings)
     rewards: RewardSettings = field(default_factory=RewardSettings)
+    benchmarks: TrainingBenchmarkSettings = field(default_factory=TrainingBenchmarkSettings)
+    judge: JudgeSettings = field(default_factory=JudgeSettings)
+    """Of benchmarks."""
 
     def check(self) -> None:
         """Batches divide, and penalties fit into the completions they are for."""

@@ -16,6 +16,9 @@ from vlaa_jax.settings.fields import (
 
 OPEN_ENDED_BACKENDS = ("none", "score_endpoint", "chat_judge", "reward_head", "text_similarity")
 
+NATIVE = "native"
+"""The box space of whatever family the checkpoint is of."""
+
 
 @dataclass(frozen=True)
 class RewardSettings(Group, name="rewards"):
@@ -51,9 +54,9 @@ class RewardSettings(Group, name="rewards"):
     """Send the images along with question and answer."""
     endpoint_max_tokens: int = setting(64, at_least(1))
     """Limit of a chat judge's reply in tokens; judges that think aloud first need more."""
-    head_checkpoint: str = ""
+    head_checkpoint: str = setting("", path=True)
     """Model of the in-process reward head: an HF directory, one of our checkpoints, or a hub id."""
-    head_file: str = ""
+    head_file: str = setting("", path=True)
     """Safetensors file with the head's weight."""
     head_batch: int = setting(8, at_least(1), harmless=True)
     """Answers the reward head scores at once."""
@@ -73,8 +76,9 @@ class RewardSettings(Group, name="rewards"):
     """Seconds that a batch may take in ``custom`` before its process is killed."""
     custom_batch: int = setting(64, at_least(1))
     """Most answers handed to ``custom`` at once."""
-    answer_box_space: str | None = setting(None, one_of(*BOX_SPACES))
-    """Coordinate space the model answers in; None means that of the gold box."""
+    answer_box_space: str | None = setting(None, one_of(*BOX_SPACES, NATIVE))
+    """Coordinate space the model answers in; None means that of the gold box, "native" the one in
+    which the family of the checkpoint writes boxes by itself."""
     max_failed_frac: float = setting(0.1, within(0, 1), harmless=True)
     """Share of failed scores in a batch above which the run stops."""
     format_weight: float = setting(0.0, within(0, 1))

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from vlaa_jax.schema import UserError
+from vlaa_jax.settings.evaluate import JudgeSettings, TrainingBenchmarkSettings
 from vlaa_jax.settings.fields import Group, above, at_least, one_of, setting, within
 from vlaa_jax.settings.rewards import RewardSettings
 from vlaa_jax.settings.shared import (
@@ -19,7 +20,7 @@ from vlaa_jax.settings.shared import (
 class RowSettings(PromptSettings):
     """Records with answers, packed into rows; and held-out questions, where there are some."""
 
-    validation: str = ""
+    validation: str = setting("", path=True)
     """Records with answers whose loss is watched, in the form of `records`; empty: none."""
     tokens_per_row: int = setting(4096, at_least(16))
     """Tokens of a row; several samples share one, none is cut."""
@@ -63,3 +64,6 @@ class SftSettings(Group):
     """How held-out questions are sampled."""
     rewards: RewardSettings = field(default_factory=RewardSettings)
     """How their answers are scored."""
+    benchmarks: TrainingBenchmarkSettings = field(default_factory=TrainingBenchmarkSettings)
+    judge: JudgeSettings = field(default_factory=JudgeSettings)
+    """Of benchmarks."""

@@ -47,7 +47,7 @@ class LoraSettings(Group, name="model.lora"):
 class ModelSettings(Group, name="model"):
     """Which checkpoint, and how to compute with it."""
 
-    checkpoint: str = ""
+    checkpoint: str = setting("", path=True)
     """HF directory, one of our checkpoints, a hub id, or "embedded" (the tiny default)."""
     dtype: str = setting("bfloat16", one_of(*DTYPES))
     """Activation dtype: float32 or bfloat16. Matrices that do not train are kept in it; what trains
@@ -99,12 +99,16 @@ class ModelSettings(Group, name="model"):
 class DataSettings(Group, name="data"):
     """Records and images."""
 
-    records: str = ""
-    """Records file in the released form, folder of a build, or "embedded" (drawn by code)."""
-    image_root: str = ""
-    """Folder that image paths are relative to."""
-    heldout: str = ""
+    records: str = setting("", path=True)
+    """Records file in the released form, conversations, Parquet, folder of a build or of a TFDS
+    data set, or "embedded" (drawn by code); see docs/data.md."""
+    image_root: str = setting("", path=True)
+    """Folder that image paths are relative to; not needed where records bring their images."""
+    heldout: str = setting("", path=True)
     """Held-out records; empty turns evaluation off."""
+    columns: str = setting("", reads_as(by_source.columns))
+    """Names that fields have in the records, as in "question=problem,gt=solution"; a text that a
+    field has in all of them, as in "verifier_type:=math". Empty: their own."""
     system_prompt: str = ""
     """Empty leaves the system turn to the chat template."""
     vision_rows_per_bin: int = setting(0, at_least(0))

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vlaa_jax.data.records import load_records
+from vlaa_jax import disk
+from vlaa_jax.data.sources.record_file import load_records
 from vlaa_jax.data.synthetic.dataset import write_dataset
 from vlaa_jax.pipeline.split import has_aha
 from vlaa_jax.schema import Record
@@ -70,9 +71,7 @@ Trace = Callable[[Record, Record, np.random.Generator], str]
 
 
 def _write(path: Path, records: list[Record], trace: Trace) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(_lines(records, trace)), encoding="utf-8")
-    temporary.replace(path)
+    disk.write_text(path, "".join(_lines(records, trace)))
 
 
 def _lines(records: list[Record], trace: Trace) -> Iterator[str]:

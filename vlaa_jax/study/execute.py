@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from vlaa_jax import disk
 from vlaa_jax.study.grid import Step
 
 DONE, FAILED, SKIPPED = "done", "failed", "skipped"
@@ -91,7 +92,7 @@ def _run(step: Step, threads: int) -> tuple[str, str]:
         "seconds": round(time.monotonic() - began, 1),
         "words": list(step.words[1:]),
     }
-    (step.workdir / STATE).write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+    disk.write_json(step.workdir / STATE, state)
     return became, reason
 
 

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
+from vlaa_jax import disk
 from vlaa_jax.evaluate.nouns import Unit
 from vlaa_jax.parallel.mesh import make_mesh
 from vlaa_jax.policy.groups import Groups
@@ -29,7 +30,7 @@ from vlaa_jax.rewards.mixed import check_failed
 from vlaa_jax.schema import Score, Summary, UserError
 from vlaa_jax.settings.study import HeldoutSettings
 from vlaa_jax.train.grpo_data import files
-from vlaa_jax.train.rundir import check_settings, lock, plain, save_json
+from vlaa_jax.train.rundir import check_settings, lock, plain
 
 OUTPUTS, UNITS = "outputs.jsonl", "units.json"
 HIT = 0.5
@@ -51,9 +52,9 @@ def run(settings: HeldoutSettings, workdir: Path, console: Console) -> Summary:
         groups, free = sample(settings, workdir)
         lines = list(outputs(groups, free))
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        (workdir / OUTPUTS).write_text(text, encoding="utf-8")
-        save_json(workdir / UNITS, units(lines))
-        save_json(workdir / "config.json", plain(settings))
+        disk.write_text(workdir / OUTPUTS, text)
+        disk.write_json(workdir / UNITS, units(lines))
+        disk.write_json(workdir / "config.json", plain(settings))
     finally:
         release()
     rewards = [line["reward"] for line in lines if line["reward"] is not None]
@@ -80,7 +81,8 @@ def sample(settings: HeldoutSettings, workdir: Path) -> tuple[Groups, list[Score
     encoder = Encoder(pretrained, settings.data)
     _, images, path = files(settings.data, workdir)
     limit = settings.rollout.max_new_tokens
-    reward = mixed_reward(settings.rewards, mesh, settings.model.dtype)
+    model = settings.model
+    reward = mixed_reward(settings.rewards, mesh, model.dtype, model.checkpoint)
     try:
         reward.start()
         records, _ = load_checked(

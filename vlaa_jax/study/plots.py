@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vlaa_jax import disk
 from vlaa_jax.study.analysis import MEAN, Arm
 from vlaa_jax.study.read import PAPER_CUES
 
@@ -34,7 +35,8 @@ def write_plots(arms: Sequence[Arm], workdir: Path) -> list[Path]:
 
 
 def _save(figure: Any, path: Path) -> Path:
-    figure.savefig(path, dpi=100)
+    with disk.writing(path, "wb") as file:
+        figure.savefig(file, dpi=100, format="png")
     return path
 
 

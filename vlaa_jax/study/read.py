@@ -9,6 +9,7 @@ from typing import Any
 
 from vlaa_jax.evaluate.nouns import Unit
 from vlaa_jax.evaluate.report.write import read_units
+from vlaa_jax.foreign import own_file
 from vlaa_jax.pipeline.split import AHA_CUES
 from vlaa_jax.settings.study import BASE
 from vlaa_jax.study.execute import DONE
@@ -70,8 +71,9 @@ def _evaluated(found: Found, step: Step) -> None:
     outputs = step.workdir / "outputs.jsonl"
     summary = step.workdir / "summary.json"
     if summary.exists():
-        kept = json.loads(summary.read_text(encoding="utf-8"))["benchmarks"]
-        found.controls[name] = {one["benchmark"]: one for one in kept}
+        with own_file(summary):
+            kept = json.loads(summary.read_text(encoding="utf-8"))["benchmarks"]
+            found.controls[name] = {one["benchmark"]: one for one in kept}
     elif outputs.exists():
         found.outputs[name] = list(_lines(outputs))
 
@@ -91,7 +93,7 @@ def count_cues(folder: Path) -> tuple[Counter[str], int]:
     """Completions of a run's rollout files that hold each cue, and how many there are."""
     cues: Counter[str] = Counter()
     count = 0
-    for path in sorted(folder.glob("*.jsonl")):
+    for path in sorted(folder.glob("[0-9]*.jsonl")):
         for line in _lines(path):
             count += 1
             text = str(line["completion"]).lower()
@@ -103,4 +105,6 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
     with path.open(encoding="utf-8") as file:
         for line in file:
             if line.endswith("\n"):  # the last may have been cut off
-                yield json.loads(line)
+                with own_file(path):
+                    values = json.loads(line)
+                yield values

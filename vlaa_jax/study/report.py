@@ -2,7 +2,6 @@
 
 import base64
 import csv
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import jinja2
 
+from vlaa_jax import disk
 from vlaa_jax.settings.study import StudySettings
 from vlaa_jax.study.analysis import MEAN, Arm, Controls, Value
 from vlaa_jax.study.paper import COLUMNS, PaperArm, paper_arm
@@ -28,9 +28,8 @@ def write_report(
     _write_csv(workdir / "controls.csv", list(control_rows(arms)))
     _write_csv(workdir / "cues.csv", list(cue_rows(arms)))
     plots = write_plots(arms, workdir)
-    text = json.dumps([_plain(arm) for arm in arms], indent=1)
-    (workdir / "report.json").write_text(text + "\n", encoding="utf-8")
-    (workdir / "report.html").write_text(page(arms, plots, reasons, settings), encoding="utf-8")
+    disk.write_json(workdir / "report.json", [_plain(arm) for arm in arms])
+    disk.write_text(workdir / "report.html", page(arms, plots, reasons, settings))
 
 
 def page(
@@ -144,7 +143,7 @@ def paper_rows(arms: Sequence[Arm]) -> Iterator[list[str]]:
 
 
 def _write_csv(path: Path, rows: Sequence[Sequence[Any]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with disk.writing(path, newline="") as file:
         csv.writer(file).writerows(rows)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from vlaa_jax import disk
 from vlaa_jax.schema import Summary, UserError
 from vlaa_jax.settings.study import EMBEDDED, StudySettings
 from vlaa_jax.study.analysis import analyse
@@ -14,7 +15,7 @@ from vlaa_jax.study.execute import DONE, execute, state_of
 from vlaa_jax.study.grid import Step, data_folder, steps, table
 from vlaa_jax.study.read import read_cells
 from vlaa_jax.study.report import write_report
-from vlaa_jax.train.rundir import check_settings, lock, plain, save_json
+from vlaa_jax.train.rundir import check_settings, lock, plain
 
 
 def run(settings: StudySettings, workdir: Path, console: Console) -> Summary:
@@ -38,7 +39,7 @@ def run(settings: StudySettings, workdir: Path, console: Console) -> Summary:
     release = lock(workdir)
     try:
         check_settings(workdir, settings)
-        save_json(workdir / "config.json", plain(settings))
+        disk.write_json(workdir / "config.json", plain(settings))
         if settings.data == EMBEDDED:
             write_drawn(workdir / "data")
         try:

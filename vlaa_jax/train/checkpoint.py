@@ -6,7 +6,9 @@ step that was under way is done again.
 """
 
 import math
+import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +18,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from vlaa_jax import digests
-from vlaa_jax.data.loader import records_digest
+from vlaa_jax.data.loaders.order import records_digest
 from vlaa_jax.models.qwen_vl.trees import merge
 from vlaa_jax.parallel import hosts
 from vlaa_jax.schema import Record, UserError
@@ -25,6 +27,7 @@ from vlaa_jax.train.state import TrainState
 PARAMS, OPTIMIZER, PROGRESS = "params", "optimizer", "progress"
 COUNTS = ("updates", "skipped", "still")
 SCORE = "heldout_mean"
+_UNFINISHED = ".orbax-checkpoint-tmp"
 CHUNK_BYTES = 64 * 2**20
 """Upper bound of a stored piece: a reader holds one at a time, not a stack of layers."""
 
@@ -117,6 +120,7 @@ class Checkpoints:
 
     def __init__(self, directory: Path, keep: int, damaged: str = "stop") -> None:
         self._directory = directory
+        hosts.from_writer(lambda: _clear(directory), "the clearing of the checkpoints")
         self.put_aside = hosts.from_writer(
             lambda: _put_damaged_aside(directory, damaged), "the check of the checkpoints"
         )
@@ -137,8 +141,6 @@ class Checkpoints:
                 options=options,
                 item_handlers={PARAMS: _Arrays(), OPTIMIZER: _Arrays(), PROGRESS: _Json()},
             )
-        except OSError as error:
-            raise UserError(f"{directory}: cannot be written ({error.strerror})") from error
         except ValueError as error:
             raise UserError(f"{directory}: cannot be read ({one_line(error)})") from error
         metrics = None if self.best is None else self._manager.metrics(self.best)
@@ -183,6 +185,10 @@ class Checkpoints:
         self.best_score = max(self.best_score, float("-inf") if score is None else score)
         self._manager.save(progress.step, args=ocp.args.Composite(**items), metrics=metrics)
 
+    def check(self) -> None:
+        """Raises what a write in the background has met, as soon as that is known."""
+        self._manager.check_for_errors()
+
     def restore(
         self, state: TrainState, frozen: Mapping[str, Any]
     ) -> tuple[TrainState, dict[str, Any], Progress]:
@@ -212,9 +218,14 @@ class Checkpoints:
         return restored, _like(frozen, params), Progress(**found[PROGRESS])
 
     def close(self) -> None:
-        """Waits for writes under way."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits for writes under way; what is left of one that failed is cleared away."""
+        try:
+            self._manager.wait_until_finished()
+            self._manager.close()
+        finally:
+            if hosts.is_writer():
+                with suppress(OSError):
+                    _clear(self._directory)
 
 
 def problem(step_directory: Path) -> str | None:
@@ -233,6 +244,12 @@ def steps_of(directory: Path) -> list[int]:
         return []
     names = [path.name for path in directory.iterdir() if path.is_dir()]
     return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+
+
+def _clear(directory: Path) -> None:
+    """Removes checkpoints that were never finished: of a run that was killed, or a full disk."""
+    for path in directory.glob(f"*{_UNFINISHED}*"):
+        shutil.rmtree(path)
 
 
 def _put_damaged_aside(directory: Path, damaged: str) -> list[tuple[int, str]]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vlaa_jax.data.loader import Loader
+from vlaa_jax.data.loaders.loader import Loader
 from vlaa_jax.parallel import hosts
 from vlaa_jax.policy.groups import Groups, concatenate, varied
 from vlaa_jax.policy.prompts import Placed, Prompt

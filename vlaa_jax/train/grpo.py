@@ -42,11 +42,22 @@ from vlaa_jax.train.inputs import inputs, same_inputs
 from vlaa_jax.train.learner import Learner
 from vlaa_jax.train.metrics import StepClock
 from vlaa_jax.train.rundir import RunDir, check_files
-from vlaa_jax.train.validation import Validation
+from vlaa_jax.train.validation import Benchmarks, Measure, Validation
 
 
-def run(settings: GrpoSettings, workdir: Path, console: Console) -> Summary:
+def run(
+    settings: GrpoSettings,
+    workdir: Path,
+    console: Console,
+    benchmarks: Benchmarks | None = None,
+) -> Summary:
     """Trains a policy in a run directory, from wherever that stands to the last step.
+
+    Args:
+        settings: of the run.
+        workdir: its directory.
+        console: where people read along.
+        benchmarks: what to measure beside the held-out records, if anything.
 
     Raises:
         UserError: the run directory, the checkpoint or the data cannot be used.
@@ -56,7 +67,8 @@ def run(settings: GrpoSettings, workdir: Path, console: Console) -> Summary:
     with RunDir(workdir, settings, console) as rundir:
         mesh = make_mesh(**dataclasses.asdict(settings.mesh))
         _check_shards(settings, data_shards(mesh))
-        reward = rundir.closes(mixed_reward(settings.rewards, mesh, settings.model.dtype))
+        model = settings.model
+        reward = rundir.closes(mixed_reward(settings.rewards, mesh, model.dtype, model.checkpoint))
         pretrained = open_pretrained(settings.model, settings.data, mesh)
         reward.start()
         deal = Deal(mesh, settings.rollout.at_once)
@@ -76,14 +88,18 @@ def run(settings: GrpoSettings, workdir: Path, console: Console) -> Summary:
         )
         sampler = make_sampler(collator)
         own = partial(make_sampler, collate(data.read_heldout), like=sampler)
-        validation = _validation(settings, data, own, scorer, deal, rundir)
+        measure = benchmarks(pretrained, mesh) if benchmarks else None
+        validation = _validation(settings, data, own, scorer, deal, rundir, measure)
         allowed_V = jax.device_put(pretrained.allowed_V, replicated(mesh))
         plan = _plan(settings)
         logprobs = GroupLogprobs(distribution, placed, allowed_V, plan)
         coef = rundir.progress.task.get("kl_coef")
         update = PolicyUpdate(settings, learner, placed, plan, allowed_V, coef)
 
-        console.print("sampling the held-out records (the first batch compiles)")
+        if data.heldout:
+            console.print(
+                f"sampling {len(data.heldout)} held-out records (the first batch compiles)"
+            )
         validation.measure(learner.params, "before")
         console.print(f"ready after {time.monotonic() - began:.0f} s")
         with (
@@ -223,7 +239,7 @@ def _header(
     settings: GrpoSettings, workdir: Path, data: PromptData, learner: Learner, mesh: Mesh
 ) -> str:
     kinds = Counter(record.verifier_type or "" for record in data.records)
-    told = header(workdir, settings.model.checkpoint, *learner.count(), kinds, mesh.shape)
+    told = header(workdir, settings.model.checkpoint, *learner.count(), kinds, mesh)
     if settings.rollout.is_cut:
         told += (
             "\nnote       top_p, top_k or min_p cut the sampler's distribution, and the loss is "
@@ -274,13 +290,13 @@ def _validation(
     scorer: CompletionScorer,
     deal: Deal,
     rundir: RunDir,
+    benchmarks: Measure | None,
 ) -> Validation:
     heldout = None
     if data.heldout:
         own = sampler(completions=settings.run.eval_completions)
         heldout = Heldout(data.heldout, own, scorer, deal, seed=settings.seed)
-    drawn = settings.data.records == "embedded"
-    return Validation(heldout, rundir, drawn=drawn)
+    return Validation(heldout, rundir, data.images, benchmarks=benchmarks)
 
 
 def _check_shards(settings: GrpoSettings, shards: int) -> None:

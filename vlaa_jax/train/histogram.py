@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from vlaa_jax import disk
+
 
 def write_histogram(
     path: Path, series: Mapping[str, Sequence[float]], cuts: Mapping[int, float]
@@ -37,5 +39,6 @@ def write_histogram(
         )
     axes.set(xscale="log", xlabel="perplexity of the answer", ylabel="records")
     axes.legend(fontsize=8)
-    figure.savefig(path, dpi=110)
+    with disk.writing(path, "wb") as file:
+        figure.savefig(file, dpi=110, format="png")
     return path

@@ -1,19 +1,18 @@
 """What a run began with, so that a resumed one notices when something else lies there.
 
-Weights are told by their headers, sizes and samples of their bytes; images by their sizes. Reading
-everything would cost minutes at every start, and whoever edits a file changes one of these.
+Weights are told by samples of their bytes, images by their sizes. Reading everything would cost
+minutes at every start, and whoever edits a file changes one of these.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from vlaa_jax.data.images import resolve_inside
-from vlaa_jax.data.loader import records_digest
+from vlaa_jax import digests
+from vlaa_jax.data.images.files import resolve_inside
+from vlaa_jax.data.loaders.order import records_digest
 from vlaa_jax.schema import Record, UserError
 from vlaa_jax.train.checkpoint import Progress
 
-_BLOCK, _BLOCKS = 4096, 64
 _NAMES = {
     "weights": ("model.checkpoint", "the base weights"),
     "heldout": ("data.heldout", "the held-out records"),
@@ -22,20 +21,20 @@ _NAMES = {
 
 
 def inputs(
-    weights: Path, images: Path, records: Sequence[Record], heldout: Sequence[Record]
+    weights: Path, images: Path | None, records: Sequence[Record], heldout: Sequence[Record]
 ) -> dict[str, str]:
     """Digests of what a run reads and does not keep.
 
     Args:
         weights: directory of the checkpoint that training starts from.
-        images: image root; of a build, whose records know their images, anything.
+        images: image root; None, or anything, where records bring their images.
         records: training records.
         heldout: held-out records, or none.
     """
     return {
-        "weights": _digest(_weights(weights)),
+        "weights": digests.of_weights(weights),
         "heldout": records_digest(heldout),
-        "images": _digest(_image_sizes(images, [*records, *heldout])),
+        "images": digests.of_pieces(_image_sizes(images, [*records, *heldout])),
     }
 
 
@@ -56,30 +55,13 @@ def same_inputs(progress: Progress, now: Mapping[str, str]) -> Progress:
     return progress._replace(inputs=dict(now))
 
 
-def _digest(pieces: Iterator[bytes]) -> str:
-    digest = hashlib.sha256()
-    for piece in pieces:
-        digest.update(len(piece).to_bytes(8, "little") + piece)
-    return digest.hexdigest()
-
-
-def _weights(directory: Path) -> Iterator[bytes]:
-    """Names, sizes and samples of all files that may hold weights."""
-    kinds = ("*.safetensors", "params/**/*", "vlaa_jax.json", "digests.json")
-    found = {path for kind in kinds for path in directory.glob(kind) if path.is_file()}
-    for path in sorted(found):
-        size = path.stat().st_size
-        yield path.relative_to(directory).as_posix().encode()
-        yield size.to_bytes(8, "little")
-        with open(path, "rb") as file:
-            for number in range(_BLOCKS):
-                file.seek(max(size - _BLOCK, 0) * number // (_BLOCKS - 1))
-                yield file.read(_BLOCK)
-
-
-def _image_sizes(root: Path, records: Sequence[Record]) -> Iterator[bytes]:
+def _image_sizes(root: Path | None, records: Sequence[Record]) -> Iterator[bytes]:
     for record in records:
-        for name in record.images:
+        for number, name in enumerate(record.images):
+            if root is None:
+                known = record.lengths.image_sizes[number] if record.lengths else -1
+                yield f"{name}\0{known}".encode()
+                continue
             try:
                 size = resolve_inside(root, name).stat().st_size
             except (OSError, UserError):

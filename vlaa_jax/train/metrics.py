@@ -5,23 +5,9 @@ import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import jax
-from tensorboardX import SummaryWriter
-
-_COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
-
-
-class CompileCounter:
-    """Counts every program this process compiles (or takes from the persistent cache)."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        jax.monitoring.register_event_duration_secs_listener(self._listen)
-
-    def _listen(self, event: str, duration_secs: float, **_: Any) -> None:
-        self.count += event == _COMPILE_EVENT
+from vlaa_jax import disk
+from vlaa_jax.train.board import Board
 
 
 class MetricsWriter:
@@ -38,24 +24,20 @@ class MetricsWriter:
     def __init__(self, workdir: Path, first_step: int) -> None:
         self._path = workdir / "metrics.jsonl"
         _keep_lines_before(self._path, first_step)
-        self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
-        self._board = SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=first_step, write_to_disk=True
-        )
+        self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115 (closed by close)
+        self.board = Board(workdir / "tensorboard", first_step)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends the metrics of a step."""
         numbers = {name: float(value) for name, value in metrics.items()}
         line = {k: (v if math.isfinite(v) else None) for k, v in numbers.items()}
-        self._file.write(json.dumps({"step": step, **line}) + "\n")
-        self._file.flush()
-        for name, value in numbers.items():
-            self._board.add_scalar(name, value, step)
+        disk.append(self._file, json.dumps({"step": step, **line}).encode() + b"\n")
+        self.board.scalars(step, numbers)
 
     def close(self) -> None:
-        """Flushes and closes the files."""
+        """Closes the files."""
         self._file.close()
-        self._board.close()
+        self.board.close()
 
 
 def _keep_lines_before(path: Path, first_step: int) -> None:
@@ -69,9 +51,7 @@ def _keep_lines_before(path: Path, first_step: int) -> None:
             continue  # a line cut off by the interruption
         if done:
             kept.append(line + "\n")
-    temporary = path.with_suffix(".jsonl.tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    temporary.replace(path)
+    disk.write_text(path, "".join(kept))
 
 
 class StepClock:

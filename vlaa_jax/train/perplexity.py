@@ -18,10 +18,12 @@ import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
 
-from vlaa_jax.data.batches import RowBatch
-from vlaa_jax.data.loader import records_digest
+from vlaa_jax import disk
+from vlaa_jax.data.loaders.order import records_digest
+from vlaa_jax.data.records.released import as_released
+from vlaa_jax.data.rows.batches import RowBatch
 from vlaa_jax.data.synthetic.dataset import write_dataset
-from vlaa_jax.foreign import parse_json
+from vlaa_jax.foreign import parse_json, read_object
 from vlaa_jax.parallel.mesh import data_shards, make_mesh
 from vlaa_jax.policy.distribution import Distribution
 from vlaa_jax.policy.pretrained import Pretrained, open_pretrained
@@ -30,9 +32,10 @@ from vlaa_jax.policy.usable import Usable, load_checked
 from vlaa_jax.schema import Record, Summary, UserError
 from vlaa_jax.settings.perplexity import PerplexitySettings
 from vlaa_jax.train.console import minutes
+from vlaa_jax.train.grpo_data import image_root
 from vlaa_jax.train.histogram import write_histogram
 from vlaa_jax.train.inputs import inputs
-from vlaa_jax.train.rundir import check_files, check_settings, lock, plain, save_json
+from vlaa_jax.train.rundir import check_files, check_settings, lock, plain
 
 RANKING = "perplexity.jsonl"
 
@@ -111,7 +114,7 @@ def _under_model(
     usable = _usable(settings, pretrained, workdir, console)
     if not number:
         _check_top(settings.run.top, len(usable))
-        save_json(workdir / "config.json", plain(settings))
+        disk.write_json(workdir / "config.json", plain(settings))
     path = workdir / f"measured-{number}.jsonl"
     _same_inputs(workdir / f"inputs-{number}.json", pretrained, usable, settings)
     done = read_measured(path)
@@ -131,31 +134,30 @@ def _same_inputs(
     path: Path, pretrained: Pretrained, usable: Usable, settings: PerplexitySettings
 ) -> None:
     """Notes what is measured and by what, or looks whether it is still the same."""
-    images = Path(settings.data.image_root)
+    images = image_root(settings.data)
     now = {**inputs(pretrained.path, images, usable, ()), "records": records_digest(usable)}
-    if path.exists() and parse_json(path.read_bytes()) != now:
+    if path.exists() and read_object(path) != now:
         raise UserError(
             f"{path.parent}: the records, the images or the weights are others than when "
             "measuring began; bring them back, or start in another workdir"
         )
-    save_json(path, now)
+    disk.write_json(path, now)
 
 
 def _usable(
     settings: PerplexitySettings, pretrained: Pretrained, workdir: Path, console: Console
 ) -> Usable:
     data = settings.data
-    path, images = Path(data.records), Path(data.image_root)
+    path, images = Path(data.records), image_root(data)
     if data.records == "embedded":
         paths = write_dataset(workdir / "data", n_train=1, n_heldout=1, n_sft=data.embedded_train)
         path, images = paths.sft, paths.images
-    check = RowCheck(pretrained, data)
-    found, rejects = load_checked(path, images, check, kind="sft")
+    found, rejects = load_checked(path, images, RowCheck(pretrained, data))
     if rejects:
         listing = workdir / f"rejects-{path.stem}.txt"
-        listing.write_text("".join(f"{reject}\n" for reject in rejects), encoding="utf-8")
+        disk.write_text(listing, "".join(f"{reject}\n" for reject in rejects))
         console.print(f"{path}: {len(rejects)} records left out (reasons in {listing})")
-    return Usable(map(check.measured, found), found.images)
+    return found
 
 
 def _measure(
@@ -172,14 +174,12 @@ def _measure(
     params = pretrained.load_params()
     began, before, said = time.monotonic(), len(done), 0.0
     pending: tuple[list[list[Record]], RowBatch, jax.Array] | None = None
-    with path.open("a", encoding="utf-8") as file:
+    with path.open("ab", buffering=0) as file:
 
         def finish(of: tuple[list[list[Record]], RowBatch, jax.Array]) -> None:
             new = dict(answers(*of[:2], np.asarray(of[2])))
-            for record_id, found in new.items():
-                line = {"id": record_id, "nats": found.nats, "tokens": found.tokens}
-                file.write(json.dumps(line) + "\n")
-            file.flush()
+            lines = ({"id": name, "nats": m.nats, "tokens": m.tokens} for name, m in new.items())
+            disk.append(file, "".join(json.dumps(line) + "\n" for line in lines).encode())
             done.update(new)
 
         for records, batch in rows.numbered():
@@ -228,7 +228,7 @@ def read_measured(path: Path) -> dict[str, Measured]:
         return {}
     whole, _, rest = path.read_bytes().rpartition(b"\n")
     if rest:
-        path.write_bytes(whole + b"\n" if whole else b"")
+        disk.write_bytes(path, whole + b"\n" if whole else b"")
     found = {}
     for number, line in enumerate(whole.split(b"\n") if whole else (), 1):
         try:
@@ -255,23 +255,6 @@ def ranking(records: Any, measured: Sequence[dict[str, Measured]]) -> list[Ranke
     return sorted(ranked, key=lambda one: (-one.perplexity, one.record.id))
 
 
-def as_released(record: Record) -> dict[str, Any]:
-    """A record in the form of the released SFT file; fields of its own are kept in ``meta``."""
-    meta = {k: v for k, v in record.meta.items() if k != "built"}
-    images = record.images[0] if len(record.images) == 1 else list(record.images)
-    values = {
-        "id": record.id,
-        "image": images or None,
-        "question": record.question,
-        "gt": record.gt,
-        "answer": record.answer,
-        "verifier_type": record.verifier_type,
-        "caption": record.caption,
-        "meta": meta or None,
-    }
-    return {name: value for name, value in values.items() if value is not None}
-
-
 def _check_top(top: Sequence[int], count: int) -> None:
     if too_many := [number for number in top if number > count]:
         raise UserError(f"run.top: {too_many[0]:,} are asked for, but {count:,} records are usable")
@@ -294,10 +277,8 @@ def _write(ranked: Sequence[Ranked], settings: PerplexitySettings, workdir: Path
 
 
 def _write_lines(path: Path, values: Iterator[dict[str, Any]]) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
+    with disk.writing(path) as file:
         file.writelines(json.dumps(value, ensure_ascii=False) + "\n" for value in values)
-    temporary.replace(path)
 
 
 def _say(

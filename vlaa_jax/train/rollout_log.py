@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from vlaa_jax import disk
 from vlaa_jax.parallel import hosts
 from vlaa_jax.parallel.local import fetch
 from vlaa_jax.policy.groups import Groups
@@ -52,7 +53,8 @@ class TokenFigures(NamedTuple):
 class RolloutLog:
     """Writes the completions of steps in a thread.
 
-    A failure to write is told and does not end the run. Of several hosts one writes.
+    A failure to write is told and does not end the run, unless it is the disk's: then a resumed run
+    does the step again. Of several hosts one writes.
 
     Args:
         workdir: run directory.
@@ -85,12 +87,17 @@ class RolloutLog:
             try:
                 self._waiting.popleft().result()
             except Exception as error:  # whatever it is, training is worth more than its record
+                refused = disk.refusal(error)
+                if refused and refused.advice:
+                    raise  # a full disk ends the run anyway, and here nothing is lost yet
                 self._say(f"completions of a step could not be written: {error}")
 
     def close(self) -> None:
         """Writes what is waiting."""
-        self.flush()
-        self._thread.shutdown()
+        try:
+            self.flush()
+        finally:
+            self._thread.shutdown()
 
     def _submit(self, *what: Any) -> None:
         if not hosts.is_writer():
@@ -115,10 +122,8 @@ def _write(
         for line, advantage in zip(lines, advantages_PG.reshape(-1), strict=True):
             line["advantage"] = float(advantage)
     text = "".join(json.dumps({"step": step, **line}, ensure_ascii=False) + "\n" for line in lines)
-    temporary = folder / f"{step:06d}.jsonl.tmp"
     # A lone surrogate of a record's field is no UTF-8, but has an escape in JSON.
-    temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
-    temporary.replace(folder / f"{step:06d}.jsonl")
+    disk.write_bytes(folder / f"{step:06d}.jsonl", text.encode("utf-8", "backslashreplace"))
     size = write_shard(folder / f"{step:06d}.npz", _shard(groups, figures))
     tokens = int(groups.rollout.length_PG.sum())
     entry = {"step": step, "completions": len(lines), "tokens": tokens, "bytes": size}
@@ -127,11 +132,11 @@ def _write(
 
 def _append(path: Path, line: str) -> None:
     """Adds a line; one that an interruption has cut off is ended first."""
-    with path.open("a+b") as file:
+    with path.open("a+b", buffering=0) as file:
         if file.tell():
             file.seek(-1, 2)
             line = line if file.read(1) == b"\n" else f"\n{line}"
-        file.write(line.encode() + b"\n")
+        disk.append(file, line.encode() + b"\n")
 
 
 def _joined(parts: Sequence[Any], length: int) -> np.ndarray:

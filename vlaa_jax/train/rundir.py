@@ -13,22 +13,27 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from rich.console import Console
 
+from vlaa_jax import disk
+from vlaa_jax.data.sources.table import source_class
 from vlaa_jax.foreign import local_path
 from vlaa_jax.parallel import hosts
+from vlaa_jax.parallel.compiling import Compilations
 from vlaa_jax.policy.pretrained import copy_sidecars
 from vlaa_jax.report.page import leave_report
+from vlaa_jax.report.record import RunRecord
 from vlaa_jax.schema import Summary, UserError
-from vlaa_jax.settings.fields import harmless_names
+from vlaa_jax.settings.fields import harmless_names, path_names
 from vlaa_jax.settings.shared import DataSettings, RunSettings
-from vlaa_jax.train.checkpoint import Checkpoints, Progress
-from vlaa_jax.train.console import minutes
+from vlaa_jax.train.board import Shown
+from vlaa_jax.train.checkpoint import Checkpoints, Progress, steps_of
+from vlaa_jax.train.console import minutes, written
 from vlaa_jax.train.learner import Learner
-from vlaa_jax.train.metrics import CompileCounter, MetricsWriter, StepClock
+from vlaa_jax.train.metrics import MetricsWriter, StepClock
+from vlaa_jax.train.plot import write_plot
 from vlaa_jax.train.rollout_log import RolloutLog
 from vlaa_jax.train.trackers import Wandb
 
 LOCK = "lock"
-FILES = ("config.json", "metrics.jsonl", "heldout.json", "rollouts", "heldout", "checkpoints")
 
 
 class Closing(Protocol):
@@ -60,15 +65,16 @@ class RunDir:
     def __init__(self, path: Path, settings: Any, console: Console) -> None:
         self.path, self.console = path, console
         self._settings, self._run = settings, _run_settings(settings)
-        self.compilations = CompileCounter()
         self._steps = self._run.steps
         self.progress = Progress(0, {})
         self._saved = 0
         self._score: tuple[int, float] | None = None
+        self._compiled = 0.0
         self._seconds: deque[float] = deque(maxlen=10)
         self._writer: MetricsWriter | None = None
         self._wandb: Wandb | None = None
         self._ends = ExitStack()
+        self.compilations = self.closes(Compilations(console.print if hosts.is_writer() else None))
         try:
             _same_everywhere(settings)
             hosts.from_writer(lambda: self._claim(path), "the run directory")
@@ -121,7 +127,7 @@ class RunDir:
                 told = plain(self._settings)
                 self._wandb = self.closes(Wandb(self.path, self._run.wandb, told))
             copy_sidecars(sidecars, self.path / "hf")
-            save_json(self.path / "config.json", plain(self._settings))
+            disk.write_json(self.path / "config.json", plain(self._settings))
         if progress.step:
             self.console.print(f"resuming at step {progress.step}")
 
@@ -129,7 +135,7 @@ class RunDir:
         """Says how many records were left out, and writes down why."""
         if rejects and hosts.is_writer():
             listing = self.path / f"rejects-{path.stem}.txt"
-            listing.write_text("".join(f"{r}\n" for r in rejects), encoding="utf-8")
+            disk.write_text(listing, "".join(f"{r}\n" for r in rejects))
             self.console.print(
                 f"{path}: {usable} records, {len(rejects)} left out (reasons in {listing})"
             )
@@ -140,17 +146,26 @@ class RunDir:
         """Writes a step's metrics and its line."""
         times = {f"time/{name}_s": seconds for name, seconds in clock.seconds.items()}
         counted = {"compile/count": float(self.compilations.count)}
+        compiling = self.compilations.seconds - self._compiled
+        self._compiled += compiling
         if self._writer is not None:
-            every = {**metrics, **counted, **times, "time/step_s": clock.total}
+            times |= {"time/compile_s": compiling, "time/step_s": clock.total}
+            every = {**metrics, **counted, **times}
             self._writer.write(step, every)
             if self._wandb is not None:
                 self._wandb.write(step, every)
-        self._seconds.append(clock.total)
+        self._seconds.append(max(clock.total - compiling, 0.0))
         left = float(np.median(self._seconds)) * (self._steps - step - 1)
-        line = (f"step {step + 1:>4}/{self._steps}", *words, f"{clock.total:.1f} s")
+        took = f"{clock.total:.1f} s" + (f" ({compiling:.0f} compiling)" if compiling > 1 else "")
+        line = (f"step {step + 1:>4}/{self._steps}", *words, took)
         self.console.print(
             "  ".join((*line, f"left {minutes(left)}")), highlight=False, soft_wrap=True
         )
+
+    def show(self, step: int, samples: Sequence[Shown]) -> None:
+        """Shows answers to held-out records, after so many steps, in TensorBoard."""
+        if self._writer is not None:
+            self._writer.board.samples(step, samples)
 
     def scored(self, step: int, score: float) -> None:
         """Remembers the score of the weights after `step` steps; the best ones are kept."""
@@ -163,6 +178,7 @@ class RunDir:
             hosts.Leave: the run is to be left here, on all hosts.
         """
         self.progress = progress
+        self.checkpoints.check()
         last = progress.step == self._steps
         step, score = self._score or (-1, 0.0)
         best = step == progress.step and score > self.checkpoints.best_score
@@ -185,6 +201,7 @@ class RunDir:
 
         Saving takes all hosts: with several, only where they have agreed to leave.
         """
+        self._compiled = self.compilations.seconds
         try:
             hosts.leave_if_wanted("before the first step")
             yield
@@ -201,21 +218,39 @@ class RunDir:
     def summary(self, figures: Mapping[str, float]) -> Summary:
         """Leaves the report of the run, and says what was written and where."""
         self.rollouts.flush()
-        self.console.print(f"run directory  {self.path}", soft_wrap=True)
-        for name in FILES:
-            if (self.path / name).exists():
-                self.console.print(f"  {name}", highlight=False)
-        if self.checkpoints.best is not None:
-            self.console.print(f"best checkpoint  checkpoints/{self.checkpoints.best}")
         if hosts.is_writer():
-            self.console.print(leave_report(self.path), soft_wrap=True, highlight=False)
+            self._say(leave_report(self.path))
+            if write_plot(self.path, RunRecord(self.path).metrics()) is None:
+                self._say("no curves.png: matplotlib is not installed (the extra plots)")
+            self._say(f"written to {self.path}")
+            for line in written(self.path):
+                self._say(line)
+        if self.checkpoints.best is not None:
+            self._say(f"best checkpoint  checkpoints/{self.checkpoints.best}")
         return Summary(self.path, dict(figures))
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, soft_wrap=True, highlight=False, markup=False)
 
     def __enter__(self) -> "RunDir":
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        self._ends.close()
+    def __exit__(
+        self, kind: object = None, error: BaseException | None = None, trace: object = None
+    ) -> None:
+        with disk.refusals(self.path, self._kept):
+            try:
+                if error is not None:
+                    raise error
+            finally:
+                self._ends.close()
+
+    def _kept(self) -> str:
+        """What is said of a run that cannot write any more."""
+        saved = steps_of(self.path / "checkpoints")
+        if not saved:
+            return "nothing was saved yet, the same command begins again"
+        return f"steps up to {saved[0]} are saved, the same command goes on from there"
 
 
 def _run_settings(settings: Any) -> RunSettings:
@@ -280,11 +315,11 @@ def check_settings(path: Path, settings: Any) -> None:
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"--workdir={path}: config.json cannot be read ({reason})") from error
-    harmless = harmless_names(type(settings))
+    harmless, paths = harmless_names(type(settings)), path_names(type(settings))
     changed = sorted(
         f"{name}: {old!r} -> {new!r}"
         for name, (old, new) in _differences(recorded, plain(settings)).items()
-        if name not in harmless
+        if name not in harmless and not (name in paths and _same_path(old, new))
     )
     if changed:
         raise UserError(
@@ -293,27 +328,35 @@ def check_settings(path: Path, settings: Any) -> None:
         )
 
 
+def _same_path(old: Any, new: Any) -> bool:
+    """Whether two spellings mean one place: ``images/``, ``./images`` and its whole path do."""
+    if not (isinstance(old, str) and isinstance(new, str) and old and new):
+        return False
+    return os.path.abspath(local_path(old)) == os.path.abspath(local_path(new))
+
+
 def check_files(data: DataSettings) -> None:
     """Looks whether the data is there at all, before anything large is loaded.
 
     Raises:
-        UserError: a path is missing or does not exist.
+        UserError: a path is missing, does not exist, or holds no records of a form that is known.
     """
     if data.records == "embedded":
         return
-    for name in ("records", "image_root", "heldout"):
-        path = getattr(data, name)
-        if not path and name != "heldout":
-            raise UserError(f"data.{name} is not set: give it with --config.data.{name}=...")
-        if path and not local_path(path).exists():
-            raise UserError(f"data.{name}: {path} does not exist")
-
-
-def save_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Writes a small JSON file in one piece."""
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    rooted = False
+    for name in ("records", "heldout", "validation"):
+        path = getattr(data, name, "")
+        if not path and name == "records":
+            raise UserError("data.records is not set: give it with --config.data.records=...")
+        try:
+            rooted |= bool(path) and source_class(path).needs_root
+        except UserError as error:
+            raise UserError(f"data.{name}: {error}") from None
+    root = data.image_root
+    if rooted and not root:
+        raise UserError("data.image_root is not set: give it with --config.data.image_root=...")
+    if root and not local_path(root).is_dir():
+        raise UserError(f"data.image_root: {root} does not exist")
 
 
 def plain(settings: Any) -> dict[str, Any]:

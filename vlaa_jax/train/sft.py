@@ -12,8 +12,8 @@ import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
 
-from vlaa_jax.data.batches import RowBatch
-from vlaa_jax.data.loader import Loader
+from vlaa_jax.data.loaders.loader import Loader
+from vlaa_jax.data.rows.batches import RowBatch
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.flops import row_flops
 from vlaa_jax.parallel import hosts
@@ -31,13 +31,21 @@ from vlaa_jax.train.metrics import StepClock
 from vlaa_jax.train.rundir import RunDir, check_files
 from vlaa_jax.train.sft_data import open_data, open_validation
 from vlaa_jax.train.sft_loss import sft_loss
-from vlaa_jax.train.validation import Validation
+from vlaa_jax.train.validation import Benchmarks, Validation
 
 Metrics = dict[str, float]
 
 
-def run(settings: SftSettings, workdir: Path, console: Console) -> Summary:
+def run(
+    settings: SftSettings, workdir: Path, console: Console, benchmarks: Benchmarks | None = None
+) -> Summary:
     """Trains on answers in a run directory, from wherever that stands to the last step.
+
+    Args:
+        settings: of the run.
+        workdir: its directory.
+        console: where people read along.
+        benchmarks: what to measure beside the held-out questions, if anything.
 
     Raises:
         UserError: the run directory, the checkpoint or the data cannot be used.
@@ -69,9 +77,10 @@ def run(settings: SftSettings, workdir: Path, console: Console) -> Summary:
         progress = same_inputs(data.resume(progress, loader), now)
         rundir.begin(progress, pretrained.sidecars)
         kinds, name = {"with answers": len(data.records)}, settings.model.checkpoint
-        console.print(header(workdir, name, *learner.count(), kinds, mesh.shape), highlight=False)
+        console.print(header(workdir, name, *learner.count(), kinds, mesh), highlight=False)
         watched = Watched(distribution, data.validation)
-        validation = open_validation(settings, pretrained, data, mesh, rundir)
+        measure = benchmarks(pretrained, mesh) if benchmarks else None
+        validation = open_validation(settings, pretrained, data, mesh, rundir, measure)
         validation.measure(learner.params, "before")
         with rundir.saving(learner, updates_per_step=1):
             train(Parts(learner, loader, data.train, pretrained, mesh), rundir, watched, validation)

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vlaa_jax import disk
+from vlaa_jax.foreign import read_text
 from vlaa_jax.schema import UserError
 
 
@@ -27,7 +29,7 @@ class Wandb:
         except ImportError as error:
             raise UserError("run.wandb: needs the package wandb: pip install wandb") from error
         kept = workdir / "wandb_id"
-        identity = kept.read_text(encoding="utf-8").strip() if kept.exists() else None
+        identity = read_text(kept, 200).strip() if kept.exists() else None
         try:
             self._run = wandb.init(
                 project=project,
@@ -39,7 +41,7 @@ class Wandb:
             )
         except (wandb.Error, OSError) as error:
             raise UserError(f"run.wandb: {' '.join(str(error).split())[:200]}") from error
-        kept.write_text(f"{self._run.id}\n", encoding="utf-8")
+        disk.write_text(kept, f"{self._run.id}\n")
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Sends the metrics of a step."""

@@ -49,7 +49,7 @@ def constant_baseline(
         scored = [(_mean(group, gold, score), gold) for gold in golds]
         tried = len(scored)
         best = max(scored)
-        if kind == "iou":
+        if kind == "iou" and _is_box(best[1]):
             best, extra = _improve_box(group, best, score)
             tried += extra
         result[kind] = Baseline(best[1], best[0], len(group), tried)
@@ -58,6 +58,15 @@ def constant_baseline(
 
 def _mean(group: Sequence[Record], answer: str, score: Callable[[Record, str], float]) -> float:
     return sum(score(record, answer) for record in group) / len(group)
+
+
+def _is_box(answer: str) -> bool:
+    """Whether an answer is one box in fractions; others are no places to start from."""
+    try:
+        box = [float(x) for x in answer.strip("[]").split(",")]
+    except ValueError:
+        return False
+    return len(box) == 4 and all(0 <= x <= 1 for x in box)
 
 
 def _improve_box(

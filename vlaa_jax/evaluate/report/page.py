@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from vlaa_jax.data.images import decode_image
+from vlaa_jax.data.images.files import decode_image
 from vlaa_jax.evaluate.questions import Questions
 from vlaa_jax.evaluate.report.write import interval, table_rows, verdict_lines
 from vlaa_jax.evaluate.results import Result

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from vlaa_jax import disk
 from vlaa_jax.evaluate.nouns import RowError, Scored, Unit
 from vlaa_jax.evaluate.report.paper import COLUMNS, ROWS
 from vlaa_jax.evaluate.results import Result
@@ -15,7 +16,10 @@ from vlaa_jax.evaluate.scoring.extract import find_span, scored_text
 from vlaa_jax.evaluate.scoring.storage import as_text
 from vlaa_jax.evaluate.scoring_run import Scoring
 from vlaa_jax.evaluate.tables import listed_options
+from vlaa_jax.foreign import read_object
 from vlaa_jax.schema import UserError
+
+_MAX_UNITS = 2**28
 
 
 def leaderboard_average(results: Sequence[Result]) -> float | None:
@@ -102,7 +106,7 @@ def interval(estimate: Any) -> str:
 
 def write_csv(path: Path, results: Sequence[Result], name: str) -> None:
     """The leaderboard's table."""
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with disk.writing(path, newline="") as file:
         csv.writer(file).writerows(table_rows(results, name))
 
 
@@ -144,7 +148,7 @@ def _span(text: str, one: Scored) -> tuple[int, int] | None:
 
 def write_verdicts(path: Path, scoring: Scoring) -> None:
     """Verdicts as JSON Lines."""
-    with path.open("w", encoding="utf-8") as file:
+    with disk.writing(path) as file:
         file.writelines(
             json.dumps(line, ensure_ascii=False) + "\n" for line in verdict_lines(scoring)
         )
@@ -153,7 +157,7 @@ def write_verdicts(path: Path, scoring: Scoring) -> None:
 def write_units(path: Path, results: Sequence[Result]) -> None:
     """What headlines average, for a later run to compare with."""
     found = {result.benchmark.name: [asdict(unit) for unit in result.units] for result in results}
-    path.write_text(json.dumps(found) + "\n", encoding="utf-8")
+    disk.write_text(path, json.dumps(found) + "\n")
 
 
 def read_units(path: Path) -> dict[str, list[Unit]]:
@@ -163,7 +167,12 @@ def read_units(path: Path) -> dict[str, list[Unit]]:
         UserError: no such file, or another kind of file.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return {name: [Unit(**unit) for unit in units] for name, units in found.items()}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        found = read_object(path, _MAX_UNITS)
+        return {name: [_unit(told) for told in units] for name, units in found.items()}
+    except (UserError, OSError, ValueError, TypeError, AttributeError, LookupError) as error:
         raise UserError(f"{path}: no units of an earlier evaluation ({error})") from error
+
+
+def _unit(told: dict[str, Any]) -> Unit:
+    value, known = float(told["value"]), bool(told.get("known", True))
+    return Unit(str(told["key"]), value, str(told["cluster"]), known)

@@ -8,6 +8,7 @@ mesh when told the shardings: a leaf is then read shard by shard, and no host ho
 
 import re
 from collections.abc import Mapping
+from importlib import resources
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from vlaa_jax.schema import UserError
 if TYPE_CHECKING:
     import jax
 
+EMBEDDED = "embedded"
 MARKER_NAME = "vlaa_jax.json"
 """The file that makes a directory a finished converted checkpoint; written last."""
 FORMAT_VERSION = 1
@@ -87,16 +89,23 @@ def _open_step(step: FilePath) -> OrbaxSource:
     return OrbaxSource(step / "params", run / "hf", lora_alpha=alpha)
 
 
+def embedded_dir() -> FilePath:
+    """The tiny checkpoint in this package, an ordinary HF directory."""
+    return FilePath(str(resources.files("vlaa_jax") / "assets" / "tiny"))
+
+
 def resolve(path: str | FilePath, revision: str | None = None) -> FilePath:
     """A local directory for a path or a hub id such as ``Qwen/Qwen2.5-VL-3B-Instruct``.
 
-    A path that exists is returned, with a leading ``~`` as the home folder; else a hub id is
-    downloaded (or found in the cache).
+    A path that exists is returned, with a leading ``~`` as the home folder; ``embedded`` is the
+    tiny checkpoint in this package; else a hub id is downloaded (or found in the cache).
 
     Raises:
       UserError: it is neither, or the download fails.
     """
     local = local_path(path)
+    if str(path) == EMBEDDED:
+        return embedded_dir()
     if local.exists() or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(path)):
         return local
     try:

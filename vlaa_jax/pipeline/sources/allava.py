@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vlaa_jax.data.json_index import index_json
+from vlaa_jax.data.records.json_index import index_json
 from vlaa_jax.pipeline.sources.formats import (
     ImageFile,
     Row,

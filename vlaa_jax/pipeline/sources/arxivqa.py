@@ -46,11 +46,12 @@ def letters_of(options: Any, label: str) -> tuple[list[str], str]:
     """
     if not isinstance(options, list) or not all(isinstance(o, str) for o in options):
         raise Unusable("field options is no list of texts")
+    options = [text_of({"options": option}, "options", "") for option in options]
     split = [option_letter(option) for option in options]
     letters = [letter for letter, _ in split]
     if all(letters) and letters != list(_LETTERS[: len(letters)]):
         raise Unusable("options out of order", " ".join(str(letter) for letter in letters))
-    texts = [text for _, text in split] if all(letters) else [option.strip() for option in options]
+    texts = [text for _, text in split] if all(letters) else options
     if not 2 <= len(texts) <= len(_LETTERS) or not all(texts):
         raise Unusable("fewer than two options")
     letter, rest = option_letter(label)

@@ -52,10 +52,11 @@ def _row(row: Any, folder: Path, place: str) -> Row:
     answers = row.get("answers")
     if not isinstance(answers, list) or not answers:
         raise Unusable("field answers missing")
+    texts = [text_of({"answers": answer}, "answers") for answer in answers]
     return Row(
         name=text_of(row, "questionId", place),
         image=image_of(row, folder, "documents"),
         question=text_of(row, "question"),
-        gt=text_of({"answers": answers[0]}, "answers"),
-        meta={"answers": [str(answer) for answer in answers]},
+        gt=texts[0],
+        meta={"answers": texts},
     )

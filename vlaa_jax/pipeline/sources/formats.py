@@ -8,9 +8,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from vlaa_jax.data.images import resolve_inside
-from vlaa_jax.data.json_index import index_json
-from vlaa_jax.data.records import MAX_RECORD_BYTES
+from vlaa_jax.data.images.files import resolve_inside
+from vlaa_jax.data.records.json_index import index_json
+from vlaa_jax.data.sources.record_file import MAX_RECORD_BYTES
 from vlaa_jax.foreign import parse_json
 from vlaa_jax.schema import UserError
 
@@ -54,12 +54,16 @@ class ImageFile:
         Raises:
             Unusable: none of the names is there.
         """
+        problems = []
         for name in self.names:
             try:
                 return resolve_inside(self.folder, name)
-            except UserError:
-                continue
-        raise Unusable("image missing", self.names[0])
+            except UserError as error:
+                problems.append(str(error))
+        outside = next((told for told in problems if "link that leaves" in told), None)
+        if outside:  # else all of a source looks missing whose images lie on another disk
+            raise Unusable("image is a link out of the source's folder", outside)
+        raise Unusable("image missing", problems[0])
 
 
 @dataclass(frozen=True)
@@ -199,12 +203,13 @@ def _bounded(data: bytes) -> bytes:
 
 
 def text_of(row: Mapping[str, Any], name: str, default: str | None = None) -> str:
-    """A text field, stripped.
+    """A text field, stripped; null is as good as missing.
 
     Raises:
         Unusable: it is missing (without a default), empty, too long or no text.
     """
-    value = row.get(name, default)
+    value = row.get(name)
+    value = default if value is None else value
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str):

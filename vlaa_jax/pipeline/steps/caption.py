@@ -31,7 +31,7 @@ def make_caption(settings: CaptionSettings) -> Step:
             digest=sample.digest,
         )
         reply = await ask(request)
-        if problem := problem_of(reply):
+        if problem := problem_of(replace(reply, reasoning="")):  # a thought is no caption
             return Drop(NAME, problem)
         return replace(sample, caption=reply.text.strip(), caption_model=settings.model.model)
 

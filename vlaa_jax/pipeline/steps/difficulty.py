@@ -29,8 +29,14 @@ def make_difficulty(settings: SplitSettings, scorer: Scorer) -> Step:
             reply = await ask(Request(NAME, sample.id, text, system=system, salt=salt, **shown))
             return await scorer(sample, reply.text)
 
-        rewards = await asyncio.gather(*(attempt(salt) for salt in range(settings.samples)))
-        scored = [reward for reward in rewards if not math.isnan(reward)]
+        tries = (attempt(salt) for salt in range(settings.samples))
+        rewards = await asyncio.gather(*tries, return_exceptions=True)  # all are paid for
+        scored = []
+        for reward in rewards:
+            if isinstance(reward, BaseException):
+                raise reward
+            if not math.isnan(reward):
+                scored.append(reward)
         found = {"pass_rate_n": float(len(scored))}
         if scored:
             found["pass_rate"] = sum(scored) / len(scored)

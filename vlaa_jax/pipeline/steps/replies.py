@@ -12,7 +12,7 @@ _TAGS = (_OPEN, _CLOSE, "<answer>", "</answer>")
 
 def problem_of(reply: Reply) -> str | None:
     """Why a reply cannot be used, or None."""
-    if reply.finish_reason == "length":
+    if reply.finish_reason in ("length", "model_length"):
         return "reply cut at max_tokens"
     if reply.finish_reason == "content_filter":
         return "refused by the model"

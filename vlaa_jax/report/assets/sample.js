@@ -83,12 +83,14 @@ const rectangle = ([x1, y1, x2, y2], kind) => svg("rect", {
   x: x1, y: y1, width: Math.max(x2 - x1, 0), height: Math.max(y2 - y1, 0), class: kind,
 });
 
+const PARTS = { raw: "  raw, before shaping", format: "  an answer was found" };
+
 const rewardText = completion => completion.failed ? "failed" : number(completion.reward);
 
 function facts(group, completion) {
   const rows = [
-    ["reward", rewardText(completion)],
-    ...Object.entries(completion.parts).map(([name, value]) => [`  ${name}`, number(value)]),
+    ["reward paid", rewardText(completion)],
+    ...Object.entries(completion.parts).map(([name, value]) => [PARTS[name] || `  ${name}`, number(value)]),
     ["advantage", completion.advantage == null ? null : number(completion.advantage)],
     ["extracted", completion.extracted], ["why not paid", completion.why], ["gold", group.gold],
     ["verifier", group.kind], ["tokens", `${completion.length}${completion.truncated ? ", truncated" : ""}`],

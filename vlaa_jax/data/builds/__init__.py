@@ -1,0 +1,1 @@
+"""Builds: records and images in shards that are read at random."""

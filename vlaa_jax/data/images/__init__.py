@@ -1,0 +1,1 @@
+"""Images: files, the processor, and the planner of the vision buffer."""

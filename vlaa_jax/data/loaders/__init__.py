@@ -1,0 +1,1 @@
+"""Loaders over Grain with exact state."""

@@ -1,0 +1,1 @@
+"""Records as JSON holds them: parsed, refused, guessed at."""

@@ -1,0 +1,1 @@
+"""Batches of static shape: padded prompts, packed rows."""

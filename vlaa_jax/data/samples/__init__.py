@@ -1,0 +1,1 @@
+"""A record and its images as what the model reads."""

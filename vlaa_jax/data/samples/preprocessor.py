@@ -1,0 +1,242 @@
+"""A record and its images to what the model reads: ids, positions, patches. Nothing is ever cut.
+
+How long a record is, is known from its text and its image sizes alone, before a pixel is touched.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from vlaa_jax.data.images.grid import Grid, unit_count
+from vlaa_jax.data.images.processor import ImageProcessor
+from vlaa_jax.data.text.chat import IMAGE_TOKEN, Chat
+from vlaa_jax.data.text.positions import mrope_positions
+from vlaa_jax.schema import Record, UserError
+
+
+class Unfit(UserError):
+    """A record that no model can read as it is; ``field`` names the part that is to blame."""
+
+    def __init__(self, field: str, reason: str, record_id: str) -> None:
+        super().__init__(f"record {record_id!r}: {reason}")
+        self.field, self.reason, self.record_id = field, reason, record_id
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.field, self.reason, self.record_id)
+
+
+class Encoded(NamedTuple):
+    """One sample; T tokens, image placeholders expanded."""
+
+    ids_T: NDArray[np.int32]
+    loss_mask_T: NDArray[np.bool_]
+    """True at targets: the answer and its end-of-turn token. All False in a prompt."""
+    positions_T3: NDArray[np.int32]
+    """Time, height, width (M-RoPE)."""
+    rope_delta: int
+    """A token decoded at index n has position n + rope_delta."""
+    patches: tuple[NDArray[Any], ...]
+    """Per image [grid rows * columns, patch width] float32, in order of occurrence; or, with
+    ``as_pixels``, [grid rows * columns, 3 * patch size squared] uint8, eight times smaller."""
+    grids: tuple[Grid, ...]
+    """Per image (frames, patch rows, patch columns)."""
+    n_image_tokens: int
+    image_mask_T: NDArray[np.bool_]
+    """True at image placeholders."""
+
+    @property
+    def length(self) -> int:
+        """Tokens."""
+        return len(self.ids_T)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Lengths of one record at given pixel limits."""
+
+    tokens: int
+    """All tokens: text, image tokens, and the answer where it is to be learnt."""
+    image_tokens: int
+    answer_tokens: int
+    grids: tuple[Grid, ...]
+
+    @property
+    def patches(self) -> int:
+        """Patches of all images."""
+        return 4 * self.image_tokens
+
+    def over(self, max_tokens: int) -> tuple[str, str] | None:
+        """(field, reason) of a record that is too long; the field is that of its longest part."""
+        if self.tokens <= max_tokens:
+            return None
+        parts = {
+            "image": self.image_tokens,
+            "answer": self.answer_tokens,
+            "question": self.tokens - self.image_tokens - self.answer_tokens,
+        }
+        reason = (
+            f"{self.tokens} tokens ({self.image_tokens} of images) are over the limit of "
+            f"{max_tokens}"
+        )
+        return max(parts, key=lambda name: parts[name]), reason
+
+
+@dataclass(frozen=True)
+class Preprocessor:
+    """Everything of a checkpoint that stands between a record and the model.
+
+    Attributes:
+        chat: tokenizer and template.
+        processor: image processor of the same checkpoint.
+        system_prompt: empty for the template's own.
+    """
+
+    chat: Chat
+    processor: ImageProcessor
+    system_prompt: str = ""
+
+    @classmethod
+    def from_dir(
+        cls,
+        hf_dir: str | os.PathLike[str],
+        min_pixels: int = 0,
+        max_pixels: int = 0,
+        system_prompt: str = "",
+    ) -> "Preprocessor":
+        """Read from a Hugging Face directory; pixel limits of 0 are the checkpoint's own."""
+        chat = Chat.from_dir(hf_dir)
+        chat.check_text(system_prompt, "the system prompt")
+        limits = min_pixels or None, max_pixels or None
+        return cls(chat, ImageProcessor.from_dir(hf_dir, *limits), system_prompt)
+
+    def measure(
+        self, record: Record, sizes: Sequence[tuple[int, int]], *, with_answer: bool = False
+    ) -> Measure:
+        """The lengths that ``encode`` will find; the prompt is tokenised as the model reads it.
+
+        Args:
+            record: question and, with ``with_answer``, answer are used.
+            sizes: (width, height) of each image.
+            with_answer: count the answer too.
+
+        Raises:
+            Unfit: names the field: a special token in the text, an image that is too narrow, or a
+                template or tokenizer that does not give as many image tokens as there are units.
+        """
+        grids = self._grids(record, sizes)
+        with _blaming("question", record):
+            self.chat.check_text(record.question, "the text")
+            prompt = self.chat.render(record.question, len(sizes), self.system_prompt)
+        first, *rest = prompt.split(IMAGE_TOKEN)
+        if len(rest) != len(grids):
+            reason = f"{len(rest)} image placeholders for {len(grids)} images"
+            raise Unfit("image", reason, record.id)
+        pieces = [IMAGE_TOKEN * unit_count(g) + text for g, text in zip(grids, rest, strict=True)]
+        ids = self.chat.encode("".join([first, *pieces]))
+        found, units = int(np.count_nonzero(ids == self.chat.image_token_id)), _units(grids)
+        if found != units:
+            reason = f"{found} image tokens in the text, but the grids have {units} units"
+            raise Unfit("image", reason, record.id)
+        answer = self._answer(record, prompt) if with_answer else ()
+        return Measure(len(ids) + len(answer), units, len(answer), grids)
+
+    def encode(
+        self,
+        record: Record,
+        images: Sequence[Image.Image],
+        *,
+        with_answer: bool = False,
+        max_tokens: int | None = None,
+        as_pixels: bool = False,
+    ) -> Encoded:
+        """The question as a prompt, with ``with_answer`` followed by the answer to be learnt.
+
+        The ids of the prompt are the same in both; targets are the answer and its end of turn.
+
+        Args:
+            record: its texts, id and number of images are used.
+            images: opened, in the record's order; they are placed before the question.
+            with_answer: the answer too.
+            max_tokens: limit on the number of tokens, image tokens included.
+            as_pixels: keep pixels as bytes; ``batches`` normalise them if given the processor.
+                Saves memory and copying between the two.
+
+        Raises:
+            Unfit: names the record: too long, wrong number of images, an image that cannot be
+                used, a special token in the text, or no answer.
+        """
+        if len(images) != len(record.images):
+            reason = f"names {len(record.images)} images, {len(images)} were given"
+            raise Unfit("image", reason, record.id)
+        with _blaming("question", record):
+            self.chat.check_text(record.question, "question")
+            prompt = self.chat.render(record.question, len(images), self.system_prompt)
+        answer = self._answer(record, prompt) if with_answer else np.empty(0, np.int32)
+        grids = self._grids(record, [image.size for image in images])
+        ids_T = np.concatenate([self._expanded(record, self.chat.encode(prompt), grids), answer])
+        length, n_image_tokens = len(ids_T), _units(grids)
+        if max_tokens is not None and length > max_tokens:  # before any pixel is touched
+            raise Unfit(
+                "image",
+                f"{length} tokens ({n_image_tokens} of images) are over the limit of {max_tokens}; "
+                "lower max_pixels or leave the record out",
+                record.id,
+            )
+        token = self.chat.image_token_id
+        positions_T3, rope_delta = mrope_positions(ids_T, grids, image_token_id=token)
+        make = self.processor.pixels if as_pixels else self.processor.patches
+        return Encoded(
+            ids_T=ids_T,
+            loss_mask_T=np.arange(length) >= length - len(answer),
+            positions_T3=positions_T3,
+            rope_delta=rope_delta,
+            patches=tuple(make(image)[0] for image in images),
+            grids=grids,
+            n_image_tokens=n_image_tokens,
+            image_mask_T=ids_T == token,
+        )
+
+    def _grids(self, record: Record, sizes: Sequence[tuple[int, int]]) -> tuple[Grid, ...]:
+        grids = []
+        for path, size in zip(record.images, sizes, strict=True):
+            with _blaming("image", record, f"image {path!r}: "):
+                grids.append(self.processor.grid(*size))
+        return tuple(grids)
+
+    def _answer(self, record: Record, prompt: str) -> NDArray[np.int32]:
+        if record.answer is None:
+            raise Unfit("answer", "no answer to learn from", record.id)
+        with _blaming("answer", record):
+            self.chat.check_text(record.answer, "answer")
+            asked = record.question, len(record.images), self.system_prompt
+            return self.chat.answer_ids(prompt, record.answer, *asked)
+
+    def _expanded(
+        self, record: Record, ids: NDArray[np.int32], grids: Sequence[Grid]
+    ) -> NDArray[np.int32]:
+        """Repeat each placeholder once per merge unit of its image."""
+        spots = np.flatnonzero(ids == self.chat.image_token_id)
+        if len(spots) != len(grids):
+            wrote = f"the chat template wrote {len(spots)} image placeholders for "
+            raise Unfit("image", f"{wrote}{len(grids)} images", record.id)
+        repeats = np.ones(len(ids), np.int64)
+        repeats[spots] = [unit_count(g) for g in grids]
+        return np.repeat(ids, repeats)
+
+
+def _units(grids: Sequence[Grid]) -> int:
+    return sum(unit_count(grid) for grid in grids)
+
+
+@contextmanager
+def _blaming(field: str, record: Record, prefix: str = "") -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise Unfit(field, f"{prefix}{error}", record.id) from error

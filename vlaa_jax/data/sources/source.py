@@ -1,0 +1,150 @@
+"""What every source of records can do; ``table`` says which ones there are.
+
+A source is one file: a subclass that says how record number ``i`` is read and where its images are.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO, overload
+
+from PIL import Image
+
+from vlaa_jax.data.images.files import decode
+from vlaa_jax.data.images.inspect import ImageFacts, inspect
+from vlaa_jax.data.records.parse import Parser
+from vlaa_jax.data.records.reject import Refusal, Reject
+from vlaa_jax.schema import Record, UserError
+
+
+class Source(Sequence[Record]):
+    """Records at random access, and their images.
+
+    ``source[i]`` raises UserError where the record is unusable; ``source.read(i)`` returns a Reject
+    instead. Safe to use from several threads, and picklable, as Grain wants of a source.
+
+    Attributes:
+        path: file or folder.
+        kind: what its records are read for; see ``parse.KINDS``.
+        golds_checked: whether golds were put to their verifiers when it was made.
+        needs_root: whether images lie below an image root.
+    """
+
+    path: Path
+    kind: str | None = None
+    golds_checked = False
+    needs_root = False
+
+    @abstractmethod
+    def _read(self, index: int) -> Record:
+        """Record number ``index``, from 0, with its ``place``; or Refusal."""
+
+    @abstractmethod
+    def _image(self, record: Record, number: int) -> AbstractContextManager[BinaryIO]:
+        """Opens image ``number`` of a record of this source; UserError where it cannot be."""
+
+    def read(self, index: int) -> Record | Reject:
+        """The record at ``index``, or why it cannot be used."""
+        index = int(index)
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"{self.path}: record {index} of {len(self)}")
+        index %= len(self)
+        try:
+            return self._read(index)
+        except Refusal as refusal:
+            return self.reject(index, refusal.field, refusal.reason, refusal.record_id)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Record]: ...
+    def __getitem__(self, index: int | slice) -> Record | Sequence[Record]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        result = self.read(index)
+        if isinstance(result, Reject):
+            raise UserError(str(result))
+        return result
+
+    def reject(self, index: int, field: str, reason: str, record_id: str = "") -> Reject:
+        """A Reject that names the place of record ``index``."""
+        return Reject(str(self.path), index, self.line(index), record_id, field, reason)
+
+    def line(self, index: int) -> int | None:
+        """Line of a record, from 1, where there are lines."""
+        return None
+
+    def problem_at_end(self) -> Reject | None:
+        """Says so when the source seems cut off; what comes before the cut is whole."""
+        return None
+
+    def look(
+        self, record: Record, number: int, *, whole: bool = True, keep: bool = False
+    ) -> ImageFacts:
+        """What is found at image ``number`` of a record; see ``inspect``."""
+        name = record.images[number]
+        return inspect(self._image(record, number), name, whole=whole, keep=keep)
+
+    def images(self, record: Record) -> tuple[Image.Image, ...]:
+        """The decoded images of a record of this source, upright; a UserError names the record."""
+        found = []
+        try:
+            for number, name in enumerate(record.images):
+                with self._image(record, number) as file:
+                    found.append(decode(file, name))
+        except UserError as error:
+            raise UserError(f"record {record.id!r}: {error}") from error
+        return tuple(found)
+
+    def close(self) -> None:
+        """Close what is open; reading opens it again."""
+
+
+class ParsedSource(Source):
+    """A source of raw objects, which a ``Parser`` makes records of."""
+
+    _parse: Parser
+
+    def read_as(self, kind: str) -> None:
+        """Settle what the records are read for, where it was left open."""
+        self.kind = self._parse.kind = kind
+
+
+def iter_indexed(
+    source: Source, on_reject: Callable[[Reject], None], on_duplicate: str = "reject"
+) -> Iterator[tuple[int, Record]]:
+    """The usable records of a source with their positions; the others go to ``on_reject``.
+
+    Args:
+      source: where they are.
+      on_reject: called with every Reject.
+      on_duplicate: "reject" a repeated id, or "rename" it to ``ID#2``, ``ID#3``, ...
+    """
+    if on_duplicate not in ("reject", "rename"):
+        raise ValueError(f"on_duplicate must be 'reject' or 'rename', not {on_duplicate!r}")
+    seen: dict[str, int] = {}  # ids given out, and the highest number each was renamed with
+    for index in range(len(source)):
+        result = source.read(index)
+        if isinstance(result, Reject):
+            on_reject(result)
+        elif result.id not in seen:
+            seen[result.id] = 1
+            yield index, result
+        elif on_duplicate == "rename":
+            yield index, replace(result, id=_renamed(result.id, seen))
+        else:
+            on_reject(source.reject(index, "id", "used before in this file", result.id))
+    if end := source.problem_at_end():
+        on_reject(end)
+
+
+def _renamed(record_id: str, seen: dict[str, int]) -> str:
+    """``ID#2``, ``ID#3``, ...: the first that no record before bears, noted in ``seen``."""
+    while True:
+        seen[record_id] += 1
+        name = f"{record_id}#{seen[record_id]}"
+        if name not in seen:
+            seen[name] = 1
+            return name

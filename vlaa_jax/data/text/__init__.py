@@ -1,0 +1,1 @@
+"""Text to tokens and their positions, through the checkpoint's own template."""
