@@ -36,6 +36,7 @@ from vlaa_jax.data.rows.packing import PackBudget, Packer, fit_budget
 from vlaa_jax.data.samples.preprocessor import Encoded
 from vlaa_jax.data.text.chat import Chat
 from vlaa_jax.data.text.positions import mrope_positions
+from vlaa_jax.models.qwen_vl.attend import choose
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.model import Compute, init_params, split_model
 from vlaa_jax.policy.distribution import Distribution
@@ -74,7 +75,8 @@ class Ours:
 
     def __init__(self, config: QwenVLConfig, budget: Any, packed: bool) -> None:
         self.budget, self.packed = budget, packed
-        graphdef, _ = split_model(config, Compute(unroll=True))
+        compute = Compute(unroll=True, attention=choose("auto", jax.default_backend()))
+        graphdef, _ = split_model(config, compute)
         optimizer = optax.adamw(LR, b2=0.95, weight_decay=0.0)
         self.update_ = Update(partial(sft_loss, Distribution(graphdef, 1.0, 0, 1)), optimizer)
         place = jax.sharding.SingleDeviceSharding(jax.devices()[0])

@@ -112,6 +112,8 @@ def _paper() -> ConfigDict:
                 "dtype": "bfloat16",  # (inferred)
                 "remat": "full",
                 "unroll": 1,
+                "attention": "auto",
+                "numerics": "plain",
                 "freeze": (),  # (inferred) the framework trains everything
                 "lora": {
                     "rank": 0,  # 0: train the weights themselves

@@ -84,7 +84,7 @@ def test_what_does_not_fit_says_the_smallest_change():
     def fits(own):
         return quick_plan(own, THREE, chip, Cut(1, 1, 1)).fits
 
-    assert smallest_change(settings, 1, fits) == "algo.micro_prompts=4"
+    assert smallest_change(settings, 1, fits) == "algo.micro_prompts=8"
     assert quick_plan(settings_of(fsdp=16), THREE, CHIPS["v5e"], Cut(1, 16, 1)).fits
 
 

@@ -41,6 +41,11 @@ class Chip:
     price: float
 
     @property
+    def platform(self) -> str:
+        """Of jax: tpu or gpu."""
+        return "tpu" if "TPU" in self.name else "gpu"
+
+    @property
     def peak(self) -> float:
         """Dense bfloat16 FLOP/s."""
         return PEAK_BF16[self.name]

@@ -2,18 +2,28 @@
 
 Sizes are those of one device. Products are counted as the programs do them at their padded shapes,
 masked scores and recomputation included; `useful` counts real work alone, for utilisation. Bytes
-read and written are a floor with one addition: attention holds its scores in float32, and they
-cross the memory once per elementwise pass over them.
+read and written are a floor with one addition: what attention's scores cost, by its form.
 """
 
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+
+from vlaa_jax.models.qwen_vl.blockwise import TILE
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.flops import text_flops, vision_flops
 
-SCORE_PASSES = {"forward": 6, "backward": 12}
-"""Times that float32 scores cross the memory: product, mask, maximum, exponent, sum, product."""
+SCORE_BYTES = {
+    "dense": {"forward": 24, "backward": 48},
+    "blockwise": {"forward": 16, "backward": 42},
+    "splash": {"forward": 1, "backward": 5},
+}
+"""Bytes that cross the memory for one query, key and head.
+
+Dense: float32 scores, six times forward: product, mask, maximum, exponent, sum, product. Blockwise:
+tiles cross it too, fewer times and half as wide once they are weights; backward with the scores
+made again. Splash: keys and values (backward, queries and cotangents too) once per block of 512."""
 ROW_PASSES = {"forward": 14, "backward": 30}
 """Times that an activation of the model's width crosses it in a layer, hiddens aside."""
 
@@ -102,6 +112,7 @@ class Batch(NamedTuple):
     Attributes:
         tokens: positions that the decoder computes.
         pairs: of query and key, masked ones included.
+        seen: of query and key, without those that causality hides.
         scored: positions whose logits are made.
         bins: vision bins.
         useful: products of a forward pass over its text without padding.
@@ -109,6 +120,7 @@ class Batch(NamedTuple):
 
     tokens: float
     pairs: float
+    seen: float
     scored: float
     bins: float
     useful: float
@@ -125,12 +137,14 @@ class Formulas(ABC):
         settings: of the run.
         config: the model.
         cut: the mesh.
+        form: of attention; see models/qwen_vl/attend.py.
     """
 
-    def __init__(self, settings: Any, config: QwenVLConfig, cut: Cut) -> None:
-        self.settings, self.config, self.cut = settings, config, cut
+    def __init__(self, settings: Any, config: QwenVLConfig, cut: Cut, form: str = "dense") -> None:
+        self.settings, self.config, self.cut, self.form = settings, config, cut, form
         self.sizes = sizes_of(config)
-        self._item = 2 if settings.model.dtype == "bfloat16" else 4
+        self._item = jnp.dtype(settings.model.activations).itemsize
+        self._matrix = jnp.dtype(settings.model.matrices).itemsize
         self._master = 4
 
     @abstractmethod
@@ -169,18 +183,19 @@ class Formulas(ABC):
         own = batch.over(cut.shards)
         kinds = ("forward", "backward") if backward else ("forward",)
         head = 2 * own.scored * text.width * text.vocab_size
-        seen = text_flops(text, int(own.tokens), own.pairs) + head
+        pairs = own.pairs if self.form == "dense" else own.seen
+        seen = text_flops(text, int(own.tokens), pairs) + head
         sight = own.bins * self._image()
         again = self.settings.model.remat == "full"
         flops = ((4 if again else 3) if backward else 1) * (seen / cut.tensor + sight)
         useful = (3 if backward else 1) * (own.useful + sight) / cut.tensor
-        scores = 4 * text.layers * text.heads / cut.tensor * own.pairs
+        scores, costs = text.layers * text.heads / cut.tensor * pairs, SCORE_BYTES[self.form]
         crossing = own.tokens * self._item * text.layers
         width = text.width + (text.intermediate * 4 / 14) / cut.tensor
-        hbm = sum(scores * SCORE_PASSES[k] + crossing * width * ROW_PASSES[k] for k in kinds)
+        hbm = sum(scores * costs[k] + crossing * width * ROW_PASSES[k] for k in kinds)
         hbm += own.scored * text.vocab_size * 4 * (10 if backward else 4) / cut.tensor
         gathered = (self.sizes.total - self.sizes.embedding * (self.sizes.head > 0)) / cut.tensor
-        hbm += gathered * self._item * (3 if backward else 1)
+        hbm += gathered * self._matrix * (3 if backward else 1)
         sent = self._sums(own.tokens, cut, backward)
         sent += 0.0 if sampling else self._weights_sent(gathered, backward)
         return Work(flops, useful, hbm, sent)
@@ -189,7 +204,7 @@ class Formulas(ABC):
         """Weights gathered in the activation dtype, once or twice, and gradients reduced once."""
         cut = self.cut
         part = 1 - 1 / cut.fsdp
-        sent = gathered * self._item * part * (2 if backward else 1)
+        sent = gathered * self._matrix * part * (2 if backward else 1)
         if backward:
             sent += gathered * 4 * part  # reduced to where a parameter lies ...
             sent += 2 * gathered * 4 / cut.fsdp * (1 - 1 / cut.data)  # ... and over its copies
@@ -229,8 +244,8 @@ class Formulas(ABC):
         """Bytes that lie on a device all the time: masters, moments, reference."""
         parts = self.cut.fsdp * self.cut.tensor
         still = 0 if self.settings.model.lora.rank else self._trained
-        weights = self._trained * self._master + (self.sizes.total - still) * self._item
-        reference = still * self._item * self.keeps_reference
+        weights = self._trained * self._master + (self.sizes.total - still) * self._matrix
+        reference = still * self._matrix * self.keeps_reference
         return (weights + 2 * self._trained * self._master + reference) / parts
 
     def learning(self, batch: Batch) -> float:
@@ -239,7 +254,8 @@ class Formulas(ABC):
         own = batch.over(cut.shards)
         sums = 2 * self._trained * self._master / (cut.fsdp * cut.tensor)  # the total, and this one
         carried = own.tokens * text.width * self._item * text.layers
-        scores = 2.5 * 4 * own.pairs * text.heads / cut.tensor
+        held = {"dense": 2.5 * own.pairs * text.heads / cut.tensor, "blockwise": 4 * TILE}
+        scores = 4 * held.get(self.form, 0)
         hidden = own.tokens * self._item * (8 * text.width + 6 * text.intermediate / cut.tensor)
-        head = self.sizes.embedding / cut.tensor * (self._item + 2 * 4)
+        head = self.sizes.embedding / cut.tensor * (self._matrix + 2 * 4)
         return self.kept() + sums + carried + max(scores + hidden, head)

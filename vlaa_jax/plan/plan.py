@@ -54,6 +54,8 @@ class Plan(NamedTuple):
     chip: Chip
     cut: Cut
     compiled: bool
+    attention: str
+    """Its form; see models/qwen_vl/attend.py."""
 
     @property
     def peak(self) -> float:
@@ -126,20 +128,20 @@ def _dealt(settings: Any) -> dict[str, int]:
 
 def quick_plan(settings: Any, config: QwenVLConfig, chip: Chip, cut: Cut) -> Plan:
     """A plan by formulas alone."""
-    own = formulas_of(settings, config, cut)
+    own = formulas_of(settings, config, cut, chip.platform)
     memory = own.memory()
     rows = (
         Row(name, runs, memory.get(name, own.kept()), time_of(work, chip), work, {})
         for name, (runs, work) in own.works().items()
     )
-    return Plan(tuple(rows), chip, cut, compiled=False)
+    return Plan(tuple(rows), chip, cut, compiled=False, attention=own.form)
 
 
 def compiled_plan(
     settings: Any, config: QwenVLConfig, chip: Chip, cut: Cut, programs: Sequence[Compiled]
 ) -> Plan:
     """A plan with memory and collectives of compiled programs; products by formulas."""
-    own = formulas_of(settings, config, cut)
+    own = formulas_of(settings, config, cut, chip.platform)
     counted, vision = own.works(), config.vision
     full = len(vision.full_blocks) / vision.depth  # the tower's conditional: windows, or all
     rows = []
@@ -153,7 +155,7 @@ def compiled_plan(
             work = work._replace(sent=float(sent), hbm=sum(one.bytes for one in crossed))
         said = found.arguments, found.seconds, found.error, found.known, greatest(crossed)
         rows.append(Row(name, runs, found.total, time_of(work, chip), work, depths(found), *said))
-    return Plan(tuple(rows), chip, cut, compiled=True)
+    return Plan(tuple(rows), chip, cut, compiled=True, attention=own.form)
 
 
 def greatest(crossed: Sequence[Traffic], count: int = 6) -> tuple[tuple[str, float], ...]:

@@ -18,14 +18,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from vlaa_jax.models.qwen_vl import lora
 from vlaa_jax.models.qwen_vl.axes import layout
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
-from vlaa_jax.models.qwen_vl.model import Compute, PromptInputs, RowInputs, split_model
+from vlaa_jax.models.qwen_vl.model import PromptInputs, RowInputs, split_model
 from vlaa_jax.models.qwen_vl.trees import merge, partition
 from vlaa_jax.models.qwen_vl.vision import ROW_PATCHES, PixelNorm, VisionInputs
 from vlaa_jax.parallel.mesh import BATCH_AXES, batch_sharding, data_shards, replicated
 from vlaa_jax.parallel.sharding import Layout
 from vlaa_jax.plan.shapes import Shapes, bins_per_row, shapes_of
 from vlaa_jax.policy.distribution import Distribution
-from vlaa_jax.policy.pretrained import place_params
+from vlaa_jax.policy.pretrained import compute_of, place_params
 from vlaa_jax.policy.rows import RowTargets
 from vlaa_jax.rollout import generate
 from vlaa_jax.rollout.engine import Engine
@@ -95,14 +95,8 @@ def bytes_on_device(tree: Any) -> int:
 def make_model(settings: Any, config: QwenVLConfig, mesh: Mesh) -> Model:
     """Structure, parameters and training state of a task, on shapes."""
     model, where = settings.model, layout(config, mesh)
-    compute = Compute(
-        dtype=model.dtype,
-        remat=model.remat,
-        unroll=model.unroll or True,
-        data_shards=data_shards(mesh),
-        layout=where,
-        pixels=PixelNorm(1 / 255, (0.5,) * 3, (0.5,) * 3, config.vision.temporal_patch_size),
-    )
+    pixels = PixelNorm(1 / 255, (0.5,) * 3, (0.5,) * 3, config.vision.temporal_patch_size)
+    compute = compute_of(model, config, mesh, pixels)
     base, _ = split_model(config, compute)
     graphdef, abstract = split_model(config, compute, model.lora)
     params = place_params(abstract, model, where)
@@ -134,7 +128,7 @@ def make_parts(settings: GrpoSettings, config: QwenVLConfig, shapes: Shapes, mes
         mesh=sampling,
     )
     distribution = _distribution(model, settings, rollout.temperature, settings.algo.logprob_chunk)
-    dtypes = rollout_dtypes(model.params, settings.model.dtype)
+    dtypes = rollout_dtypes(model.params, settings.model.matrices)
     weights = _retyped(model.params, dtypes, layout(config, sampling, "sample"))
     loss = partial(grpo_loss, distribution, settings.algo, rollout.max_new_tokens)
     update = Update(loss, model.optimizer, model.state)
@@ -149,7 +143,7 @@ def _reference(settings: GrpoSettings, trainable: Any, frozen: Any) -> Any:
         return {}
     if settings.model.lora.rank:
         return lora.without_adapters(frozen)
-    dtypes = rollout_dtypes(trainable, jnp.dtype(settings.model.dtype))
+    dtypes = rollout_dtypes(trainable, jnp.dtype(settings.model.matrices))
     start = jax.tree.map(
         lambda leaf, dtype: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=leaf.sharding),
         trainable,

@@ -19,7 +19,8 @@ def print_plan(plan: Plan, settings: Any, console: Console) -> None:
     source = "compiled" if plan.compiled else "by formulas, nothing compiled"
     cut = plan.cut
     title = (
-        f"{cut.devices} x {plan.chip.name}, mesh {cut.data} x {cut.fsdp} x {cut.tensor} ({source})"
+        f"{cut.devices} x {plan.chip.name}, mesh {cut.data} x {cut.fsdp} x {cut.tensor}, "
+        f"{plan.attention} attention ({source})"
     )
     table = Table(title=title)
     for column in ("program", "runs a step", "GiB a device", "s a step", "limit"):
@@ -81,6 +82,7 @@ def as_json(plan: Plan, settings: Any, topology: str, seconds: float) -> dict[st
         "model": settings.model.checkpoint,
         "topology": topology,
         "mesh": list(plan.cut),
+        "attention": plan.attention,
         "at_once": _at_once(settings),
         "compiled": plan.compiled,
         "fits": plan.fits,

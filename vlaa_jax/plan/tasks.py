@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from vlaa_jax.models.qwen_vl.attend import choose
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.flops import group_flops, row_flops
 from vlaa_jax.plan.formulas import Batch, Cut, Formulas, Work
@@ -16,8 +17,10 @@ class GroupFormulas(Formulas):
 
     settings: GrpoSettings
 
-    def __init__(self, settings: GrpoSettings, config: QwenVLConfig, cut: Cut) -> None:
-        super().__init__(settings, config, cut)
+    def __init__(
+        self, settings: GrpoSettings, config: QwenVLConfig, cut: Cut, form: str = "dense"
+    ) -> None:
+        super().__init__(settings, config, cut, form)
         self.shapes = shapes_of(settings, config)
         self.sampling = cut.sampling(settings.rollout.tensor)
         self._groups = settings.rollout.completions
@@ -75,6 +78,7 @@ class GroupFormulas(Formulas):
         return Batch(
             prompts * (shapes.prompt + answers),
             prompts * (shapes.prompt**2 + answers * (shapes.prompt + answer)),
+            prompts * (shapes.prompt**2 / 2 + answers * (shapes.prompt + answer / 2)),
             prompts * answers,
             prompts,
             group_flops(self.config, lengths, [group] * prompts, []),
@@ -92,13 +96,13 @@ class GroupFormulas(Formulas):
         held = self.shapes.prompt + self._groups * (self.shapes.past + self.shapes.burst)
         pairs = rows * (self.shapes.prompt + past)
         products += 4 * text.layers * text.heads * text.head_dim * pairs / cut.tensor
-        read = active * self._item + prompts * held * kv + rows * text.vocab_size * 4 * 6
+        read = active * self._matrix + prompts * held * kv + rows * text.vocab_size * 4 * 6
         sums = 0.0 if cut.tensor == 1 else 2 * text.layers * rows * text.width * 4 * 2
         return Work(products, products, read, sums)
 
     def weights(self) -> Work:
         """The cast and the layout for decoding."""
-        whole = self.sizes.total * self._item / self.sampling.tensor
+        whole = self.sizes.total * self._matrix / self.sampling.tensor
         return Work(0, 0, 2 * whole, whole * (1 - 1 / self.cut.fsdp))
 
     def decoding(self) -> float:
@@ -111,7 +115,7 @@ class GroupFormulas(Formulas):
         cache += 2 * kv * shapes.prompt * MOST_HELD * shapes.prefill / cut.shards
         # A base that never trains is decoded with as it lies, where it is not cut.
         lies = bool(self.settings.model.lora.rank) and self.cut.fsdp == 1
-        weights = 0 if lies else self.sizes.total * self._item / cut.tensor
+        weights = 0 if lies else self.sizes.total * self._matrix / cut.tensor
         return self.kept() + weights + cache
 
 
@@ -145,11 +149,12 @@ class RowFormulas(Formulas):
         samples = rows * bins_per_row(length)
         useful = row_flops(self.config, [length // bins_per_row(length)] * samples, [])
         tokens = rows * length
-        return Batch(tokens, tokens * length, tokens, samples, useful)
+        return Batch(tokens, tokens * length, tokens * length / 2, tokens, samples, useful)
 
 
-def formulas_of(settings: Any, config: QwenVLConfig, cut: Cut) -> Formulas:
-    """Formulas of a run's task."""
+def formulas_of(settings: Any, config: QwenVLConfig, cut: Cut, platform: str = "tpu") -> Formulas:
+    """Formulas of a run's task on devices of a platform."""
+    form = choose(settings.model.attention, platform, exact=settings.model.exact).name
     if isinstance(settings, SftSettings):
-        return RowFormulas(settings, config, cut)
-    return GroupFormulas(settings, config, cut)
+        return RowFormulas(settings, config, cut, form)
+    return GroupFormulas(settings, config, cut, form)

@@ -16,6 +16,7 @@ from vlaa_jax.data.images.processor import ImageProcessor
 from vlaa_jax.data.samples.preprocessor import Preprocessor
 from vlaa_jax.data.text.chat import Chat
 from vlaa_jax.models.qwen_vl import lora, weights
+from vlaa_jax.models.qwen_vl.attend import choose
 from vlaa_jax.models.qwen_vl.axes import PARAM_AXES, layout
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.model import Compute, split_model
@@ -86,19 +87,13 @@ def open_pretrained(
     sidecars = weights.sidecar_dir(path)
     config = QwenVLConfig.from_hf_dir(sidecars)
     processor = ImageProcessor.from_dir(sidecars, data.min_pixels or None, data.max_pixels or None)
-    compute = Compute(
-        dtype=model.dtype,
-        remat=model.remat,
-        unroll=model.unroll or True,
-        data_shards=data_shards(mesh),
-        layout=layout(config, mesh),
-        pixels=PixelNorm(
-            processor.rescale_factor,
-            tuple(processor.image_mean),
-            tuple(processor.image_std),
-            processor.temporal_patch_size,
-        ),
+    pixels = PixelNorm(
+        processor.rescale_factor,
+        tuple(processor.image_mean),
+        tuple(processor.image_std),
+        processor.temporal_patch_size,
     )
+    compute = compute_of(model, config, mesh, pixels)
     base_graphdef, _ = split_model(config, compute)
     graphdef, shapes = split_model(config, compute, model.lora)
     chat = Chat.from_dir(sidecars)
@@ -112,6 +107,29 @@ def open_pretrained(
         chat=chat,
         processor=processor,
         allowed_V=allowed_tokens(config.text.vocab_size, chat.vocab_size, chat.structural_ids),
+    )
+
+
+def compute_of(
+    model: ModelSettings, config: QwenVLConfig, mesh: Mesh, pixels: PixelNorm
+) -> Compute:
+    """How a model computes on a mesh.
+
+    Raises:
+        UserError: the form of attention that is named does not run there.
+    """
+    platform = mesh.devices.flat[0].platform
+    # HIGH is three bfloat16 products on a TPU; on a GPU it would be TF32, which is not exact.
+    high = jax.lax.Precision.HIGH if platform == "tpu" else jax.lax.Precision.HIGHEST
+    return Compute(
+        dtype=model.activations,
+        remat=model.remat,
+        unroll=model.unroll or True,
+        data_shards=data_shards(mesh),
+        layout=layout(config, mesh),
+        pixels=pixels,
+        attention=choose(model.attention, platform, exact=model.exact),
+        exact=high if model.exact else None,
     )
 
 
@@ -144,7 +162,7 @@ def place_params(
         name = dotted(path)
         adapts = bool(model.lora.rank) and not lora.is_adapter(name)
         still = not trains or adapts or part_of(name) in model.freeze
-        dtype = model.dtype if still and is_matrix(name) else "float32"
+        dtype = model.matrices if still and is_matrix(name) else "float32"
         return jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(dtype), sharding=sharding)
 
     return jax.tree_util.tree_map_with_path(place, shapes, shardings)

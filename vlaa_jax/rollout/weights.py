@@ -88,7 +88,7 @@ class SamplingWeights:
         where = places_for(params, model.compute.layout)
         leaves, structure = jax.tree.flatten(params)
         places = [None] * len(leaves) if where is None else jax.tree.leaves(where)
-        dtypes = jax.tree.leaves(rollout_dtypes(params, model.dtype))
+        dtypes = jax.tree.leaves(rollout_dtypes(params, model.matrix_dtype))
         moved = [self._move(*each) for each in zip(leaves, dtypes, places, strict=True)]
         if all(new is old for new, old in zip(moved, leaves, strict=True)):
             return params

@@ -57,10 +57,32 @@ class ModelSettings(Group, name="model"):
     products with weights, "none" nothing."""
     unroll: int = setting(1, at_least(0))
     """Unroll factor of the layer scans; 0 unrolls fully."""
+    attention: str = setting("auto", one_of("auto", "dense", "blockwise", "splash"))
+    """How attention over prompts, completions and images is computed: "dense" holds all scores,
+    "blockwise" some at a time, "splash" is a kernel for TPU; "auto" takes what suits the devices
+    and the length."""
+    numerics: str = setting("plain", one_of("plain", "exact"))
+    """"exact": float32 activations, whatever dtype says, and matrices read rounded to bfloat16 by
+    sampler, scorer and gradients alike: their log-probabilities then differ by 1e-5 at most."""
     freeze: tuple[str, ...] = setting((), one_of(*FREEZABLE))
     """Parts that do not train: any of vision, merger, language, embeddings; not beside LoRA."""
     lora: LoraSettings = field(default_factory=LoraSettings)
     """With adapters, the base never trains."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether sampler and trainer agree to 1e-5."""
+        return self.numerics == "exact"
+
+    @property
+    def activations(self) -> str:
+        """Type of activations."""
+        return "float32" if self.exact else self.dtype
+
+    @property
+    def matrices(self) -> str:
+        """Type that products read of their matrices, and that those which do not train have."""
+        return "bfloat16" if self.exact else self.dtype
 
     def check(self) -> None:
         """Something trains, and it is said in one place what does."""

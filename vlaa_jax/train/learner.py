@@ -106,7 +106,7 @@ class Learner:
 
     def _as_reference(self, params: Any) -> Any:
         """The same arrays, but matrices as their products take them: bit-equal, and smaller."""
-        dtypes = rollout_dtypes(params, jnp.dtype(self._model.dtype))
+        dtypes = rollout_dtypes(params, jnp.dtype(self._model.matrices))
         return jax.tree.map(lambda a, t: a if a.dtype == t else a.astype(t), params, dtypes)
 
     @property

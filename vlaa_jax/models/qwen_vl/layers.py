@@ -23,15 +23,30 @@ HIGHEST = lax.Precision.HIGHEST
 
 
 class KernelPlace(NamedTuple):
-    """Where a kernel [D, F] and what comes out of it lie.
+    """Where a kernel [D, F] and what comes out of it lie, and how it is read.
 
     Attributes:
-        layout: mesh and rules.
+        layout: mesh and rules; None on one device.
         axes: logical axes of D and F.
+        exact: precision of float32 products with kernels that are read `rounded`; None reads them
+            in the type of what they are multiplied with.
     """
 
-    layout: Layout
+    layout: Layout | None
     axes: Names
+    exact: lax.Precision | None = None
+
+
+@jax.custom_jvp
+def rounded(x: Array) -> Array:
+    """The nearest bfloat16 numbers, in x's type; gradients go straight through.
+
+    A cast there and back would not do: compilers may keep the digits.
+    """
+    return lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
+
+
+rounded.defjvps(lambda tangent, _, x: tangent)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -47,16 +62,29 @@ def matmul(x_ND: Array, kernel_DF: Array, place: KernelPlace | None = None) -> A
 
     Shapes: x [N, D], kernel [D, F] of any float dtype; returns float32 [N, F].
     """
-    return _dot(x_ND, _ready(kernel_DF, x_ND.dtype, place), ((1,), (0,)))
+    return _dot(x_ND, _ready(kernel_DF, x_ND.dtype, place), ((1,), (0,)), place)
 
 
 def _ready(kernel_DF: Array, dtype: DType, place: KernelPlace | None) -> Array:
-    kernel_DF = kernel_DF.astype(dtype)
-    return kernel_DF if place is None else place.layout.pin_gathered(kernel_DF, *place.axes)
+    if place is None:
+        return kernel_DF.astype(dtype)
+    if place.exact is None:
+        kernel_DF = kernel_DF.astype(dtype)
+    else:
+        kernel_DF = rounded(kernel_DF).astype(jnp.bfloat16)  # half the bytes to gather
+    if place.layout is not None:
+        kernel_DF = place.layout.pin_gathered(kernel_DF, *place.axes)
+    return kernel_DF.astype(dtype)
 
 
-def _dot(a: Array, b: Array, contract: tuple[tuple[int], tuple[int]]) -> Array:
-    precision = HIGHEST if a.dtype == jnp.float32 else None
+def _dot(
+    a: Array,
+    b: Array,
+    contract: tuple[tuple[int], tuple[int]],
+    place: KernelPlace | None = None,
+) -> Array:
+    exact = place.exact if place is not None else None
+    precision = (exact or HIGHEST) if a.dtype == jnp.float32 else None
     return lax.dot_general(
         a, b, (contract, ((), ())), precision=precision, preferred_element_type=jnp.float32
     )
@@ -73,9 +101,9 @@ def _matmul_bwd(
 ) -> tuple[Array, Array]:
     x_ND, kernel_DF = saved
     ct_NF = ct_NF.astype(x_ND.dtype)
-    grad_x = _dot(ct_NF, _ready(kernel_DF, x_ND.dtype, place), ((1,), (1,)))
-    grad_kernel = _dot(x_ND, ct_NF, ((0,), (0,)))
-    if place is not None:
+    grad_x = _dot(ct_NF, _ready(kernel_DF, x_ND.dtype, place), ((1,), (1,)), place)
+    grad_kernel = _dot(x_ND, ct_NF, ((0,), (0,)), place)
+    if place is not None and place.layout is not None:
         grad_x = place.layout.pin(grad_x, "batch", place.axes[0])
         grad_kernel = place.layout.pin(grad_kernel, *place.axes)
     return grad_x.astype(x_ND.dtype), grad_kernel.astype(kernel_DF.dtype)
@@ -134,7 +162,7 @@ class Linear(nnx.Module):
 
     def _pin(self, x: Array, side: int) -> Array:
         """What goes in (0) or comes out (1), cut over the batch and as the kernel is there."""
-        if self.place is None:
+        if self.place is None or self.place.layout is None:
             return x
         return self.place.layout.pin(x, "batch", self.place.axes[side])
 
@@ -163,8 +191,7 @@ class LoraBranch(nnx.Module):
         down = up = None
         if place is not None:  # the rank is never cut
             inputs, outputs = place.axes
-            down = KernelPlace(place.layout, (inputs, None))
-            up = KernelPlace(place.layout, (None, outputs))
+            down, up = place._replace(axes=(inputs, None)), place._replace(axes=(None, outputs))
         low_NR = matmul(x_ND, self.a[...], down).astype(x_ND.dtype)
         return self.scale * matmul(low_NR, self.b[...], up)
 

@@ -11,6 +11,7 @@ Parameters are float32 or bfloat16 and are cast to the activation dtype where th
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,14 +19,19 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 
-from vlaa_jax.models.qwen_vl import attention
-from vlaa_jax.models.qwen_vl.attention import OwnKeys
+from vlaa_jax.models.qwen_vl.attend import DENSE, Backend, attend
+from vlaa_jax.models.qwen_vl.attention import (
+    CAUSAL,
+    OwnKeys,
+    Pattern,
+    prefix_suffix_attention,
+)
 from vlaa_jax.models.qwen_vl.axes import PARAM_AXES
 from vlaa_jax.models.qwen_vl.cache import BurstCache, PrefixCache, SuffixCache
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
-from vlaa_jax.models.qwen_vl.layers import KernelPlace, Linear, unstack
+from vlaa_jax.models.qwen_vl.layers import KernelPlace, Linear, rounded, unstack
 from vlaa_jax.models.qwen_vl.lora import add_branches
-from vlaa_jax.models.qwen_vl.text import Embedding, SelfAttention, TextModel
+from vlaa_jax.models.qwen_vl.text import Attend, Embedding, SelfAttention, TextModel
 from vlaa_jax.models.qwen_vl.vision import PatchEmbed, PixelNorm, VisionInputs, VisionTower
 from vlaa_jax.parallel.sharding import Layout
 from vlaa_jax.settings.shared import LoraSettings
@@ -46,6 +52,9 @@ class Compute:
             row's `unit_src` counts from its own shard's first unit.
         layout: where parameters and activations lie (axes.layout); None leaves it to the compiler.
         pixels: how patches that come as bytes are normalised.
+        attention: the form that computes attention over streams.
+        exact: precision of products in the exact mode, where activations are float32 and matrices
+            are read rounded to bfloat16, straight through to the masters; None: plain.
     """
 
     dtype: str = "float32"
@@ -54,6 +63,8 @@ class Compute:
     data_shards: int = 1
     layout: Layout | None = None
     pixels: PixelNorm | None = None
+    attention: Backend = DENSE
+    exact: jax.lax.Precision | None = None
 
 
 class PromptInputs(NamedTuple):
@@ -117,12 +128,16 @@ class QwenVL(nnx.Module):
         if layout is not None and layout.mesh.size == 1:
             layout = None  # exactly the program that knows no mesh
         self.compute = replace(self.compute, layout=layout)
+        exact = self.compute.exact
         for path, module in nnx.iter_modules(self):
             if isinstance(module, Linear | PatchEmbed):
                 *_, inputs, outputs = PARAM_AXES[".".join(map(str, (*path, "kernel")))]
-                module.place = None if layout is None else KernelPlace(layout, (inputs, outputs))
+                plain = layout is None and exact is None
+                module.place = None if plain else KernelPlace(layout, (inputs, outputs), exact)
             elif isinstance(module, Embedding | SelfAttention):
                 module.layout = layout
+            if isinstance(module, Embedding):
+                module.rounds = exact is not None
         return self
 
     @property
@@ -131,11 +146,18 @@ class QwenVL(nnx.Module):
         return jnp.dtype(self.compute.dtype)
 
     @property
+    def matrix_dtype(self) -> jnp.dtype:
+        """What products read of their matrices: nothing is lost where these are kept in it."""
+        return self.dtype if self.compute.exact is None else jnp.dtype(jnp.bfloat16)
+
+    @property
     def head_kernel_DV(self) -> Array:
         """Output projection [D, V]: the head's own, or the transposed embedding when tied."""
         if self.lm_head is None:
-            return self.text.embed_tokens.embedding[...].T
-        return self.lm_head.kernel[...]
+            kernel_DV = self.text.embed_tokens.embedding[...].T
+        else:
+            kernel_DV = self.lm_head.kernel[...]
+        return kernel_DV if self.compute.exact is None else rounded(kernel_DV)
 
     def encode_images(self, vision: VisionInputs) -> Array:
         """Visual tokens in buffer order, [S * R * 16, D]."""
@@ -146,7 +168,16 @@ class QwenVL(nnx.Module):
                     "patches are bytes, and Compute.pixels does not say how to read them"
                 )
             vision = vision._replace(patches_SR64C=compute.pixels(vision.patches_SR64C))
-        return self.vision(vision, dtype=self.dtype, remat=compute.remat, unroll=compute.unroll)
+        within_frames = partial(
+            attend, backend=compute.attention, layout=compute.layout, heads=None
+        )
+        return self.vision(
+            vision,
+            dtype=self.dtype,
+            remat=compute.remat,
+            unroll=compute.unroll,
+            attend=within_frames,
+        )
 
     def embed(self, ids_BT: Array, unit_src_BT: Array, units_UD: Array | None) -> Array:
         """Token embeddings with image units put at their placeholders, [B, T, D]."""
@@ -169,14 +200,7 @@ class QwenVL(nnx.Module):
         """Hidden states after the final norm of packed or padded rows, [B, T, D]."""
         units = None if rows.vision is None else self.encode_images(rows.vision)
         x_BTD = self.embed(rows.ids_BT, rows.unit_src_BT, units)
-        mask = attention.causal_segment_mask(rows.segment_ids_BT)
-        lead = rows.ids_BT.shape
-
-        def attend(q: Array, k: Array, v: Array, _: Any) -> tuple[Array, None]:
-            q, k, v = (a.reshape(*lead, *a.shape[1:]) for a in (q, k, v))
-            out = attention.masked_attention(q, k, v, mask)
-            return out.reshape(lead[0] * lead[1], -1), None
-
+        attend = self._attend(rows.ids_BT.shape[0], rows.segment_ids_BT, CAUSAL)
         hidden, _ = self._run(x_BTD.reshape(-1, x_BTD.shape[-1]), rows.positions_BT3, attend)
         return hidden.reshape(x_BTD.shape)
 
@@ -198,27 +222,12 @@ class QwenVL(nnx.Module):
         x_suffix = self.text.embed_tokens(inputs_PGT.reshape(prompts, -1), self.dtype)
         x_PMD = jnp.concatenate([x_prefix, x_suffix], axis=1)
         positions = _group_positions(prompt, groups, length)
-        prefix_mask_PS = jnp.arange(prefix_length) < prompt.length_P[:, None] - 1
-        causal_TT = jnp.tril(jnp.ones((length, length), bool))
-        mask_prefix = jnp.tril(jnp.ones((1, prefix_length, prefix_length), bool))
-
-        def attend(q: Array, k: Array, v: Array, _: Any) -> tuple[Array, None]:
-            def cut(a: Array) -> tuple[Array, Array]:
-                a = a.reshape(prompts, -1, *a.shape[1:])
-                own = a[:, prefix_length:].reshape(prompts, groups, length, *a.shape[2:])
-                return a[:, :prefix_length], own
-
-            (q_pre, q_own), (k_pre, k_own), (v_pre, v_own) = cut(q), cut(k), cut(v)
-            out_prefix = attention.masked_attention(q_pre, k_pre, v_pre, mask_prefix)
-            k_pre, v_pre = (rearrange(a, "p s k h -> p k s h") for a in (k_pre, v_pre))
-            k_own, v_own = (rearrange(a, "p g u k h -> p k g u h") for a in (k_own, v_own))
-            own = [OwnKeys(k_own, v_own, causal_TT[None])]
-            out_suffix = attention.prefix_suffix_attention(q_own, k_pre, v_pre, prefix_mask_PS, own)
-            out_prefix = out_prefix.reshape(prompts, prefix_length, -1)
-            out_suffix = out_suffix.reshape(prompts, groups * length, -1)
-            out = jnp.concatenate([out_prefix, out_suffix], axis=1)
-            return out.reshape(q.shape[0], -1), None
-
+        # A completion begins with the prompt's last token, so the prompt ends before it.
+        real_PS = jnp.arange(prefix_length) < prompt.length_P[:, None] - 1
+        ones_PM = jnp.ones((prompts, groups * length), jnp.int32)
+        segments_PM = jnp.concatenate([real_PS.astype(jnp.int32), ones_PM], axis=1)
+        pattern = Pattern(prompt=prefix_length, groups=groups)
+        attend = self._attend(prompts, segments_PM, pattern)
         hidden, _ = self._run(x_PMD.reshape(-1, x_PMD.shape[-1]), positions, attend)
         hidden = hidden.reshape(x_PMD.shape)[:, prefix_length:]
         return hidden.reshape(prompts, groups, length, -1)
@@ -227,14 +236,12 @@ class QwenVL(nnx.Module):
         """Computes the keys and values of the prompts, once per group."""
         units = None if prompt.vision is None else self.encode_images(prompt.vision)
         x_PTD = self.embed(prompt.ids_PT, prompt.unit_src_PT, units)
-        lead = prompt.ids_PT.shape
-        mask = jnp.tril(jnp.ones((1, lead[1], lead[1]), bool))
+        prompts = prompt.ids_PT.shape[0]
+        within = self._attend(prompts, None, CAUSAL)
 
         def attend(q: Array, k: Array, v: Array, _: Any) -> tuple[Array, Any]:
-            q, k, v = (a.reshape(*lead, *a.shape[1:]) for a in (q, k, v))
-            out = attention.masked_attention(q, k, v, mask)
-            cached = tuple(rearrange(a, "p s k h -> p k s h") for a in (k, v))
-            return out.reshape(lead[0] * lead[1], -1), cached
+            mixed, _ = within(q, k, v, None)
+            return mixed, tuple(rearrange(a, "(p s) k h -> p k s h", p=prompts) for a in (k, v))
 
         x_ND = x_PTD.reshape(-1, x_PTD.shape[-1])
         _, (k_LPKSH, v_LPKSH) = self._run(x_ND, prompt.positions_PT3, attend)
@@ -282,7 +289,7 @@ class QwenVL(nnx.Module):
                 OwnKeys(k[:, :, :, None], v[:, :, :, None], itself_PTU),
             ]
             own = [part for part in own if part.k_PKGUH.shape[3]]
-            out = attention.prefix_suffix_attention(q, k_pre, v_pre, prefix_mask_PS, own)
+            out = prefix_suffix_attention(q, k_pre, v_pre, prefix_mask_PS, own)
             return out.reshape(prompts * groups, -1), (k, v)
 
         caches = (*prefix[:2], *past[:2], *burst[:2])
@@ -305,6 +312,19 @@ class QwenVL(nnx.Module):
         if self.compute.unroll is not True:
             return None, *caches
         return unstack(self.text.layers), *map(_unstacked, caches)
+
+    def _attend(self, streams: int, segments: Array | None, pattern: Pattern) -> Attend:
+        """Attention within so many streams of equal length, for flattened tokens."""
+        compute = self.compute
+
+        def within(q: Array, k: Array, v: Array, _: Any) -> tuple[Array, None]:
+            q, k, v = (a.reshape(streams, -1, *a.shape[1:]) for a in (q, k, v))
+            out = attend(
+                q, k, v, segments, pattern, backend=compute.attention, layout=compute.layout
+            )
+            return out.reshape(streams * out.shape[1], -1), None
+
+        return within
 
     def _run(
         self,

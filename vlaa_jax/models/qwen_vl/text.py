@@ -13,7 +13,7 @@ from flax import nnx
 
 from vlaa_jax.models.qwen_vl import rope
 from vlaa_jax.models.qwen_vl.config import TextConfig
-from vlaa_jax.models.qwen_vl.layers import GatedMlp, Linear, RMSNorm, scan_layers
+from vlaa_jax.models.qwen_vl.layers import GatedMlp, Linear, RMSNorm, rounded, scan_layers
 from vlaa_jax.parallel.sharding import Layout
 
 Array = jax.Array
@@ -29,6 +29,7 @@ class Embedding(nnx.Module):
         shape = (vocab, width)
         self.embedding = nnx.Param(0.02 * jax.random.normal(rngs.params(), shape, jnp.float32))
         self.layout: Layout | None = nnx.static(None)
+        self.rounds = False
 
     def __call__(self, ids: Array, dtype: jnp.dtype) -> Array:
         """Looks up integer ids of any shape; returns [..., D] in `dtype`.
@@ -38,11 +39,14 @@ class Embedding(nnx.Module):
         """
         layout, kernel = self.layout, self.embedding[...]
         if layout is None:
-            return jnp.take(kernel, ids, axis=0).astype(dtype)
+            return self._read(jnp.take(kernel, ids, axis=0), dtype)
         flat = layout.pin(ids.reshape(-1), "copies")
-        slices_ND = jnp.take(kernel, flat, axis=0).astype(dtype)
+        slices_ND = self._read(jnp.take(kernel, flat, axis=0), dtype)
         x_ND = layout.pin(layout.pin(slices_ND, "copies", "embed"), "batch", "embed")
         return x_ND.reshape(*ids.shape, -1)
+
+    def _read(self, rows: Array, dtype: jnp.dtype) -> Array:
+        return (rounded(rows) if self.rounds else rows).astype(dtype)
 
 
 class SelfAttention(nnx.Module):

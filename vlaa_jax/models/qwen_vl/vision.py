@@ -7,6 +7,7 @@ The host planner has already put the patches of a window next to each other: a r
 permutation, its inverse and the masked scatter have no counterpart here.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vlaa_jax.models.qwen_vl import rope
-from vlaa_jax.models.qwen_vl.attention import masked_attention
+from vlaa_jax.models.qwen_vl.attention import FULL, Pattern, masked_attention
 from vlaa_jax.models.qwen_vl.config import VisionConfig
 from vlaa_jax.models.qwen_vl.layers import (
     GatedMlp,
@@ -29,6 +30,9 @@ from vlaa_jax.models.qwen_vl.layers import (
 )
 
 Array = jax.Array
+QKV = tuple[Array, Array, Array]
+AttendStreams = Callable[[Array, Array, Array, Array | None, Pattern], Array]
+"""``attend(q_BMNH, k_BMNH, v_BMNH, segments_BM, pattern)``, see attend.py."""
 
 NORM_EPS = 1e-6  # fixed in HF's tower, not part of the configuration
 ROW_PATCHES = 64
@@ -151,7 +155,13 @@ class VisionTower(nnx.Module):
         self.merger = PatchMerger(config, gated=gated, rngs=rngs)
 
     def __call__(
-        self, inputs: VisionInputs, *, dtype: jnp.dtype, remat: str, unroll: int | bool
+        self,
+        inputs: VisionInputs,
+        *,
+        dtype: jnp.dtype,
+        remat: str,
+        unroll: int | bool,
+        attend: AttendStreams,
     ) -> Array:
         """Encodes a buffer.
 
@@ -160,6 +170,7 @@ class VisionTower(nnx.Module):
             dtype: activation dtype.
             remat: rematerialisation policy of the blocks (a key of layers.REMAT_POLICIES).
             unroll: unroll factor of the scan over blocks.
+            attend: attention within streams, for full blocks.
 
         Returns:
             Merged units [S * R * 16, D] in buffer order; rows of padding hold finite noise.
@@ -174,13 +185,13 @@ class VisionTower(nnx.Module):
         def body(block: VisionBlock, x_ND: Array, is_full: Array) -> tuple[Array, None]:
             qkv = block.attn.project(block.norm1(x_ND), cos, sin)
             if kind == "full":
-                mixed = _attend_frames(qkv, inputs)
+                mixed = _attend_frames(qkv, inputs, attend)
             elif kind == "windowed":
                 mixed = _attend_windows(qkv, inputs)
             else:
                 mixed = jax.lax.cond(
                     is_full,
-                    lambda: _attend_frames(qkv, inputs),
+                    lambda: _attend_frames(qkv, inputs, attend),
                     lambda: _attend_windows(qkv, inputs),
                 )
             x_ND = x_ND + block.attn.proj(mixed)
@@ -196,9 +207,6 @@ def _attention_kinds(config: VisionConfig) -> str:
     if len(full) == config.depth:
         return "full"
     return "mixed" if full else "windowed"
-
-
-QKV = tuple[Array, Array, Array]
 
 
 def _attend_windows(qkv: QKV, inputs: VisionInputs) -> Array:
@@ -217,15 +225,14 @@ def _attend_windows(qkv: QKV, inputs: VisionInputs) -> Array:
     return run(*qkv)
 
 
-def _attend_frames(qkv: QKV, inputs: VisionInputs) -> Array:
-    """Attention inside frames: over a bin, masked by frame number."""
+def _attend_frames(qkv: QKV, inputs: VisionInputs, attend: AttendStreams) -> Array:
+    """Attention inside frames: over a bin, by frame number."""
 
     @jax.checkpoint
     def run(q: Array, k: Array, v: Array) -> Array:
         seg_id = inputs.seg_id_SQ
-        mask = seg_id[:, :, None] == seg_id[:, None, :]
         shape = (*seg_id.shape, *q.shape[1:])
-        out = masked_attention(q.reshape(shape), k.reshape(shape), v.reshape(shape), mask)
+        out = attend(q.reshape(shape), k.reshape(shape), v.reshape(shape), seg_id, FULL)
         return out.reshape(q.shape[0], -1)
 
     return run(*qkv)

@@ -17,6 +17,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from vlaa_jax.models.qwen_vl import weights
+from vlaa_jax.models.qwen_vl.attend import AUTO
 from vlaa_jax.models.qwen_vl.axes import PARAM_AXES
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.model import Compute, RowInputs, split_model
@@ -96,7 +97,9 @@ def load_scalar_head(
         raise UserError(f"reward head: {checkpoint} does not exist and is no hub id")
     config = QwenVLConfig.from_hf_dir(weights.sidecar_dir(path))
     kernel_D, bias = read_head(Path(head_file), config.text.width)
-    compute = Compute(dtype=dtype, unroll=unroll, data_shards=data_shards(mesh))
+    compute = Compute(
+        dtype=dtype, unroll=unroll, data_shards=data_shards(mesh), attention=AUTO["cpu"]
+    )
     graphdef, shapes = split_model(config, compute)
     shardings = tree_shardings(shapes, PARAM_AXES, mesh)
     abstract = jax.tree.map(
