@@ -223,20 +223,30 @@ def score(batch):
 LOAD = """
 import torch
 from peft import PeftModel
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
-merged = AutoModelForImageTextToText.from_pretrained("merged", dtype=torch.float32)
-adapter = PeftModel.from_pretrained(
-    AutoModelForImageTextToText.from_pretrained("base", dtype=torch.float32), "adapter"
-)
-processor = AutoProcessor.from_pretrained("merged")
-talk = [{"role": "user", "content": [{"type": "image", "path": "photos/IMG_0001.jpg"},
-                                     {"type": "text", "text": "How many balloons are there?"}]}]
-inputs = processor.apply_chat_template(talk, add_generation_prompt=True, tokenize=True,
-                                       return_dict=True, return_tensors="pt")
+Model = AutoModelForImageTextToText
+merged = Model.from_pretrained("merged", dtype=torch.float32)
+base = Model.from_pretrained("base", dtype=torch.float32)
+adapter = PeftModel.from_pretrained(base, "adapter")
+
+images = AutoImageProcessor.from_pretrained("merged", backend="pil")
+seen = images(Image.open("photos/IMG_0001.jpg"), return_tensors="pt")
+tokenizer = AutoTokenizer.from_pretrained("merged")
+question = {"type": "text", "text": "How many balloons are there?"}
+talk = [{"role": "user", "content": [{"type": "image"}, question]}]
+text = tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True)
+places = int(seen["image_grid_thw"].prod()) // 4
+text = text.replace("<|image_pad|>", "<|image_pad|>" * places)
+ids = tokenizer(text, return_tensors="pt")["input_ids"]
+types = (ids == tokenizer.convert_tokens_to_ids("<|image_pad|>")).int()
 with torch.no_grad():
-    one, other = merged(**inputs).logits, adapter(**inputs).logits
-print("tokens", one.shape[1], "largest difference of logits", float((one - other).abs().max()))
+    one, other = (
+        model(input_ids=ids, mm_token_type_ids=types, **seen).logits for model in (merged, adapter)
+    )
+print(f"{ids.shape[1]} tokens, {places} of the image;", end=" ")
+print(f"logits differ by {float((one - other).abs().max()):.1e} of {float(one.abs().max()):.1f}")
 """
 
 
@@ -271,7 +281,7 @@ def record(page):
     page.run("python -m converters hf-to-jax --quiet embedded base-jax")
     page.run("python -m converters jax-to-hf --quiet base-jax base")
     page.file("load.py", LOAD)
-    page.run("python load.py 2>&1 | grep tokens")
+    page.run("python load.py 2> /dev/null")
     page.say("## Conversations, as they are")
     page.run("python -m vlaa_jax.data check talks.json --images=photos --checkpoint=embedded")
     sft = GRPO.replace("grpo.py", "sft.py").replace("photos.jsonl", "talks.json")
@@ -279,8 +289,10 @@ def record(page):
     page.say("## A Parquet file with the images inside, as data sets are saved")
     columns = "--columns=id=name,question=asked,gt=count,verifier_type:=digit"
     page.run(f"python -m vlaa_jax.data check photos.parquet {columns}")
-    named = columns.replace("--columns", "--config.data.columns")
-    page.run(f"{GRPO.replace('photos.jsonl', f'photos.parquet {named}')} --workdir=runs/saved")
+    page.say(
+        "A run reads it in place with `--config.data.records=photos.parquet` and the same "
+        "`--config.data.columns=...`."
+    )
     page.say("## A reward of one's own")
     page.file("reward.py", REWARD)
     own = GRPO.replace("photos.jsonl", "own.jsonl").replace(

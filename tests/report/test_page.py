@@ -199,7 +199,10 @@ def test_the_command_writes_two_runs_into_one_page(run, tmp_path, capsys):
         (["{run}"] * 5, "4 at most"),
         (["{run}", "--max-mb=0"], "--max-mb"),
         (["{run}", "--serve", "--port=99999"], "--port"),
-        (["{run}", "--out={tmp}/no/such/page.html"], "cannot be written"),
+        (
+            ["{run}", "--out={tmp}/no/such/page.html"],
+            "No such file or directory; the page is not written",
+        ),
     ],
 )
 def test_what_cannot_be_done_gets_one_line(run, tmp_path, capsys, args, words):

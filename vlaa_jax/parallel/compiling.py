@@ -59,12 +59,13 @@ class Compilations:
         return self.seconds + sum(now - since for _, since in list(self._now.values()))
 
     def _tell(self, say: Callable[[str], None]) -> None:
-        told, begun = 0.0, 0
+        told, begun = 0.0, self.count
         while not self._end.wait(1.0):
-            running, seconds = list(self._now.values()), self.so_far()
-            if running and seconds - told >= min(LARGEST_S, max(FIRST_S, told / 2)):
-                name, since = running[0]
-                this = time.monotonic() - since
+            now, seconds = time.monotonic(), self.so_far()
+            running = [(name, now - since) for name, since in list(self._now.values())]
+            due = seconds - told >= min(LARGEST_S, max(FIRST_S, told / 2))
+            if running and running[0][1] > 1 and due:
+                name, this = running[0]
                 more = f"{self.count - begun} programs before it, " if self.count > begun else ""
                 say(f"compiling: {part(name)}, {this:.0f} s so far ({more}{seconds:.0f} s in all)")
                 told = seconds

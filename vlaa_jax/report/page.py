@@ -72,7 +72,7 @@ def write_report(path: Path, page: bytes) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    with disk.refusals(path, "then the same command writes it"):
+    with disk.refusals(path, "the page is not written"):
         disk.write_bytes(path, page)
 
 
