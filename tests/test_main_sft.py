@@ -63,7 +63,7 @@ def test_a_run_learns_and_reports(whole):
     assert RunRecord(base / "run").steps("heldout") == [0, 1, 2, 3, 4, 5]
     assert "held-out reward" in done.stdout
     kept = json.loads((base / "run" / "heldout.json").read_text())
-    assert set(kept) == {"before", "after"}
+    assert set(kept) == {"before", "after", "constant"}
 
 
 def test_a_killed_run_ends_like_an_undisturbed_one(whole, data, tmp_path):

@@ -16,7 +16,7 @@ def test_a_training_run_keeps_benchmark_scores_and_may_go_on_with_others(tmp_pat
                 f"--config.run.compilation_cache={tmp_path / 'cache'}",
                 "--config.benchmarks.limit=2", "--config.benchmarks.new_tokens=8",
                 "--config.data.embedded_heldout=5", *words]  # fmt: skip
-        env = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+        env = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
         done = subprocess.run(args, cwd=ROOT, env=env, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout

@@ -161,7 +161,7 @@ def test_native_boxes_are_those_of_the_checkpoints_family():
         image_size=(400, 200), resized_size=(200, 100),
     )  # fmt: skip
     settings = RewardSettings(answer_box_space="native")
-    with mixed_reward(settings, make_mesh(1), "float32", "embedded") as reward:
+    with mixed_reward(settings, make_mesh(), "float32", "embedded") as reward:
         assert reward.score([request])[0].reward == pytest.approx(1.0)
     with pytest.raises(UserError, match=r"rewards\.answer_box_space: there is no model here"):
         MixedReward(settings)
