@@ -30,11 +30,11 @@ EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 _DESCRIPTION = f"""\
 Score model outputs. Each input line is a JSON object with verifier_type
-({", ".join(VERIFIER_TYPES)}), gt and response (the whole output, think block included), and optionally id,
-question, image_size [w, h], resized_size [w, h], box_space and images [path, ...]. Each output
-line has id, reward (a number, or null where it could not be scored), parts, extracted,
-verifier_type and error. A summary goes to stderr. Exit code: 0 all scored, 1 some line could not
-be read or scored, 2 usage.
+({", ".join(VERIFIER_TYPES)}), gt and response (the whole output, think block included),
+and optionally id, question, image_size [w, h], resized_size [w, h], box_space and images
+[path, ...]. Each output line has id, reward (a number, or null where it could not be scored),
+parts, extracted, verifier_type and error. A summary goes to stderr. Exit code: 0 all scored, 1 some
+line could not be read or scored, 2 usage.
 """
 
 
