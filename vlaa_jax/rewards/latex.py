@@ -6,25 +6,18 @@ number before a fraction of whole numbers is a mixed number; ``\log`` has the ba
 """
 
 import re
-import string
 from fractions import Fraction
 from functools import lru_cache
 
 from vlaa_jax.rewards.latex_tokens import FUNCTIONS, GREEK, Unreadable, spelled_out, tokens_of
-from vlaa_jax.rewards.trees import Shape, Tree
+from vlaa_jax.rewards.trees import Shape, Tree, is_plain_fraction, is_whole, pick
 
-BEYOND = re.compile(
-    r"\\(?:int|iint|oint|sum|prod|lim|begin|partial|nabla|cap|setminus|emptyset|varnothing|mathbb"
-    r"|lfloor|lceil|pmod|bmod|mod|equiv|forall|exists|ldots|cdots|dots|land|lor|neg|subset|notin)(?![A-Za-z])"
-    r"|∫|∑|ℝ|ℤ|∅|⌊|⌈"
-)
-"""Commands that are mathematics beyond what is read here; without one, the rest is no answer."""
 MAX_NESTING = 70
 MAX_NUMBER = 60
 """Characters of one number."""
 
 _INVERSES = {"sin": "arcsin", "cos": "arccos", "tan": "arctan"}
-_CAPITALS = frozenset(string.ascii_uppercase)
+_CAPITALS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _SIGNS = frozenset({"=", "<", ">", "<=", ">=", "!=", "in"})
 
 
@@ -183,7 +176,7 @@ class _Reader:
                 pieces += self._relation()
             return [Shape("union", tuple(pieces))]
         if any(part[0] == "pm" for part in parts):
-            plus, minus = (tuple(_pick(part, sign) for part in parts) for sign in (1, -1))
+            plus, minus = (tuple(pick(part, sign) for part in parts) for sign in (1, -1))
             kind = "relation" if signs else "expr"
             return [Shape(kind, branch, tuple(signs)) for branch in (plus, minus)]
         return [Shape("relation" if signs else "expr", tuple(parts), tuple(signs))]
@@ -214,7 +207,7 @@ class _Reader:
         while self._next in ("*", "/"):
             if self._take() == "*":
                 tree = ("mul", tree, self._signed())
-            elif _is_whole(tree[1] if tree[0] == "neg" else tree) and re.fullmatch(
+            elif is_whole(tree[1] if tree[0] == "neg" else tree) and re.fullmatch(
                 r"\d+", self._next
             ):
                 tree = ("div", tree, _number(self._take()))
@@ -246,7 +239,7 @@ class _Reader:
                     raise Unreadable
                 return self._mixed(tree)
             factor = self._power()
-            if count == 1 and _is_whole(first) and _is_plain_fraction(factor):
+            if count == 1 and is_whole(first) and is_plain_fraction(factor):
                 tree = ("add", tree, factor)  # a mixed number
             else:
                 tree = ("mul", tree, factor)
@@ -255,7 +248,7 @@ class _Reader:
 
     def _mixed(self, whole: Tree) -> Tree:
         over, slash, under = self._take(), self._take(), self._take()
-        if not (_is_whole(whole) and over.isdigit() and slash == "/" and under.isdigit()):
+        if not (is_whole(whole) and over.isdigit() and slash == "/" and under.isdigit()):
             raise Unreadable  # two numbers side by side
         return ("add", whole, ("div", _number(over), _number(under)))
 
@@ -450,24 +443,8 @@ class _Reader:
         return [("neg", tree) if minus else tree]
 
 
-def _pick(tree: Tree, sign: int) -> Tree:
-    if tree[0] != "pm":
-        return tree
-    return ("add", tree[1], tree[2] if sign > 0 else ("neg", tree[2]))
-
-
 def _number(token: str) -> Tree:
-    if len(token) > MAX_NUMBER:
+    exponent = re.split("[eE]", token)[1:]
+    if len(token) > MAX_NUMBER or (exponent and abs(int(exponent[0])) > 1000):
         raise Unreadable
-    is_decimal = "." in token or "e" in token.lower()
-    if "e" in token.lower() and abs(int(re.split("[eE]", token)[1])) > 1000:
-        raise Unreadable
-    return ("dec" if is_decimal else "num", Fraction(token))
-
-
-def _is_whole(tree: Tree) -> bool:
-    return tree[0] == "num"
-
-
-def _is_plain_fraction(tree: Tree) -> bool:
-    return tree[0] == "div" and _is_whole(tree[1]) and _is_whole(tree[2])
+    return ("dec" if exponent or "." in token else "num", Fraction(token))

@@ -64,6 +64,13 @@ _SYSTEM = re.compile(  # equations under one brace are a list of them
 _OPERATOR = re.compile(r"\\(?:operatorname\*?|mathrm|text|mathit|rm)\s*\{\s*([A-Za-z]+)\s*\}")
 _THOUSANDS_LIST = re.compile(r"(?:[(\[{]|lbrace)\s*\d{1,3}(?:,\d{3})+\s*(?:[)\]}]|rbrace)")
 
+BEYOND = re.compile(
+    r"\\(?:int|iint|oint|sum|prod|lim|begin|partial|nabla|cap|setminus|emptyset|varnothing|mathbb"
+    r"|lfloor|lceil|pmod|bmod|mod|equiv|forall|exists|ldots|cdots|dots|land|lor|neg|subset|notin)(?![A-Za-z])"
+    r"|∫|∑|ℝ|ℤ|∅|⌊|⌈"
+)
+"""Commands that are mathematics beyond what is read here; without one, the rest is no answer."""
+
 
 def spelled_out(text: str) -> str:
     """Text in ASCII, with recurring decimals as fractions and operators by their names.

@@ -11,7 +11,8 @@ from fractions import Fraction
 from typing import Any
 
 from vlaa_jax.rewards.compare import problem_of, same
-from vlaa_jax.rewards.latex import BEYOND, shape_of
+from vlaa_jax.rewards.latex import shape_of
+from vlaa_jax.rewards.latex_tokens import BEYOND
 
 
 def judge(item: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from fractions import Fraction
 
 from vlaa_jax.rewards.commitment import commit, leads, leaves_as_it_is
 from vlaa_jax.rewards.commitment_words import HEDGES, RETRACTIONS
-from vlaa_jax.rewards.latex import BEYOND, shape_of
+from vlaa_jax.rewards.latex import shape_of
+from vlaa_jax.rewards.latex_tokens import BEYOND
 from vlaa_jax.rewards.numerals import FIGURES, NUMERAL, value_of
 from vlaa_jax.rewards.text import LATEX_SPACE, brace_end, fold, unwrap
 from vlaa_jax.rewards.units import UNIT, Unit, read_unit

@@ -32,3 +32,20 @@ class Shape:
     kind: str
     parts: tuple[Any, ...]
     signs: tuple[str, ...] = ()
+
+
+def pick(tree: Tree, sign: int) -> Tree:
+    """One branch of a plus-or-minus."""
+    if tree[0] != "pm":
+        return tree
+    return ("add", tree[1], tree[2] if sign > 0 else ("neg", tree[2]))
+
+
+def is_whole(tree: Tree) -> bool:
+    """Whether a tree is a number without a point."""
+    return tree[0] == "num"
+
+
+def is_plain_fraction(tree: Tree) -> bool:
+    """Whether a tree is a fraction of two such numbers."""
+    return tree[0] == "div" and is_whole(tree[1]) and is_whole(tree[2])
