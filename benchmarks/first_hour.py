@@ -256,7 +256,7 @@ def record(page):
         "# The first hour\n\nSixty photos of one's own, from records to a model that transformers "
         "loads, on a laptop CPU that pretends to be two devices. Written by "
         "`python benchmarks/first_hour.py`, which draws the photos (1280 x 960, JPEG) and runs "
-        "every command; times are those of two busy cores with an empty compile cache. The model "
+        "every command; times are those of two cores with an empty compile cache. The model "
         "is the 1.2-million-parameter one in the package: it shows the way, it learns nothing of "
         "photos in six steps. For a real one put `:3b` in place of `:tiny` and leave the four "
         "`data.` limits out.\n\n## The photos and their records"
