@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -27,7 +28,7 @@ class Metrics:
 
     def __init__(self, live: Live) -> None:
         self._registry = CollectorRegistry()
-        with_ = {"registry": self._registry, "namespace": "vlaa"}
+        with_: Any = {"registry": self._registry, "namespace": "vlaa"}
         self.requests = Counter("requests", "Chat requests by status", ["status"], **with_)
         self.prompt_tokens = Counter("prompt_tokens", "Tokens of prompts", **with_)
         self.completion_tokens = Counter("completion_tokens", "Tokens of completions", **with_)
