@@ -47,7 +47,7 @@ def _docs(group: type[Group]) -> dict[str, str]:
     """What stands below each field in the source."""
     body = ast.parse(inspect.getsource(group)).body[0].body  # type: ignore[attr-defined]
     return {
-        field.target.id: " ".join(below.value.value.split())
+        field.target.id: " ".join(str(below.value.value).split())
         for field, below in itertools.pairwise(body)
         if isinstance(field, ast.AnnAssign)
         and isinstance(field.target, ast.Name)
