@@ -45,4 +45,4 @@ def test_a_run_that_fits_or_whose_device_is_unknown_is_left_alone():
 def test_a_run_that_does_not_fit_is_told_what_to_change():
     said = memory_problem(settings_of(1), THREE, devices("NVIDIA H200", 1))
     assert "GiB of a device's 105" in said
-    assert "algo.micro_prompts=4" in said
+    assert "algo.micro_prompts=8" in said

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from vlaa_jax.schema import UserError
 
@@ -66,6 +66,11 @@ def make_mesh(
 def slice_of(device: jax.Device) -> int:
     """Number of the slice a device is in; 0 where the platform has none."""
     return int(getattr(device, "slice_index", 0) or 0)
+
+
+def platform_of(mesh: Mesh | AbstractMesh) -> str:
+    """Kind of the devices: cpu, gpu or tpu. A mesh of none is taken for one of TPUs."""
+    return "tpu" if isinstance(mesh, AbstractMesh) else mesh.devices.flat[0].platform
 
 
 def data_shards(mesh: Mesh) -> int:

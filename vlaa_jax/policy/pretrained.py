@@ -22,7 +22,7 @@ from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.model import Compute, split_model
 from vlaa_jax.models.qwen_vl.trees import merge, part_of
 from vlaa_jax.models.qwen_vl.vision import PixelNorm
-from vlaa_jax.parallel.mesh import data_shards
+from vlaa_jax.parallel.mesh import data_shards, platform_of
 from vlaa_jax.parallel.sharding import Layout, dotted, tree_shardings
 from vlaa_jax.rollout.sampling import allowed_tokens
 from vlaa_jax.rollout.weights import is_matrix
@@ -118,7 +118,7 @@ def compute_of(
     Raises:
         UserError: the form of attention that is named does not run there.
     """
-    platform = mesh.devices.flat[0].platform
+    platform = platform_of(mesh)
     # HIGH is three bfloat16 products on a TPU; on a GPU it would be TF32, which is not exact.
     high = jax.lax.Precision.HIGH if platform == "tpu" else jax.lax.Precision.HIGHEST
     return Compute(
