@@ -108,7 +108,7 @@ class DataSettings(Group, name="data"):
     """Held-out records; empty turns evaluation off."""
     columns: str = setting("", reads_as(by_source.columns))
     """Names that fields have in the records, as in "question=problem,gt=solution"; a text that a
-    field has in all of them, as in "verifier_type:=math". Empty: their own."""
+    field gets where it is missing, as in "verifier_type:=math". Empty: their own."""
     system_prompt: str = ""
     """Empty leaves the system turn to the chat template."""
     vision_rows_per_bin: int = setting(0, at_least(0))

@@ -149,6 +149,16 @@ def test_rows_are_records_by_a_mapping_of_columns(root):
     assert sorted(set(sizes)) == [(i, (40 + i, 30)) for i in range(7)]
 
 
+def test_heldout_records_beside_mapped_ones_may_have_fields_of_their_own(root):
+    raw = {"id": "h", "question": "How?", "image": "a/b.png", "gt": "A", "verifier_type": "mcq"}
+    columns = by_source.columns(COLUMNS)
+    record = open_source(write(root, raw), kind="grpo", columns=columns)[0]
+    assert (record.id, record.gt, record.verifier_type) == ("h", "A", "mcq")
+    rows = [{"id": "p", "question": "q", "gt": "1", "image": png((9, 9))}]
+    source = open_source(table(root / "h.parquet", rows), kind="grpo", columns=columns)
+    assert (source[0].verifier_type, source.images(source[0])[0].size) == ("digit", (9, 9))
+
+
 def test_images_may_be_lists_or_missing(root):
     base = {"question": "q", "answer": "a"}
     rows = [{**base, "images": [png((9, 9)), png((8, 8))]}, {**base, "images": []}]

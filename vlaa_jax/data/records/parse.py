@@ -36,8 +36,8 @@ class Parser:
       kind: one of KINDS, or None to take what is there.
       box_space: space of iou boxes that do not name their own (one of BOX_SPACES), or a mapping
         from source to space, whatever the case; sources not in it are "normalized".
-      columns: the name that a field has in the objects, by field; or the text that it has in all of
-        them, after a "=". See ``settings.by_source.columns``.
+      columns: the name that a field has in the objects, by field, where they have one of it; or the
+        text of a field that they lack, after a "=". See ``settings.by_source.columns``.
     """
 
     def __init__(
@@ -73,9 +73,11 @@ class Parser:
         if not isinstance(raw, dict):
             raise Refusal("", f"a JSON {type(raw).__name__}, expected an object")
         if self.columns or self.constants:
-            taken = set(self.columns.values())
-            mapped = {field: raw.get(name) for field, name in self.columns.items()}
-            raw = {k: v for k, v in raw.items() if k not in taken} | mapped | self.constants
+            # Held-out records beside training ones may have the fields under their own names.
+            mapped = {field: raw[name] for field, name in self.columns.items() if name in raw}
+            taken = {self.columns[field] for field in mapped}
+            raw = {k: v for k, v in raw.items() if k not in taken} | mapped
+            raw |= {f: text for f, text in self.constants.items() if raw.get(f) is None}
         record_id = _id(raw.get("id"), fallback_id)
         try:
             return self._record(raw, record_id, place)

@@ -48,11 +48,13 @@ class ParquetRecords(ParsedSource):
         if not self._files:
             raise UserError(f"{self.path}: holds no Parquet file")
         names = self._files[0].schema_arrow.names
-        if missing := sorted(set(self._parse.columns.values()) - set(names)):
+        named = self._parse.columns.items()
+        if missing := sorted(name for field, name in named if not {field, name} & set(names)):
             raise UserError(
                 f"{self.path}: has no column {', '.join(missing)}; there are {', '.join(names)}"
             )
-        wanted = [self._parse.columns.get(name, name) for name in ("image", "images")]
+        fields = ("image", "images")
+        wanted = [*(self._parse.columns.get(field, field) for field in fields), *fields]
         self._image_column = next((name for name in wanted if name in names), None)
         self._groups = [
             (number, group, file.metadata.row_group(group).num_rows)
