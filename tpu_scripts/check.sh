@@ -3,9 +3,11 @@
 . "$(dirname "$0")/lib.sh"
 options "" "$@"
 
-state "RUNNING" || die "$NAME is not there: create.sh asks for it"
+look "RUNNING"
+[ "$STATE" ] || die "$NAME is not there: create.sh asks for it"
+echo "$STATE"
 everywhere "echo == \$(hostname): \$(ls /dev/vfio /dev/accel* 2>/dev/null | grep -c '[0-9]') chips
-if [ -f ~/vlaa/pid ] && kill -0 \$(cat ~/vlaa/pid) 2>/dev/null; then echo running
+if $ALIVE; then echo running
 elif [ -f ~/vlaa/rc ]; then echo ended with \$(cat ~/vlaa/rc): \$(tail -n 1 ~/vlaa/logs/$RUN.log)
 else echo not started; fi"
 first "tail -n 1 $SHARED/runs/$RUN/metrics.jsonl 2>/dev/null | cut -c 1-200"

@@ -5,6 +5,7 @@ options "" "$@"
 
 target=$SHARED/checkpoints/$(basename "${CHECKPOINT:?CHECKPOINT is not set}")
 first "set -e
+$KEYS
 if [ -f $target/vlaa_jax.json ]; then echo $target is there already; exit 0; fi
 rm -rf $target
 cd ~/vlaa/code && ~/vlaa/venv/bin/python -m converters hf-to-jax $CHECKPOINT $target"

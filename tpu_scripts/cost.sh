@@ -8,12 +8,13 @@ options "" "$@"
 case $ROUTE in
 instance | group)
     chips=$((HOSTS * CHIPS_PER_HOST))
-    machine=$(machines | head -n 1)
+    machine=$(leader)
     made=$(ask 2026-01-01T00:00:00Z gcloud compute instances describe "$machine" $WHERE \
         '--format=value(creationTimestamp)')
     ;;
 queued)
     chips=${ACCELERATOR##*-}
+    case $ACCELERATOR in v[234]-* | v5p-*) chips=$((chips / 2)) ;; esac # these count cores
     made=$(ask 2026-01-01T00:00:00Z gcloud compute tpus queued-resources describe "$NAME" $WHERE \
         '--format=value(createTime)')
     ;;
@@ -21,7 +22,7 @@ esac
 [ "$DRY" ] && exit 0
 seconds=$(($(date +%s) - $(date -d "$made" +%s)))
 awk -v s="$seconds" -v n="$chips" -v p="$PRICE_PER_CHIP_HOUR" 'BEGIN {
-    printf "%d chips for %.1f h at %.2f each: %.2f\n", n, s / 3600, p, n * p * s / 3600 }'
+    printf "%d chips for %.1f h at %.2f each: %.2f since the pod was made\n", n, s / 3600, p, n * p * s / 3600 }'
 if [ -f "runs/$RUN/metrics.jsonl" ]; then
     steps=$(sed -n 's/.*"steps": \([0-9]*\).*/\1/p' "runs/$RUN/config.json" | head -n 1)
     sed -n 's/.*"time\/step_s": \([0-9.]*\).*/\1/p' "runs/$RUN/metrics.jsonl" | tail -n 10 |

@@ -3,8 +3,9 @@
 . "$(dirname "$0")/lib.sh"
 options "" "$@"
 
-if found=$(state ""); then
-    echo "$NAME is there already (${found:-being made})"
+look ""
+if [ "$STATE" ]; then
+    echo "$NAME is there already ($STATE)"
     exit 0
 fi
 # shellcheck disable=SC2046,SC2086,SC2153

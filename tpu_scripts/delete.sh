@@ -3,7 +3,8 @@
 . "$(dirname "$0")/lib.sh"
 options "" "$@"
 
-if ! state "RUNNING" >/dev/null; then
+look "RUNNING"
+if [ -z "$STATE" ]; then
     echo "$NAME is not there"
     [ "$ROUTE" = group ] || exit 0
 else

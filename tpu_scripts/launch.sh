@@ -9,10 +9,12 @@ train="~/vlaa/venv/bin/python -m vlaa_jax.main --config=${CONFIG:?CONFIG is not 
 
 # start MACHINE FLAGS: a host that is running already is left alone.
 start() {
+    # shellcheck disable=SC2088
     on "$1" "cd ~/vlaa/code
-if [ -f ~/vlaa/pid ] && kill -0 \$(cat ~/vlaa/pid) 2>/dev/null; then echo runs already; exit 0; fi
+if $ALIVE; then echo runs already; exit 0; fi
 rm -f ~/vlaa/rc
-setsid nohup sh -c \"$train $2; echo \\\$? > ~/vlaa/rc\" > ~/vlaa/logs/$RUN.log 2>&1 < /dev/null &
+$KEYS
+setsid nohup sh -c $(quoted "$train $2; echo \$? > ~/vlaa/rc") > ~/vlaa/logs/$RUN.log 2>&1 < /dev/null &
 echo \$! > ~/vlaa/pid"
 }
 
@@ -21,11 +23,11 @@ instance) start "$NAME" --hosts=one ;;
 queued) start "$NAME" --hosts=auto ;; # the metadata of the pod says who is who
 group)
     number=0
-    for machine in $(machines); do
+    list=$(machines)
+    for machine in $list; do
         [ "${leader:-}" ] || leader=$machine
         start "$machine" "--coordinator=$leader:${PORT:-8476} --process_count=$HOSTS --process_id=$number"
         number=$((number + 1))
     done
-    [ "$number" -eq "$HOSTS" ] || die "$number hosts are there, HOSTS=$HOSTS: see check.sh"
     ;;
 esac

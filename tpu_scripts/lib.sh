@@ -3,7 +3,13 @@
 set -eu
 
 VERB=$(basename "$0" .sh)
-ROOT=$(cd "$(dirname "$0")/.." && pwd)
+HERE=$(cd "$(dirname "$0")" && pwd)
+ROOT=${HERE%/*}
+# On a host: whether the run goes on there (a number alone may be another's after a restart), and
+# keys, which never stand in a command line.
+# shellcheck disable=SC2016 # the host's shell reads it
+ALIVE='grep -qs vlaa_jax /proc/$(cat ~/vlaa/pid 2>/dev/null)/cmdline'
+KEYS='set -a; [ ! -f ~/vlaa.env ] || . ~/vlaa.env; set +a'
 DRY=
 
 die() {
@@ -51,14 +57,29 @@ settings() {
         eval "value=\${$name:-}"
         [ "$value" ] || die "$name is not set in $file"
     done
+    # These stand in commands that a shell on the host reads.
+    for name in PROJECT ZONE NAME BUCKET SHARED RUN CHECKPOINT CONFIG IMAGE CLUSTER PORT; do
+        eval "value=\${$name:-}"
+        case $value in
+        *[!A-Za-z0-9_./:,=@+-]* | *..* | -*)
+            die "$name=$value in $file: letters, digits and _ . / : , = @ + - only, no .."
+            ;;
+        esac
+    done
+    case $HERE/$ROUTE in
+    */gke/gke) ;;
+    */gke/*) die "tpu_scripts/gke is for ROUTE=gke, $file says ROUTE=$ROUTE" ;;
+    */gke) die "ROUTE=gke in $file is for tpu_scripts/gke" ;;
+    esac
     case $ROUTE in
+    gke) [ "${HOSTS:-0}" -ge 1 ] || die "set HOSTS in $file" ;;
     instance) HOSTS=1 ;;
     group) [ "${HOSTS:-0}" -gt 1 ] || die "ROUTE=group is for several hosts: set HOSTS in $file" ;;
     queued) HOSTS=${HOSTS:-1} ;;
-    *) die "ROUTE=$ROUTE in $file is not instance, group or queued" ;;
+    *) die "ROUTE=$ROUTE in $file is not instance, group, queued or gke" ;;
     esac
     case ${PROVISIONING:=standard}/$ROUTE in
-    standard/* | spot/* | flex/instance | flex/group | reserved/queued) ;;
+    standard/* | spot/* | */gke | flex/instance | flex/group | reserved/queued) ;;
     *) die "PROVISIONING=$PROVISIONING does not go with ROUTE=$ROUTE" ;;
     esac
     REGION=${ZONE%-*}
@@ -97,8 +118,21 @@ provisioning() {
     esac
 }
 
-# What there is of the pod: a word, or nothing.
-state() {
+# Sets STATE to a word for what there is of the pod, or to nothing where it is not there. Anything
+# else that gcloud says, as of a login that is over, ends the script: it says nothing of the pod.
+look() {
+    said=$(mktemp)
+    if STATE=$(describe "$1" 2>"$said"); then
+        : "${STATE:=being made}"
+    elif [ -z "$DRY" ] && ! grep -qi 'not.found' "$said"; then
+        problem=$(cat "$said")
+        rm -f "$said"
+        die "cannot find out about $NAME: $problem"
+    fi
+    rm -f "$said"
+}
+
+describe() {
     # shellcheck disable=SC2086
     case $ROUTE in
     instance) ask "$1" gcloud compute instances describe "$NAME" $WHERE '--format=value(status)' ;;
@@ -110,7 +144,7 @@ state() {
         ask "$1" gcloud compute tpus queued-resources describe "$NAME" $WHERE \
             '--format=value(state.state)'
         ;;
-    esac 2>/dev/null
+    esac
 }
 
 # The names of the VMs, in the order that numbers the processes.
@@ -119,9 +153,12 @@ machines() {
     case $ROUTE in
     instance | queued) echo "$NAME" ;;
     group)
-        ask "$(seq -f "$NAME-%g" 0 $((HOSTS - 1)))" \
+        found=$(ask "$(seq -f "$NAME-%g" 0 $((HOSTS - 1)))" \
             gcloud compute instance-groups managed list-instances "$NAME" $WHERE \
-            '--format=value(NAME)' | sort
+            '--format=value(NAME)') || exit 2
+        number=$(printf '%s\n' "$found" | grep -c .)
+        [ "$number" -eq "$HOSTS" ] || die "$number hosts are there, HOSTS=$HOSTS: see check.sh"
+        printf '%s\n' "$found" | sort
         ;;
     esac
 }
@@ -137,20 +174,29 @@ on() {
     esac
 }
 
+# Status by hand: the shell leaves set -e off where a caller tests what this returns.
 everywhere() {
-    for machine in $(machines); do on "$machine" "$1"; done
+    list=$(machines) || exit 2
+    for machine in $list; do on "$machine" "$1" || return; done
+}
+
+leader() {
+    list=$(machines) || exit 2
+    printf '%s\n' "$list" | head -n 1
 }
 
 first() {
+    machine=$(leader)
     WORKER=0
-    on "$(machines | head -n 1)" "$1"
+    on "$machine" "$1"
     unset WORKER
 }
 
 # copy FILE TARGET: to the home folder of every host.
 copy() {
+    list=$(machines) || exit 2
     # shellcheck disable=SC2086
-    for machine in $(machines); do
+    for machine in $list; do
         case $ROUTE in
         queued) run gcloud compute tpus tpu-vm scp "$1" "$NAME:$2" $WHERE --worker=all ;;
         *) run gcloud compute scp "$1" "$machine:$2" $WHERE ;;

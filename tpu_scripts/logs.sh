@@ -5,6 +5,6 @@ options "[follow]" "$@"
 
 case $ARGUMENT in
 follow) first "tail -n 50 -f ~/vlaa/logs/$RUN.log" ;;
-"") everywhere "echo == \$(hostname); tail -n 20 ~/vlaa/logs/$RUN.log" ;;
+"") everywhere "echo == \$(hostname); tail -n 20 ~/vlaa/logs/$RUN.log 2>/dev/null || echo no log yet" ;;
 *) die "$ARGUMENT is not follow" ;;
 esac

@@ -12,7 +12,8 @@ queued)
     unset WORKER
     ;;
 *)
-    machine=$(machines | tail -n 1)
+    list=$(machines)
+    machine=$(printf '%s\n' "$list" | tail -n 1)
     run gcloud compute instances add-metadata "$machine" $WHERE \
         --metadata=simulate-maintenance-event=TRUE
     ;;

@@ -5,9 +5,9 @@ options "" "$@"
 
 if [ "$DRY" ]; then again="--dry-run"; else again=; fi
 here=$(dirname "$0")
-case $(state "TERMINATED" || echo GONE) in
-GONE | RUNNING | True | true | ACTIVE) ;;
-*) "$here/delete.sh" ${again:+"$again"} ;; # a stopped TPU VM is made anew, it cannot be started
+look "TERMINATED"
+case $STATE in # what waits for capacity, or a group that mends itself, keeps its place
+STOPP* | SUSPEND* | TERMINATED | FAILED) "$here/delete.sh" ${again:+"$again"} ;;
 esac
 for verb in create wait setup sync launch; do
     "$here/$verb.sh" ${again:+"$again"}

@@ -23,6 +23,8 @@ def main(words):
     flags = dict(w.partition("=")[::2] for w in rest if w.startswith("--"))
     targets = [w for w in rest if not w.startswith("--")]
     check(known, rest, flags, targets)
+    if (CLOUD / "refuses").exists():
+        sys.exit("ERROR: Reauthentication failed, run gcloud auth login")
     with open(CLOUD / "calls", "a") as calls:
         calls.write(json.dumps(words) + "\n")
     act(name.split(), flags, targets)
@@ -58,7 +60,7 @@ def act(name, flags, targets):
             sys.exit(f"ERROR: {file.name} already exists")
         file.write_text(MADE.get(kind, "made"))
     elif not file.exists():
-        sys.exit(f"ERROR: {file.name} was not found")
+        sys.exit(f"ERROR: The resource 'projects/p/{kind}/{targets[0]}' was not found")
     elif verb == "delete":
         file.unlink()
     elif verb == "list-instances":
@@ -74,6 +76,9 @@ def transfer(verb, flags, targets):
     home.mkdir(parents=True, exist_ok=True)
     if verb == "scp":
         (home / targets[1].partition(":")[2]).write_bytes(Path(targets[0]).read_bytes())
+    if verb == "ssh" and (CLOUD / "booting").exists():
+        (CLOUD / "booting").unlink()
+        sys.exit("ERROR: port 22: Connection refused")
     if verb == "ssh":
         env = {**os.environ, "HOME": str(home)}
         sys.exit(subprocess.run(["sh", "-c", flags["--command"]], env=env, cwd=home).returncode)

@@ -1,13 +1,17 @@
 #!/bin/sh
-# The same run through xpk, which makes the JobSet: CLUSTER, IMAGE and SHARED in the environment.
-set -eu
-: "${CLUSTER:?the GKE cluster, made by xpk cluster create}"
-: "${IMAGE:?an image with the code and its dependencies}"
-: "${SHARED:?the folder of the bucket in the pods, from xpk storage attach}"
-exec xpk workload create --cluster="$CLUSTER" --workload="${NAME:-vlaa-grpo-3b}" \
-    --tpu-type="${TPU_TYPE:-v6e-16}" --num-slices=1 --docker-image="$IMAGE" \
-    --max-restarts=10 --priority=medium "$@" --command="python -m vlaa_jax.main \
---config=configs/grpo.py:3b --workdir=$SHARED/runs/grpo-3b \
---config.model.checkpoint=$SHARED/checkpoints/Qwen2.5-VL-3B-Instruct \
---config.data.records=$SHARED/data/VLAA-Thinking-GRPO-25K.json \
---config.data.image_root=$SHARED/data/images"
+# launch.sh through xpk, which makes the JobSet: for clusters of xpk cluster create, with the bucket
+# attached as SHARED by xpk storage attach. Once: xpk refuses a workload that is there.
+# shellcheck source-path=SCRIPTDIR/.. source=lib.sh
+. "$(dirname "$0")/../lib.sh"
+options "" "$@"
+
+: "${CLUSTER:?is not set}" "${IMAGE:?is not set}" "${TPU_TYPE:?is not set}"
+: "${CHECKPOINT:?is not set}" "${CONFIG:?is not set}"
+set -- --command="exec python -m vlaa_jax.main --config=$CONFIG --workdir=$SHARED/runs/$RUN \
+--config.model.checkpoint=$SHARED/checkpoints/$(basename "$CHECKPOINT") ${OPTIONS:-}"
+if [ "${KEY_FILE:-}" ]; then set -- "--env-file=$KEY_FILE" "$@"; fi
+# 1: another host was lost. What signals end in, xpk starts again by itself.
+# shellcheck disable=SC2086
+run xpk workload create $WHERE "--cluster=$CLUSTER" "--workload=$NAME" "--tpu-type=$TPU_TYPE" \
+    --num-slices=1 "--docker-image=$IMAGE" --max-restarts=10 --restart-on-exit-codes=1 \
+    --termination-grace-period-seconds=120 --priority=medium "$@"
