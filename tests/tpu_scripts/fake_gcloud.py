@@ -23,10 +23,10 @@ def main(words):
     flags = dict(w.partition("=")[::2] for w in rest if w.startswith("--"))
     targets = [w for w in rest if not w.startswith("--")]
     check(known, rest, flags, targets)
-    if (CLOUD / "refuses").exists():
-        sys.exit("ERROR: Reauthentication failed, run gcloud auth login")
     with open(CLOUD / "calls", "a") as calls:
         calls.write(json.dumps(words) + "\n")
+    if (CLOUD / "refuses").exists():
+        sys.exit("ERROR: Reauthentication failed, run gcloud auth login")
     act(name.split(), flags, targets)
 
 

@@ -1,70 +1,17 @@
 """The scripts against a gcloud that knows the recorded reference; nothing reaches a cloud."""
 
-import json
 import os
 import shutil
-import stat
 import subprocess
 import time
-from pathlib import Path
 
 import pytest
+from clouds import ROUTES, SCRIPTS, call, calls, environment, executable, pod_env
 
-HERE = Path(__file__).parent
-SCRIPTS = HERE.parent.parent / "tpu_scripts"
 WAY = (
     *("create", "wait", "setup", "sync", "convert", "launch", "logs", "check"),
     *("rehearse", "resume", "fetch", "cost", "delete"),
 )
-ROUTES = {
-    "instance": {"ROUTE": "instance", "PROVISIONING": "flex"},
-    "group": {"ROUTE": "group", "HOSTS": "2", "PROVISIONING": "spot"},
-    "queued": {"ROUTE": "queued", "PROVISIONING": "standard"},
-}
-
-
-def executable(path, text):
-    path.write_text(text)
-    path.chmod(path.stat().st_mode | stat.S_IEXEC)
-
-
-@pytest.fixture
-def pod(tmp_path):
-    """A cloud without anything in it, hosts whose python and mounts are stand-ins."""
-    bin_, cloud = tmp_path / "bin", tmp_path / "cloud"
-    bin_.mkdir()
-    cloud.mkdir()
-    executable(bin_ / "gcloud", f'#!/bin/sh\nexec python3 "{HERE / "fake_gcloud.py"}" "$@"\n')
-    for name in ("gcsfuse", "sudo", "mountpoint"):
-        executable(bin_ / name, '#!/bin/sh\n[ "${0##*/}" = sudo ] && exec "$@"\nexit 0\n')
-    return tmp_path
-
-
-def pod_env(pod, route, **more):
-    lines = (SCRIPTS / "pod.env.example").read_text().splitlines()
-    values = {"SHARED": str(pod / "shared"), **ROUTES[route], **more}
-    kept = [line for line in lines if line.partition("=")[0] not in values]
-    (pod / "pod.env").write_text("\n".join(kept + [f"{k}={v}" for k, v in values.items()]) + "\n")
-
-
-def call(pod, verb, *words):
-    env = {
-        **os.environ,
-        "PATH": f"{pod / 'bin'}:{os.environ['PATH']}",
-        "POD_ENV": str(pod / "pod.env"),
-        "FAKE_CLOUD": str(pod / "cloud"),
-        "TMPDIR": str(pod),
-        "POLL_S": "1",
-    }
-    script = SCRIPTS / f"{verb}.sh"
-    return subprocess.run(
-        [script, *words], env=env, cwd=pod, capture_output=True, text=True, timeout=60
-    )
-
-
-def calls(pod):
-    file = pod / "cloud" / "calls"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
@@ -95,9 +42,9 @@ def test_what_is_printed_is_what_gcloud_takes(pod, route):
         for line in call(pod, verb, "--dry-run").stdout.splitlines()
         if line.startswith("gcloud ") and not (" describe " in line or "kill" in line)
     )
-    env = {**os.environ, "PATH": f"{pod / 'bin'}:{os.environ['PATH']}"}
-    env["FAKE_CLOUD"] = str(pod / "cloud")
-    done = subprocess.run(["sh", "-e", "-c", told], env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        ["sh", "-e", "-c", told], env=environment(pod), capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert len(calls(pod)) >= 4
 
@@ -119,15 +66,21 @@ def test_create_wait_and_delete_can_be_repeated(pod, route):
 
 
 def test_a_run_is_started_once_on_every_host_and_watched(pod):
-    pod_env(pod, "group")
+    """It outlives the ssh that started it, and options reach it as they were written."""
+    written = (
+        """--config.data.records='my data/it is.json' --config.rewards.judge="a 'b' $((1+1))\""""
+    )
+    pod_env(pod, "group", OPTIONS=written)
     assert call(pod, "create").returncode == 0
-    python = 'echo "$@" > $HOME/argv; sleep 30'
+    python = 'echo "$JUDGE_KEY" > $HOME/key; printf "%s\\n" "$@" > $HOME/argv; sleep 30'
     for host in ("vlaa-0", "vlaa-1"):
         home = pod / "cloud" / "home" / host
         (home / "vlaa/venv/bin").mkdir(parents=True)
         (home / "vlaa/logs").mkdir()
         (home / "vlaa/code").mkdir()
         executable(home / "vlaa/venv/bin/python", f"#!/bin/sh\n{python}\n")
+        (home / "vlaa/pid").write_text(str(os.getpid()))  # of something else, since a restart
+        (home / "vlaa.env").write_text("JUDGE_KEY='se cret'\n")
     first = call(pod, "launch")
     assert first.returncode == 0, first.stderr
     assert call(pod, "launch").stdout.count("runs already") == 2
@@ -136,9 +89,18 @@ def test_a_run_is_started_once_on_every_host_and_watched(pod):
     for number, host in enumerate(("vlaa-0", "vlaa-1")):
         home = pod / "cloud" / "home" / host
         pids.append(int((home / "vlaa/pid").read_text()))
-        argv = (home / "argv").read_text()
-        assert f"--coordinator=vlaa-0:8476 --process_count=2 --process_id={number}" in argv
-        assert "--config=configs/grpo.py:3b" in argv
+        argv = (home / "argv").read_text().splitlines()
+        assert argv[-3:] == [
+            "--coordinator=vlaa-0:8476",
+            "--process_count=2",
+            f"--process_id={number}",
+        ]
+        assert "--config=configs/grpo.py:3b,rule-only" in argv
+        assert "--config.data.records=my data/it is.json" in argv
+        assert "--config.rewards.judge=a 'b' 2" in argv
+        assert (home / "key").read_text() == "se cret\n"
+        assert os.getsid(pids[-1]) == pids[-1]  # no terminal's end ends it
+    assert call(pod, "sync").stdout.count("its code stays") == 2
     assert call(pod, "check").stdout.count("running") == 2
     for pid in pids:
         os.killpg(pid, 15)
@@ -174,7 +136,12 @@ def test_cost_is_chips_times_hours(pod):
     [
         ({"ROUTE": "gke"}, "ROUTE=gke"),
         ({"PROVISIONING": "reserved"}, "PROVISIONING=reserved does not go with ROUTE=instance"),
+        ({"ROUTE": "instances"}, "is not instance, group, queued or gke"),
         ({"PROJECT": ""}, "PROJECT is not set"),
+        ({"RUN": "my run"}, "RUN=my run in"),
+        ({"NAME": "it's"}, "NAME=it's in"),
+        ({"RUN": "../other"}, "no .."),
+        ({"CONFIG": "x;reboot"}, "CONFIG=x;reboot in"),
     ],
 )
 def test_bad_settings_get_one_line(pod, change, words):
@@ -188,3 +155,100 @@ def test_an_unknown_option_gets_one_line(pod):
     pod_env(pod, "instance")
     done = call(pod, "launch", "--dryrun")
     assert done.returncode == 2 and "unknown option --dryrun" in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["create", "wait", "delete", "check", "resume"])
+def test_a_login_that_is_over_says_nothing_of_the_pod(pod, verb):
+    pod_env(pod, "instance")
+    call(pod, "create")
+    before = len(calls(pod))
+    (pod / "cloud" / "refuses").touch()
+    done = call(pod, verb)
+    assert done.returncode == 2 and "Reauthentication failed" in done.stderr
+    assert "is not there" not in done.stdout
+    assert len(calls(pod)) == before + 1  # it asked, and did nothing after that
+
+
+def test_hosts_that_cannot_be_listed_or_are_too_few_stop_a_script(pod):
+    pod_env(pod, "group", HOSTS="3")
+    call(pod, "create")
+    done = call(pod, "setup")
+    assert done.returncode == 2 and "2 hosts are there, HOSTS=3" in done.stderr
+    (pod / "cloud" / "refuses").touch()
+    done = call(pod, "setup")
+    assert done.returncode == 2 and "Reauthentication failed" in done.stderr
+
+
+def test_wait_stands_a_host_that_is_still_booting(pod):
+    pod_env(pod, "group")
+    call(pod, "create")
+    (pod / "cloud" / "booting").touch()
+    done = call(pod, "wait", "1")
+    assert done.returncode == 0, done.stderr
+    assert "does not answer yet" in done.stdout and "is ready" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("route", "state", "anew"),
+    [
+        ("instance", "TERMINATED", True),
+        ("instance", "PROVISIONING", False),
+        ("group", "False", False),
+        ("queued", "SUSPENDED", True),
+        ("queued", "WAITING_FOR_RESOURCES", False),
+    ],
+)
+def test_resume_gives_up_only_what_is_over(pod, route, state, anew):
+    pod_env(pod, route)
+    call(pod, "create")
+    kinds = {"instance": "instances", "group": "managed", "queued": "queued-resources"}
+    (pod / "cloud" / f"{kinds[route]}.vlaa").write_text(state)
+    before = len(calls(pod))
+    # Minutes of waiting are cut short: all that is asked here is what came before them.
+    executable(pod / "bin" / "sleep", "#!/bin/sh\nkill $PPID\n")
+    call(pod, "resume")
+    assert any("delete" in words for words in calls(pod)[before:]) == anew
+
+
+def test_setup_brings_a_python_that_is_new_enough_once(pod):
+    pod_env(pod, "instance")
+    call(pod, "create")
+    uv = pod / "cloud/home/vlaa/vlaa/uv/bin/uv"
+    uv.parent.mkdir(parents=True)
+    made = 'for last; do :; done; mkdir -p "$last/bin"; echo "$@" >> ~/uv_calls'
+    pip = 'printf "#!/bin/sh\\n" > "$last/bin/pip"; chmod +x "$last/bin/pip"'
+    executable(uv, f"#!/bin/sh\n{made}; {pip}\n")
+    for _ in range(2):
+        done = call(pod, "setup")
+        assert done.returncode == 0, done.stderr
+    assert (pod / "shared/runs").is_dir()
+    told = (pod / "cloud/home/vlaa/uv_calls").read_text().splitlines()
+    assert len(told) == 1 and "--seed --python 3.12" in told[0]
+
+
+def test_keys_reach_the_hosts_in_a_file_that_only_their_user_reads(pod):
+    pod_env(pod, "instance", KEY_FILE=str(pod / "my keys"))
+    (pod / "my keys").write_text("HF_TOKEN=hf_secret\n")
+    home = pod / "cloud/home/vlaa"
+    (home / "vlaa/venv/bin").mkdir(parents=True)
+    executable(home / "vlaa/venv/bin/pip", "#!/bin/sh\nexit 0\n")
+    done = call(pod, "sync")
+    assert done.returncode == 0, done.stderr
+    assert (home / "vlaa.env").read_text() == "HF_TOKEN=hf_secret\n"
+    assert (home / "vlaa.env").stat().st_mode & 0o77 == 0
+    said = done.stdout + done.stderr + str(calls(pod)) + call(pod, "sync", "--dry-run").stdout
+    assert "hf_secret" not in said
+
+
+@pytest.mark.parametrize(("kind", "chips"), [("v5litepod-16", 16), ("v5p-16", 8), ("v6e-8", 8)])
+def test_cost_knows_which_names_count_cores(pod, kind, chips):
+    pod_env(pod, "queued", ACCELERATOR=kind)
+    call(pod, "create")
+    assert call(pod, "cost").stdout.startswith(f"{chips} chips")
+
+
+def test_logs_of_hosts_that_have_none_yet(pod):
+    pod_env(pod, "group")
+    call(pod, "create")
+    done = call(pod, "logs")
+    assert done.returncode == 0 and done.stdout.count("no log yet") == 2

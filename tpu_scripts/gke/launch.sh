@@ -60,7 +60,7 @@ $(list python -m vlaa_jax.main "--config=$CONFIG" "--workdir=$SHARED/runs/$RUN" 
 END
 )
 if [ "$DRY" ]; then
-    printf 'kubectl apply -f - <<END\n%s\nEND\n' "$manifest"
+    printf 'kubectl apply -f - <<\\END\n%s\nEND\n' "$manifest"
 else
     printf '%s\n' "$manifest" | kubectl apply -f -
 fi
