@@ -10,13 +10,13 @@ command -v gcsfuse >/dev/null || {
   curl -fsS https://packages.cloud.google.com/apt/doc/apt-key.gpg | sudo tee /etc/apt/trusted.gpg.d/gcsfuse.asc >/dev/null
   sudo apt-get update -qq && sudo apt-get install -y -qq gcsfuse
 }
+sudo mkdir -p $SHARED && sudo chown \$(id -u) $SHARED
+mountpoint -q $SHARED || gcsfuse --implicit-dirs $BUCKET $SHARED
+mkdir -p $SHARED/runs $SHARED/checkpoints ~/vlaa/logs
 [ -x ~/vlaa/uv/bin/uv ] || {
   python3 -c 'import ensurepip' 2>/dev/null || {
     sudo apt-get update -qq && sudo apt-get install -y -qq python3-venv
   }
   rm -rf ~/vlaa/uv && python3 -m venv ~/vlaa/uv && ~/vlaa/uv/bin/pip install -q uv
 }
-sudo mkdir -p $SHARED && sudo chown \$(id -u) $SHARED
-mountpoint -q $SHARED || gcsfuse --implicit-dirs $BUCKET $SHARED
-mkdir -p $SHARED/runs $SHARED/checkpoints ~/vlaa/logs
 [ -x ~/vlaa/venv/bin/pip ] || { rm -rf ~/vlaa/venv && ~/vlaa/uv/bin/uv venv -q --seed --python 3.12 ~/vlaa/venv; }"

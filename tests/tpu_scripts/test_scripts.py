@@ -204,9 +204,10 @@ def test_resume_gives_up_only_what_is_over(pod, route, state, anew):
     kinds = {"instance": "instances", "group": "managed", "queued": "queued-resources"}
     (pod / "cloud" / f"{kinds[route]}.vlaa").write_text(state)
     before = len(calls(pod))
-    # Minutes of waiting are cut short: all that is asked here is what came before them.
+    # All that is asked here is what comes first: waiting ends at once, and so does setup.
     executable(pod / "bin" / "sleep", "#!/bin/sh\nkill $PPID\n")
-    call(pod, "resume")
+    executable(pod / "bin" / "sudo", "#!/bin/sh\nexit 1\n")
+    assert call(pod, "resume").returncode != 0
     assert any("delete" in words for words in calls(pod)[before:]) == anew
 
 
