@@ -338,13 +338,14 @@ def test_chat_prints_one_answer(server, tmp_path):
     assert done.stdout == reply["choices"][0]["message"]["content"] + "\n"
 
 
-def test_decoding_that_fails_ends_the_server_and_leaves_nobody_waiting(server, monkeypatch):
+@pytest.mark.parametrize("where", ["step", "seat"])
+def test_decoding_that_fails_ends_the_server_and_leaves_nobody_waiting(server, monkeypatch, where):
     with Running(server.opened) as broken:
 
-        def fail():
+        def fail(*_):
             raise RuntimeError("out of memory")
 
-        monkeypatch.setattr(broken.stream, "step", fail)
+        monkeypatch.setattr(broken.stream, where, fail)
         reply = broken.post(ask())
         assert (reply.status_code, reply.json()["error"]["type"]) == (500, "server_error")
         wait_for(lambda: broken.died)
