@@ -190,8 +190,10 @@ JSON = {"content-type": "application/json"}
 def test_a_page_of_the_web_whose_name_points_here_is_refused(server):
     reply = server.post(ask(max_tokens=1), headers={"host": f"evil.example.org:{server.port}"})
     assert reply.status_code == 403
-    reply = server.post(ask(max_tokens=1), headers={"host": f"localhost:{server.port}"})
-    assert reply.status_code == 200
+    for name in ("127.0.0.1.evil.org", "[::1].evil.org", ""):
+        assert server.post(ask(max_tokens=1), headers={"host": name}).status_code == 403
+    for name in (f"localhost:{server.port}", "LocalHost", "[::1]", "[::1]:80"):
+        assert server.post(ask(max_tokens=1), headers={"host": name}).status_code == 200
 
 
 def test_a_key(server, monkeypatch):
