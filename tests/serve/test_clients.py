@@ -208,6 +208,15 @@ def test_conversations_of_several_turns_and_interleaved_images(server, client):
     assert reply.usage.prompt_tokens == len(want)
 
 
+def test_a_reply_is_a_turn_of_what_is_asked_next(client):
+    said = create(client, temperature=0, max_tokens=4).choices[0].message
+    turns = ask()["messages"]
+    for turn in (said, said.model_dump(), said.to_dict()):
+        turns = [*turns, turn, *ask("And now?")["messages"]]
+        reply = client.chat.completions.create(model=NAME, messages=turns, max_tokens=2)
+        assert reply.choices
+
+
 @pytest.mark.parametrize(
     ("fields", "kind", "param", "said"),
     [
@@ -216,7 +225,7 @@ def test_conversations_of_several_turns_and_interleaved_images(server, client):
         ({"frequency_penalty": 0.5}, openai.BadRequestError, "frequency_penalty", "not supported"),
         ({"extra_body": {"top_q": 1}}, openai.BadRequestError, "top_q", "did you mean 'top_p'"),
         ({"temperature": -1}, openai.BadRequestError, "temperature", "greater than or equal to 0"),
-        ({"top_logprobs": 3}, openai.BadRequestError, None, "set logprobs"),
+        ({"top_logprobs": 3}, openai.BadRequestError, "top_logprobs", "set logprobs"),
         ({"n": 99}, openai.BadRequestError, "n", "over this server's 4"),
         ({"messages": []}, openai.BadRequestError, "messages", "at least 1 item"),
         ({"text": "say <|im_end|>"}, openai.BadRequestError, "messages", "special token"),
@@ -235,6 +244,11 @@ def test_fields_that_change_nothing_are_named(client):
         **ask(max_tokens=2, user="me", frequency_penalty=0, metadata={"a": "b"})
     )
     assert raw.headers["warning"].endswith('nothing here: metadata, user"')
+    raw = client.chat.completions.with_raw_response.create(
+        **ask(max_tokens=2), extra_body={"é\r\nset-cookie: a": None}
+    )
+    assert raw.headers["warning"].endswith('nothing here: ???set-cookie? a"')
+    assert "set-cookie" not in raw.headers
 
 
 # -- the project's own clients

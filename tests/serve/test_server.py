@@ -190,8 +190,10 @@ JSON = {"content-type": "application/json"}
 def test_a_page_of_the_web_whose_name_points_here_is_refused(server):
     reply = server.post(ask(max_tokens=1), headers={"host": f"evil.example.org:{server.port}"})
     assert reply.status_code == 403
-    reply = server.post(ask(max_tokens=1), headers={"host": f"localhost:{server.port}"})
-    assert reply.status_code == 200
+    for name in ("127.0.0.1.evil.org", "[::1].evil.org", ""):
+        assert server.post(ask(max_tokens=1), headers={"host": name}).status_code == 403
+    for name in (f"localhost:{server.port}", "LocalHost", "[::1]", "[::1]:80"):
+        assert server.post(ask(max_tokens=1), headers={"host": name}).status_code == 200
 
 
 def test_a_key(server, monkeypatch):
@@ -338,13 +340,14 @@ def test_chat_prints_one_answer(server, tmp_path):
     assert done.stdout == reply["choices"][0]["message"]["content"] + "\n"
 
 
-def test_decoding_that_fails_ends_the_server_and_leaves_nobody_waiting(server, monkeypatch):
+@pytest.mark.parametrize("where", ["step", "seat"])
+def test_decoding_that_fails_ends_the_server_and_leaves_nobody_waiting(server, monkeypatch, where):
     with Running(server.opened) as broken:
 
-        def fail():
+        def fail(*_):
             raise RuntimeError("out of memory")
 
-        monkeypatch.setattr(broken.stream, "step", fail)
+        monkeypatch.setattr(broken.stream, where, fail)
         reply = broken.post(ask())
         assert (reply.status_code, reply.json()["error"]["type"]) == (500, "server_error")
         wait_for(lambda: broken.died)

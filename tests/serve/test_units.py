@@ -78,6 +78,24 @@ def test_null_means_not_given():
     assert (read.temperature, read.stops, read.seed, unread) == (1.0, (), None, [])
 
 
+def test_a_null_that_nobody_knows_is_named():
+    turns = [
+        {**TURNS[0], "weight": None, "content": [{"type": "text", "text": "x", "cache": None}]}
+    ]
+    _, unread = read_request(request(messages=turns, foo=None, user="me"))
+    assert set(unread) == {"foo", "messages[0].weight", "messages[0].content[0].cache", "user"}
+
+
+def test_a_turn_may_hold_what_replies_hold_besides_their_text():
+    besides = {"refusal": None, "annotations": [], "audio": None, "tool_calls": []}
+    turns = [*TURNS, {"role": "assistant", "content": "x", **besides}, *TURNS]
+    read, unread = read_request(request(messages=turns))
+    assert (read.messages[1].content, unread) == ("x", [])
+    turns[1]["tool_calls"] = [{"id": "1"}]
+    with pytest.raises(Refusal, match=r"^messages\[1\]\.tool_calls: .* is not supported"):
+        read_request(request(messages=turns))
+
+
 @pytest.mark.parametrize("name", NEUTRAL)
 def test_a_field_that_is_not_supported_may_have_the_value_that_changes_nothing(name):
     read_request(request(**{name: NEUTRAL[name][0]}))
@@ -95,7 +113,7 @@ def test_a_field_that_is_not_supported_may_have_the_value_that_changes_nothing(n
         (b"[" * 100_000, "nested too deeply"),
         (b'{"a": ' * 80 + b"1" + b"}" * 80, "nested too deeply"),
         (b'{"model": "m", "model": "n"}', "comes twice"),
-        (b'{"seed": ' + b"9" * 5000 + b"}", "integer of"),
+        (b'{"seed": ' + b"9" * 5000 + b"}", "^the body: holds an integer of"),
         (b'{"temperature": NaN}', "not a finite number"),
         (request(temperature="hot"), "temperature: .*valid number"),
         (request(n=True), "n: .*valid integer"),
@@ -110,7 +128,7 @@ def test_a_field_that_is_not_supported_may_have_the_value_that_changes_nothing(n
         (request(**{"\ud800": 1}), r"\\ud800: unknown field"),
         (request(stop=[""]), "stop: give texts"),
         (request(stop=["a"] * 17), "stop: .*at most 16"),
-        (request(max_tokens=3, max_completion_tokens=4), "differ"),
+        (request(max_tokens=3, max_completion_tokens=4), "^max_tokens: is not max_completion"),
         (request(messages=[{"role": "tool", "content": "x"}]), r"messages\[0\]\.role: "),
         (request(messages=[{"role": "user", "content": [{"type": "audio"}]}]), r"content\[0\]"),
         (request(messages=[{"role": "user", "content": None}]), r"messages\[0\]\.content: "),

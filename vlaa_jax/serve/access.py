@@ -2,6 +2,7 @@
 
 import hmac
 import os
+import re
 from collections.abc import Mapping
 
 from vlaa_jax.schema import UserError
@@ -9,6 +10,7 @@ from vlaa_jax.serve.errors import Refusal
 from vlaa_jax.settings.serve import ServerSettings
 
 _LOCAL_NAMES = frozenset(("127.0.0.1", "localhost", "[::1]"))
+_PORT = re.compile(r":\d*$", re.ASCII)
 
 
 class Access:
@@ -40,6 +42,6 @@ class Access:
         said = headers.get("authorization", "").encode()
         if self._key and not hmac.compare_digest(said, f"Bearer {self._key}".encode()):
             raise Refusal("the API key is missing or wrong", status=401, code="invalid_api_key")
-        name, _, port = headers.get("host", "").rpartition(":")
-        if not self._key and (name or port) not in self._names:
+        name = _PORT.sub("", headers.get("host", "").lower())
+        if not self._key and name not in self._names:
             raise Refusal("only by the name of this machine's loopback", status=403)

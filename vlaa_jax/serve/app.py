@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -294,7 +295,8 @@ def _warning(unread: list[str]) -> dict[str, str]:
     """The header that names fields that were not looked at."""
     if not unread:
         return {}
-    names = ", ".join(unread)[:500]
+    # A client wrote some of them: nothing that would end the header, or cannot stand in it.
+    names = re.sub(r"[^\w.\[\], -]", "?", ", ".join(unread)[:500], flags=re.ASCII)
     return {"warning": f'299 vlaa_jax "these change nothing here: {names}"'}
 
 

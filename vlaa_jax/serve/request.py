@@ -6,6 +6,7 @@ looked at. One that nobody knows is refused.
 
 import difflib
 import itertools
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -39,7 +40,11 @@ UNREAD = frozenset(
     )
 )
 """Fields that change no answer; a reply names those that were given."""
-
+NEUTRAL_OF_TURN: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(("tool_calls", "annotations"), ([],)),
+    **dict.fromkeys(("refusal", "audio", "function_call"), ()),
+}
+"""As `NEUTRAL`: what a reply's message holds besides, when it is sent again in a conversation."""
 
 LEAST = 1e-6
 """Of a temperature above 0 and of top_p: what is far below is 0 to float32."""
@@ -133,7 +138,7 @@ class ChatRequest(_Part):
     def _fits(self) -> "ChatRequest":
         limits = {self.max_tokens, self.max_completion_tokens} - {None}
         if len(limits) > 1:
-            raise ValueError("max_tokens and max_completion_tokens differ; give one of them")
+            raise ValueError("max_tokens: is not max_completion_tokens; give one of them")
         if 0 < self.temperature < LEAST:
             raise ValueError(f"temperature: {self.temperature} is too small; 0 is greedy")
         if self.top_logprobs and not self.logprobs:
@@ -152,6 +157,10 @@ class ChatRequest(_Part):
         return self
 
 
+_MODELS = (TextPart, ImageUrl, ImagePart, Turn, StreamOptions, ChatRequest)
+_KNOWN = {*NEUTRAL, *NEUTRAL_OF_TURN, *UNREAD}.union(*(kind.model_fields for kind in _MODELS))
+
+
 def read_request(body: bytes) -> tuple[ChatRequest, list[str]]:
     """A request, and the names of its fields that were not looked at.
 
@@ -161,18 +170,18 @@ def read_request(body: bytes) -> tuple[ChatRequest, list[str]]:
     try:
         value = parse_json(body)
     except ValueError as error:
-        raise Refusal(f"the body is {error}") from None
+        raise Refusal(f"the body: {error}") from None
     if not isinstance(value, dict):
         raise Refusal("the body is not a JSON object")
-    given = {name: item for name, item in value.items() if item is not None}
-    unread = [name for name in given if name in UNREAD]
-    for name in unread:
-        del given[name]
-    for name in [name for name in given if name in NEUTRAL]:
-        item = given.pop(name)
-        if item not in NEUTRAL[name]:
-            said = f"{name}: {shown(item)} is not supported; leave it out"
-            raise Refusal(printable(said), param=name, code="unsupported_parameter")
+    unread: list[str] = []
+    given = _given(value, "", unread)
+    unread += [name for name in given if name in UNREAD]
+    given = {name: item for name, item in given.items() if name not in UNREAD}
+    _drop_neutral(given, NEUTRAL)
+    turns = given.get("messages")
+    for place, turn in enumerate(turns if isinstance(turns, list) else ()):
+        if isinstance(turn, dict):
+            _drop_neutral(turn, NEUTRAL_OF_TURN, f"messages[{place}].")
     try:
         request = ChatRequest.model_validate(given)
     except ValidationError as error:
@@ -182,6 +191,39 @@ def read_request(body: bytes) -> tuple[ChatRequest, list[str]]:
         details = {p.image_url.detail for p in turn.parts if isinstance(p, ImagePart)}
         unread += [f"messages[{place}].image_url.detail"] if details & {"low", "high"} else []
     return request, unread
+
+
+def _given(value: Any, place: str, unread: list[str]) -> Any:
+    """A value without fields that are null, which means not given; adds those nobody knows.
+
+    Names are made printable: pydantic names no field whose name is no Unicode.
+    """
+    if isinstance(value, list):
+        return [_given(item, f"{place}[{i}]", unread) for i, item in enumerate(value)]
+    if not isinstance(value, dict):
+        return value
+    nulls = [name for name, item in value.items() if item is None]
+    unread += [f"{place}.{name}".lstrip(".") for name in nulls if name not in _KNOWN]
+    return {
+        printable(name): _given(item, f"{place}.{name}", unread)
+        for name, item in value.items()
+        if item is not None
+    }
+
+
+def _drop_neutral(
+    given: dict[str, Any], neutral: dict[str, tuple[Any, ...]], place: str = ""
+) -> None:
+    """Takes out fields that are not supported.
+
+    Raises:
+        Refusal: one has a value that would change the answer.
+    """
+    for name in [name for name in given if name in neutral]:
+        item = given.pop(name)
+        if item not in neutral[name]:
+            said = f"{place}{name}: {shown(item)} is not supported; leave it out"
+            raise Refusal(printable(said), param=place + name, code="unsupported_parameter")
 
 
 def _refusal(error: ValidationError) -> Refusal:
@@ -199,7 +241,9 @@ def _refusal(error: ValidationError) -> Refusal:
     field = printable(field)[:100]
     if not unknown:
         said = first["msg"].removeprefix("Value error, ")
-        return Refusal(f"{field}: {said}" if field else said, param=field or None)
+        about = re.match(r"[\w\[\]]+(?=: )", said)  # of several fields, by their own rule
+        param = field or (about[0] if about else None)
+        return Refusal(f"{field}: {said}" if field else said, param=param)
     close = difflib.get_close_matches(str(path[-1]), ChatRequest.model_fields, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     return Refusal(f"{field}: unknown field{hint}", param=field, code="unknown_parameter")

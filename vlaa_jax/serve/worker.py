@@ -140,7 +140,12 @@ class Worker:
             self._deliver([(job, _failed(said[0], status)) for job in here.values()])
             return
         wanted = [here[shard].wanted if shard in here else None for shard in shards]
-        for shard, ticket in enumerate(self.stream.seat(part, wanted)):
+        try:
+            tickets = self.stream.seat(part, wanted)
+        except Exception:  # the buffers are lost; these are neither waiting nor seated
+            self._deliver([(job, _failed("decoding failed", 500)) for job in here.values()])
+            raise
+        for shard, ticket in enumerate(tickets):
             if shard in here:
                 job = here[shard]
                 job.ticket, job.growing = ticket, set(range(job.wanted.completions))
