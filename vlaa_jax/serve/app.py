@@ -100,6 +100,11 @@ class Served:
         """Whether requests are answered."""
         return self._worker is not None and self._worker.alive
 
+    def leave(self) -> None:
+        """Refuse what is still in hand; for when patience is over."""
+        if self._worker is not None:
+            self._worker.leave()
+
     async def check(self, request: Request) -> None:
         """Refuses whoever may not ask; see `Access`."""
         self._access.check(request.headers)

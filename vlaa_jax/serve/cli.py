@@ -1,6 +1,7 @@
 """Command line of the server."""
 
 import argparse
+import asyncio
 import logging
 import os
 import signal
@@ -19,6 +20,8 @@ from vlaa_jax.settings.serve import ServerSettings, ServeSettings
 from vlaa_jax.settings.shared import MeshSettings
 
 _BACKLOG = 1024
+_LAST_WORDS_S = 10
+"""For the burst in hand to end and refusals to be sent, once patience is over."""
 GROUPS = {"": ServerSettings, "model": EvaluatedModelSettings, "mesh": MeshSettings}
 
 
@@ -84,9 +87,21 @@ def serve(settings: ServeSettings) -> int:
             log_level="warning",
             lifespan="on",
             limit_concurrency=4 * server.max_requests,
-            timeout_graceful_shutdown=max(int(server.patience_s), 1),
+            timeout_graceful_shutdown=int(server.patience_s) + _LAST_WORDS_S,
         )
-        uvicorn_server = uvicorn.Server(config)
+
+        class Server(uvicorn.Server):
+            """Refuses in the clients' form what is unfinished, before uvicorn cancels it."""
+
+            async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+                loop = asyncio.get_running_loop()
+                # Whoever asks twice does not wait.
+                loop.add_signal_handler(signal.SIGINT, served.leave)
+                loop.add_signal_handler(signal.SIGTERM, served.leave)
+                loop.call_later(server.patience_s, served.leave)
+                await super().shutdown(sockets)
+
+        uvicorn_server = Server(config)
         listening.listen(_BACKLOG)
         host, port = listening.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host

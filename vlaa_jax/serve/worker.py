@@ -76,11 +76,15 @@ class Worker:
             self._unwanted.append((job, choice))
             self._changed.notify()
 
-    def close(self) -> None:
-        """End the thread, whatever is in hand."""
+    def leave(self) -> None:
+        """Take no more jobs, and refuse those in hand as soon as the burst is over."""
         with self._changed:
             self._open = False
             self._changed.notify()
+
+    def close(self) -> None:
+        """End the thread, whatever is in hand."""
+        self.leave()
         self._thread.join()
 
     def _run(self) -> None:
@@ -91,6 +95,7 @@ class Worker:
                     pass
                 if self.stream.growing:
                     self._tell(self.stream.step())
+            self._refuse_all(Refusal("the server is ending", status=503))
         except Exception as error:  # whatever it is, nobody may wait for ever
             self._give_up(error)
 
@@ -173,12 +178,19 @@ class Worker:
 
         self._loop.call_soon_threadsafe(put)
 
+    def _refuse_all(self, refusal: Refusal) -> None:
+        """Of jobs in hand, when there will be no more news."""
+        with self._changed:
+            everyone = [*self._waiting, *self._seated.values()]
+            self._waiting.clear()
+        for ticket in self._seated:
+            self.stream.drop(ticket)
+        self._deliver([(job, refusal) for job in everyone])
+
     def _give_up(self, error: Exception) -> None:
         with self._changed:
             self._open = False
-            everyone = [*self._waiting, *self._seated.values()]
-            self._waiting.clear()
-        self._deliver([(job, _failed("decoding failed", 500)) for job in everyone])
+        self._refuse_all(_failed("decoding failed", 500))
         self._loop.call_soon_threadsafe(self._died, error)
 
 
