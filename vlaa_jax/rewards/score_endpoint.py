@@ -15,6 +15,7 @@ requests in flight, one request at a time, and one deadline that starts with tha
 
 import asyncio
 import math
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -33,7 +34,7 @@ from vlaa_jax.schema import UserError, printable
 _SPLITTABLE = ("refused", "malformed", "server")
 
 
-class EndpointScorer:
+class EndpointScorer(ABC):
     """An ``AnswerScorer`` whose requests run on a thread with an event loop of its own."""
 
     name = ""
@@ -53,8 +54,9 @@ class EndpointScorer:
         self._thread.run(self._endpoint.aclose())
         self._thread.close()
 
+    @abstractmethod
     async def _score(self, items: Sequence[AnswerItem]) -> list[Judged]:
-        raise NotImplementedError
+        """What the server says of the items."""
 
 
 class ScoreEndpoint(EndpointScorer):

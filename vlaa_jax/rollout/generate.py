@@ -260,7 +260,9 @@ def burst(
         growing_PG = growing(carry)
         tokens_PG = jnp.where(growing_PG, tokens_PG, 0)
         logprobs_PG = jnp.where(growing_PG, logprobs_PG, 0.0)
-        found = rules.likeliest(logits_BV, allowed_V, likeliest) if likeliest else ()
+        found: tuple[Array, ...] = ()
+        if likeliest and isinstance(rules, RowRules):
+            found = rules.likeliest(logits_BV, allowed_V, likeliest)
         return Carry(
             recent,
             tokens_PG,

@@ -48,12 +48,6 @@ class OneRule:
         """Whether completions of so many tokens may have another, [P, 1]."""
         return (step_P < self.max_tokens)[:, None]
 
-    def likeliest(
-        self, logits_BV: Array, allowed_V: Array | None, count: int
-    ) -> tuple[Array, Array]:
-        """For rules by row alone."""
-        raise NotImplementedError
-
 
 class RowRules(NamedTuple):
     """A rule for each of P slots with G rows: arrays under jit.
