@@ -9,6 +9,7 @@ import signal
 import pytest
 
 from full_disks import mounted
+from vlaa_jax.parallel.start import widen_cpu_pool
 
 # A shell switches Ctrl-C off for what it starts in the background, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -19,6 +20,20 @@ for _flag in _FLAGS:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flag}".strip()
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def _start_devices():
+    """Gives this process its eight devices; what it starts has others, and its own threads."""
+    given = "NPROC" in os.environ
+    widen_cpu_pool()
+    import jax
+
+    jax.devices()
+    if not given:
+        del os.environ["NPROC"]
+
+
+_start_devices()
 
 
 def pytest_addoption(parser):

@@ -1,7 +1,8 @@
 """Starts ``jax.distributed`` where a run has several processes, and finds out whether it has."""
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,8 @@ from vlaa_jax.schema import UserError
 NAMES = ("coordinator_address", "num_processes", "process_id")
 START_S = 300
 """Seconds that a host waits for the others when a run starts."""
+THREADS_PER_DEVICE = 8
+"""Threads of XLA's CPU pool for each virtual device: more than the collectives it runs at once."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +56,27 @@ class Where:
             )
 
 
-def start(where: Where, environ: Mapping[str, str] = os.environ) -> None:
+def widen_cpu_pool(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Gives several virtual CPU devices threads enough. Before the first array of jax.
+
+    A collective on the CPU holds its thread until the other devices have come. XLA's pool has a
+    thread for each core or device, and a program starts collectives that do not need each other
+    at once: with all threads held by devices that wait for one which has no thread left, XLA ends
+    the process after 40 s. The pool reads its size from ``NPROC``, which one who knows better sets.
+    """
+    found = re.search(r"--xla_force_host_platform_device_count=(\d+)", environ.get("XLA_FLAGS", ""))
+    count = int(found[1] if found else environ.get("JAX_NUM_CPU_DEVICES") or 1)
+    if count > 1:
+        environ.setdefault("NPROC", str(count * THREADS_PER_DEVICE))
+
+
+def start(where: Where, environ: MutableMapping[str, str] = os.environ) -> None:
     """Joins the other processes of the run, if it has any. Before anything else of jax.
 
     Raises:
         UserError: they cannot be reached.
     """
+    widen_cpu_pool(environ)
     if where.mode == "one" or not (where.coordinator or several(environ)):
         return
     import jax
