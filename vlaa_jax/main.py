@@ -5,7 +5,9 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,17 +46,14 @@ def main(argv: Sequence[str]) -> None:
     logging.set_verbosity(logging.FATAL)  # errors are raised, too, and told in one line
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA cries after two minutes of compiling
-    # A preempted machine says SIGTERM first: leave through the same door as Ctrl-C, which a shell
-    # may have switched off for what it starts in the background.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.default_int_handler)
     try:
-        if len(argv) > 1:
-            raise UserError(f"unexpected argument {argv[1]!r}; options look like --config=FILE")
-        if CONFIG.value is None:
-            raise UserError("--config is missing, e.g. --config=configs/grpo.py:tiny")
-        settings = settle(CONFIG.value.to_dict())
-        _run(settings, Path(WORKDIR.value).expanduser())
+        with interruptible():
+            if len(argv) > 1:
+                raise UserError(f"unexpected argument {argv[1]!r}; options look like --config=FILE")
+            if CONFIG.value is None:
+                raise UserError("--config is missing, e.g. --config=configs/grpo.py:tiny")
+            settings = settle(CONFIG.value.to_dict())
+            _run(settings, Path(WORKDIR.value).expanduser())
     except UserError as error:
         disk.end_output()
         sys.exit(f"vlaa_jax: {error}")
@@ -66,6 +65,34 @@ def main(argv: Sequence[str]) -> None:
         print(interrupted(reason), file=sys.stderr, flush=True)
         # Everything is closed; a thread that still compiles would run into what Python takes down.
         os._exit(130)
+
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+"""A preempted machine says SIGTERM first: it leaves through the same door as Ctrl-C."""
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Has a signal interrupt what is done inside; behind it there is nothing left to stop.
+
+    Python would still raise it while it takes itself down, where nobody can handle it.
+    """
+    for number in SIGNALS:  # a shell may have switched Ctrl-C off for the background
+        signal.signal(number, signal.default_int_handler)
+    others = sys.unraisablehook
+
+    def hook(lost: Any) -> None:
+        if not isinstance(lost.exc_value, KeyboardInterrupt):
+            return others(lost)
+        # It fell into a finalizer, which cannot let it out: once more, a moment later.
+        threading.Timer(0.1, signal.raise_signal, (signal.SIGINT,)).start()
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def interrupted(reason: KeyboardInterrupt) -> str:
