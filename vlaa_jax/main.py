@@ -137,21 +137,27 @@ def _run(settings: Any, workdir: Path) -> None:
             HOSTS.value, COORDINATOR.value, COUNT.value, INDEX.value, SILENCE_S.value, WAIT_S.value
         )
     )
-    task = importlib.import_module(TASKS[settings.task])
     notices.watch(hosts.want_to_leave)
     with hosts.ending_together(), disk.refusals(workdir, kept):
         if hosts.count() > 1 and settings.task not in SPREAD_TASKS:
             raise UserError(f"task {settings.task} runs on one host: start it there, --hosts=one")
-        _start_jax(settings.run.compilation_cache)
-        _warn_of_memory(settings)
         console = Console(quiet=not hosts.is_writer())
-        if settings.task in TRAINERS:  # train/ does not know evaluate/
-            from vlaa_jax.evaluate.validation import prepared
-
-            with prepared(settings, workdir) as benchmarks:
-                task.run(settings, workdir, console, benchmarks)
+        if settings.task in TRAINERS:
+            _train(settings, workdir, console)
         else:
-            task.run(settings, workdir, console)
+            _start_jax(settings)
+            importlib.import_module(TASKS[settings.task]).run(settings, workdir, console)
+
+
+def _train(settings: Any, workdir: Path, console: Console) -> None:
+    """Trains; whatever is wrong with records is said before jax is imported."""
+    from vlaa_jax.evaluate.validation import prepared  # train/ does not know evaluate/
+    from vlaa_jax.train.opening import opened
+
+    with opened(settings, workdir, console) as found, prepared(settings, workdir) as benchmarks:
+        _start_jax(settings)
+        task = importlib.import_module(TASKS[settings.task])
+        task.run(settings, found, console, benchmarks)
 
 
 def _warn_of_memory(settings: Any) -> None:
@@ -161,7 +167,7 @@ def _warn_of_memory(settings: Any) -> None:
     if jax.default_backend() == "cpu" or not hasattr(settings, "optimizer"):
         return
     from vlaa_jax.plan.check import memory_problem
-    from vlaa_jax.policy.pretrained import config_of
+    from vlaa_jax.policy.reading import config_of
 
     problem = memory_problem(settings, config_of(settings.model.checkpoint), jax.devices())
     if problem and jax.process_index() == 0:
@@ -172,13 +178,13 @@ def _say(line: str) -> None:
     print(printable(line), file=sys.stderr, flush=True)
 
 
-def _start_jax(cache: str) -> None:
+def _start_jax(settings: Any) -> None:
     import jax
 
     from vlaa_jax.parallel import compile_cache
 
-    if cache:
-        compile_cache.use(cache, _say)
+    if settings.run.compilation_cache:
+        compile_cache.use(settings.run.compilation_cache, _say)
     try:
         devices = jax.devices()
     except RuntimeError as error:
@@ -189,6 +195,7 @@ def _start_jax(cache: str) -> None:
         print(
             f"vlaa_jax {__version__}  jax {jax.__version__}  {len(devices)} x {devices[0]}{where}"
         )
+    _warn_of_memory(settings)
 
 
 def _check_versions() -> None:
