@@ -143,23 +143,9 @@ def cispo_surrogate(
 # ------------------------------------------------------------------ masks and aggregation
 
 
-def drop_truncated(mask: Bool[Array, "*S T"], truncated: Bool[Array, "*S"]) -> Bool[Array, "*S T"]:
-    """The mask without completions cut off by the token limit (DAPO's overlong filtering).
-
-    Apply it before counting tokens or sequences. Rewards of truncated completions may still take
-    part in the group's statistics; that is the caller's choice of ``mask_PG``.
-    """
-    return mask & ~truncated[..., None]
-
-
 def count_tokens(mask: Bool[Array, "*S T"]) -> Int[Array, ""]:
     """Tokens that take part: the total for ``token_mean``."""
     return jnp.sum(mask, dtype=jnp.int32)
-
-
-def count_sequences(mask: Bool[Array, "*S T"]) -> Int[Array, ""]:
-    """Sequences with a token: the total for ``sequence_mean`` and ``constant_length``."""
-    return jnp.sum(jnp.any(mask, axis=-1), dtype=jnp.int32)
 
 
 def token_mean(
