@@ -71,7 +71,9 @@ def theirs(file: Path, images: Path, batch: int) -> tuple[dict[str, float], floa
             "input_ids": torch.tensor(ids),
             "attention_mask": torch.tensor(mask),
             "mm_token_type_ids": torch.tensor((ids == chat.image_token_id).astype(int)),
-            "pixel_values": torch.tensor(np.concatenate([p for s in samples for p in s.patches])),
+            "pixel_values": torch.tensor(
+                processor.normalize(np.concatenate([p for s in samples for p in s.patches]))
+            ),
             "image_grid_thw": torch.tensor([g for s in samples for g in s.grids]),
         }
         with torch.no_grad():

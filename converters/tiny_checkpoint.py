@@ -39,6 +39,7 @@ from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.hf_keys import key_table
 from vlaa_jax.models.qwen_vl.model import Compute, PromptInputs, init_params, split_model
 from vlaa_jax.policy.distribution import Distribution
+from vlaa_jax.policy.pretrained import pixel_norm
 from vlaa_jax.policy.prompts import prompt_inputs
 
 PROMPT_TOKENS = 80
@@ -183,7 +184,8 @@ def train(
 ) -> dict[str, Any]:
     """Trains the base model for one stage; returns its float32 parameters."""
     console = console or Console()
-    graphdef, _ = split_model(config, Compute(unroll=True))
+    pixels = pixel_norm(ImageProcessor.from_dir(directory))
+    graphdef, _ = split_model(config, Compute(unroll=True, pixels=pixels))
     policy = Distribution(graphdef, temperature=1.0, chunk=0, row_shards=1)
     allowed = jnp.ones(config.text.vocab_size, bool)
     schedule = optax.schedules.warmup_cosine_decay_schedule(

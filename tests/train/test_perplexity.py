@@ -72,7 +72,7 @@ def test_equal_to_transformers(data, ranked):
         ids = torch.tensor(one.ids_T).long()[None]
         inputs = {"input_ids": ids, "mm_token_type_ids": (ids == chat.image_token_id).long()}
         if one.grids:
-            inputs["pixel_values"] = torch.tensor(np.concatenate(one.patches))
+            inputs["pixel_values"] = torch.tensor(processor.normalize(np.concatenate(one.patches)))
             inputs["image_grid_thw"] = torch.tensor(one.grids)
         labels = torch.where(torch.tensor(one.loss_mask_T)[None], ids, -100)
         with torch.no_grad():

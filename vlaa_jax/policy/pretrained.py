@@ -87,13 +87,7 @@ def open_pretrained(
     sidecars = weights.sidecar_dir(path)
     config = QwenVLConfig.from_hf_dir(sidecars)
     processor = ImageProcessor.from_dir(sidecars, data.min_pixels or None, data.max_pixels or None)
-    pixels = PixelNorm(
-        processor.rescale_factor,
-        tuple(processor.image_mean),
-        tuple(processor.image_std),
-        processor.temporal_patch_size,
-    )
-    compute = compute_of(model, config, mesh, pixels)
+    compute = compute_of(model, config, mesh, pixel_norm(processor))
     base_graphdef, _ = split_model(config, compute)
     graphdef, shapes = split_model(config, compute, model.lora)
     chat = Chat.from_dir(sidecars)
@@ -108,6 +102,12 @@ def open_pretrained(
         processor=processor,
         allowed_V=allowed_tokens(config.text.vocab_size, chat.vocab_size, chat.structural_ids),
     )
+
+
+def pixel_norm(processor: ImageProcessor) -> PixelNorm:
+    """How the model normalises the bytes that a processor cuts into patches."""
+    mean, std = tuple(processor.image_mean), tuple(processor.image_std)
+    return PixelNorm(processor.rescale_factor, mean, std, processor.temporal_patch_size)
 
 
 def compute_of(

@@ -116,28 +116,6 @@ def test_fixed_shapes_are_kept(samples):
     assert text.vision.patches_SR64C.shape == batch.vision.patches_SR64C.shape
 
 
-def test_pixels_normalised_late_give_the_same_batch(chat):
-    """Encoding with as_pixels changes nothing but the memory between encoding and collation."""
-    rng = np.random.default_rng(3)
-    image = Image.fromarray(rng.integers(0, 256, (150, 230, 3), dtype=np.uint8))
-    record, processor = Record("r", "q", ("a.png",), answer="a"), ImageProcessor()
-    early = Preprocessor(chat, processor).encode(record, [image], with_answer=True)
-    late = Preprocessor(chat, processor).encode(record, [image], as_pixels=True, with_answer=True)
-    assert late.patches[0].nbytes * 8 == early.patches[0].nbytes
-    for window_units in (4, 0):
-        expected = collate_rows([[early]], BatchLayout(pad_id=PAD, window_units=window_units))
-        found = collate_rows(
-            [[late]], BatchLayout(pad_id=PAD, window_units=window_units, processor=processor)
-        )
-        flat = [(*batch[:-1], *batch.vision) for batch in (expected, found)]
-        for one, other in zip(*flat, strict=True):
-            np.testing.assert_array_equal(one, other)
-    mixed = collate_prompts([early, late], BatchLayout(pad_id=PAD, processor=processor))
-    np.testing.assert_array_equal(mixed.unit_src_PT[0] >= 0, mixed.unit_src_PT[1] >= 0)
-    with pytest.raises(ValueError, match=r"pass ImageProcessor\.normalize"):
-        collate_rows([[late]], BatchLayout(pad_id=PAD))
-
-
 def test_rows_are_never_cut(samples):
     with pytest.raises(UserError, match="over tokens_per_row 64"):
         collate_rows([samples], BatchLayout(pad_id=PAD), tokens_per_row=64)

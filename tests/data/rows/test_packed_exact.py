@@ -22,6 +22,7 @@ from vlaa_jax.data.text.chat import Chat
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.model import Compute, RowInputs, init_params, split_model
 from vlaa_jax.models.qwen_vl.vision import VisionInputs
+from vlaa_jax.policy.pretrained import pixel_norm
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ def test_packed_logprobs_and_gradients_equal_unpacked_ones(world):
         batch = next(loader)
     assert batch.segment_ids_BT.max() > 1
     params = init_params(config, 0)
-    graph, _ = split_model(config, Compute(data_shards=2))
+    graph, _ = split_model(config, Compute(data_shards=2, pixels=pixel_norm(processor)))
     packed, packed_grads = loss_and_logprobs(graph, params, batch)
 
     images = FolderImages(str(paths.images))
