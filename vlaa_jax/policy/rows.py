@@ -9,13 +9,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from vlaa_jax.data.images.opener import ImageOpener
 from vlaa_jax.data.judging.judge import GoldProblems, Judge, Limits
 from vlaa_jax.data.loaders.loader import Loader
 from vlaa_jax.data.loaders.order import Order
 from vlaa_jax.data.loaders.rows import Samples, count_batches, row_budget, row_loader
 from vlaa_jax.data.rows.batches import RowBatch, collate_rows
 from vlaa_jax.data.rows.packing import PackBudget, pack
+from vlaa_jax.data.sources.source import ImageOpener
 from vlaa_jax.models.qwen_vl.model import RowInputs
 from vlaa_jax.models.qwen_vl.vision import VisionInputs
 from vlaa_jax.parallel import hosts

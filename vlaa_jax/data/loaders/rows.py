@@ -5,7 +5,6 @@ threads and laid out, while the batch before is being trained on. The state is w
 stands and which samples wait to be packed, so a restored loader gives bitwise the same batches.
 """
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -18,12 +17,12 @@ from grain.experimental import ThreadPrefetchIterDataset
 
 from vlaa_jax.data.images.bins import rows_needed
 from vlaa_jax.data.images.grid import Grid
-from vlaa_jax.data.images.opener import ImageOpener, opener
 from vlaa_jax.data.loaders.loader import Loader
 from vlaa_jax.data.loaders.order import Order, ordered
 from vlaa_jax.data.rows.batches import RowBatch, collate_rows
 from vlaa_jax.data.rows.packing import PackBudget, PackedBatch, Packer, fit_budget, vision_load
 from vlaa_jax.data.samples.preprocessor import Encoded, Preprocessor
+from vlaa_jax.data.sources.source import ImageOpener
 from vlaa_jax.schema import Record, UserError
 
 _AT_ONCE = 256
@@ -45,17 +44,14 @@ class Samples:
 
     Args:
       records: a source or a list; all with answers.
-      images: image root, or a function from record to images (``Source.images``).
+      images: from a record to its images (``Source.images``).
       preprocessor: of the checkpoint.
     """
 
     def __init__(
-        self,
-        records: Sequence[Record],
-        images: str | os.PathLike[str] | ImageOpener,
-        preprocessor: Preprocessor,
+        self, records: Sequence[Record], images: ImageOpener, preprocessor: Preprocessor
     ) -> None:
-        self.records, self.images, self.preprocessor = records, opener(images), preprocessor
+        self.records, self.images, self.preprocessor = records, images, preprocessor
 
     def size(self, record: Record) -> Sized:
         """The lengths of a record: those that it brings, or else measured now."""
