@@ -95,17 +95,6 @@ def test_rows_come_back_whole(samples, n_shards):
         assert (batch.unit_src_BT[b, empty] == -1).all() and not batch.loss_mask_BT[b, empty].any()
 
 
-def test_padding_is_what_is_not_real(samples):
-    batch = collate_prompts(samples, BatchLayout(2, pad_id=PAD, rows_per_bin=16))
-    tokens = sum(s.length for s in samples)
-    patches = sum(len(p) for s in samples for p in s.patches)
-    assert batch.padding_frac == pytest.approx(1 - tokens / batch.ids_PT.size)
-    assert batch.vision.padding_frac == pytest.approx(1 - patches / batch.vision.seg_id_SQ.size)
-    rows = collate_rows([samples], BatchLayout(pad_id=PAD))
-    assert rows.padding_frac == pytest.approx(1 - tokens / rows.ids_BT.size)
-    assert collate_prompts(samples[1:2], BatchLayout(pad_id=PAD)).vision.padding_frac == 0.0
-
-
 def test_fixed_shapes_are_kept(samples):
     fixed = {"rows_per_bin": 16, "bins_per_shard": 3}
     batch = collate_rows(

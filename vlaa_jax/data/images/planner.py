@@ -80,12 +80,6 @@ class VisionPlan:
         """Real patches."""
         return sum(4 * len(unit) for shard in self.units for unit in shard)
 
-    @property
-    def padding_frac(self) -> float:
-        """Share of patch slots that hold no patch; 0.0 when there is no image at all."""
-        n = self.n_patches
-        return 1.0 - n / self.src_SR64.size if n else 0.0
-
 
 def plan_vision(
     grids_per_shard: Sequence[Sequence[Grid]],

@@ -26,12 +26,6 @@ class VisionBatch(NamedTuple):
     win_id_SR64: NDArray[np.int32]
     seg_id_SQ: NDArray[np.int32]
 
-    @property
-    def padding_frac(self) -> float:
-        """Share of patch slots without a patch; 0.0 when there is no image at all."""
-        real = int(np.count_nonzero(self.seg_id_SQ))
-        return 1.0 - real / self.seg_id_SQ.size if real else 0.0
-
 
 class PromptBatch(NamedTuple):
     """P prompts padded on the right to T tokens; rows added to fill up P have length 0."""
@@ -45,11 +39,6 @@ class PromptBatch(NamedTuple):
     unit_src_PT: NDArray[np.int32]
     """Merged unit of the shard's bins behind each image placeholder; -1 elsewhere."""
     vision: VisionBatch
-
-    @property
-    def padding_frac(self) -> float:
-        """Share of token slots without a token."""
-        return 1.0 - float(self.length_P.sum()) / self.ids_PT.size
 
 
 class RowBatch(NamedTuple):
@@ -65,11 +54,6 @@ class RowBatch(NamedTuple):
     unit_src_BT: NDArray[np.int32]
     """Merged unit of the shard's bins behind each image placeholder; -1 elsewhere."""
     vision: VisionBatch
-
-    @property
-    def padding_frac(self) -> float:
-        """Share of token slots without a token."""
-        return 1.0 - int(np.count_nonzero(self.segment_ids_BT)) / self.ids_BT.size
 
 
 @dataclass(frozen=True)
