@@ -9,8 +9,8 @@ import pytest
 
 from vlaa_jax.algos import losses
 
-DUAL = partial(losses.clipped_surrogate, clip_low=0.2, clip_high=0.28, dual_clip=3.0)
-WIDE_GSPO = partial(losses.gspo_surrogate, clip_low=0.2, clip_high=0.28)
+DUAL = partial(losses.clipped_surrogate, clip=losses.Clip(0.2, 0.28), dual_clip=3.0)
+WIDE_GSPO = partial(losses.gspo_surrogate, clip=losses.Clip(0.2, 0.28))
 SURROGATES = {
     "clipped": losses.clipped_surrogate,
     "dual": DUAL,
@@ -191,7 +191,7 @@ def test_clip_frac_of_cispo_and_of_the_dual_clip_by_hand():
     assert fracs() == [0.5, 0.25, 0.25]
     assert fracs(dual_clip=3.0) == [0.75, 0.25, 0.5]
     assert fracs(clips_weights=True) == [1.0, 0.5, 0.5]
-    assert fracs(clips_weights=True, clip_low=1.0, clip_high=4.0) == [0.5, 0.0, 0.5]
+    assert fracs(clips_weights=True, clip=losses.CISPO_CLIP) == [0.5, 0.0, 0.5]
 
 
 def test_sequence_diagnostics_by_hand():
