@@ -19,6 +19,7 @@ from vlaa_jax.models.qwen_vl import lora, weights
 from vlaa_jax.models.qwen_vl.attend import choose
 from vlaa_jax.models.qwen_vl.axes import PARAM_AXES, layout
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
+from vlaa_jax.models.qwen_vl.hf_config import read_config
 from vlaa_jax.models.qwen_vl.model import Compute, split_model
 from vlaa_jax.models.qwen_vl.trees import merge, part_of
 from vlaa_jax.models.qwen_vl.vision import PixelNorm
@@ -85,7 +86,7 @@ def open_pretrained(
     """
     path = _locate(model.checkpoint)
     sidecars = weights.sidecar_dir(path)
-    config = QwenVLConfig.from_hf_dir(sidecars)
+    config = read_config(sidecars)
     processor = ImageProcessor.from_dir(sidecars, data.min_pixels or None, data.max_pixels or None)
     compute = compute_of(model, config, mesh, pixel_norm(processor))
     base_graphdef, _ = split_model(config, compute)
@@ -135,7 +136,7 @@ def compute_of(
 
 def config_of(checkpoint: str) -> QwenVLConfig:
     """The model configuration of a checkpoint; nothing large is read."""
-    return QwenVLConfig.from_hf_dir(weights.sidecar_dir(_locate(checkpoint)))
+    return weights.load_config(_locate(checkpoint))
 
 
 def _locate(checkpoint: str) -> Path:

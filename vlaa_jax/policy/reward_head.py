@@ -16,7 +16,7 @@ from vlaa_jax.data.samples.preprocessor import Encoded, Preprocessor
 from vlaa_jax.data.text.chat import Chat
 from vlaa_jax.foreign import MAX_IMAGE_BYTES, read_bytes
 from vlaa_jax.models.qwen_vl import weights
-from vlaa_jax.models.qwen_vl.config import QwenVLConfig
+from vlaa_jax.models.qwen_vl.hf_config import read_config
 from vlaa_jax.models.qwen_vl.model import RowInputs
 from vlaa_jax.models.qwen_vl.vision import VisionInputs
 from vlaa_jax.models.reward_head.head import ScalarHead, load_scalar_head
@@ -68,7 +68,7 @@ class InProcessRewardHead:
         self._head: ScalarHead = load_scalar_head(
             checkpoint, head_file, mesh, dtype=dtype, pixels=pixel_norm(self._processor)
         )
-        vision = QwenVLConfig.from_hf_dir(sidecars).vision
+        vision = read_config(sidecars).vision
         self._window_units = vision.window_size // (vision.patch_size * vision.merge_size)
         self._shards = data_shards(mesh)
         self._batch = -(-batch // self._shards) * self._shards

@@ -18,7 +18,7 @@ from vlaa_jax.data.samples.preprocessor import Preprocessor
 from vlaa_jax.data.sources.record_file import RecordFile, load_records
 from vlaa_jax.data.synthetic.dataset import write_dataset
 from vlaa_jax.data.text.chat import Chat
-from vlaa_jax.models.qwen_vl.config import QwenVLConfig
+from vlaa_jax.models.qwen_vl.hf_config import parse_config
 from vlaa_jax.models.qwen_vl.model import Compute, RowInputs, init_params, split_model
 from vlaa_jax.models.qwen_vl.vision import VisionInputs
 from vlaa_jax.policy.pretrained import pixel_norm
@@ -33,7 +33,7 @@ def world(tmp_path_factory):
     small |= {"text_layers": 2, "text_width": 64, "text_heads": 2, "text_intermediate": 64}
     hf = tiny_config(write_sidecars(root / "hf"), **small)
     (root / "hf/config.json").write_text(json.dumps(hf))
-    return paths, root / "hf", QwenVLConfig.from_hf(hf)
+    return paths, root / "hf", parse_config(hf)
 
 
 @partial(jax.jit, static_argnums=0)

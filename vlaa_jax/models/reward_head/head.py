@@ -19,7 +19,6 @@ from jax.sharding import Mesh
 from vlaa_jax.models.qwen_vl import weights
 from vlaa_jax.models.qwen_vl.attend import AUTO
 from vlaa_jax.models.qwen_vl.axes import PARAM_AXES
-from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.model import Compute, RowInputs, split_model
 from vlaa_jax.models.qwen_vl.safetensors_io import TensorInfo, read_header
 from vlaa_jax.models.qwen_vl.vision import PixelNorm
@@ -94,7 +93,7 @@ def load_scalar_head(
         UserError: one of the two cannot be read, or they do not fit each other.
     """
     path = weights.existing(checkpoint)
-    config = QwenVLConfig.from_hf_dir(weights.sidecar_dir(path))
+    config = weights.load_config(path)
     kernel_D, bias = read_head(Path(head_file), config.text.width)
     compute = Compute(
         dtype=dtype, data_shards=data_shards(mesh), pixels=pixels, attention=AUTO["cpu"]
