@@ -35,7 +35,6 @@ from flax import nnx
 
 from vlaa_jax.algos.logprobs import token_logprobs
 from vlaa_jax.data.images.planner import gather_patches, plan_vision
-from vlaa_jax.data.samples.preprocessor import Preprocessor
 from vlaa_jax.data.text.positions import mrope_positions
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.hf_config import parse_config
@@ -380,7 +379,7 @@ def main() -> None:
     results = []
     for what in arguments.what:
         for dtype in arguments.dtype:
-            figures = Preprocessor(arguments.rounds, arguments.unroll).measure(what, dtype)
+            figures = measure(what, dtype, arguments.rounds, arguments.unroll)
             results.append(figures)
             print(
                 f"{what:<8} {dtype:<9} ours {figures['ours_ms']:7.0f} ms  "

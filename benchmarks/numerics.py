@@ -57,10 +57,12 @@ class Mode:
             eos_id=-1,
             allowed_V=self.allowed,
         )
-        self.score = jax.jit(lambda *a: policy.completion_logprobs(*a, self.allowed)[0])
-        self.gradient = jax.jit(
-            jax.grad(lambda *a: policy.completion_logprobs(*a, self.allowed)[0].sum())
-        )
+
+        def score(params: Any, prompt: Any, tokens: Any) -> Any:
+            return policy.completion_logprobs(params, prompt, tokens, self.allowed)[0]
+
+        self.score = jax.jit(score)
+        self.gradient = jax.jit(jax.grad(lambda *given: score(*given).sum()))
 
     @staticmethod
     def _parts(samples: list, count: int) -> list:

@@ -42,8 +42,8 @@ def ours(file: Path, images: Path, workdir: Path) -> tuple[dict[str, float], flo
     said = StringIO()
     run(settle(values), workdir, Console(file=said, width=200))
     lines = [json.loads(line) for line in (workdir / RANKING).read_text().splitlines()]
-    speed = float(re.search(r"([\d.,]+) records/s", said.getvalue())[1].replace(",", ""))
-    return {line["id"]: line["perplexity"] for line in lines}, speed
+    [speed] = re.findall(r"([\d.,]+) records/s", said.getvalue())[-1:]
+    return {line["id"]: line["perplexity"] for line in lines}, float(speed.replace(",", ""))
 
 
 def theirs(file: Path, images: Path, batch: int) -> tuple[dict[str, float], float]:

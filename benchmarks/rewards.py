@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from vlaa_jax.rewards.math import prepare_case
 from vlaa_jax.rewards.mixed import MixedReward, RewardSettings
@@ -320,7 +321,8 @@ def bench_hostile(workers: int, timeout_s: float) -> dict[str, float]:
         start = time.perf_counter()
         scores = mixed.score(requests)
         wall = time.perf_counter() - start
-        nursery = mixed._verifiers["math"]._pool._dispatcher._nursery
+        math: Any = mixed._verifiers["math"]
+        nursery = math._pool._dispatcher._nursery
         group = nursery.pid if nursery else 0
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

@@ -72,7 +72,7 @@ class Loop:
         policy = Distribution(self.checkpoint.graphdef, temperature=1.0, chunk=0, row_shards=1)
         algo = dataclasses.replace(settings.algo, kl_coef=1e-3)
         self.steps = Update(partial(grpo_loss, policy, algo, NEW), optimizer)
-        self.score = jax.jit(lambda *a: policy.completion_logprobs(*a)[0])
+        self.score: Any = jax.jit(lambda *a: policy.completion_logprobs(*a)[0])
         self.state = new_state(self.checkpoint.load_params(), optimizer, replicated(self.mesh))
         self.engine = Engine(
             self.checkpoint.graphdef,
