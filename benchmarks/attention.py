@@ -56,7 +56,8 @@ def gradient_of(backend: Backend, pattern: Pattern, where: Any, heads: str | Non
     """Value and gradients of queries, keys and values."""
 
     def total(q: Any, k: Any, v: Any, segments: Any) -> Any:
-        out = attend(q, k, v, segments, pattern, backend=backend, layout=where, heads=heads)
+        form = backend._replace(layout=where, heads=heads)
+        out = attend(q, k, v, segments, pattern, form)
         return jnp.sum(out.astype(jnp.float32) ** 2)
 
     return jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2)))

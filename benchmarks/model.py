@@ -37,6 +37,7 @@ from vlaa_jax.algos.logprobs import token_logprobs
 from vlaa_jax.data.images.planner import gather_patches, plan_vision
 from vlaa_jax.data.text.positions import mrope_positions
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
+from vlaa_jax.models.qwen_vl.hf_config import parse_config
 from vlaa_jax.models.qwen_vl.hf_keys import canonical, key_table, nest
 from vlaa_jax.models.qwen_vl.layers import matmul
 from vlaa_jax.models.qwen_vl.model import Compute, PromptInputs, RowInputs, split_model
@@ -88,7 +89,7 @@ def make_oracle() -> tuple[Any, QwenVLConfig, dict[str, Any]]:
     model = transformers.Qwen2_5_VLForConditionalGeneration(
         transformers.Qwen2_5_VLConfig(**HF_CONFIG)
     ).eval()
-    config = QwenVLConfig.from_hf({**HF_CONFIG, "model_type": "qwen2_5_vl"})
+    config = parse_config({**HF_CONFIG, "model_type": "qwen2_5_vl"})
     theirs = {canonical(n): p.detach().numpy() for n, p in model.named_parameters()}
     flat = {}
     for key in key_table(config):

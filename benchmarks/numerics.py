@@ -22,6 +22,7 @@ import numpy as np
 from grpo_step import MINI, NEW, encoded_prompts
 from vlaa_jax.data.rows.batches import BatchLayout, collate_prompts
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
+from vlaa_jax.models.qwen_vl.hf_config import parse_config
 from vlaa_jax.models.qwen_vl.model import Compute, init_params, split_model
 from vlaa_jax.parallel.sharding import dotted
 from vlaa_jax.policy.distribution import Distribution
@@ -98,7 +99,7 @@ def main() -> None:
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--json", metavar="FILE", help="write the figures to FILE")
     arguments = parser.parse_args()
-    config = QwenVLConfig.from_hf(MINI)
+    config = parse_config(MINI)
     params = jax.tree_util.tree_map_with_path(
         lambda path, a: 2 * a if is_matrix(dotted(path)) else a, init_params(config, 0)
     )

@@ -57,9 +57,7 @@ def draw(rng: np.random.Generator, checkpoint: Pretrained) -> Prompt:
     image = Image.fromarray(rng.integers(0, 255, (height, width, 3), np.uint8))
     words = rng.choice(WORDS, int(rng.integers(4, 90)))
     record = Record(id="x", images=("x.png",), question=" ".join(words), gt="1")
-    encoded = Preprocessor(checkpoint.chat, checkpoint.processor).encode(
-        record, [image], as_pixels=True
-    )
+    encoded = Preprocessor(checkpoint.chat, checkpoint.processor).encode(record, [image])
     return Prompt(record, encoded, image.size)
 
 

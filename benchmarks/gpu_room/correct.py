@@ -35,7 +35,7 @@ def compare(size: Scale) -> Figures:
     rng = np.random.default_rng(0)
     units = (size.side // 28) ** 2
     prompts = [sample(config, units + extra, size.side, rng) for extra in (24, 40)]
-    batch = collate_prompts(prompts, BatchLayout(dtype=np.uint8))
+    batch = collate_prompts(prompts, BatchLayout())
     tokens = rng.integers(3, 900, (2, 2, 16)).astype(np.int32)
     given = prompt_inputs(batch), tokens, np.ones(config.text.vocab_size, bool)
     host, here = jax.devices("cpu")[0], jax.devices()[0]

@@ -52,7 +52,7 @@ class Step:
         ]
         self.collate = partial(
             collate_prompts,
-            layout=BatchLayout(rows_per_bin=shapes.rows, dtype=np.uint8),
+            layout=BatchLayout(rows_per_bin=shapes.rows),
             tokens=shapes.prompt,
         )
         model = self.parts.model

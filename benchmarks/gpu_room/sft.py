@@ -34,11 +34,8 @@ def batches(size: Scale, data: Any) -> Iterator[Any]:
             ]
             for _ in range(data.rows_at_once)
         ]
-        layout = BatchLayout(
-            rows_per_bin=data.vision_rows_per_bin,
-            bins_per_shard=data.rows_at_once * count,
-            dtype=np.uint8,
-        )
+        bins = data.rows_at_once * count
+        layout = BatchLayout(rows_per_bin=data.vision_rows_per_bin, bins_per_shard=bins)
         batch = collate_rows(rows, layout, tokens_per_row=data.tokens_per_row)
         yield jax.device_put(row_targets(batch, vision=True))
 
