@@ -320,7 +320,7 @@ def bench_hostile(workers: int, timeout_s: float) -> dict[str, float]:
         start = time.perf_counter()
         scores = mixed.score(requests)
         wall = time.perf_counter() - start
-        nursery = mixed._verifiers["math"]._pool._dispatcher._nursery
+        nursery = mixed._verifiers["math"]._pool._crew.nursery
         group = nursery.pid if nursery else 0
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

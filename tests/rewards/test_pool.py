@@ -51,8 +51,8 @@ def wait_until(condition, seconds=20.0):
 
 
 def nursery_of(pool):
-    assert wait_until(lambda: pool._dispatcher._nursery is not None)
-    return pool._dispatcher._nursery.pid
+    assert wait_until(lambda: pool._crew.nursery is not None)
+    return pool._crew.nursery.pid
 
 
 def test_order_is_kept_when_tasks_end_in_another(make_pool):
@@ -159,7 +159,7 @@ def test_close_leaves_no_process_and_answers_the_waiting(make_pool):
 def test_closing_an_unused_pool_starts_nothing(make_pool):
     pool = make_pool(workers=2)
     pool.close()
-    assert pool._dispatcher._nursery is None
+    assert pool._crew.nursery is None
 
 
 def test_a_task_that_cannot_be_imported_is_an_error_everywhere():
@@ -221,9 +221,9 @@ import os, sys, threading, time
 from vlaa_jax.rewards.pool import KillablePool
 pool = KillablePool("pool_tasks:misbehave", workers=2, timeout_s=60)
 futures = [pool.submit("deaf") for _ in range(3)]
-while len(pool._dispatcher._busy) < 2:
+while len(pool._crew.workers) < 2:
     time.sleep(0.01)
-print(pool._dispatcher._nursery.pid, flush=True)
+print(pool._crew.nursery.pid, flush=True)
 {ending}
 """
 

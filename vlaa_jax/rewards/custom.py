@@ -21,14 +21,14 @@ from typing import Any
 
 from vlaa_jax.rewards.pool import KillablePool, Outcome
 from vlaa_jax.rewards.verifier import Finish, Item, Setup, Verdict, Verifier
-from vlaa_jax.schema import ScoreRequest, UserError
+from vlaa_jax.schema import UserError
 
 MEMORY_MB = 1 << 20
 """Address space of the function's process: it may load a model of its own."""
 MAX_FILE_BYTES = 1 << 20
 
 
-class CustomVerifier:
+class CustomVerifier(Verifier):
     """Scores by a function of the user's.
 
     Args:
@@ -39,8 +39,6 @@ class CustomVerifier:
     Raises:
         UserError: there is no such file, or no such function in it.
     """
-
-    uses_devices = False
 
     def __init__(self, path: str, timeout_s: float, batch: int) -> None:
         self._batch = batch
@@ -67,10 +65,6 @@ class CustomVerifier:
             (len(batch), self._pool.submit([_row(item) for item in batch])) for batch in batches
         ]
         return lambda: [v for n, future in waiting for v in self._verdicts(n, future.result())]
-
-    def gold_problems(self, requests: Sequence[ScoreRequest]) -> list[str | None]:
-        """Only the function knows what a good gold is."""
-        return [None] * len(requests)
 
     def close(self) -> None:
         """End the process."""

@@ -118,15 +118,13 @@ def _looks_like(answer: Reading, gold: Reading) -> bool:
     return shape is not None and shape == shape_of(answer.latex)
 
 
-class MathVerifier:
+class MathVerifier(Verifier):
     """Compares on the host what it can, and the rest in a pool of processes.
 
     Args:
         workers: number of processes.
         timeout_s: CPU seconds that one comparison may take.
     """
-
-    uses_devices = False
 
     def __init__(self, workers: int, timeout_s: float) -> None:
         self._pool = KillablePool(TASK, workers=workers, timeout_s=timeout_s)

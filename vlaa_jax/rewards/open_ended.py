@@ -7,30 +7,21 @@ good as the reference earns 0. Only the answer text is scored, never the thinkin
 
 import hashlib
 import math
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Protocol
 
 from vlaa_jax.foreign import MAX_IMAGE_BYTES, read_bytes
-from vlaa_jax.rewards import similarity
+from vlaa_jax.rewards.similarity import BASELINE, SCALE, text_similarity
 from vlaa_jax.rewards.verifier import Finish, Item, Setup, Verdict, Verifier, reason
-from vlaa_jax.schema import ScoreRequest
+from vlaa_jax.schema import UserError
+from vlaa_jax.settings.rewards import OPEN_ENDED_BACKENDS, RewardSettings
 
 MAX_ANSWER = 20_000
 """Characters of an answer that are sent to a scorer; a longer one is refused with reward 0."""
-
-
-@dataclass(frozen=True)
-class OpenItem:
-    """One question with the answer to judge and the reference to beat."""
-
-    question: str
-    answer: str
-    reference: str
-    images: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,48 +41,42 @@ class Judged:
     error: str | None = None
 
 
-@dataclass(frozen=True)
-class Margin:
-    """S(response) and S(reference), or why they are unknown."""
-
-    response: float = math.nan
-    reference: float = math.nan
-    error: str | None = None
-
-
-class OpenEndedScorer(Protocol):
-    """A source of S. Must not raise for a single item: failures are ``Margin(error=...)``."""
+class OpenEndedScorer(ABC):
+    """A source of S for answers beside their references."""
 
     name: str
-    uses_devices: bool
+    uses_devices: bool = False
     """Whether it computes on the trainer's devices."""
 
-    def margins(self, items: Sequence[OpenItem]) -> list[Margin]:
-        """One Margin per item, in order. Blocking; called from one thread at a time."""
-        ...
+    @abstractmethod
+    def margins(
+        self, pairs: Sequence[tuple[AnswerItem, AnswerItem]]
+    ) -> list[tuple[Judged, Judged]]:
+        """S(response) and S(reference) of each (response, reference), in order.
 
-    def close(self) -> None:
+        Blocking; called from one thread at a time. What fails for one text is its error.
+        """
+
+    def close(self) -> None:  # noqa: B027
         """Release connections or devices."""
-        ...
 
 
-class AnswerScorer(Protocol):
+class AnswerScorer(ABC):
     """Scores single texts: a reward-model server, a judge, a reward head."""
 
     name: str
-    uses_devices: bool
+    uses_devices: bool = False
     """Whether it computes on the trainer's devices."""
     identity: str
     """Everything but the item that a score depends on (address, model, rubric): part of the cache
     key."""
 
-    def score_answers(self, items: Sequence[AnswerItem]) -> list[Judged]:
-        """One Judged per item, in order."""
-        ...
+    @abstractmethod
+    def score_answers(self, items: Sequence[AnswerItem]) -> Sequence[Judged]:
+        """One Judged per item, in order; a score that is not finite counts as failed."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """Release connections or devices."""
-        ...
 
 
 def reference_reward(response: float, reference: float, beta: float = 0.2) -> float:
@@ -111,7 +96,7 @@ def reference_reward(response: float, reference: float, beta: float = 0.2) -> fl
     return -math.expm1(-beta * gap) if gap > 0 else 0.0
 
 
-class TextSimilarityScorer:
+class TextSimilarityScorer(OpenEndedScorer):
     """The offline backend; see ``similarity`` for what it is not.
 
     S(response) = SCALE * similarity(answer, gold), S(reference) = SCALE * BASELINE. The reference
@@ -119,24 +104,20 @@ class TextSimilarityScorer:
     """
 
     name = "text_similarity"
-    uses_devices = False
 
-    def margins(self, items: Sequence[OpenItem]) -> list[Margin]:
+    def margins(
+        self, pairs: Sequence[tuple[AnswerItem, AnswerItem]]
+    ) -> list[tuple[Judged, Judged]]:
         """Score on the calling thread; never fails."""
+        baseline = Judged(SCALE * BASELINE)
         return [
-            Margin(
-                similarity.SCALE * similarity.text_similarity(item.answer, item.reference),
-                similarity.SCALE * similarity.BASELINE,
-            )
-            for item in items
+            (Judged(SCALE * text_similarity(response.answer, reference.answer)), baseline)
+            for response, reference in pairs
         ]
 
-    def close(self) -> None:
-        """Nothing to release."""
 
-
-class ReferenceScorer:
-    """Makes margins from an ``AnswerScorer``: equal texts are asked once and remembered.
+class ReferenceScorer(OpenEndedScorer):
+    """Asks an ``AnswerScorer`` about both; equal texts are asked once and remembered.
 
     The reference of a question is shared by the whole group of completions and by every epoch, so
     most of the work for S(reference) is done once. Failures are not remembered.
@@ -154,48 +135,28 @@ class ReferenceScorer:
         self._cache: OrderedDict[str, float] = OrderedDict()
         self._digests: dict[tuple[str, int, int], str] = {}
 
-    def margins(self, items: Sequence[OpenItem]) -> list[Margin]:
-        """One Margin per item, in order; an item whose images cannot be read fails by itself."""
-        pairs = [
-            (
-                AnswerItem(item.question, item.answer, item.images),
-                AnswerItem(item.question, item.reference, item.images),
-            )
-            for item in items
-        ]
-        judged = self._judge([text for pair in pairs for text in pair])
-        return [_margin(judged[2 * i], judged[2 * i + 1]) for i in range(len(pairs))]
+    def margins(
+        self, pairs: Sequence[tuple[AnswerItem, AnswerItem]]
+    ) -> list[tuple[Judged, Judged]]:
+        """Both scores of each pair; one whose images cannot be read fails by itself."""
+        judged = iter(self._judge([text for pair in pairs for text in pair]))
+        return list(zip(judged, judged, strict=True))
 
     def close(self) -> None:
         """Close the scorer."""
         self._scorer.close()
 
     def _judge(self, texts: Sequence[AnswerItem]) -> list[Judged]:
-        keys: list[str | None] = []
-        known: dict[str, Judged] = {}
-        asked: dict[str, AnswerItem] = {}
-        unread: dict[int, Judged] = {}
-        for index, text in enumerate(texts):
-            try:
-                key = self._key(text)
-            except (OSError, ValueError) as error:  # ValueError: a path with a null character
-                reason = " ".join(str(getattr(error, "strerror", None) or error).split())
-                names = ", ".join(map(repr, text.images))[:200]
-                keys.append(None)
-                unread[index] = Judged(error=f"image {names}: {reason}")
-                continue
-            keys.append(key)
-            if key in self._cache:
-                self._cache.move_to_end(key)
-                known[key] = Judged(self._cache[key])
-            else:
-                asked[key] = text
-        if asked:
-            known.update(self._ask(asked))
-        return [unread[i] if key is None else known[key] for i, key in enumerate(keys)]
+        keys = [self._key(text) for text in texts]
+        known = {key: Judged(self._cache[key]) for key in keys if key in self._cache}
+        for key in known:
+            self._cache.move_to_end(key)
+        asked = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
+        known |= self._ask({key: text for key, text in asked.items() if isinstance(key, str)})
+        return [key if isinstance(key, Judged) else known[key] for key in keys]
 
     def _ask(self, asked: dict[str, AnswerItem]) -> dict[str, Judged]:
-        replies = self._scorer.score_answers(list(asked.values()))
+        replies = self._scorer.score_answers(list(asked.values())) if asked else []
         if len(replies) != len(asked):
             raise ValueError(f"{len(asked)} texts were sent, {len(replies)} scores came back")
         known = {}
@@ -209,9 +170,15 @@ class ReferenceScorer:
             self._cache.popitem(last=False)
         return known
 
-    def _key(self, text: AnswerItem) -> str:
-        parts = [self._scorer.identity, text.question, text.answer]
-        return _digest([*parts, *(self._image_digest(path) for path in text.images)])
+    def _key(self, text: AnswerItem) -> str | Judged:
+        """What a score is remembered under; why there is none where an image cannot be read."""
+        try:
+            images = [self._image_digest(path) for path in text.images]
+        except (OSError, ValueError) as error:  # ValueError: a path with a null character
+            said = " ".join(str(getattr(error, "strerror", None) or error).split())
+            names = ", ".join(map(repr, text.images))[:200]
+            return Judged(error=f"image {names}: {said}")
+        return _digest([self._scorer.identity, text.question, text.answer, *images])
 
     def _image_digest(self, path: str) -> str:
         stat = Path(path).stat()
@@ -221,7 +188,7 @@ class ReferenceScorer:
         return self._digests[key]
 
 
-class OpenEndedVerifier:
+class OpenEndedVerifier(Verifier):
     """Pays for beating the reference, by the scores of a backend.
 
     Args:
@@ -232,22 +199,11 @@ class OpenEndedVerifier:
     def __init__(self, backend: OpenEndedScorer | None, beta: float) -> None:
         self._backend, self._beta = backend, beta
         self._lock = Lock()
-
-    @property
-    def uses_devices(self) -> bool:
-        """Whether the backend does."""
-        return self._backend is not None and self._backend.uses_devices
-
-    def start(self) -> None:
-        """Nothing to start."""
+        self.uses_devices = backend is not None and backend.uses_devices
 
     def begin(self, items: Sequence[Item]) -> Finish:
         """Ask the backend when asked to finish: it is called from one thread at a time."""
         return lambda: self._finish(items)
-
-    def gold_problems(self, requests: Sequence[ScoreRequest]) -> list[str | None]:
-        """Any text can be a reference."""
-        return [None] * len(requests)
 
     def close(self) -> None:
         """Close the backend."""
@@ -256,11 +212,9 @@ class OpenEndedVerifier:
 
     def _finish(self, items: Sequence[Item]) -> list[Verdict]:
         verdicts = [self._refused(item) for item in items]
-        asked = [i for i, verdict in enumerate(verdicts) if verdict is None]
-        if asked and self._backend is not None:
-            for i, margin in zip(asked, self._margins(self._backend, items, asked), strict=True):
-                verdicts[i] = self._verdict(self._backend.name, margin)
-        return [verdict or Verdict(0.0) for verdict in verdicts]
+        asked = [item for item, verdict in zip(items, verdicts, strict=True) if verdict is None]
+        found = iter(self._asked(self._backend, asked) if self._backend and asked else ())
+        return [verdict or next(found) for verdict in verdicts]
 
     def _refused(self, item: Item) -> Verdict | None:
         """The verdict on an answer that no backend is asked about."""
@@ -270,31 +224,32 @@ class OpenEndedVerifier:
             return Verdict(error="no open-ended backend: choose rewards.open_ended")
         return Verdict(0.0) if len(item.answer) > MAX_ANSWER else None
 
-    def _margins(
-        self, backend: OpenEndedScorer, items: Sequence[Item], asked: Sequence[int]
-    ) -> list[Margin]:
-        requests = [items[i].request for i in asked]
-        texts = [
-            OpenItem(request.question, items[i].answer, request.gt, request.images)
-            for i, request in zip(asked, requests, strict=True)
+    def _asked(self, backend: OpenEndedScorer, items: Sequence[Item]) -> list[Verdict]:
+        pairs = [
+            (
+                AnswerItem(item.request.question, item.answer, item.request.images),
+                AnswerItem(item.request.question, item.request.gt, item.request.images),
+            )
+            for item in items
         ]
         try:
             with self._lock:
-                margins = backend.margins(texts)
-            if len(margins) != len(texts):
-                raise ValueError(f"{len(texts)} answers were sent, {len(margins)} scores came back")
+                margins = backend.margins(pairs)
+            if len(margins) != len(pairs):
+                raise ValueError(f"{len(pairs)} answers were sent, {len(margins)} scores came back")
         except Exception as error:
-            return [Margin(error=reason(error))] * len(texts)
-        return margins
+            return [Verdict(error=f"{backend.name}: {reason(error)}")] * len(pairs)
+        return [self._verdict(backend.name, *margin) for margin in margins]
 
-    def _verdict(self, name: str, margin: Margin) -> Verdict:
-        if margin.error is not None:
-            return Verdict(error=f"{name}: {margin.error}")
+    def _verdict(self, name: str, response: Judged, reference: Judged) -> Verdict:
+        for said, of in ((response, ""), (reference, "reference: ")):
+            if said.error is not None:
+                return Verdict(error=f"{name}: {of}{said.error}")
         try:
-            reward = reference_reward(margin.response, margin.reference, self._beta)
+            reward = reference_reward(response.score, reference.score, self._beta)
         except ValueError as error:
             return Verdict(error=f"{name}: {error}")
-        parts = {"response_score": margin.response, "reference_score": margin.reference}
+        parts = {"response_score": response.score, "reference_score": reference.score}
         return Verdict(reward, parts=parts)
 
 
@@ -304,10 +259,34 @@ def make(setup: Setup) -> Verifier:
     Raises:
         UserError: the settings name a backend that cannot be made from them.
     """
-    from vlaa_jax.rewards.backends import make_open_ended  # it imports this module
+    return OpenEndedVerifier(setup.open_ended or make_backend(setup.settings), setup.settings.beta)
 
-    backend = setup.open_ended or make_open_ended(setup.settings)
-    return OpenEndedVerifier(backend, setup.settings.beta)
+
+def make_backend(settings: RewardSettings) -> OpenEndedScorer | None:
+    """The backend these settings describe; None for ``none``.
+
+    Raises:
+        UserError: the backend needs something that is not set.
+    """
+    chosen = settings.open_ended
+    if chosen == "none":
+        return None
+    if chosen == "text_similarity":
+        return TextSimilarityScorer()
+    if chosen == "reward_head":
+        raise UserError(
+            "rewards.open_ended is 'reward_head': only a training run loads one; choose "
+            + ", ".join(name for name in OPEN_ENDED_BACKENDS if name not in ("none", chosen))
+        )
+    for name in ("endpoint_url", "endpoint_model"):
+        if not getattr(settings, name) and (chosen == "chat_judge" or name != "endpoint_model"):
+            raise UserError(f"rewards.open_ended is {chosen!r}: set rewards.{name}")
+    # Imported here: an HTTP client takes longer to import than all rules together.
+    from vlaa_jax.rewards.chat_judge import ChatJudge
+    from vlaa_jax.rewards.score_endpoint import ScoreEndpoint
+
+    scorer = (ChatJudge if chosen == "chat_judge" else ScoreEndpoint)(settings)
+    return ReferenceScorer(scorer, settings.cache_entries)
 
 
 def _digest(parts: Iterable[str]) -> str:
@@ -315,11 +294,3 @@ def _digest(parts: Iterable[str]) -> str:
     data = [part.encode(errors="surrogatepass") for part in parts]
     framed = b"".join(len(part).to_bytes(8, "big") + part for part in data)
     return hashlib.sha256(framed).hexdigest()
-
-
-def _margin(response: Judged, reference: Judged) -> Margin:
-    if response.error is not None:
-        return Margin(error=response.error)
-    if reference.error is not None:
-        return Margin(error=f"reference: {reference.error}")
-    return Margin(response.score, reference.score)

@@ -31,6 +31,19 @@ ORPHAN_CHECK_S = 1.0
 Task = Callable[[Any], Any]
 
 
+def receive_pid(control: socket.socket) -> int:
+    """The next process number on a socket.
+
+    Raises:
+        ConnectionError: the other side is gone.
+    """
+    data = control.recv(PID.size, socket.MSG_WAITALL)
+    if len(data) < PID.size:
+        raise ConnectionError("the nursery process died")
+    pid: int = PID.unpack(data)[0]
+    return pid
+
+
 def main(argv: list[str]) -> int:
     """Serve fork and kill requests until the control socket closes or the parent disappears."""
     control = socket.socket(fileno=int(argv[1]))
@@ -99,7 +112,7 @@ def _serve(
                 children.add(pid)
             control.sendall(PID.pack(pid))
         elif command == KILL:
-            (pid,) = PID.unpack(_receive(control, PID.size))
+            pid = receive_pid(control)
             # A child that has been reaped is gone, and its number may be somebody else's.
             if pid in children:
                 # A process that had gigabytes takes a while to go: its successor need not wait.
@@ -109,16 +122,6 @@ def _serve(
         else:
             return
         _reap(children)
-
-
-def _receive(control: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        piece = control.recv(size - len(data))
-        if not piece:
-            raise ConnectionError("control socket closed")
-        data += piece
-    return data
 
 
 def _reap(children: set[int]) -> None:
