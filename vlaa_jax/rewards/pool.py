@@ -21,7 +21,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from vlaa_jax.rewards import worker as protocol
+START_PAUSE_S = 0.05
+"""Before a task for which no process could be started is left to another worker."""
 
 
 @dataclass(frozen=True)
@@ -35,25 +36,10 @@ class Outcome:
     """The error is not the task's: no process for it, or a pool that broke or is closed."""
 
 
-FORK_PAUSE_S = 0.05
-"""Before a task for which no process could be started is given to another worker."""
-
-
 class _Job(NamedTuple):
     line: bytes
     timeout_s: float
     future: "Future[Outcome]"
-
-
-@dataclass(eq=False)
-class _Worker:
-    pid: int
-    channel: socket.socket
-    done: int = 0
-
-
-class _ForkError(Exception):
-    """The nursery could not start a process."""
 
 
 class KillablePool:
@@ -92,7 +78,11 @@ class KillablePool:
 
     def submit(self, item: Any, timeout_s: float | None = None) -> "Future[Outcome]":
         """Queue one JSON-able item; the future always resolves to an Outcome."""
-        return self._crew.submit(item, timeout_s or self.timeout_s)
+        job = _Job(json.dumps(item).encode() + b"\n", timeout_s or self.timeout_s, Future())
+        job.future.set_running_or_notify_cancel()
+        self._crew.start()
+        self._crew.queue(job)
+        return job.future
 
     def map(self, items: Iterable[Any], timeout_s: float | None = None) -> list[Outcome]:
         """Outcomes of all items, in their order. Blocks; callable from any thread."""
@@ -111,60 +101,47 @@ class KillablePool:
 
 
 class _Crew:
-    """A nursery process, and a thread for each worker that it forks."""
+    """A thread for each worker. It holds no pool, so that one nobody uses any more is closed."""
 
     def __init__(
         self, task: str, size: int, patience: float, memory_mb: int, recycle_after: int
     ) -> None:
-        self._task, self._size, self._patience = task, size, patience
-        self._memory_mb, self._recycle_after = memory_mb, recycle_after
+        self._task, self._size, self._memory_mb = task, size, memory_mb
+        self._patience, self._recycle_after = patience, recycle_after
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()  # who holds it does not wait
-        self._closed = ""  # the reason, once no more tasks are taken
+        self._lock = threading.Lock()  # of all below; who holds it does not wait
+        self._closed = ""  # why no more tasks are taken
         self._threads: list[threading.Thread] = []
         self._owner = os.getpid()
-        self._talk = threading.Lock()  # one request to the nursery at a time
-        self._control, self._theirs = socket.socketpair()
-        self.nursery: subprocess.Popen[bytes] | None = None
         self.workers: set[_Worker] = set()
 
     # -- called from any thread
 
     def start(self) -> None:
         with self._lock:
-            if not self._closed and not self._threads:
-                self._threads = [
-                    threading.Thread(target=self._run, name="killable-pool", daemon=True)
-                    for _ in range(self._size)
-                ]
-                for thread in self._threads:
-                    thread.start()
+            if self._closed or self._threads:
+                return
+            for _ in range(self._size):
+                thread = threading.Thread(target=self._run, name="killable-pool", daemon=True)
+                self._threads.append(thread)
+                thread.start()
 
-    def submit(self, item: Any, timeout_s: float) -> "Future[Outcome]":
-        job = _Job(json.dumps(item).encode() + b"\n", timeout_s, Future())
-        job.future.set_running_or_notify_cancel()
-        self.start()
-        self._queue(job)
-        return job.future
+    def queue(self, job: _Job) -> None:
+        with self._lock:
+            if not self._closed:
+                self._jobs.put(job)
+                return
+        job.future.set_result(Outcome(error=self._closed, pool_failed=True))
 
     def close(self) -> None:
         if os.getpid() != self._owner:  # a forked copy must not end its parent's pool
             return
         self._stop("the pool is closed")
-        if self.nursery is not None:
-            self._end(self.nursery)
+        for worker in list(self.workers):
+            worker.process.kill()  # its thread sees that, and reaps it
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join()
-        self._control.close()
-        self._theirs.close()
-
-    def _queue(self, job: _Job) -> None:
-        with self._lock:
-            if self._closed:
-                job.future.set_result(Outcome(error=self._closed, pool_failed=True))
-            else:
-                self._jobs.put(job)
 
     def _stop(self, reason: str) -> None:
         """Take no more tasks: the threads refuse those in the queue, and end."""
@@ -174,137 +151,128 @@ class _Crew:
                 for _ in self._threads:
                     self._jobs.put(None)
 
-    def _end(self, nursery: "subprocess.Popen[bytes]") -> None:
-        """Let the nursery kill and reap its workers, and make sure of it."""
-        with contextlib.suppress(OSError):
-            self._control.shutdown(socket.SHUT_RDWR)
-        try:
-            nursery.wait(timeout=2.0)
-        except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(nursery.pid, 9)
-            nursery.wait()
-
-    # -- the thread of a worker
+    # -- the thread of one worker
 
     def _run(self) -> None:
         worker = None
-        try:
-            with self._talk:
-                if self.nursery is None:
-                    self._hatch()
-        except Exception as error:
-            self._stop(f"the pool broke: {error}")
+        with contextlib.suppress(OSError):  # where it stays, the first task says so
+            worker = self._started()
         for job in iter(self._jobs.get, None):
-            try:
-                worker = self._serve(job, worker)
-            except Exception as error:
-                self._stop(f"the pool broke: {error}")
-                if not job.future.done():
-                    self._queue(job)  # which refuses it
+            worker = self._serve(job, worker)
         if worker is not None:
-            worker.channel.close()
+            self._retire(worker)
 
-    def _serve(self, job: _Job, worker: _Worker | None) -> _Worker | None:
-        """Run one task; the worker for the next, if it can take one."""
-        if self._closed:
-            self._queue(job)
-            return worker
+    def _serve(self, job: _Job, worker: "_Worker | None") -> "_Worker | None":
+        """Run one task; the worker for the next, where it can take one."""
         try:
-            worker = worker or self._fork()
-        except _ForkError as error:
-            if self.workers:  # one of these takes the task
-                time.sleep(FORK_PAUSE_S)
-                self._queue(job)
+            worker = worker or self._started()
+        except OSError as error:  # out of processes or memory: it may pass
+            if self.workers:
+                time.sleep(START_PAUSE_S)
+                self.queue(job)
             else:
-                said = f"no process for the task: {error}"
+                said = f"no process for the task: {error.strerror}"
                 job.future.set_result(Outcome(error=said, pool_failed=True))
             return None
-        outcome = self._outcome(job, worker)
-        worker.done += 1
-        # First of all: whatever breaks below, nobody waits for ever.
+        if worker is None:
+            self.queue(job)  # which refuses it
+            return None
+        outcome = worker.run(job, self._patience)
+        if outcome.error is not None and self._closed:
+            outcome = Outcome(error=self._closed, pool_failed=True)
         job.future.set_result(outcome)
         if outcome.error is None and worker.done < self._recycle_after:
             return worker
         self._retire(worker)
         return None
 
-    def _outcome(self, job: _Job, worker: _Worker) -> Outcome:
-        reply = bytearray()
-        clock = _Clock(worker.pid, job.timeout_s, self._patience)
-        try:
-            worker.channel.settimeout(None)
-            worker.channel.sendall(job.line)
-            while not reply.endswith(b"\n"):
-                worker.channel.settimeout(clock.next_look())
-                try:
-                    piece = worker.channel.recv(1 << 16)
-                except TimeoutError:
-                    if clock.is_over():
-                        return Outcome(error=f"timed out after {job.timeout_s:g} s", timed_out=True)
-                    continue
-                if not piece:
-                    raise ConnectionError
-                reply += piece
-        except OSError:
-            if self._closed:
-                return Outcome(error=self._closed, pool_failed=True)
-            return Outcome(error="the worker died")
-        said = json.loads(bytes(reply))
-        return Outcome(said.get("value"), said.get("error"))
+    def _started(self) -> "_Worker | None":
+        """A worker that has imported the task; None where the pool is closed, or breaks by this.
 
-    # -- the nursery; whoever speaks to it holds ``_talk``
-
-    def _hatch(self) -> None:
-        """Start the nursery and wait until it has imported the task."""
-        environment = dict(os.environ)
-        environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
+        Raises:
+            OSError: there is no process to be had.
+        """
         with self._lock:
             if self._closed:
-                return
-            self.nursery = subprocess.Popen(
+                return None
+            worker = _Worker(self._task, self._memory_mb)
+            self.workers.add(worker)
+        problem = worker.reply(None).error
+        if problem is None:
+            return worker
+        self._stop(f"the pool broke: cannot start workers for {self._task}: {problem}")
+        self._retire(worker)
+        return None
+
+    def _retire(self, worker: "_Worker") -> None:
+        with self._lock:
+            self.workers.discard(worker)
+        worker.end()
+
+
+class _Worker:
+    """One process, and the socket to it."""
+
+    def __init__(self, task: str, memory_mb: int) -> None:
+        self.done = 0
+        environment = dict(os.environ)
+        environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
+        self._channel, theirs = socket.socketpair()
+        with theirs:
+            self.process = subprocess.Popen(
                 [
-                    *(sys.executable, "-P", "-m", protocol.__name__, str(self._theirs.fileno())),
-                    *(str(os.getpid()), self._task, str(self._memory_mb)),
+                    *(sys.executable, "-P", "-m", "vlaa_jax.rewards.worker", str(theirs.fileno())),
+                    *(str(os.getpid()), task, str(memory_mb)),
                 ],
-                pass_fds=[self._theirs.fileno()],
+                pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 env=environment,
                 start_new_session=True,  # Ctrl-C reaches us alone; we end the children
             )
-            self._theirs.close()
-        state = self._control.recv(1)
-        if state != protocol.READY:
-            detail = self._control.recv(4000).decode(errors="replace") if state else "it died"
-            raise RuntimeError(f"cannot start workers for {self._task}: {detail}")
 
-    def _fork(self) -> _Worker:
-        ours, theirs = socket.socketpair()
-        with theirs, self._talk:
-            socket.send_fds(self._control, [protocol.FORK], [theirs.fileno()])
-            pid = protocol.receive_pid(self._control)
-        if pid < 0:
-            ours.close()
-            raise _ForkError(os.strerror(-pid))
-        worker = _Worker(pid, ours)
-        self.workers.add(worker)
-        return worker
+    def run(self, job: _Job, patience: float) -> Outcome:
+        self.done += 1
+        clock = _Clock(self.process.pid, job.timeout_s, patience)
+        try:
+            self._channel.settimeout(None)
+            self._channel.sendall(job.line)
+        except OSError:  # it died before it had the task
+            return Outcome(error="the worker died", pool_failed=True)
+        return self.reply(clock)
 
-    def _retire(self, worker: _Worker) -> None:
-        self.workers.discard(worker)
-        worker.channel.close()
-        with self._talk:
-            self._control.sendall(protocol.KILL + protocol.PID.pack(worker.pid))
-            protocol.receive_pid(self._control)
+    def reply(self, clock: "_Clock | None") -> Outcome:
+        """What the process says next, waited for as long as a clock allows."""
+        said = bytearray()
+        while not said.endswith(b"\n"):
+            self._channel.settimeout(clock and clock.next_look())
+            try:
+                piece = self._channel.recv(1 << 16)
+            except TimeoutError:
+                if clock and clock.is_over():
+                    return Outcome(error=f"timed out after {clock.limit_s:g} s", timed_out=True)
+                continue
+            except OSError:
+                piece = b""
+            if not piece:
+                return Outcome(error="the worker died")
+            said += piece
+        answer = json.loads(bytes(said))
+        return Outcome(answer.get("value"), answer.get("error"))
+
+    def end(self) -> None:
+        """Kill the process and reap it."""
+        self.process.kill()
+        self.process.wait()
+        self._channel.close()
 
 
 class _Clock:
     """When a task has overrun: by its worker's CPU time, or in any case by the clock."""
 
     def __init__(self, pid: int, limit_s: float, patience: float) -> None:
-        self._pid, self._limit_s = pid, limit_s
+        self._pid, self.limit_s = pid, limit_s
         self._used_before = _cpu_seconds(pid) or 0.0
         self._look = time.monotonic() + limit_s
         self._last = time.monotonic() + limit_s * patience
@@ -316,7 +284,7 @@ class _Clock:
     def is_over(self) -> bool:
         """Whether it has; else the next look is when the CPU time that is left may be used up."""
         used, now = _cpu_seconds(self._pid), time.monotonic()
-        left = 0.0 if used is None else self._limit_s - (used - self._used_before)
+        left = 0.0 if used is None else self.limit_s - (used - self._used_before)
         self._look = min(now + left, self._last)
         return left <= 0 or now >= self._last
 
