@@ -11,7 +11,7 @@ from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.parallel.mesh import make_mesh
 from vlaa_jax.policy.reward_head import InProcessRewardHead, head_scorer, mixed_reward
 from vlaa_jax.rewards.mixed import MixedReward
-from vlaa_jax.rewards.open_ended import AnswerItem, ReferenceScorer
+from vlaa_jax.rewards.open_ended import AnswerItem
 from vlaa_jax.schema import ScoreRequest, UserError
 from vlaa_jax.settings.rewards import RewardSettings
 
@@ -77,18 +77,18 @@ def test_an_item_that_cannot_be_encoded_fails_alone_with_its_reason(head, tmp_pa
     requests = [
         ScoreRequest("open_ended", "4", "<answer>5</answer>", question="?", images=items[3].images)
     ]
-    with MixedReward(open_ended=ReferenceScorer(head)) as mixed:
+    with MixedReward(open_ended=head) as mixed:
         (score,) = mixed.score(requests)
     assert score.error == f"reward_head: {reasons[3]}"
 
 
 def test_the_settings_limit_pixels_and_tokens(head_file, picture):
     chosen = {"open_ended": "reward_head", "head_checkpoint": str(TINY), "head_file": head_file}
-    pair = [AnswerItem("What colour is it?", said, (picture,)) for said in ("it is red", "red")]
+    item = AnswerItem("What colour is it?", "it is red", (picture,))
 
     def judged(**limits):
         scorer = head_scorer(RewardSettings(**chosen, **limits), make_mesh(), "float32")
-        return scorer.margins([pair])[0][0]
+        return scorer.score_answers([item])[0]
 
     free, small = judged(), judged(head_max_pixels=56 * 56)
     assert free.error is small.error is None
@@ -97,13 +97,12 @@ def test_the_settings_limit_pixels_and_tokens(head_file, picture):
 
 
 def test_open_ended_rewards_come_from_the_head(head, picture):
-    scorer = ReferenceScorer(head)
     answers = ["a red square", "blue", "red"]
     requests = [
         ScoreRequest("open_ended", "red", f"<answer>{a}</answer>", question="?", images=(picture,))
         for a in answers
     ]
-    with MixedReward(open_ended=scorer) as mixed:
+    with MixedReward(open_ended=head) as mixed:
         scores = mixed.score(requests)
     direct = values(head, [AnswerItem("?", a, (picture,)) for a in answers])
     for score, value in zip(scores, direct, strict=True):

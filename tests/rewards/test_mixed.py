@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from vlaa_jax.rewards.mixed import MixedReward, RewardSettings, check_failed, reward_metrics
-from vlaa_jax.rewards.open_ended import AnswerScorer, Judged, ReferenceScorer
+from vlaa_jax.rewards.open_ended import AnswerScorer, Judged
 from vlaa_jax.rewards.verifier import RuleVerifier
 from vlaa_jax.schema import Score, ScoreRequest, UserError
 
@@ -225,7 +225,7 @@ class Head(AnswerScorer):
 
 
 def test_it_says_whether_scoring_needs_the_devices():
-    with MixedReward(open_ended=ReferenceScorer(Head())) as mixed:
+    with MixedReward(open_ended=Head()) as mixed:
         assert mixed.uses_devices
     endpoint = RewardSettings(open_ended="score_endpoint", endpoint_url="http://localhost:1")
     for settings in (RewardSettings(), RewardSettings(open_ended="text_similarity"), endpoint):

@@ -53,9 +53,8 @@ ORDERED = [
 
 
 def reward(answer, gold):
-    ((response, reference),) = TextSimilarityScorer().margins(
-        [(AnswerItem("", answer), AnswerItem("", gold))]
-    )
+    texts = [AnswerItem("", answer, reference=gold), AnswerItem("", gold)]
+    response, reference = TextSimilarityScorer().score_answers(texts)
     return reference_reward(response.score, reference.score)
 
 

@@ -25,7 +25,7 @@ from vlaa_jax.parallel.mesh import data_shards
 from vlaa_jax.policy.pretrained import config_of
 from vlaa_jax.rewards.iou import native_box_space
 from vlaa_jax.rewards.mixed import MixedReward
-from vlaa_jax.rewards.open_ended import AnswerItem, AnswerScorer, Judged, ReferenceScorer
+from vlaa_jax.rewards.open_ended import AnswerItem, AnswerScorer, Judged
 from vlaa_jax.schema import Record, UserError
 from vlaa_jax.settings.rewards import NATIVE, RewardSettings
 
@@ -125,7 +125,7 @@ class InProcessRewardHead(AnswerScorer):
             return [float(score) for score in self._head.score(inputs)[: len(sequences)]]
 
 
-def head_scorer(settings: RewardSettings, mesh: Mesh, dtype: str) -> ReferenceScorer:
+def head_scorer(settings: RewardSettings, mesh: Mesh, dtype: str) -> InProcessRewardHead:
     """The open-ended scorer around the reward head that the settings name.
 
     Args:
@@ -139,7 +139,7 @@ def head_scorer(settings: RewardSettings, mesh: Mesh, dtype: str) -> ReferenceSc
     for name in ("head_checkpoint", "head_file"):
         if not getattr(settings, name):
             raise UserError(f"rewards.open_ended is 'reward_head': set rewards.{name}")
-    head = InProcessRewardHead(
+    return InProcessRewardHead(
         settings.head_checkpoint,
         settings.head_file,
         mesh,
@@ -148,7 +148,6 @@ def head_scorer(settings: RewardSettings, mesh: Mesh, dtype: str) -> ReferenceSc
         max_pixels=settings.head_max_pixels or None,
         max_tokens=settings.head_max_tokens,
     )
-    return ReferenceScorer(head, settings.cache_entries)
 
 
 def mixed_reward(settings: RewardSettings, mesh: Mesh, dtype: str, checkpoint: str) -> MixedReward:

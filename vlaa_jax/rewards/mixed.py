@@ -11,7 +11,7 @@ from collections.abc import Hashable, Mapping, Sequence
 
 from vlaa_jax.rewards.extract import extract_answer, has_strict_structure
 from vlaa_jax.rewards.metrics import check_failed, reward_metrics
-from vlaa_jax.rewards.open_ended import OpenEndedScorer
+from vlaa_jax.rewards.open_ended import AnswerScorer
 from vlaa_jax.rewards.shaping import overlong_penalty, repetition_penalty
 from vlaa_jax.rewards.verifier import Finish, Item, Setup, Verdict, Verifier, reason
 from vlaa_jax.schema import VERIFIER_TYPES, Score, ScoreRequest, UserError
@@ -45,7 +45,7 @@ class MixedReward:
     """
 
     def __init__(
-        self, settings: RewardSettings | None = None, open_ended: OpenEndedScorer | None = None
+        self, settings: RewardSettings | None = None, open_ended: AnswerScorer | None = None
     ) -> None:
         self.settings = settings or RewardSettings()
         self._verifiers = make_verifiers(Setup(self.settings, open_ended))

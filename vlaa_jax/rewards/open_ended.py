@@ -31,6 +31,8 @@ class AnswerItem:
     question: str
     answer: str
     images: tuple[str, ...] = ()
+    reference: str | None = None
+    """What the answer has to beat; None for the reference itself."""
 
 
 @dataclass(frozen=True)
@@ -41,28 +43,8 @@ class Judged:
     error: str | None = None
 
 
-class OpenEndedScorer(ABC):
-    """A source of S for answers beside their references."""
-
-    name: str
-    uses_devices: bool = False
-    """Whether it computes on the trainer's devices."""
-
-    @abstractmethod
-    def margins(
-        self, pairs: Sequence[tuple[AnswerItem, AnswerItem]]
-    ) -> list[tuple[Judged, Judged]]:
-        """S(response) and S(reference) of each (response, reference), in order.
-
-        Blocking; called from one thread at a time. What fails for one text is its error.
-        """
-
-    def close(self) -> None:  # noqa: B027
-        """Release connections or devices."""
-
-
 class AnswerScorer(ABC):
-    """Scores single texts: a reward-model server, a judge, a reward head."""
+    """A source of S: a reward-model server, a judge, a reward head."""
 
     name: str
     uses_devices: bool = False
@@ -70,10 +52,16 @@ class AnswerScorer(ABC):
     identity: str
     """Everything but the item that a score depends on (address, model, rubric): part of the cache
     key."""
+    sees_images: bool = True
+    sees_reference: bool = False
+    """What else of an item a score depends on."""
 
     @abstractmethod
     def score_answers(self, items: Sequence[AnswerItem]) -> Sequence[Judged]:
-        """One Judged per item, in order; a score that is not finite counts as failed."""
+        """One Judged per item, in order; a score that is not finite counts as failed.
+
+        Blocking; called from one thread at a time.
+        """
 
     def close(self) -> None:  # noqa: B027
         """Release connections or devices."""
@@ -96,57 +84,47 @@ def reference_reward(response: float, reference: float, beta: float = 0.2) -> fl
     return -math.expm1(-beta * gap) if gap > 0 else 0.0
 
 
-class TextSimilarityScorer(OpenEndedScorer):
+class TextSimilarityScorer(AnswerScorer):
     """The offline backend; see ``similarity`` for what it is not.
 
     S(response) = SCALE * similarity(answer, gold), S(reference) = SCALE * BASELINE. The reference
     is not scored against itself: it would be unbeatable.
     """
 
-    name = "text_similarity"
+    name = identity = "text_similarity"
+    sees_images, sees_reference = False, True
 
-    def margins(
-        self, pairs: Sequence[tuple[AnswerItem, AnswerItem]]
-    ) -> list[tuple[Judged, Judged]]:
+    def score_answers(self, items: Sequence[AnswerItem]) -> list[Judged]:
         """Score on the calling thread; never fails."""
-        baseline = Judged(SCALE * BASELINE)
         return [
-            (Judged(SCALE * text_similarity(response.answer, reference.answer)), baseline)
-            for response, reference in pairs
+            Judged(
+                SCALE * BASELINE
+                if item.reference is None
+                else SCALE * text_similarity(item.answer, item.reference)
+            )
+            for item in items
         ]
 
 
-class ReferenceScorer(OpenEndedScorer):
-    """Asks an ``AnswerScorer`` about both; equal texts are asked once and remembered.
+class RememberedScores:
+    """Asks an ``AnswerScorer``; equal texts are asked once and remembered.
 
     The reference of a question is shared by the whole group of completions and by every epoch, so
     most of the work for S(reference) is done once. Failures are not remembered.
 
     Args:
         scorer: where scores come from.
-        cache_entries: scores kept, least recently used first out; 0 keeps none between calls.
+        entries: scores kept, least recently used first out; 0 keeps none between calls.
     """
 
-    def __init__(self, scorer: AnswerScorer, cache_entries: int = 100_000) -> None:
-        self.name = scorer.name
-        self.uses_devices = scorer.uses_devices
+    def __init__(self, scorer: AnswerScorer, entries: int) -> None:
         self._scorer = scorer
-        self._capacity = cache_entries
+        self._capacity = entries
         self._cache: OrderedDict[str, float] = OrderedDict()
         self._digests: dict[tuple[str, int, int], str] = {}
 
-    def margins(
-        self, pairs: Sequence[tuple[AnswerItem, AnswerItem]]
-    ) -> list[tuple[Judged, Judged]]:
-        """Both scores of each pair; one whose images cannot be read fails by itself."""
-        judged = iter(self._judge([text for pair in pairs for text in pair]))
-        return list(zip(judged, judged, strict=True))
-
-    def close(self) -> None:
-        """Close the scorer."""
-        self._scorer.close()
-
-    def _judge(self, texts: Sequence[AnswerItem]) -> list[Judged]:
+    def judge(self, texts: Sequence[AnswerItem]) -> list[Judged]:
+        """One Judged per text, in order; one whose images cannot be read fails by itself."""
         keys = [self._key(text) for text in texts]
         known = {key: Judged(self._cache[key]) for key in keys if key in self._cache}
         for key in known:
@@ -173,12 +151,14 @@ class ReferenceScorer(OpenEndedScorer):
     def _key(self, text: AnswerItem) -> str | Judged:
         """What a score is remembered under; why there is none where an image cannot be read."""
         try:
-            images = [self._image_digest(path) for path in text.images]
+            seen = text.images if self._scorer.sees_images else ()
+            images = [self._image_digest(path) for path in seen]
         except (OSError, ValueError) as error:  # ValueError: a path with a null character
             said = " ".join(str(getattr(error, "strerror", None) or error).split())
             names = ", ".join(map(repr, text.images))[:200]
             return Judged(error=f"image {names}: {said}")
-        return _digest([self._scorer.identity, text.question, text.answer, *images])
+        beside = repr(text.reference) if self._scorer.sees_reference else ""
+        return _digest([self._scorer.identity, text.question, text.answer, beside, *images])
 
     def _image_digest(self, path: str) -> str:
         stat = Path(path).stat()
@@ -192,14 +172,16 @@ class OpenEndedVerifier(Verifier):
     """Pays for beating the reference, by the scores of a backend.
 
     Args:
-        backend: where S comes from; None: nothing was chosen, so no answer has a score.
+        scorer: where S comes from; None: nothing was chosen, so no answer has a score.
         beta: smoothing per point of S.
+        cache_entries: scores that are remembered.
     """
 
-    def __init__(self, backend: OpenEndedScorer | None, beta: float) -> None:
-        self._backend, self._beta = backend, beta
+    def __init__(self, scorer: AnswerScorer | None, beta: float, cache_entries: int) -> None:
+        self._scorer, self._beta = scorer, beta
+        self._scores = None if scorer is None else RememberedScores(scorer, cache_entries)
         self._lock = Lock()
-        self.uses_devices = backend is not None and backend.uses_devices
+        self.uses_devices = scorer is not None and scorer.uses_devices
 
     def begin(self, items: Sequence[Item]) -> Finish:
         """Ask the backend when asked to finish: it is called from one thread at a time."""
@@ -207,39 +189,38 @@ class OpenEndedVerifier(Verifier):
 
     def close(self) -> None:
         """Close the backend."""
-        if self._backend is not None:
-            self._backend.close()
+        if self._scorer is not None:
+            self._scorer.close()
 
     def _finish(self, items: Sequence[Item]) -> list[Verdict]:
         verdicts = [self._refused(item) for item in items]
         asked = [item for item, verdict in zip(items, verdicts, strict=True) if verdict is None]
-        found = iter(self._asked(self._backend, asked) if self._backend and asked else ())
+        found = iter(self._asked(asked))
         return [verdict or next(found) for verdict in verdicts]
 
     def _refused(self, item: Item) -> Verdict | None:
         """The verdict on an answer that no backend is asked about."""
         if not item.request.gt.strip():
             return Verdict(error="gold is empty")
-        if self._backend is None:
+        if self._scorer is None:
             return Verdict(error="no open-ended backend: choose rewards.open_ended")
         return Verdict(0.0) if len(item.answer) > MAX_ANSWER else None
 
-    def _asked(self, backend: OpenEndedScorer, items: Sequence[Item]) -> list[Verdict]:
-        pairs = [
-            (
-                AnswerItem(item.request.question, item.answer, item.request.images),
-                AnswerItem(item.request.question, item.request.gt, item.request.images),
-            )
-            for item in items
-        ]
+    def _asked(self, items: Sequence[Item]) -> list[Verdict]:
+        texts = []
+        for item in items:
+            asked = item.request
+            texts.append(AnswerItem(asked.question, item.answer, asked.images, asked.gt))
+            texts.append(AnswerItem(asked.question, asked.gt, asked.images))
+        if not texts or self._scorer is None or self._scores is None:
+            return []
         try:
             with self._lock:
-                margins = backend.margins(pairs)
-            if len(margins) != len(pairs):
-                raise ValueError(f"{len(pairs)} answers were sent, {len(margins)} scores came back")
+                judged = iter(self._scores.judge(texts))
         except Exception as error:
-            return [Verdict(error=f"{backend.name}: {reason(error)}")] * len(pairs)
-        return [self._verdict(backend.name, *margin) for margin in margins]
+            return [Verdict(error=f"{self._scorer.name}: {reason(error)}")] * len(items)
+        pairs = zip(judged, judged, strict=True)
+        return [self._verdict(self._scorer.name, *pair) for pair in pairs]
 
     def _verdict(self, name: str, response: Judged, reference: Judged) -> Verdict:
         for said, of in ((response, ""), (reference, "reference: ")):
@@ -259,10 +240,12 @@ def make(setup: Setup) -> Verifier:
     Raises:
         UserError: the settings name a backend that cannot be made from them.
     """
-    return OpenEndedVerifier(setup.open_ended or make_backend(setup.settings), setup.settings.beta)
+    settings = setup.settings
+    scorer = setup.open_ended or make_scorer(settings)
+    return OpenEndedVerifier(scorer, settings.beta, settings.cache_entries)
 
 
-def make_backend(settings: RewardSettings) -> OpenEndedScorer | None:
+def make_scorer(settings: RewardSettings) -> AnswerScorer | None:
     """The backend these settings describe; None for ``none``.
 
     Raises:
@@ -285,8 +268,7 @@ def make_backend(settings: RewardSettings) -> OpenEndedScorer | None:
     from vlaa_jax.rewards.chat_judge import ChatJudge
     from vlaa_jax.rewards.score_endpoint import ScoreEndpoint
 
-    scorer = (ChatJudge if chosen == "chat_judge" else ScoreEndpoint)(settings)
-    return ReferenceScorer(scorer, settings.cache_entries)
+    return (ChatJudge if chosen == "chat_judge" else ScoreEndpoint)(settings)
 
 
 def _digest(parts: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ from vlaa_jax.schema import ScoreRequest
 from vlaa_jax.settings.rewards import RewardSettings
 
 if TYPE_CHECKING:
-    from vlaa_jax.rewards.open_ended import OpenEndedScorer
+    from vlaa_jax.rewards.open_ended import AnswerScorer
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Setup:
     """What verifiers are made from."""
 
     settings: RewardSettings
-    open_ended: "OpenEndedScorer | None" = None
+    open_ended: "AnswerScorer | None" = None
     """A scorer to use instead of the one the settings name."""
 
 
