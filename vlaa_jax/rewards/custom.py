@@ -13,6 +13,7 @@ that is killed when it overruns; the file is named by the user, and nothing else
 """
 
 import ast
+import dataclasses
 import math
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -112,19 +113,8 @@ def _checked(path: str) -> str:
 
 
 def _row(item: Item) -> dict[str, Any]:
-    request = item.request
-    return {
-        **request.extra,
-        "answer": item.answer,
-        "gt": request.gt,
-        "response": request.response,
-        "id": request.id,
-        "question": request.question,
-        "images": list(request.images),
-        "image_size": request.image_size,
-        "resized_size": request.resized_size,
-        "box_space": request.box_space,
-    }
+    row = dataclasses.asdict(item.request)
+    return {**row.pop("extra"), **row, "answer": item.answer}
 
 
 def make(setup: Setup) -> Verifier:
