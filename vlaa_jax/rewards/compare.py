@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import Any
 
 from vlaa_jax.rewards.evaluate import equal, mp, ratio, sample, variables
-from vlaa_jax.rewards.trees import Shape, Tree
+from vlaa_jax.rewards.trees import MATRIX, Shape, Tree
 
 ONE = Fraction(1)
 _TURNED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
@@ -26,8 +26,6 @@ def same(gold: Shape, answer: Shape, factor: Fraction = ONE) -> bool:
     ours, said = _named_pair(gold), _named_pair(answer)
     if ours and said and any(name is not None for name, _ in (*ours, *said)):
         return _same_pairs(ours, said)
-    if {gold.kind, answer.kind} in ({"matrix"}, {"matrix", "tuple"}):
-        return _same_matrices(gold, answer)
     if gold.kind == "list" or answer.kind == "list" or gold.kind in ("set", "tuple"):
         return _same_collections(gold, answer, factor)
     if gold.kind == answer.kind == "union" and len(gold.parts) == len(answer.parts):
@@ -184,7 +182,7 @@ def _span(shape: Shape) -> tuple[str, Tree, Tree, str] | None:
     """(bracket, low, high, bracket) of an interval or of an inequality in one variable."""
     if shape.kind == "member":
         return _span(shape.parts[1])
-    if shape.kind == "tuple" and len(shape.parts) == 2:
+    if shape.kind == "tuple" and len(shape.parts) == 2 and shape.signs != MATRIX:
         low, high = shape.parts
         if low.kind == high.kind == "expr" and _ascends(low.parts[0], high.parts[0]):
             return shape.signs[0], low.parts[0], high.parts[0], shape.signs[1]
@@ -243,12 +241,7 @@ def _same_spans(left: Any, right: Any) -> bool:
 
 
 def _named_pair(shape: Shape) -> list[tuple[Tree | None, Tree]] | None:
-    """[(name, value), ...] of ``(p, q) = (4, 7)`` and of ``p = 4, q = 7``."""
-    if shape.kind == "named":
-        names, values = (part.parts for part in shape.parts)
-        if any(item.kind != "expr" for item in (*names, *values)):
-            return None
-        return [(n.parts[0], v.parts[0]) for n, v in zip(names, values, strict=True)]
+    """[(name, value), ...] of ``p = 4, q = 7`` and of ``(4, 7)``."""
     if shape.kind not in ("list", "tuple", "set") or not all(
         part.kind in ("expr", "relation") for part in shape.parts
     ):
@@ -283,6 +276,11 @@ def _axis(pair: tuple[Tree | None, Tree]) -> str:
 def _same_collections(gold: Shape, answer: Shape, factor: Fraction) -> bool:
     ours = gold.parts if gold.kind in ("list", "set", "tuple") else (gold,)
     said = answer.parts if answer.kind in ("list", "set", "tuple") else (answer,)
+    if MATRIX in (gold.signs, answer.signs) and gold.signs != answer.signs:
+        # A row lies as it stands.
+        ours, said = (
+            p[0].parts if len(p) == 1 and p[0].kind == "tuple" else p for p in (ours, said)
+        )
     if len(ours) != len(said):
         return False
 
@@ -292,31 +290,12 @@ def _same_collections(gold: Shape, answer: Shape, factor: Fraction) -> bool:
     ordered = gold.kind == "tuple" and answer.kind in ("tuple", "list")
     if gold.kind == "tuple" and not ordered:
         return False
-    if ordered and _span(gold) and answer.signs != gold.signs and answer.kind == "tuple":
+    is_open = answer.kind == "tuple" and answer.signs not in (gold.signs, MATRIX)
+    if ordered and is_open and _span(gold):
         return False  # an interval may be open or closed, a point may not
     if ordered:
         return all(alike(a, b) for a, b in zip(ours, said, strict=True))
     return _matched(ours, said, alike)
-
-
-def _same_matrices(gold: Shape, answer: Shape) -> bool:
-    ours, said = (_rows(shape, gold.kind != answer.kind) for shape in (gold, answer))
-    if [len(row) for row in ours] != [len(row) for row in said]:
-        return False
-    return all(
-        equal(a, b)
-        for left, right in zip(ours, said, strict=True)
-        for a, b in zip(left, right, strict=True)
-    )
-
-
-def _rows(shape: Shape, as_vector: bool) -> tuple[tuple[Tree, ...], ...]:
-    """Rows of a matrix or of a tuple of tuples; a vector lies as it stands, if asked."""
-    cells: Any = shape.parts
-    if shape.kind == "tuple":
-        rows = [part.parts if part.kind == "tuple" else (part,) for part in shape.parts]
-        cells = tuple(tuple(c.parts[0] for c in row if c.kind == "expr") for row in rows)
-    return tuple((cell,) for cell in cells[0]) if as_vector and len(cells) == 1 else cells
 
 
 def _matched(ours: Sequence[Any], said: Sequence[Any], alike: Callable[[Any, Any], bool]) -> bool:

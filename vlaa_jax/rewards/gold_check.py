@@ -22,18 +22,13 @@ def parser_problems(
     Raises:
         UserError: the pool failed, so that nothing is known about the golds.
     """
-    golds = [gold for gold, _ in checks]
-    problems: list[str | None] = [None] * len(golds)
-    asked = [(i, item, pool.submit(item)) for i, (_, item) in enumerate(checks) if item is not None]
-    again = []
-    for index, item, future in asked:
-        outcome = _sound(future.result())
-        if outcome.error is not None:
-            again.append((index, item))
-        else:
-            problems[index] = _problem(golds[index], outcome)
-    for index, item in again:
-        problems[index] = _problem(golds[index], _sound(pool.submit(item).result()))
+    problems: list[str | None] = [None] * len(checks)
+    asked = {i: pool.submit(item) for i, (_, item) in enumerate(checks) if item is not None}
+    outcomes = {i: _sound(future.result()) for i, future in asked.items()}
+    for i, outcome in outcomes.items():
+        gold, item = checks[i]
+        again = outcome.error is not None
+        problems[i] = _problem(gold, _sound(pool.submit(item).result()) if again else outcome)
     return problems
 
 

@@ -10,7 +10,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 from vlaa_jax.rewards.latex_tokens import FUNCTIONS, GREEK, Unreadable, spelled_out, tokens_of
-from vlaa_jax.rewards.trees import Shape, Tree, is_plain_fraction, is_whole, pick
+from vlaa_jax.rewards.trees import MATRIX, Shape, Tree, is_plain_fraction, is_whole, pick
 
 MAX_NESTING = 70
 MAX_NUMBER = 60
@@ -38,8 +38,10 @@ def read(text: str) -> Shape:
     )
     if matrix:
         rows = re.split(r"\\\\", re.sub(r"\\\\\s*$", "", matrix[2]))
-        cells = tuple(tuple(_Reader(c).only_sum() for c in row.split("&")) for row in rows)
-        return Shape("matrix", cells)
+        cells = [[_Reader(cell).cell() for cell in row.split("&")] for row in rows]
+        if all(len(row) == 1 for row in cells):
+            return Shape("tuple", tuple(cell for row in cells for cell in row), MATRIX)
+        return Shape("tuple", tuple(Shape("tuple", tuple(row), MATRIX) for row in cells), MATRIX)
     return _Reader(text).shape()
 
 
@@ -79,11 +81,9 @@ class _Reader:
 
     # -- whole answers
 
-    def only_sum(self) -> Tree:
+    def cell(self) -> Shape:
         """One expression up to the end of the text."""
-        tree = self._sum()
-        self._expect("")
-        return tree
+        return Shape("expr", (self._closed(""),))
 
     def shape(self) -> Shape:
         """Everything up to the end of the text."""
@@ -106,10 +106,12 @@ class _Reader:
         self._at += is_named
         first = self._collection()
         if first.kind == "tuple" and self._try("="):  # (p, q) = (4, 7)
-            second = self._collection()
-            if len(second.parts) != len(first.parts):
+            names, values = first.parts, self._collection().parts
+            if len(names) != len(values) or any(p.kind != "expr" for p in (*names, *values)):
                 raise Unreadable
-            return [Shape("named", (first, second))]
+            pairs = zip(names, values, strict=True)
+            equations = (Shape("relation", n.parts + v.parts, ("=",)) for n, v in pairs)
+            return [Shape("tuple", tuple(equations), first.signs)]
         pieces = [first]
         while self._try("cup"):
             pieces.append(self._collection())

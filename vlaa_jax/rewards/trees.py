@@ -12,6 +12,9 @@ from typing import Any
 Tree = tuple[Any, ...]
 
 
+MATRIX = ("|", "|")
+
+
 @dataclass(frozen=True)
 class Shape:
     """What a whole answer is.
@@ -21,12 +24,12 @@ class Shape:
     ======== ======================================================================
     expr     one tree
     relation trees; ``signs`` between them, each one of = < > <= >= !=
-    tuple    shapes; ``signs`` are the two brackets
+    tuple    shapes; ``signs`` are the two brackets, or ``MATRIX``: then the parts are
+             the cells of a column, or rows, each a tuple
     list     shapes, of a bare list
     set      shapes, of braces
     union    tuple shapes
     member   a tree and the shape it lies in
-    matrix   rows, each a tuple of trees
     ======== ======================================================================
     """
 
