@@ -23,6 +23,9 @@ _OPENING = frozenset({"(", "[", "{", "lbrace"})
 _CLOSING = frozenset({")", "]", "}", "rbrace", ""})
 _GROUPS = {"(": ")", "{": "}", "|": "|", "[": "]"}
 _BEHIND = {"!": "factorial", "°": "degrees", "%": "percent"}
+_LEVELS = {"+": 1, "-": 1, "pm": 1, "*": 2, "/": 2}
+"""How tight an operator binds; a product without signs binds tighter."""
+_OPERATORS = {"+": "add", "-": "add", "pm": "pm", "*": "mul", "/": "div"}
 _NO_FACTORS = _SIGNS | {"cup", "pm", "rbrace", "lbrace", "infty"}
 
 
@@ -173,56 +176,45 @@ class _Reader:
 
     # -- expressions
 
-    def _sum(self, pm: bool = False) -> Tree:
-        self._deepen()
-        tree = ("num", Fraction(0)) if self._next == "pm" else self._product()
-        while self._next in ("+", "-", "pm"):
-            sign, term = self._take(), self._product()
+    def _sum(self, above: int = 0, pm: bool = False) -> Tree:
+        """The longest expression whose operators bind tighter than a level."""
+        self._deepen(above == 0)
+        starts_with_pm = above == 0 and self._next == "pm"
+        tree: Tree = ("num", Fraction(0)) if starts_with_pm else self._signed()
+        while (level := _LEVELS.get(self._next, 0)) > above:
+            sign = self._take()
             if tree[0] == "pm" or (sign == "pm" and not pm):
                 raise Unreadable
-            if sign == "pm":
-                tree = ("pm", tree, term)
-            else:
-                tree = ("add", tree, ("neg", term) if sign == "-" else term)
-        self._depth -= 1
-        return tree
-
-    def _product(self) -> Tree:
-        tree = self._signed()
-        while self._next in ("*", "/"):
-            if self._take() == "*":
-                tree = ("mul", tree, self._signed())
-            elif is_whole(tree[1] if tree[0] == "neg" else tree) and self._next.isdigit():
+            number = tree[1] if tree[0] == "neg" else tree
+            if sign == "/" and is_whole(number) and self._next.isdigit():
                 tree = ("div", tree, _number(self._take()))
                 if self._next == "^":
                     raise Unreadable
-                while self._starts_factor() and not self._next[0].isdigit():
-                    tree = ("mul", tree, self._power())
+                tree = self._juxtaposed(tree)  # 1/4x
             else:
-                tree = ("div", tree, self._signed())
+                term = self._sum(level)
+                tree = (_OPERATORS[sign], tree, ("neg", term) if sign == "-" else term)
+        self._depth -= above == 0
         return tree
 
     def _signed(self) -> Tree:
         minus = False
         while self._next in ("-", "+"):
             minus ^= self._take() == "-"
-        tree = self._implicit_product()
+        tree = self._juxtaposed(self._power())
         return ("neg", tree) if minus else tree
 
-    def _implicit_product(self) -> Tree:
-        tree = self._power()
-        first, count = tree, 1
+    def _juxtaposed(self, first: Tree) -> Tree:
+        """A product without signs that begins with a factor; a mixed number is a sum."""
+        tree = first
         while self._starts_factor():
             if self._next[0].isdigit():
-                if count > 1:
+                if tree is not first:
                     raise Unreadable
                 return self._mixed(tree)
             factor = self._power()
-            if count == 1 and is_whole(first) and is_plain_fraction(factor):
-                tree = ("add", tree, factor)  # a mixed number
-            else:
-                tree = ("mul", tree, factor)
-            count += 1
+            is_mixed = tree is first and is_whole(first) and is_plain_fraction(factor)
+            tree = ("add" if is_mixed else "mul", tree, factor)
         return tree
 
     def _mixed(self, whole: Tree) -> Tree:
@@ -262,8 +254,8 @@ class _Reader:
         self._expect(closing)
         return tree
 
-    def _deepen(self) -> None:
-        self._depth += 1
+    def _deepen(self, by: int = 1) -> None:
+        self._depth += by
         if self._depth > MAX_NESTING:
             raise Unreadable
 
@@ -300,7 +292,7 @@ class _Reader:
         if not self._try("_"):
             return _number(token)
         inner = self._subscript()
-        base = {"text{two}": "2", "two": "2", "ten": "10", "eight": "8"}.get(inner, inner)
+        base = {"two": "2", "ten": "10", "eight": "8"}.get(inner, inner)
         if not base.isdigit() or not token.isdigit():
             raise Unreadable
         return ("based", token, base)
@@ -403,4 +395,7 @@ def _number(token: str) -> Tree:
     exponent = re.split("[eE]", token)[1:]
     if len(token) > MAX_NUMBER or (exponent and abs(int(exponent[0])) > 1000):
         raise Unreadable
-    return ("dec" if exponent or "." in token else "num", Fraction(token))
+    try:
+        return ("dec" if exponent or "." in token else "num", Fraction(token))
+    except ValueError:  # a point alone, a circled digit
+        raise Unreadable from None
