@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from vlaa_jax.rewards.gold_check import parser_problems
+from vlaa_jax.rewards.math import parser_problems
 from vlaa_jax.rewards.mixed import MixedReward
 from vlaa_jax.rewards.pool import KillablePool
 from vlaa_jax.schema import ScoreRequest, UserError

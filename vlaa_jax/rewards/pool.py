@@ -38,8 +38,16 @@ class Outcome:
 
 class _Job(NamedTuple):
     line: bytes
-    timeout_s: float
     future: "Future[Outcome]"
+
+
+class _Terms(NamedTuple):
+    task: str
+    workers: int
+    timeout_s: float
+    patience: float
+    memory_mb: int
+    recycle_after: int
 
 
 class KillablePool:
@@ -67,26 +75,25 @@ class KillablePool:
     ) -> None:
         if workers < 1 or not timeout_s > 0 or not patience >= 1:
             raise ValueError("a pool needs at least one worker and a timeout above 0 seconds")
-        self.workers = workers
-        self.timeout_s = timeout_s
-        self._crew = _Crew(task, workers, patience, memory_mb, recycle_after)
+        terms = _Terms(task, workers, timeout_s, patience, memory_mb, recycle_after)
+        self._crew = _Crew(terms)
         self._finalizer = weakref.finalize(self, self._crew.close)
 
     def start(self) -> None:
         """Start the processes now, in the background, rather than with the first task."""
         self._crew.start()
 
-    def submit(self, item: Any, timeout_s: float | None = None) -> "Future[Outcome]":
+    def submit(self, item: Any) -> "Future[Outcome]":
         """Queue one JSON-able item; the future always resolves to an Outcome."""
-        job = _Job(json.dumps(item).encode() + b"\n", timeout_s or self.timeout_s, Future())
+        job = _Job(json.dumps(item).encode() + b"\n", Future())
         job.future.set_running_or_notify_cancel()
         self._crew.start()
         self._crew.queue(job)
         return job.future
 
-    def map(self, items: Iterable[Any], timeout_s: float | None = None) -> list[Outcome]:
+    def map(self, items: Iterable[Any]) -> list[Outcome]:
         """Outcomes of all items, in their order. Blocks; callable from any thread."""
-        futures = [self.submit(item, timeout_s) for item in items]
+        futures = [self.submit(item) for item in items]
         return [future.result() for future in futures]
 
     def close(self) -> None:
@@ -103,11 +110,8 @@ class KillablePool:
 class _Crew:
     """A thread for each worker. It holds no pool, so that one nobody uses any more is closed."""
 
-    def __init__(
-        self, task: str, size: int, patience: float, memory_mb: int, recycle_after: int
-    ) -> None:
-        self._task, self._size, self._memory_mb = task, size, memory_mb
-        self._patience, self._recycle_after = patience, recycle_after
+    def __init__(self, terms: _Terms) -> None:
+        self._terms = terms
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._lock = threading.Lock()  # of all below; who holds it does not wait
         self._closed = ""  # why no more tasks are taken
@@ -121,7 +125,7 @@ class _Crew:
         with self._lock:
             if self._closed or self._threads:
                 return
-            for _ in range(self._size):
+            for _ in range(self._terms.workers):
                 thread = threading.Thread(target=self._run, name="killable-pool", daemon=True)
                 self._threads.append(thread)
                 thread.start()
@@ -137,8 +141,9 @@ class _Crew:
         if os.getpid() != self._owner:  # a forked copy must not end its parent's pool
             return
         self._stop("the pool is closed")
-        for worker in list(self.workers):
-            worker.process.kill()  # its thread sees that, and reaps it
+        with self._lock:
+            for worker in self.workers:
+                worker.process.kill()  # its thread sees that, and reaps it
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join()
@@ -155,10 +160,15 @@ class _Crew:
 
     def _run(self) -> None:
         worker = None
-        with contextlib.suppress(OSError):  # where it stays, the first task says so
+        with contextlib.suppress(Exception):  # where it stays, the first task says so
             worker = self._started()
         for job in iter(self._jobs.get, None):
-            worker = self._serve(job, worker)
+            try:
+                worker = self._serve(job, worker)
+            except Exception as error:
+                self._stop(f"the pool broke: {error}")
+                if not job.future.done():  # whatever breaks, nobody waits for ever
+                    self.queue(job)
         if worker is not None:
             self._retire(worker)
 
@@ -177,11 +187,11 @@ class _Crew:
         if worker is None:
             self.queue(job)  # which refuses it
             return None
-        outcome = worker.run(job, self._patience)
+        outcome = worker.run(job.line)
         if outcome.error is not None and self._closed:
             outcome = Outcome(error=self._closed, pool_failed=True)
         job.future.set_result(outcome)
-        if outcome.error is None and worker.done < self._recycle_after:
+        if outcome.error is None and worker.done < self._terms.recycle_after:
             return worker
         self._retire(worker)
         return None
@@ -195,12 +205,12 @@ class _Crew:
         with self._lock:
             if self._closed:
                 return None
-            worker = _Worker(self._task, self._memory_mb)
+            worker = _Worker(self._terms)
             self.workers.add(worker)
         problem = worker.reply(None).error
         if problem is None:
             return worker
-        self._stop(f"the pool broke: cannot start workers for {self._task}: {problem}")
+        self._stop(f"the pool broke: cannot start workers for {self._terms.task}: {problem}")
         self._retire(worker)
         return None
 
@@ -213,8 +223,8 @@ class _Crew:
 class _Worker:
     """One process, and the socket to it."""
 
-    def __init__(self, task: str, memory_mb: int) -> None:
-        self.done = 0
+    def __init__(self, terms: _Terms) -> None:
+        self.done, self._terms = 0, terms
         environment = dict(os.environ)
         environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
         self._channel, theirs = socket.socketpair()
@@ -222,7 +232,7 @@ class _Worker:
             self.process = subprocess.Popen(
                 [
                     *(sys.executable, "-P", "-m", "vlaa_jax.rewards.worker", str(theirs.fileno())),
-                    *(str(os.getpid()), task, str(memory_mb)),
+                    *(str(os.getpid()), terms.task, str(terms.memory_mb)),
                 ],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
@@ -232,12 +242,12 @@ class _Worker:
                 start_new_session=True,  # Ctrl-C reaches us alone; we end the children
             )
 
-    def run(self, job: _Job, patience: float) -> Outcome:
+    def run(self, line: bytes) -> Outcome:
         self.done += 1
-        clock = _Clock(self.process.pid, job.timeout_s, patience)
+        clock = _Clock(self.process.pid, self._terms.timeout_s, self._terms.patience)
         try:
             self._channel.settimeout(None)
-            self._channel.sendall(job.line)
+            self._channel.sendall(line)
         except OSError:  # it died before it had the task
             return Outcome(error="the worker died", pool_failed=True)
         return self.reply(clock)
