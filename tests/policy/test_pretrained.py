@@ -14,7 +14,7 @@ from vlaa_jax.parallel.mesh import make_mesh
 from vlaa_jax.policy.distribution import Distribution
 from vlaa_jax.policy.pretrained import open_pretrained
 from vlaa_jax.policy.prompts import Collator, Encoder
-from vlaa_jax.policy.usable import heldout_prompts, load_checked
+from vlaa_jax.policy.usable import Usable, heldout_prompts, load_checked
 from vlaa_jax.rollout.engine import Engine
 from vlaa_jax.rollout.sampling import Sampling
 from vlaa_jax.settings.shared import ModelSettings, PromptSettings
@@ -41,7 +41,7 @@ def sample(directory, place, paths):
     )
     encoder = Encoder(checkpoint, DATA)
     usable, _ = load_checked(paths.grpo, paths.images, encoder)
-    prompts = heldout_prompts(usable[:PROMPTS], paths.images, encoder)
+    prompts = heldout_prompts(Usable(usable[:PROMPTS], usable.images), encoder)
     assert all(prompt.encoded.grids for prompt in prompts)
     collate = Collator(checkpoint, DATA, place)
     inputs, _ = collate(prompts)

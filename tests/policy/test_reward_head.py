@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from vlaa_jax.models.qwen_vl.config import QwenVLConfig
+from vlaa_jax.models.qwen_vl.hf_config import read_config
 from vlaa_jax.parallel.mesh import make_mesh
 from vlaa_jax.policy.reward_head import InProcessRewardHead, head_scorer, mixed_reward
 from vlaa_jax.rewards.mixed import MixedReward
@@ -21,7 +21,7 @@ TINY = resources.files("vlaa_jax") / "assets" / "tiny"
 @pytest.fixture(scope="module")
 def head_file(tmp_path_factory):
     file = tmp_path_factory.mktemp("head") / "head.safetensors"
-    width = QwenVLConfig.from_hf_dir(str(TINY)).text.width
+    width = read_config(str(TINY)).text.width
     weight = np.random.default_rng(0).normal(size=(1, width)).astype(np.float32)
     save_file({"score.weight": weight}, file)
     return str(file)
@@ -112,7 +112,7 @@ def test_open_ended_rewards_come_from_the_head(head, picture):
 
 
 def test_the_settings_choose_the_head(tmp_path):
-    width = QwenVLConfig.from_hf_dir(str(TINY)).text.width
+    width = read_config(str(TINY)).text.width
     weight = np.random.default_rng(1).normal(size=(1, width)).astype(np.float32)
     save_file({"score.weight": weight}, tmp_path / "head.safetensors")
     rewards = RewardSettings(

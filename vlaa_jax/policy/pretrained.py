@@ -19,6 +19,7 @@ from vlaa_jax.models.qwen_vl import lora, weights
 from vlaa_jax.models.qwen_vl.attend import choose
 from vlaa_jax.models.qwen_vl.axes import PARAM_AXES, layout
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
+from vlaa_jax.models.qwen_vl.hf_config import read_config
 from vlaa_jax.models.qwen_vl.model import Compute, split_model
 from vlaa_jax.models.qwen_vl.trees import merge, part_of
 from vlaa_jax.models.qwen_vl.vision import PixelNorm
@@ -85,15 +86,9 @@ def open_pretrained(
     """
     path = _locate(model.checkpoint)
     sidecars = weights.sidecar_dir(path)
-    config = QwenVLConfig.from_hf_dir(sidecars)
+    config = read_config(sidecars)
     processor = ImageProcessor.from_dir(sidecars, data.min_pixels or None, data.max_pixels or None)
-    pixels = PixelNorm(
-        processor.rescale_factor,
-        tuple(processor.image_mean),
-        tuple(processor.image_std),
-        processor.temporal_patch_size,
-    )
-    compute = compute_of(model, config, mesh, pixels)
+    compute = compute_of(model, config, mesh, pixel_norm(processor))
     base_graphdef, _ = split_model(config, compute)
     graphdef, shapes = split_model(config, compute, model.lora)
     chat = Chat.from_dir(sidecars)
@@ -108,6 +103,12 @@ def open_pretrained(
         processor=processor,
         allowed_V=allowed_tokens(config.text.vocab_size, chat.vocab_size, chat.structural_ids),
     )
+
+
+def pixel_norm(processor: ImageProcessor) -> PixelNorm:
+    """How the model normalises the bytes that a processor cuts into patches."""
+    mean, std = tuple(processor.image_mean), tuple(processor.image_std)
+    return PixelNorm(processor.rescale_factor, mean, std, processor.temporal_patch_size)
 
 
 def compute_of(
@@ -135,7 +136,7 @@ def compute_of(
 
 def config_of(checkpoint: str) -> QwenVLConfig:
     """The model configuration of a checkpoint; nothing large is read."""
-    return QwenVLConfig.from_hf_dir(weights.sidecar_dir(_locate(checkpoint)))
+    return weights.load_config(_locate(checkpoint))
 
 
 def _locate(checkpoint: str) -> Path:

@@ -16,13 +16,13 @@ from vlaa_jax.data.samples.preprocessor import Encoded, Preprocessor
 from vlaa_jax.data.text.chat import Chat
 from vlaa_jax.foreign import MAX_IMAGE_BYTES, read_bytes
 from vlaa_jax.models.qwen_vl import weights
-from vlaa_jax.models.qwen_vl.config import QwenVLConfig
+from vlaa_jax.models.qwen_vl.hf_config import read_config
 from vlaa_jax.models.qwen_vl.model import RowInputs
 from vlaa_jax.models.qwen_vl.vision import VisionInputs
 from vlaa_jax.models.reward_head.head import ScalarHead, load_scalar_head
 from vlaa_jax.parallel import hosts
 from vlaa_jax.parallel.mesh import data_shards
-from vlaa_jax.policy.pretrained import config_of
+from vlaa_jax.policy.pretrained import config_of, pixel_norm
 from vlaa_jax.rewards.iou import native_box_space
 from vlaa_jax.rewards.mixed import MixedReward
 from vlaa_jax.rewards.open_ended import AnswerItem, AnswerScorer, Judged
@@ -64,11 +64,13 @@ class InProcessRewardHead(AnswerScorer):
         max_tokens: int = 4_096,
     ) -> None:
         self.identity = f"head {checkpoint} {head_file} {dtype} {max_pixels} {max_tokens}"
-        self._head: ScalarHead = load_scalar_head(checkpoint, head_file, mesh, dtype=dtype)
-        sidecars = weights.sidecar_dir(weights.resolve(str(checkpoint)))
+        sidecars = weights.sidecar_dir(weights.existing(checkpoint))
         self._chat = Chat.from_dir(sidecars)
         self._processor = ImageProcessor.from_dir(sidecars, max_pixels=max_pixels)
-        vision = QwenVLConfig.from_hf_dir(sidecars).vision
+        self._head: ScalarHead = load_scalar_head(
+            checkpoint, head_file, mesh, dtype=dtype, pixels=pixel_norm(self._processor)
+        )
+        vision = read_config(sidecars).vision
         self._window_units = vision.window_size // (vision.patch_size * vision.merge_size)
         self._shards = data_shards(mesh)
         self._batch = -(-batch // self._shards) * self._shards

@@ -1,12 +1,11 @@
 """Which records can be used, and the loaders over them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from vlaa_jax.data.images.opener import ImageOpener, opener
 from vlaa_jax.data.judging.findings import Findings
 from vlaa_jax.data.judging.judge import GoldProblems, Judge, examine
 from vlaa_jax.data.loaders.loader import Loader
@@ -14,11 +13,11 @@ from vlaa_jax.data.loaders.order import Order, ordered
 from vlaa_jax.data.loaders.prompts import prompt_loader
 from vlaa_jax.data.progress import progress
 from vlaa_jax.data.records.reject import Reject
-from vlaa_jax.data.sources.source import Source
+from vlaa_jax.data.sources.source import ImageOpener, Source
 from vlaa_jax.data.sources.table import open_source
 from vlaa_jax.parallel import hosts
 from vlaa_jax.policy.prompts import Encoder, Prompt
-from vlaa_jax.policy.spread import Deal, Reader, SpreadLoader, complete
+from vlaa_jax.policy.spread import Deal, SpreadLoader, complete
 from vlaa_jax.rewards.mixed import MixedReward
 from vlaa_jax.schema import Record, UserError
 from vlaa_jax.settings import by_source
@@ -110,19 +109,12 @@ def _open(path: Path, image_root: Path | None, data: PromptSettings, kind: str |
 
 
 def training_loader(
-    records: Sequence[Record],
-    image_root: Path | None,
-    encoder: Encoder,
-    *,
-    batch: int,
-    seed: int,
-    deal: Deal | None = None,
+    records: Usable, encoder: Encoder, *, batch: int, seed: int, deal: Deal | None = None
 ) -> Loader[list[Prompt]]:
     """Endless shuffled batches of prompts with exact state.
 
     Args:
         records: as ``load_checked`` gives them.
-        image_root: where the images are of records that do not say so themselves.
         encoder: its settings hold the mix of sources and the number of threads.
         batch: prompts of a step over all hosts.
         seed: of the order.
@@ -136,7 +128,7 @@ def training_loader(
     places = tuple(spread.held(batch)) if spread else ()
     loader = prompt_loader(
         records,
-        _images_of(records, image_root),
+        records.images,
         batch_size=len(places) or batch,
         order=replace(order, places=places, batch=batch) if spread else order,
         threads=encoder.data.workers,
@@ -145,13 +137,7 @@ def training_loader(
     return SpreadLoader(loader, ordered(records, order), spread, batch) if spread else loader
 
 
-def _images_of(records: Sequence[Record], image_root: Path | None) -> Path | ImageOpener:
-    return records.images if isinstance(records, Usable) else image_root or Path()
-
-
-def heldout_prompts(
-    records: Sequence[Record], image_root: Path | None, encoder: Encoder, deal: Deal | None = None
-) -> list[Prompt]:
+def heldout_prompts(records: Usable, encoder: Encoder, deal: Deal | None = None) -> list[Prompt]:
     """All prompts of a held-out set, in file order; see ``spread`` for several hosts."""
     spread = deal if hosts.count() > 1 else None
     held = spread.held(len(records)) if spread else list(range(len(records)))
@@ -159,7 +145,7 @@ def heldout_prompts(
     if held:
         with prompt_loader(
             [records[place] for place in held],
-            _images_of(records, image_root),
+            records.images,
             batch_size=32,
             order=Order(shuffle=False, epochs=1),
             threads=encoder.data.workers,
@@ -169,8 +155,3 @@ def heldout_prompts(
     if spread is None:
         return mine
     return complete(records, dict(zip(held, mine, strict=True)), spread.owner_P(len(records)))
-
-
-def reader(records: Sequence[Record], image_root: Path | None, encoder: Encoder) -> Reader:
-    """Reads prompts of these records that are only known in outline."""
-    return Reader(opener(_images_of(records, image_root)), encoder)

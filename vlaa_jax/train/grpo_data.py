@@ -10,7 +10,7 @@ from vlaa_jax.foreign import local_path
 from vlaa_jax.parallel import hosts
 from vlaa_jax.policy.prompts import Encoder, Prompt
 from vlaa_jax.policy.spread import Deal, Reader
-from vlaa_jax.policy.usable import heldout_prompts, load_checked, reader, training_loader
+from vlaa_jax.policy.usable import heldout_prompts, load_checked, training_loader
 from vlaa_jax.rewards.mixed import MixedReward
 from vlaa_jax.schema import Record, UserError
 from vlaa_jax.settings.grpo import GrpoSettings
@@ -86,11 +86,11 @@ def open_data(
     if held_out is not None:
         held, rejects = load_checked(held_out, images, encoder, gold_problems=golds)
         rundir.list_rejects(held_out, len(held), rejects)
-        prompts = heldout_prompts(held, images, encoder, deal)
+        prompts = heldout_prompts(held, encoder, deal)
     loader = training_loader(
-        records, images, encoder, batch=settings.rollout.prompts, seed=settings.seed, deal=deal
+        records, encoder, batch=settings.rollout.prompts, seed=settings.seed, deal=deal
     )
-    readers = (reader(part, images, encoder) for part in (records, held))
+    readers = (Reader(part.images, encoder) for part in (records, held))
     return PromptData(records, rundir.closes(loader), prompts, images, *readers)
 
 

@@ -19,8 +19,8 @@ from vlaa_jax.policy.reward_head import mixed_reward
 from vlaa_jax.policy.rows import RowCheck, RowSource
 from vlaa_jax.policy.sampler import Sampler
 from vlaa_jax.policy.scoring import CompletionScorer
-from vlaa_jax.policy.spread import Deal
-from vlaa_jax.policy.usable import Usable, heldout_prompts, load_checked, reader
+from vlaa_jax.policy.spread import Deal, Reader
+from vlaa_jax.policy.usable import Usable, heldout_prompts, load_checked
 from vlaa_jax.rewards.mixed import MixedReward
 from vlaa_jax.schema import Record
 from vlaa_jax.settings.sft import SftSettings
@@ -130,12 +130,12 @@ def open_validation(
     held, reward = data.heldout
     encoder = Encoder(pretrained, settings.data)
     deal = Deal(mesh, settings.rollout.at_once)
-    prompts: list[Prompt] = heldout_prompts(held, data.images, encoder, deal)
+    prompts: list[Prompt] = heldout_prompts(held, encoder, deal)
     limit = settings.rollout.max_new_tokens
     chat, processor = pretrained.chat, pretrained.processor
     sampler = Sampler(
         pretrained,
-        Collator(pretrained, settings.data, mesh, reader(held, data.images, encoder)),
+        Collator(pretrained, settings.data, mesh, Reader(held.images, encoder)),
         settings.rollout,
         mesh,
         seed=settings.seed,
