@@ -23,7 +23,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from vlaa_jax.rewards.math import prepare_case
 from vlaa_jax.rewards.mixed import MixedReward, RewardSettings
