@@ -52,14 +52,21 @@ _LETTER = re.compile(
     rf"|([A-Z])(?=\s*(?:[,;!=(]|-\s|$|[\u4e00-\u9fff])|\s+(?i:{VERBS})\b)"
 )
 _ARTICLE = r"A(?=\s+[a-z]{2,}|\s+\d)(?!\s+(?:and|or|is|nor|not|then|maybe)\b)"
-_MENTION = re.compile(
-    r"(?<![\w.'\\])[(\[{]?\s*(?P<marked>[A-Ha-h])\s*[)\]}.:](?=\W|$)"
-    rf"|(?<![A-Za-z0-9_'\\])(?!{_ARTICLE})(?P<capital>[A-H])(?![A-Za-z0-9_'])"
-    r"(?!\s*[=<>^+*/≤≥](?!.*[:)]\s))"
-    r"|(?<![\w'\\])(?P<offered>[a-h])(?=\s+n?or\s)"
-    rf"|(?:\b(?:{OPTION_WORDS})\b|^\s*[,;/|&-])\s*"
-    r"(?P<called>[b-h](?![\w'’]|\s*[\^<>+*=≤≥≠])|a(?=\s*(?:[,;/|.]|$)))"
-)
+_MENTIONS = {
+    # (C)  C)  c.  c:
+    "marked": r"(?<![\w.'\\])[(\[{]?\s*([A-Ha-h])\s*[)\]}.:](?=\W|$)",
+    # B, but not the article, and not in an equation unless marks follow it
+    "capital": rf"(?<![A-Za-z0-9_'\\])(?!{_ARTICLE})([A-H])(?![A-Za-z0-9_'])"
+    r"(?!\s*[=<>^+*/≤≥](?!.*[:)]\s))",
+    # c or
+    "offered": r"(?<![\w'\\])([a-h])(?=\s+n?or\s)",
+    # or c
+    "called": rf"(?:\b(?:{OPTION_WORDS})\b|^\s*[,;/|&-])\s*"
+    r"([b-h](?![\w'’]|\s*[\^<>+*=≤≥≠])|a(?=\s*(?:[,;/|.]|$)))",
+}
+"""What stands for an option, by kind; the last only beside an option that was said."""
+_CLEARLY = re.compile("|".join(list(_MENTIONS.values())[:-1]))
+_MENTION = re.compile("|".join(_MENTIONS.values()))
 _NO_MENTION = re.compile(
     rf"(?i:(?:{FIGURES}|∠|△|\\angle|\\triangle)\s*(?:[A-Z]\b(?:\s*(?:,|and|to|or)\s*)?)+)"
     r"|\b[a-zA-Z]+\([^()]{1,20}\)|[(\[](?=[^()\[\]]*[,+*^-])[^()\[\]:;]*[)\]]"
@@ -158,8 +165,7 @@ class _Chooser:
     def rivals(self, text: str) -> bool:
         """Whether a piece of text names an option."""
         text = _NO_MENTION.sub(" ", text)
-        clear = any(match.lastgroup != "called" for match in _MENTION.finditer(text))
-        return clear or self._quotes_other(text, "")
+        return _CLEARLY.search(text) is not None or self._quotes_other(text, "")
 
     def _read_text(self, text: str, start: int) -> Iterator[tuple[str, int]]:
         ends = [match.start() for match in _ENDS.finditer(text, start + 1)]
@@ -184,7 +190,7 @@ class _Chooser:
         if _ONLY.fullmatch(said):
             return _letters(said) != {letter}
         found = _MENTION.finditer(_NO_MENTION.sub(" ", said))
-        others = {match[match.lastgroup or 0].upper() for match in found} - {letter}
+        others = {match[match.lastindex or 0].upper() for match in found} - {letter}
         return bool(others) or self._quotes_other(said, letter)
 
     def _quotes_other(self, rest: str, letter: str) -> bool:
