@@ -203,8 +203,6 @@ def _prepared(text: str) -> str:
         text = text.replace("$$", "$")
     text = re.sub(rf"°\s*{_APART}?\s*([CF])(?![A-Za-z])", r" deg\1 ", text)
     text = re.sub(r"(?<=\d)\s*[xX]\s*(?=10\s*[\^⁰¹²³⁴-⁹⁻])", r"\\times ", text)
-    if text.startswith("$") and text.count("$") == 1 and re.match(r"\$\s*[\d.]", text):
-        return text.strip()  # dollars, not a delimiter
     return text.replace("**", "").strip() if not re.search(r"\w\*\*\s*[\w(-]", text) else text
 
 
