@@ -126,11 +126,11 @@ class RememberedScores:
     def judge(self, texts: Sequence[AnswerItem]) -> list[Judged]:
         """One Judged per text, in order; one whose images cannot be read fails by itself."""
         keys = [self._key(text) for text in texts]
-        known = {key: Judged(self._cache[key]) for key in keys if key in self._cache}
+        named = [(key, text) for key, text in zip(keys, texts, strict=True) if isinstance(key, str)]
+        known = {key: Judged(self._cache[key]) for key, _ in named if key in self._cache}
         for key in known:
             self._cache.move_to_end(key)
-        asked = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
-        known |= self._ask({key: text for key, text in asked.items() if isinstance(key, str)})
+        known |= self._ask({key: text for key, text in named if key not in known})
         return [key if isinstance(key, Judged) else known[key] for key in keys]
 
     def _ask(self, asked: dict[str, AnswerItem]) -> dict[str, Judged]:
@@ -226,10 +226,7 @@ class OpenEndedVerifier(Verifier):
         for said, of in ((response, ""), (reference, "reference: ")):
             if said.error is not None:
                 return Verdict(error=f"{name}: {of}{said.error}")
-        try:
-            reward = reference_reward(response.score, reference.score, self._beta)
-        except ValueError as error:
-            return Verdict(error=f"{name}: {error}")
+        reward = reference_reward(response.score, reference.score, self._beta)
         parts = {"response_score": response.score, "reference_score": reference.score}
         return Verdict(reward, parts=parts)
 
@@ -268,7 +265,7 @@ def make_scorer(settings: RewardSettings) -> AnswerScorer | None:
     from vlaa_jax.rewards.chat_judge import ChatJudge
     from vlaa_jax.rewards.score_endpoint import ScoreEndpoint
 
-    return (ChatJudge if chosen == "chat_judge" else ScoreEndpoint)(settings)
+    return ChatJudge(settings) if chosen == "chat_judge" else ScoreEndpoint(settings)
 
 
 def _digest(parts: Iterable[str]) -> str:
