@@ -16,7 +16,7 @@ from threading import Lock
 
 from vlaa_jax.foreign import MAX_IMAGE_BYTES, read_bytes
 from vlaa_jax.rewards.similarity import BASELINE, SCALE, text_similarity
-from vlaa_jax.rewards.verifier import Finish, Item, Setup, Verdict, Verifier, reason
+from vlaa_jax.rewards.verifier import Finish, Item, Missing, Setup, Verdict, Verifier, reason
 from vlaa_jax.schema import UserError
 from vlaa_jax.settings.rewards import OPEN_ENDED_BACKENDS, RewardSettings
 
@@ -172,16 +172,16 @@ class OpenEndedVerifier(Verifier):
     """Pays for beating the reference, by the scores of a backend.
 
     Args:
-        scorer: where S comes from; None: nothing was chosen, so no answer has a score.
+        scorer: where S comes from.
         beta: smoothing per point of S.
         cache_entries: scores that are remembered.
     """
 
-    def __init__(self, scorer: AnswerScorer | None, beta: float, cache_entries: int) -> None:
+    def __init__(self, scorer: AnswerScorer, beta: float, cache_entries: int) -> None:
         self._scorer, self._beta = scorer, beta
-        self._scores = None if scorer is None else RememberedScores(scorer, cache_entries)
+        self._scores = RememberedScores(scorer, cache_entries)
         self._lock = Lock()
-        self.uses_devices = scorer is not None and scorer.uses_devices
+        self.uses_devices = scorer.uses_devices
 
     def begin(self, items: Sequence[Item]) -> Finish:
         """Ask the backend when asked to finish: it is called from one thread at a time."""
@@ -189,8 +189,7 @@ class OpenEndedVerifier(Verifier):
 
     def close(self) -> None:
         """Close the backend."""
-        if self._scorer is not None:
-            self._scorer.close()
+        self._scorer.close()
 
     def _finish(self, items: Sequence[Item]) -> list[Verdict]:
         verdicts = [self._refused(item) for item in items]
@@ -202,8 +201,6 @@ class OpenEndedVerifier(Verifier):
         """The verdict on an answer that no backend is asked about."""
         if not item.request.gt.strip():
             return Verdict(error="gold is empty")
-        if self._scorer is None:
-            return Verdict(error="no open-ended backend: choose rewards.open_ended")
         return Verdict(0.0) if len(item.answer) > MAX_ANSWER else None
 
     def _asked(self, items: Sequence[Item]) -> list[Verdict]:
@@ -212,7 +209,7 @@ class OpenEndedVerifier(Verifier):
             asked = item.request
             texts.append(AnswerItem(asked.question, item.answer, asked.images, asked.gt))
             texts.append(AnswerItem(asked.question, asked.gt, asked.images))
-        if not texts or self._scorer is None or self._scores is None:
+        if not texts:
             return []
         try:
             with self._lock:
@@ -239,6 +236,8 @@ def make(setup: Setup) -> Verifier:
     """
     settings = setup.settings
     scorer = setup.open_ended or make_scorer(settings)
+    if scorer is None:
+        return Missing("no open-ended backend: choose rewards.open_ended")
     return OpenEndedVerifier(scorer, settings.beta, settings.cache_entries)
 
 

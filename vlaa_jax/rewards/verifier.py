@@ -79,6 +79,17 @@ class Verifier(ABC):
         """Release processes, connections and devices."""
 
 
+class Missing(Verifier):
+    """A verifier that was not chosen: no answer has a score, for the reason given."""
+
+    def __init__(self, why: str) -> None:
+        self._why = why
+
+    def begin(self, items: Sequence[Item]) -> Finish:
+        """Nothing is begun."""
+        return lambda: [Verdict(error=self._why)] * len(items)
+
+
 class RuleVerifier(Verifier):
     """A verifier that is two functions of one request.
 
