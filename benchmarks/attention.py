@@ -56,7 +56,8 @@ def gradient_of(backend: Backend, pattern: Pattern, where: Any, heads: str | Non
     """Value and gradients of queries, keys and values."""
 
     def total(q: Any, k: Any, v: Any, segments: Any) -> Any:
-        out = attend(q, k, v, segments, pattern, backend=backend, layout=where, heads=heads)
+        form = backend._replace(layout=where, heads=heads)
+        out = attend(q, k, v, segments, pattern, form)
         return jnp.sum(out.astype(jnp.float32) ** 2)
 
     return jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2)))
@@ -178,14 +179,14 @@ def decode(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     )
     config = model_config(settings.model.checkpoint)
     text, rollout = config.text, settings.rollout
-    program = {p.name: p for p in programs_of(settings, config, mesh)}["burst"]
+    program: Any = {p.name: p for p in programs_of(settings, config, mesh)}["burst"]
     found = program.jitted.lower(*program.args).compile()
     own = 2 * text.kv_heads * text.head_dim * 2 * arguments.slots  # a position of a layer
     prefix = own * settings.data.max_prompt_tokens
     suffix = own * rollout.completions * rollout.max_new_tokens
     burst = own * rollout.completions * rollout.burst
     yield {"floor_mib": (prefix + suffix + burst) / MIB, "prefix_mib": prefix / MIB}
-    computations, entry = hlo._computations(found.as_text())
+    computations, entry = hlo.computations_of(found.as_text())
     loops = hlo._loops_around(computations, entry)
     for name, lines in computations.items():
         if name not in loops or "fused" in name:

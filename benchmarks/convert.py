@@ -28,6 +28,7 @@ import ml_dtypes
 import numpy as np
 
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
+from vlaa_jax.models.qwen_vl.hf_config import to_hf
 from vlaa_jax.models.qwen_vl.hf_keys import hf_shapes
 from vlaa_jax.models.qwen_vl.safetensors_io import SafetensorsReader, SafetensorsWriter
 
@@ -48,7 +49,7 @@ def generate(directory: Path, config: QwenVLConfig) -> int:
                 start = (number * 131 + first) % 4099
                 piece = POOL[start : start + rows * row].reshape(rows, *shape[1:])
                 writer.write(name, piece.view(BF16), first_row=first)
-    (directory / "config.json").write_text(json.dumps(config.to_hf()))
+    (directory / "config.json").write_text(json.dumps(to_hf(config)))
     return sum(info.nbytes for info in SafetensorsReader(directory).tensors.values())
 
 

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from vlaa_jax.evaluate.benchmarks import LEADERBOARD
-from vlaa_jax.evaluate.miniature.judge_server import JudgeServer
+from vlaa_jax.evaluate.miniature.judge_server import answer
 from vlaa_jax.evaluate.scoring.equality import answers_equal
+from vlaa_jax.pipeline.local_server import LocalServer
 
 THINK = "We look at the figure and compare its parts one after the other. " * 23
 PAIRS = [
@@ -96,8 +97,8 @@ def stored_predictions(folder: Path) -> dict[str, Any]:
         options = ["--rules-only"]
         if benchmark.judge == "always":
             options = [f"--judge-replies={folder / 'replies'}", "--judge-model=scripted"]
-            with JudgeServer() as url:
-                score(file, benchmark.name, [*options, f"--judge-url={url}"])
+            with LocalServer(answer) as server:
+                score(file, benchmark.name, [*options, f"--judge-url={server.url}"])
         seconds, summary = score(file, benchmark.name, options)
         found[benchmark.name] = {"rows": benchmark.size, "seconds": round(seconds, 2)}
         found[benchmark.name]["outputs"] = summary["outputs"]["paths"]

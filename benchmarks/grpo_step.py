@@ -39,6 +39,7 @@ from vlaa_jax.data.rows.batches import BatchLayout, collate_prompts
 from vlaa_jax.data.samples.preprocessor import Encoded
 from vlaa_jax.data.text.positions import mrope_positions
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
+from vlaa_jax.models.qwen_vl.hf_config import parse_config
 from vlaa_jax.models.qwen_vl.hf_keys import key_table
 from vlaa_jax.models.qwen_vl.model import Compute, PromptInputs, init_params, split_model
 from vlaa_jax.policy.distribution import Distribution
@@ -343,7 +344,7 @@ def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """All figures after each round, so that an interrupted measurement keeps those it has."""
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
-    config = QwenVLConfig.from_hf(MINI)
+    config = parse_config(MINI)
     samples = encoded_prompts(config, args.prompts)
     rows = args.prompts * args.completions
     runs: dict[str, Any] = {

@@ -17,6 +17,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from vlaa_jax.models.qwen_vl.hf_config import read_config
+
 ROOT = Path(__file__).parent.parent
 GIB = 2**30
 
@@ -28,7 +30,6 @@ def write_checkpoint(directory, gib):
     from safetensors.numpy import save_file
 
     from vlaa_jax.models.qwen_vl import hf_keys
-    from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 
     source = ROOT / "vlaa_jax" / "assets" / "tiny" / "config.json"
     config = json.loads(source.read_text())
@@ -48,12 +49,12 @@ def write_checkpoint(directory, gib):
             text[name] = {**text[name], "mrope_section": sections}
     config["vision_config"]["out_hidden_size"] = 2048
     (directory / "config.json").write_text(json.dumps(config))
-    parsed = QwenVLConfig.from_hf_dir(directory)
+    parsed = read_config(directory)
     per_layer = 2 * (2 * 2048 * 2048 + 2 * 2048 * 256 + 3 * 2048 * 11008)
     head = 2 * 2048 * 151936
     text["num_hidden_layers"] = max(round((gib * GIB - head) / per_layer), 1)
     (directory / "config.json").write_text(json.dumps(config))
-    parsed = QwenVLConfig.from_hf_dir(directory)
+    parsed = read_config(directory)
     rng, total, index, shard, size = np.random.default_rng(0), 0, {}, {}, 0
     block = rng.standard_normal(2**20, np.float32).astype(ml_dtypes.bfloat16)
 
@@ -97,14 +98,13 @@ def load(directory, port, number):
 
     start(Where(coordinator=f"127.0.0.1:{port}", count=2, index=number), os.environ)
     from vlaa_jax.models.qwen_vl.axes import PARAM_AXES, layout
-    from vlaa_jax.models.qwen_vl.config import QwenVLConfig
     from vlaa_jax.models.qwen_vl.model import Compute, split_model
     from vlaa_jax.models.qwen_vl.sources import HFSource
     from vlaa_jax.parallel import hosts
     from vlaa_jax.parallel.mesh import make_mesh
     from vlaa_jax.parallel.sharding import tree_shardings
 
-    config, mesh = QwenVLConfig.from_hf_dir(directory), make_mesh(fsdp=2)
+    config, mesh = read_config(directory), make_mesh(fsdp=2)
     where = layout(config, mesh)
     _, shapes = split_model(config, Compute(dtype="bfloat16", layout=where))
     abstract = jax.tree.map(

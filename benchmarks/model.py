@@ -35,9 +35,9 @@ from flax import nnx
 
 from vlaa_jax.algos.logprobs import token_logprobs
 from vlaa_jax.data.images.planner import gather_patches, plan_vision
-from vlaa_jax.data.samples.preprocessor import Preprocessor
 from vlaa_jax.data.text.positions import mrope_positions
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
+from vlaa_jax.models.qwen_vl.hf_config import parse_config
 from vlaa_jax.models.qwen_vl.hf_keys import canonical, key_table, nest
 from vlaa_jax.models.qwen_vl.layers import matmul
 from vlaa_jax.models.qwen_vl.model import Compute, PromptInputs, RowInputs, split_model
@@ -89,7 +89,7 @@ def make_oracle() -> tuple[Any, QwenVLConfig, dict[str, Any]]:
     model = transformers.Qwen2_5_VLForConditionalGeneration(
         transformers.Qwen2_5_VLConfig(**HF_CONFIG)
     ).eval()
-    config = QwenVLConfig.from_hf({**HF_CONFIG, "model_type": "qwen2_5_vl"})
+    config = parse_config({**HF_CONFIG, "model_type": "qwen2_5_vl"})
     theirs = {canonical(n): p.detach().numpy() for n, p in model.named_parameters()}
     flat = {}
     for key in key_table(config):
@@ -379,7 +379,7 @@ def main() -> None:
     results = []
     for what in arguments.what:
         for dtype in arguments.dtype:
-            figures = Preprocessor(arguments.rounds, arguments.unroll).measure(what, dtype)
+            figures = measure(what, dtype, arguments.rounds, arguments.unroll)
             results.append(figures)
             print(
                 f"{what:<8} {dtype:<9} ours {figures['ours_ms']:7.0f} ms  "

@@ -22,6 +22,7 @@ import numpy as np
 from grpo_step import MINI, NEW, encoded_prompts
 from vlaa_jax.data.rows.batches import BatchLayout, collate_prompts
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
+from vlaa_jax.models.qwen_vl.hf_config import parse_config
 from vlaa_jax.models.qwen_vl.model import Compute, init_params, split_model
 from vlaa_jax.parallel.sharding import dotted
 from vlaa_jax.policy.distribution import Distribution
@@ -56,10 +57,12 @@ class Mode:
             eos_id=-1,
             allowed_V=self.allowed,
         )
-        self.score = jax.jit(lambda *a: policy.completion_logprobs(*a, self.allowed)[0])
-        self.gradient = jax.jit(
-            jax.grad(lambda *a: policy.completion_logprobs(*a, self.allowed)[0].sum())
-        )
+
+        def score(params: Any, prompt: Any, tokens: Any) -> Any:
+            return policy.completion_logprobs(params, prompt, tokens, self.allowed)[0]
+
+        self.score = jax.jit(score)
+        self.gradient = jax.jit(jax.grad(lambda *given: score(*given).sum()))
 
     @staticmethod
     def _parts(samples: list, count: int) -> list:
@@ -96,7 +99,7 @@ def main() -> None:
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--json", metavar="FILE", help="write the figures to FILE")
     arguments = parser.parse_args()
-    config = QwenVLConfig.from_hf(MINI)
+    config = parse_config(MINI)
     params = jax.tree_util.tree_map_with_path(
         lambda path, a: 2 * a if is_matrix(dotted(path)) else a, init_params(config, 0)
     )

@@ -23,10 +23,9 @@ import transformers
 from rich.console import Console
 
 from configs import perplexity as config
-from vlaa_jax.data.images.opener import FolderImages
 from vlaa_jax.data.images.processor import ImageProcessor
 from vlaa_jax.data.samples.preprocessor import Preprocessor
-from vlaa_jax.data.sources.record_file import load_records
+from vlaa_jax.data.sources.record_file import RecordFile, load_records
 from vlaa_jax.data.synthetic.dataset import write_dataset
 from vlaa_jax.data.text.chat import Chat
 from vlaa_jax.settle import settle
@@ -43,8 +42,8 @@ def ours(file: Path, images: Path, workdir: Path) -> tuple[dict[str, float], flo
     said = StringIO()
     run(settle(values), workdir, Console(file=said, width=200))
     lines = [json.loads(line) for line in (workdir / RANKING).read_text().splitlines()]
-    speed = float(re.search(r"([\d.,]+) records/s", said.getvalue())[1].replace(",", ""))
-    return {line["id"]: line["perplexity"] for line in lines}, speed
+    [speed] = re.findall(r"([\d.,]+) records/s", said.getvalue())[-1:]
+    return {line["id"]: line["perplexity"] for line in lines}, float(speed.replace(",", ""))
 
 
 def theirs(file: Path, images: Path, batch: int) -> tuple[dict[str, float], float]:
@@ -53,7 +52,7 @@ def theirs(file: Path, images: Path, batch: int) -> tuple[dict[str, float], floa
         TINY, dtype=torch.float32
     ).eval()
     chat, processor = Chat.from_dir(TINY), ImageProcessor.from_dir(TINY)
-    prompt, opener = config.get_config("tiny").data.system_prompt, FolderImages(str(images))
+    prompt, opener = config.get_config("tiny").data.system_prompt, RecordFile(file, images).images
     records, found = load_records(file, kind="sft"), {}
     began = time.perf_counter()
     for start in range(0, len(records), batch):
@@ -71,7 +70,9 @@ def theirs(file: Path, images: Path, batch: int) -> tuple[dict[str, float], floa
             "input_ids": torch.tensor(ids),
             "attention_mask": torch.tensor(mask),
             "mm_token_type_ids": torch.tensor((ids == chat.image_token_id).astype(int)),
-            "pixel_values": torch.tensor(np.concatenate([p for s in samples for p in s.patches])),
+            "pixel_values": torch.tensor(
+                processor.normalize(np.concatenate([p for s in samples for p in s.patches]))
+            ),
             "image_grid_thw": torch.tensor([g for s in samples for g in s.grids]),
         }
         with torch.no_grad():

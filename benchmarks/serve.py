@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw
 
@@ -59,7 +60,7 @@ def jobs(count: int, first: int = 0) -> list[Job]:
     return [job(place) for place in range(first, first + count)]
 
 
-def ask(generator: OwnEngine | Served, wanted: list[Job]) -> tuple[float, dict[str, tuple]]:
+def ask(generator: OwnEngine | Served, wanted: list[Job]) -> tuple[float, dict[str, Any]]:
     """Seconds for all answers, and the answers."""
     found: dict[str, tuple] = {}
 

@@ -38,6 +38,7 @@ from vlaa_jax.data.text.chat import Chat
 from vlaa_jax.data.text.positions import mrope_positions
 from vlaa_jax.models.qwen_vl.attend import choose
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
+from vlaa_jax.models.qwen_vl.hf_config import parse_config
 from vlaa_jax.models.qwen_vl.model import Compute, init_params, split_model
 from vlaa_jax.policy.distribution import Distribution
 from vlaa_jax.policy.rows import row_targets
@@ -161,7 +162,7 @@ def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """All figures after each round, so that an interrupted measurement keeps those it has."""
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
-    config = QwenVLConfig.from_hf(MINI)
+    config = parse_config(MINI)
     samples = list(draw_samples(args.samples, args.max_pixels))
     sizes = [(s.length, s.grids) for s in samples]
     budget = fit_budget(sizes, PackBudget(args.tokens_per_row, args.rows))

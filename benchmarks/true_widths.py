@@ -33,6 +33,7 @@ import numpy as np
 from converters.tiny_tokenizer import write_sidecars
 from data_room.samples import photo
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
+from vlaa_jax.models.qwen_vl.hf_config import to_hf
 from vlaa_jax.models.qwen_vl.hf_keys import canonical
 from vlaa_jax.models.qwen_vl.safetensors_io import SafetensorsReader
 
@@ -84,7 +85,7 @@ def write_model(folder: Path, layers: int, vocabulary: int) -> None:
         eos_token_id=ids.im_end,
         pad_token_id=ids.pad,
     )
-    (folder / "config.json").write_text(json.dumps(config.to_hf(), indent=1))
+    (folder / "config.json").write_text(json.dumps(to_hf(config), indent=1))
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
     model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig.from_pretrained(folder))

@@ -57,9 +57,7 @@ def draw(rng: np.random.Generator, checkpoint: Pretrained) -> Prompt:
     image = Image.fromarray(rng.integers(0, 255, (height, width, 3), np.uint8))
     words = rng.choice(WORDS, int(rng.integers(4, 90)))
     record = Record(id="x", images=("x.png",), question=" ".join(words), gt="1")
-    encoded = Preprocessor(checkpoint.chat, checkpoint.processor).encode(
-        record, [image], as_pixels=True
-    )
+    encoded = Preprocessor(checkpoint.chat, checkpoint.processor).encode(record, [image])
     return Prompt(record, encoded, image.size)
 
 
@@ -74,7 +72,7 @@ class Loop:
         policy = Distribution(self.checkpoint.graphdef, temperature=1.0, chunk=0, row_shards=1)
         algo = dataclasses.replace(settings.algo, kl_coef=1e-3)
         self.steps = Update(partial(grpo_loss, policy, algo, NEW), optimizer)
-        self.score = jax.jit(lambda *a: policy.completion_logprobs(*a)[0])
+        self.score: Any = jax.jit(lambda *a: policy.completion_logprobs(*a)[0])
         self.state = new_state(self.checkpoint.load_params(), optimizer, replicated(self.mesh))
         self.engine = Engine(
             self.checkpoint.graphdef,

@@ -21,7 +21,7 @@ from converters.output import (
     refuse_overlap,
     run_jobs,
 )
-from vlaa_jax.models.qwen_vl.config import read_hf_config
+from vlaa_jax.models.qwen_vl.hf_config import read_hf_config
 from vlaa_jax.models.qwen_vl.hf_keys import LM_HEAD, Index, Key, Layout, Transform, key_table
 from vlaa_jax.models.qwen_vl.safetensors_io import DEFAULT_SHARD_BYTES, SafetensorsWriter
 from vlaa_jax.models.qwen_vl.sources import DTYPES, OrbaxSource, copy_tiled

@@ -36,9 +36,11 @@ from vlaa_jax.data.synthetic import TASKS, draw_sample
 from vlaa_jax.data.synthetic.sample import SyntheticSample
 from vlaa_jax.data.text.chat import Chat
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
+from vlaa_jax.models.qwen_vl.hf_config import parse_config
 from vlaa_jax.models.qwen_vl.hf_keys import key_table
 from vlaa_jax.models.qwen_vl.model import Compute, PromptInputs, init_params, split_model
 from vlaa_jax.policy.distribution import Distribution
+from vlaa_jax.policy.pretrained import pixel_norm
 from vlaa_jax.policy.prompts import prompt_inputs
 
 PROMPT_TOKENS = 80
@@ -183,7 +185,8 @@ def train(
 ) -> dict[str, Any]:
     """Trains the base model for one stage; returns its float32 parameters."""
     console = console or Console()
-    graphdef, _ = split_model(config, Compute(unroll=True))
+    pixels = pixel_norm(ImageProcessor.from_dir(directory))
+    graphdef, _ = split_model(config, Compute(unroll=True, pixels=pixels))
     policy = Distribution(graphdef, temperature=1.0, chunk=0, row_shards=1)
     allowed = jnp.ones(config.text.vocab_size, bool)
     schedule = optax.schedules.warmup_cosine_decay_schedule(
@@ -227,7 +230,7 @@ def write_directory(
     directory: Path, params: dict[str, Any], hf_config: dict[str, Any], dtype: str = "bfloat16"
 ) -> None:
     """Adds config.json and model.safetensors to the sidecars: a complete HF directory."""
-    config = QwenVLConfig.from_hf(hf_config)
+    config = parse_config(hf_config)
     tensors = {}
     for key in key_table(config):
         leaf = np.asarray(reduce(lambda node, name: node[name], key.path, params))
@@ -246,7 +249,7 @@ def main() -> None:
     parser.add_argument("out_dir", type=Path)
     out_dir = parser.parse_args().out_dir
     hf_config = tiny_config(write_sidecars(out_dir, system_prompt=SYSTEM_PROMPT), **SIZES)
-    config = QwenVLConfig.from_hf(hf_config)
+    config = parse_config(hf_config)
     params = scaled_init(config, STAGES[0].seed)
     for stage in STAGES:
         params = train(config, out_dir, stage, params)

@@ -25,7 +25,8 @@ from vlaa_jax.data.images.grid import Grid
 from vlaa_jax.data.images.planner import gather_patches, plan_vision
 from vlaa_jax.data.images.processor import ImageProcessor
 from vlaa_jax.data.text.positions import mrope_positions
-from vlaa_jax.models.qwen_vl.config import ARCHITECTURES, QwenVLConfig
+from vlaa_jax.models.qwen_vl.config import QwenVLConfig
+from vlaa_jax.models.qwen_vl.hf_config import ARCHITECTURES, read_config
 from vlaa_jax.models.qwen_vl.hf_keys import LM_HEAD, canonical
 from vlaa_jax.models.qwen_vl.model import RowInputs, split_model
 from vlaa_jax.models.qwen_vl.safetensors_io import SafetensorsReader
@@ -78,7 +79,7 @@ def verify(source: str | Path, *, scratch: str | Path | None = None, seed: int =
         not come back byte for byte.
     """
     directory = existing(source)
-    config = QwenVLConfig.from_hf_dir(directory)
+    config = read_config(directory)
     oracle_class = _oracle_class(config.family)
     if scratch is not None and not Path(scratch).is_dir():
         raise UserError(f"--scratch {scratch} is no directory")

@@ -21,7 +21,7 @@ _BLOCK, _BLOCKS = 4096, 64
 
 def write(directory: Path) -> None:
     """Writes size and SHA-256 of every file below a directory into it."""
-    found = {name: [size, _sha256(directory / name)] for name, size in _files(directory)}
+    found = {name: [size, of_file(directory / name)] for name, size in _files(directory)}
     disk.write_json(directory / NAME, {NAME: [len(found), _of_listing(found)], **found})
 
 
@@ -51,7 +51,7 @@ def problem(directory: Path) -> str | None:
             return f"{name} has {present[name]} bytes, {size} were written"
     for name, (_, digest) in expected.items():
         try:
-            if _sha256(directory / name) != digest:
+            if of_file(directory / name) != digest:
                 return f"{name} is not as it was written"
         except OSError as error:
             return f"{name} cannot be read ({error.strerror})"
@@ -98,6 +98,7 @@ def _files(directory: Path) -> Iterator[tuple[str, int]]:
             yield path.relative_to(directory).as_posix(), path.stat().st_size
 
 
-def _sha256(path: Path) -> str:
+def of_file(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

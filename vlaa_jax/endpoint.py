@@ -22,7 +22,7 @@ from typing import Any, Literal, TypeVar
 
 import httpx
 
-from vlaa_jax.foreign import MAX_IMAGE_BYTES, parse_json, read_bytes
+from vlaa_jax.foreign import MAX_IMAGE_BYTES, image_kind, parse_json, read_bytes
 from vlaa_jax.redact import Redactor, check_address, check_variable
 from vlaa_jax.schema import UserError
 
@@ -330,25 +330,23 @@ def no_cookies() -> CookieJar:
     return CookieJar(DefaultCookiePolicy(allowed_domains=()))
 
 
-def image_data_url(path: str | Path) -> str:
-    """A local image as a ``data:`` URL.
+def data_url(image: bytes, name: str) -> str:
+    """An encoded image as a ``data:`` URL.
 
     Raises:
-        UserError: the file cannot be read or is no JPEG, PNG, WebP or GIF.
+        UserError: it is no JPEG, PNG, WebP or GIF; ``name`` says which.
     """
+    if (kind := image_kind(image)) is None:
+        raise UserError(f"{name}: not a JPEG, PNG, WebP or GIF file")
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
+
+
+def image_data_url(path: str | Path) -> str:
+    """``data_url`` of a local image; UserError where the file cannot be read, too."""
     try:
-        data = read_bytes(Path(path), MAX_IMAGE_BYTES)
+        return data_url(read_bytes(Path(path), MAX_IMAGE_BYTES), f"image {path}")
     except FileNotFoundError:
         raise UserError(f"image {path} does not exist") from None
-    for magic, mime in (
-        (b"\xff\xd8\xff", "jpeg"),
-        (b"\x89PNG", "png"),
-        (b"RIFF", "webp"),
-        (b"GIF8", "gif"),
-    ):
-        if data.startswith(magic):
-            return f"data:image/{mime};base64,{base64.b64encode(data).decode()}"
-    raise UserError(f"image {path}: not a JPEG, PNG, WebP or GIF file")
 
 
 def image_part(path: str | Path) -> dict[str, Any]:

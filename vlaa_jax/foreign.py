@@ -24,6 +24,7 @@ MAX_CONFIG_BYTES = 4 << 20
 may take thirty times its length when it is parsed."""
 MAX_IMAGE_BYTES = 256 << 20
 """Of one encoded image; the largest one that is decoded has as much without compression."""
+_IMAGE_KINDS = {b"\xff\xd8\xff": "jpeg", b"\x89PNG": "png", b"RIFF": "webp", b"GIF8": "gif"}
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -110,6 +111,17 @@ def refuse_pointer(file: Path, start: bytes) -> None:
             f"{file} is a git-lfs pointer, not the file itself; run `git lfs pull` in "
             f"{file.parent}, or download it again"
         )
+
+
+def image_kind(start: bytes) -> str | None:
+    """jpeg, png, webp or gif: what an encoded image is that starts like this; None for others."""
+    return next((kind for magic, kind in _IMAGE_KINDS.items() if start.startswith(magic)), None)
+
+
+def image_suffix(start: bytes) -> str | None:
+    """What the name of such a file ends with."""
+    kind = image_kind(start)
+    return "jpg" if kind == "jpeg" else kind
 
 
 def read_text(file: Path, max_bytes: int = MAX_CONFIG_BYTES) -> str:

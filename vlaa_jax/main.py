@@ -82,10 +82,11 @@ def interruptible() -> Iterator[None]:
     others = sys.unraisablehook
 
     def hook(lost: Any) -> None:
-        if not isinstance(lost.exc_value, KeyboardInterrupt):
-            return others(lost)
-        # It fell into a finalizer, which cannot let it out: once more, a moment later.
-        threading.Timer(0.1, signal.raise_signal, (signal.SIGINT,)).start()
+        if isinstance(lost.exc_value, KeyboardInterrupt):
+            # It fell into a finalizer, which cannot let it out: once more, a moment later.
+            threading.Timer(0.1, signal.raise_signal, (signal.SIGINT,)).start()
+        else:
+            others(lost)
 
     sys.unraisablehook = hook
     try:

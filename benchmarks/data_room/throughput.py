@@ -77,10 +77,11 @@ def our_side(
     def batches(seed: int) -> AbstractContextManager[Iterator]:
         return row_loader(samples, budget, order=Order(seed=seed), threads=args.workers)
 
-    return Side(
-        batches,
-        lambda b: (int(b.segment_ids_BT.max(-1).sum()), b.padding_frac, b.vision.padding_frac),
-    ), budget
+    def figures(b: Any) -> tuple[int, float, float]:
+        empty = ((ids == 0).mean() for ids in (b.segment_ids_BT, b.vision.seg_id_SQ))
+        return int(b.segment_ids_BT.max(-1).sum()), *map(float, empty)
+
+    return Side(batches, figures), budget
 
 
 def torch_side(args: argparse.Namespace, file: Path, root: Path, hf_dir: Path) -> Side:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from gpu_room.scale import Figures, Scale, allowed_ids, sample
-from vlaa_jax.data.rows.batches import collate_prompts
+from vlaa_jax.data.rows.batches import BatchLayout, collate_prompts
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.model import Compute, init_params, split_model
 from vlaa_jax.models.qwen_vl.vision import PixelNorm
@@ -35,7 +35,7 @@ def compare(size: Scale) -> Figures:
     rng = np.random.default_rng(0)
     units = (size.side // 28) ** 2
     prompts = [sample(config, units + extra, size.side, rng) for extra in (24, 40)]
-    batch = collate_prompts(prompts, pad_id=0, min_tokens=64, dtype=np.uint8)
+    batch = collate_prompts(prompts, BatchLayout())
     tokens = rng.integers(3, 900, (2, 2, 16)).astype(np.int32)
     given = prompt_inputs(batch), tokens, np.ones(config.text.vocab_size, bool)
     host, here = jax.devices("cpu")[0], jax.devices()[0]

@@ -20,7 +20,7 @@ from gpu_room.scale import (
     settings_of,
     timed,
 )
-from vlaa_jax.data.rows.batches import collate_prompts
+from vlaa_jax.data.rows.batches import BatchLayout, collate_prompts
 from vlaa_jax.models.qwen_vl.flops import group_flops
 from vlaa_jax.models.qwen_vl.model import init_params
 from vlaa_jax.models.qwen_vl.trees import partition
@@ -52,10 +52,8 @@ class Step:
         ]
         self.collate = partial(
             collate_prompts,
-            pad_id=0,
+            layout=BatchLayout(rows_per_bin=shapes.rows),
             tokens=shapes.prompt,
-            rows_per_bin=shapes.rows,
-            dtype=np.uint8,
         )
         model = self.parts.model
         params = jax.device_put(init_params(config, 0), _places(model.params))
@@ -133,8 +131,9 @@ class Step:
         own, losses = self.parts.update, []
         per_update = len(micros) // algo.updates_per_rollout
         count = tokens[0].size * per_update
-        scalars = (jnp.float32(n) for n in (count, count / tokens.shape[-1], algo.kl_coef))
-        context = Context(*scalars, self.allowed_V)
+        sequences = jnp.float32(count / tokens.shape[-1])
+        kl_coef = jnp.float32(algo.kl_coef)
+        context = Context(jnp.float32(count), sequences, kl_coef, self.allowed_V)
         for start in range(0, len(micros), per_update):
             grads = own.zeros(self.state.trainable)
             for i in range(start, start + per_update):

@@ -10,7 +10,7 @@ import numpy as np
 
 from configs.sft import get_config as sft_config
 from gpu_room.scale import Figures, Scale, memory, one_device, sample, settings_of, timed
-from vlaa_jax.data.rows.batches import collate_rows
+from vlaa_jax.data.rows.batches import BatchLayout, collate_rows
 from vlaa_jax.models.qwen_vl.flops import row_flops, vision_flops
 from vlaa_jax.models.qwen_vl.model import init_params
 from vlaa_jax.models.qwen_vl.trees import partition
@@ -34,14 +34,9 @@ def batches(size: Scale, data: Any) -> Iterator[Any]:
             ]
             for _ in range(data.rows_at_once)
         ]
-        batch = collate_rows(
-            rows,
-            pad_id=0,
-            tokens_per_row=data.tokens_per_row,
-            rows_per_bin=data.vision_rows_per_bin,
-            bins_per_shard=data.rows_at_once * count,
-            dtype=np.uint8,
-        )
+        bins = data.rows_at_once * count
+        layout = BatchLayout(rows_per_bin=data.vision_rows_per_bin, bins_per_shard=bins)
+        batch = collate_rows(rows, layout, tokens_per_row=data.tokens_per_row)
         yield jax.device_put(row_targets(batch, vision=True))
 
 

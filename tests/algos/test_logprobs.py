@@ -10,6 +10,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vlaa_jax.algos import logprobs
+from vlaa_jax.algos.logprobs import Chunking
 
 N, D, V = 37, 12, 61
 TEMPERATURE = 0.8
@@ -56,7 +57,7 @@ def oracle_gradients(hidden, kernel, targets, temperature, allowed, lp_weight, e
 
 # ------------------------------------------------------------------- worked by hand
 
-score = jax.jit(logprobs.token_logprobs, static_argnames=("chunk", "row_shards"))
+score = jax.jit(logprobs.token_logprobs)
 
 
 def test_by_hand():
@@ -122,7 +123,9 @@ def test_masked_logits_is_the_same_distribution_for_the_sampler():
 
 @pytest.mark.parametrize("chunk", [1, 8, 1000, None])
 def test_values_against_the_oracle(chunk):
-    run = jax.jit(partial(logprobs.token_logprobs, temperature=TEMPERATURE, chunk=chunk))
+    run = jax.jit(
+        partial(logprobs.token_logprobs, temperature=TEMPERATURE, chunking=Chunking(chunk))
+    )
     got = run(HIDDEN, KERNEL, TARGETS, allowed_V=ALLOWED)
     want = oracle(HIDDEN, KERNEL, TARGETS, TEMPERATURE, ALLOWED)
     assert [x.shape for x in got] == [(N,), (N,)]
@@ -131,7 +134,7 @@ def test_values_against_the_oracle(chunk):
 
 
 def test_without_jit_it_is_the_same():
-    arguments = dict(temperature=TEMPERATURE, allowed_V=jnp.asarray(ALLOWED), chunk=8)
+    arguments = dict(temperature=TEMPERATURE, allowed_V=jnp.asarray(ALLOWED), chunking=Chunking(8))
     got = logprobs.token_logprobs(
         jnp.asarray(HIDDEN), jnp.asarray(KERNEL), jnp.asarray(TARGETS), **arguments
     )
@@ -174,8 +177,7 @@ def test_gradients(chunk, row_shards, entropy_gradient):
                 jnp.asarray(TARGETS),
                 temperature=TEMPERATURE,
                 allowed_V=jnp.asarray(ALLOWED),
-                chunk=chunk,
-                row_shards=row_shards,
+                chunking=Chunking(chunk, row_shards),
                 entropy_gradient=entropy_gradient,
             )
             return jnp.sum(LP_WEIGHT * lp + ENTROPY_WEIGHT * entropy)
@@ -210,7 +212,7 @@ def test_bfloat16_kernel_gradient_is_summed_in_float32(chunk):
 
     def total(w):
         lp, _ = logprobs.token_logprobs(
-            jnp.ones((n, 1), jnp.bfloat16), w, jnp.zeros(n, jnp.int32), chunk=chunk
+            jnp.ones((n, 1), jnp.bfloat16), w, jnp.zeros(n, jnp.int32), chunking=Chunking(chunk)
         )
         return jnp.sum(lp)
 
@@ -225,7 +227,9 @@ def test_bfloat16_inputs_give_float32_log_probabilities():
     want = oracle(np.float32(hidden), np.float32(kernel), TARGETS, 1.0, ALLOWED)
 
     def total(h, w):
-        lp, entropy = logprobs.token_logprobs(h, w, TARGETS, allowed_V=ALLOWED, chunk=8)
+        lp, entropy = logprobs.token_logprobs(
+            h, w, TARGETS, allowed_V=ALLOWED, chunking=Chunking(8)
+        )
         return jnp.sum(lp), (lp, entropy)
 
     grads, got = jax.jit(jax.grad(total, (0, 1), has_aux=True))(hidden, kernel)
@@ -253,7 +257,6 @@ def test_no_rows_at_all():
     ("change", "message"),
     [
         ({"temperature": 0.0}, "temperature"),
-        ({"chunk": 0}, "chunk"),
         ({"targets_N": jnp.zeros(3, jnp.int32)}, r"\[N, D\]"),
         ({"kernel_DV": KERNEL.T}, r"\[N, D\]"),
     ],
@@ -262,6 +265,12 @@ def test_bad_arguments_are_named(change, message):
     arguments = {"hidden_ND": HIDDEN, "kernel_DV": KERNEL, "targets_N": TARGETS} | change
     with pytest.raises(ValueError, match=message):
         logprobs.token_logprobs(**arguments)
+
+
+@pytest.mark.parametrize("sizes", [{"chunk": 0}, {"row_shards": 0}])
+def test_bad_chunks_are_named(sizes):
+    with pytest.raises(ValueError, match="chunk and row_shards must be at least 1"):
+        Chunking(**sizes)
 
 
 # -------------------------------------------------------------------- memory and mesh
@@ -287,7 +296,7 @@ def test_never_holds_the_logits_of_all_rows():
     targets = jnp.zeros(n, jnp.int32)
 
     def total(h, w):
-        return jnp.sum(logprobs.token_logprobs(h, w, targets, chunk=chunk)[0])
+        return jnp.sum(logprobs.token_logprobs(h, w, targets, chunking=Chunking(chunk))[0])
 
     plain = lambda h, w: jnp.sum(jax.nn.log_softmax(h @ w)[:, 0])  # noqa: E731
     size = lambda f: largest_array(jax.make_jaxpr(jax.grad(f, (0, 1)))(hidden, kernel).jaxpr)  # noqa: E731
@@ -298,7 +307,7 @@ def test_never_holds_the_logits_of_all_rows():
 def test_frozen_kernel_costs_no_kernel_gradient():
     # Products with a vocabulary: forward, forward again, hidden's gradient, kernel's gradient.
     def total(h, w):
-        return jnp.sum(logprobs.token_logprobs(h, w, TARGETS, chunk=8)[0])
+        return jnp.sum(logprobs.token_logprobs(h, w, TARGETS, chunking=Chunking(8))[0])
 
     def products(which):
         text = jax.jit(jax.grad(total, which)).lower(HIDDEN, KERNEL).compile().as_text()
@@ -332,7 +341,7 @@ def test_rows_sharded_over_data_meet_once():
     arguments = place(hidden, "data"), place(kernel), place(targets, "data")
 
     def run(h, w, t, row_shards):
-        return logprobs.token_logprobs(h, w, t, chunk=64, row_shards=row_shards)[0]
+        return logprobs.token_logprobs(h, w, t, chunking=Chunking(64, row_shards))[0]
 
     forward = jax.jit(partial(run, row_shards=8)).lower(*arguments).compile()
     assert collectives(forward.as_text()) == []

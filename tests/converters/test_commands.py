@@ -20,6 +20,7 @@ from converters.cli import main
 from vlaa_jax import digests
 from vlaa_jax.models.qwen_vl import weights
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig, TextConfig, VisionConfig
+from vlaa_jax.models.qwen_vl.hf_config import to_hf
 from vlaa_jax.models.qwen_vl.hf_keys import hf_shapes
 from vlaa_jax.models.qwen_vl.safetensors_io import SafetensorsReader, SafetensorsWriter
 from vlaa_jax.schema import UserError
@@ -40,7 +41,7 @@ def write_hf(directory, config=CONFIG):
     with SafetensorsWriter(directory, specs) as writer:
         for name, (_, shape) in specs.items():
             writer.write(name, rng.normal(size=shape).astype(BF16))
-    (directory / "config.json").write_text(json.dumps(config.to_hf()))
+    (directory / "config.json").write_text(json.dumps(to_hf(config)))
     return directory
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig, TextConfig, VisionConfig
+from vlaa_jax.models.qwen_vl.hf_config import to_hf
 from vlaa_jax.models.qwen_vl.hf_keys import hf_shapes
 from vlaa_jax.models.qwen_vl.safetensors_io import SafetensorsReader, SafetensorsWriter
 
@@ -42,7 +43,7 @@ def write_hf(directory, layers):
     with SafetensorsWriter(directory, specs, max_shard_bytes=100 << 20) as writer:
         for name, (_, shape) in specs.items():
             writer.write(name, pool[: int(np.prod(shape))].reshape(shape))
-    (directory / "config.json").write_text(json.dumps(config.to_hf()))
+    (directory / "config.json").write_text(json.dumps(to_hf(config)))
     return max(info.nbytes for info in SafetensorsReader(directory).tensors.values())
 
 

@@ -167,7 +167,7 @@ def test_training_sorts_out_every_item_before_the_first_step(place, reward):
         if name != "truncated":
             assert HOSTILE[name][1] in by_line[line].reason and by_line[line].field != "?", name
     order = Order(shuffle=False, epochs=1)
-    with prompt_loader(usable, place / "images", batch_size=1, order=order) as loader:
+    with prompt_loader(usable, usable.images, batch_size=1, order=order) as loader:
         assert [next(loader)[0][0].id for _ in range(2)] == ["good", "jpeg"]
         with pytest.raises(UserError, match=r"^record 'truncated': image .* is damaged.*$"):
             next(loader)

@@ -13,6 +13,7 @@ from vlaa_jax.evaluate.miniature.judge_server import scripted_reply
 from vlaa_jax.evaluate.miniature.tables import write_tables
 from vlaa_jax.evaluate.nouns import Verdict
 from vlaa_jax.evaluate.predictions import Prediction, write_predictions
+from vlaa_jax.evaluate.score import Scorer
 from vlaa_jax.evaluate.scoring.profiles import PROFILES
 from vlaa_jax.evaluate.scoring.storage import as_text
 from vlaa_jax.evaluate.scoring_run import score_benchmark
@@ -104,7 +105,7 @@ def test_a_benchmark_of_ones_own_is_a_file_and_a_row():
         {"index": str(i), "question": "q", "answer": str(i % 2), "skill": "x"} for i in range(4)
     ]
     outputs = [Prediction(str(i), "it is 1") for i in range(4)]
-    found = asyncio.run(score_benchmark(mine, rows, outputs, None, PROFILES["2026-08"]))
+    found = asyncio.run(score_benchmark(Scorer(mine, PROFILES["2026-08"]), rows, outputs))
     assert found.result.headline == 50.0
 
 
@@ -112,4 +113,4 @@ def test_the_same_question_has_one_prediction_of_a_sample():
     rows = [{"index": "1", "question": "q", "answer": "A", "skill": "x"}]
     twice = [Prediction("1", "a"), Prediction("1", "b")]
     with pytest.raises(UserError, match="two predictions"):
-        asyncio.run(score_benchmark(logicvista.BENCHMARK, rows, twice, None, PROFILES["2026-08"]))
+        asyncio.run(score_benchmark(Scorer(logicvista.BENCHMARK, PROFILES["2026-08"]), rows, twice))

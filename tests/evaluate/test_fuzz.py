@@ -15,7 +15,7 @@ from test_values import PIECES
 from vlaa_jax.evaluate import asking
 from vlaa_jax.evaluate.benchmarks import LEADERBOARD
 from vlaa_jax.evaluate.nouns import Question
-from vlaa_jax.evaluate.score import score_output
+from vlaa_jax.evaluate.score import Output, Scorer
 from vlaa_jax.evaluate.scoring.extract import scored_text
 from vlaa_jax.evaluate.scoring.profiles import PROFILES
 
@@ -82,7 +82,8 @@ def test_every_text_gets_a_verdict(benchmark):
         for _ in range(CASES // len(LEADERBOARD)):
             judge = rng.choice([None, RandomJudge(rng)])
             profile = rng.choice(list(PROFILES.values()))
-            verdict = await score_output(benchmark, row(rng), sentence(rng), judge, profile)
+            output = Output(row(rng), sentence(rng))
+            verdict = (await Scorer(benchmark, profile, judge).verdict(output)).verdict
             assert isinstance(verdict.hit, bool)
             assert verdict.path in ("rule", "judge", "failed", "unjudged", "error")
 

@@ -7,7 +7,7 @@ import pytest
 
 from golden_cases import ScriptedJudge, cases
 from vlaa_jax.evaluate.benchmarks import benchmark_named
-from vlaa_jax.evaluate.score import score_output
+from vlaa_jax.evaluate.score import Output, Scorer
 from vlaa_jax.evaluate.scoring.profiles import profile_named
 
 # The original runs these as Python code, and a name, call, comparison, index or boolean gives a
@@ -28,10 +28,8 @@ def _verdict(case: dict[str, Any]):
     benchmark = benchmark_named(case["benchmark"].lower())
     asks = None if case.get("mode") == "exact_matching" else judge
     row = {"index": "1", **case["row"]}
-    verdict = asyncio.run(
-        score_output(benchmark, row, case["prediction"], asks, profile_named(case["profile"]))
-    )
-    return verdict, judge
+    scorer = Scorer(benchmark, profile_named(case["profile"]), asks)
+    return asyncio.run(scorer.verdict(Output(row, case["prediction"]))).verdict, judge
 
 
 def _path(verdict, case) -> str:

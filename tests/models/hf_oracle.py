@@ -9,6 +9,7 @@ import transformers
 from vlaa_jax.data.images.planner import gather_patches, plan_vision
 from vlaa_jax.data.text.positions import mrope_positions
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
+from vlaa_jax.models.qwen_vl.hf_config import parse_config
 from vlaa_jax.models.qwen_vl.hf_keys import canonical, key_table, nest
 from vlaa_jax.models.qwen_vl.model import RowInputs
 from vlaa_jax.models.qwen_vl.vision import VisionInputs
@@ -89,7 +90,7 @@ def make(family: str, *, tied: bool, seed: int = 0, dtype: torch.dtype = torch.f
                 value.copy_((1 + 0.2 * noise).to(dtype))
             else:
                 value.copy_((0.08 * noise).to(dtype))
-    ours = QwenVLConfig.from_hf(hf_config)
+    ours = parse_config(hf_config)
     return Oracle(model, ours, params_of(model, ours))
 
 

@@ -158,7 +158,7 @@ def test_short_streams_keep_their_scores_and_long_ones_do_not(monkeypatch):
     monkeypatch.setattr(blockwise, "attend", lambda q, *_, skips: took.append(1) or q)
     for length in (8, 9):
         (q, k, v), _ = draw(np.ones((1, length), bool), 2, 2, 4)
-        attend.attend(q, k, v, None, CAUSAL, backend=Backend("blockwise", dense_up_to=8))
+        attend.attend(q, k, v, None, CAUSAL, Backend("blockwise", dense_up_to=8))
     assert took == [1]
 
 
@@ -176,7 +176,7 @@ def on_a_mesh(form, case, arrays, weight):
     ids = jax.device_put(segments, where.sharding((4, 1), ("batch", None)))
 
     def total(q, k, v, ids, weight):
-        out = attend.attend(q, k, v, ids, pattern, backend=form, layout=where)
+        out = attend.attend(q, k, v, ids, pattern, form._replace(layout=where))
         return (out * weight).sum()
 
     run = jax.jit(jax.grad(total, argnums=(0, 1, 2)))

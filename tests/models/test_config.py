@@ -5,6 +5,7 @@ import pytest
 from transformers import Qwen2_5_VLConfig, Qwen2VLConfig
 
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig, TextConfig, VisionConfig
+from vlaa_jax.models.qwen_vl.hf_config import parse_config, read_config, to_hf
 from vlaa_jax.schema import UserError
 
 HF_CLASSES = {"qwen2_5_vl": Qwen2_5_VLConfig, "qwen2_vl": Qwen2VLConfig}
@@ -142,24 +143,24 @@ SPELLINGS = [copy.deepcopy, nested, rope_parameters]
 
 @pytest.mark.parametrize("spell", SPELLINGS)
 def test_every_spelling_of_a_published_file_reads_as_the_released_model(spell):
-    assert QwenVLConfig.from_hf(spell(RAW_3B)) == QwenVLConfig.RELEASED["Qwen2.5-VL-3B"]
-    assert QwenVLConfig.from_hf(spell(RAW_2VL_2B)) == QwenVLConfig.RELEASED["Qwen2-VL-2B"]
+    assert parse_config(spell(RAW_3B)) == QwenVLConfig.RELEASED["Qwen2.5-VL-3B"]
+    assert parse_config(spell(RAW_2VL_2B)) == QwenVLConfig.RELEASED["Qwen2-VL-2B"]
 
 
 @pytest.mark.parametrize("spell", SPELLINGS)
 @pytest.mark.parametrize("name", QwenVLConfig.RELEASED)
 def test_every_spelling_of_every_model_reads_the_same(spell, name):
     config = QwenVLConfig.RELEASED[name]
-    flat = {"attention_dropout": 0.0, "hidden_act": "silu", **config.to_hf()}
-    assert QwenVLConfig.from_hf(spell(flat)) == config
+    flat = {"attention_dropout": 0.0, "hidden_act": "silu", **to_hf(config)}
+    assert parse_config(spell(flat)) == config
 
 
 @pytest.mark.parametrize("name", QwenVLConfig.RELEASED)
 def test_released_survive_a_rewrite_by_transformers(name):
     config = QwenVLConfig.RELEASED[name]
-    assert QwenVLConfig.from_hf(config.to_hf()) == config
-    rewritten = HF_CLASSES[config.family](**config.to_hf()).to_json_string(use_diff=False)
-    assert QwenVLConfig.from_hf(json.loads(rewritten)) == config
+    assert parse_config(to_hf(config)) == config
+    rewritten = HF_CLASSES[config.family](**to_hf(config)).to_json_string(use_diff=False)
+    assert parse_config(json.loads(rewritten)) == config
 
 
 def test_there_are_seven_released_models():
@@ -188,19 +189,19 @@ def test_missing_keys_take_the_released_values():
     }
     for key in ("rms_norm_eps", "rope_theta", "eos_token_id", "image_token_id"):
         del raw[key]
-    assert QwenVLConfig.from_hf(raw) == QwenVLConfig.RELEASED["Qwen2.5-VL-32B"]
+    assert parse_config(raw) == QwenVLConfig.RELEASED["Qwen2.5-VL-32B"]
 
 
 def test_class_defaults_of_transformers_are_not_used():
     raw = copy.deepcopy(RAW_3B)
     raw["vision_config"] = {}
-    vision = QwenVLConfig.from_hf(raw).vision
+    vision = parse_config(raw).vision
     assert (vision.width, vision.tokens_per_second, vision.intermediate) == (1280, 2.0, 3420)
 
 
 def test_an_empty_vision_section_of_qwen2_vl_is_the_released_tower():
     raw = RAW_2VL_2B | {"vision_config": {}}
-    assert QwenVLConfig.from_hf(raw) == QwenVLConfig.RELEASED["Qwen2-VL-2B"]
+    assert parse_config(raw) == QwenVLConfig.RELEASED["Qwen2-VL-2B"]
 
 
 def test_qwen2_vl_has_no_windows():
@@ -213,7 +214,7 @@ def test_qwen2_vl_has_no_windows():
 def test_full_blocks_past_the_depth_are_ignored_as_transformers_does():
     raw = copy.deepcopy(RAW_3B)
     raw["vision_config"]["depth"] = 16
-    assert QwenVLConfig.from_hf(raw).vision.full_blocks == (7, 15)
+    assert parse_config(raw).vision.full_blocks == (7, 15)
 
 
 @pytest.mark.parametrize(
@@ -228,12 +229,12 @@ def test_tying_is_read_at_both_places_as_transformers_does(top, text, tied):
         place.pop("tie_word_embeddings", None)
         if value is not None:
             place["tie_word_embeddings"] = value
-    assert QwenVLConfig.from_hf(raw).tie_word_embeddings is tied
+    assert parse_config(raw).tie_word_embeddings is tied
     assert Qwen2_5_VLConfig(**raw).tie_word_embeddings is tied
 
 
 def test_several_end_tokens_keep_the_first():
-    assert QwenVLConfig.from_hf(RAW_3B | {"eos_token_id": [151645, 151643]}).eos_token_id == 151645
+    assert parse_config(RAW_3B | {"eos_token_id": [151645, 151643]}).eos_token_id == 151645
 
 
 def test_derived_sizes():
@@ -274,7 +275,7 @@ def test_derived_sizes():
 )
 def test_what_we_cannot_follow_is_refused_in_one_line(change, message):
     with pytest.raises(UserError, match=r"^some") as caught:
-        QwenVLConfig.from_hf(RAW_3B | change, "some/config.json")
+        parse_config(RAW_3B | change, "some/config.json")
     text = str(caught.value)
     assert message in text
     assert text.startswith("some/config.json: ")
@@ -283,12 +284,12 @@ def test_what_we_cannot_follow_is_refused_in_one_line(change, message):
 
 def test_unreadable_files(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
-        QwenVLConfig.from_hf_dir(tmp_path)
+        read_config(tmp_path)
     (tmp_path / "config.json").write_text("{broken")
     with pytest.raises(UserError, match=r"config\.json cannot be read"):
-        QwenVLConfig.from_hf_dir(tmp_path)
+        read_config(tmp_path)
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(UserError, match="not a JSON object"):
-        QwenVLConfig.from_hf_dir(tmp_path)
+        read_config(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(RAW_3B))
-    assert QwenVLConfig.from_hf_dir(tmp_path) == QwenVLConfig.RELEASED["Qwen2.5-VL-3B"]
+    assert read_config(tmp_path) == QwenVLConfig.RELEASED["Qwen2.5-VL-3B"]

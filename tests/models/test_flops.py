@@ -38,8 +38,7 @@ def test_counts_agree_with_the_compiled_program_where_nothing_is_padding():
     nothing = np.zeros(len(ids), bool)
     sample = Encoded(ids, nothing, positions, delta, (patches,), (grid,), 16, ids == IMAGE)
     batch = collate_prompts([sample] * prompts, BatchLayout(pad_id=0, rows_per_bin=1), min_tokens=8)
-    assert batch.padding_frac == 0
-    assert batch.vision.padding_frac == 0
+    assert batch.length_P.sum() == batch.ids_PT.size and batch.vision.seg_id_SQ.all()
     prompt = PromptInputs(
         batch.ids_PT,
         batch.positions_PT3,

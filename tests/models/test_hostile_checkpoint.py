@@ -7,7 +7,7 @@ import os
 import pytest
 
 from test_config import RAW_3B
-from vlaa_jax.models.qwen_vl.config import QwenVLConfig
+from vlaa_jax.models.qwen_vl.hf_config import parse_config
 from vlaa_jax.models.qwen_vl.safetensors_io import SafetensorsReader, read_header
 from vlaa_jax.models.qwen_vl.sources import OrbaxSource, read_json
 from vlaa_jax.schema import UserError
@@ -122,7 +122,7 @@ ABSURD = [
 def test_an_absurd_config_is_refused_by_its_key_at_once(change, message):
     start = os.times().user
     with pytest.raises(UserError) as caught:
-        QwenVLConfig.from_hf(copy.deepcopy(RAW_3B) | change)
+        parse_config(copy.deepcopy(RAW_3B) | change)
     assert message in str(caught.value) and len(str(caught.value)) < 300
     assert os.times().user - start < 0.5
 
@@ -133,7 +133,7 @@ def test_an_absurd_config_is_refused_by_its_key_at_once(change, message):
 )
 def test_another_family_is_named(model_type, what):
     with pytest.raises(UserError, match=f"'{model_type}'; supported are qwen2_vl, .*{what}"):
-        QwenVLConfig.from_hf(RAW_3B | {"model_type": model_type})
+        parse_config(RAW_3B | {"model_type": model_type})
 
 
 @pytest.mark.parametrize(

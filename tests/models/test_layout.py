@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 import hf_oracle
-from vlaa_jax.algos.logprobs import token_logprobs
+from vlaa_jax.algos.logprobs import Chunking, token_logprobs
 from vlaa_jax.models.qwen_vl.axes import PARAM_AXES, layout
 from vlaa_jax.models.qwen_vl.model import Compute, PromptInputs, completion_inputs, split_model
 from vlaa_jax.parallel.mesh import batch_sharding, data_shards, make_mesh
@@ -47,9 +47,7 @@ def loss_of(graphdef, params, prompt, tokens, weight_PGT, rows, weight_BT):
             hidden.reshape(-1, hidden.shape[-1]),
             model.head_kernel_DV,
             targets.reshape(-1),
-            chunk=16,
-            row_shards=compute.data_shards,
-            layout=compute.layout,
+            chunking=Chunking(16, compute.data_shards, compute.layout),
         )
         total += (logprobs * weight.reshape(-1)).sum()
     return total

@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vlaa_jax.models.qwen_vl import sources, weights
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig, TextConfig, VisionConfig
+from vlaa_jax.models.qwen_vl.hf_config import to_hf
 from vlaa_jax.models.qwen_vl.hf_keys import Layout, flatten, hf_shapes, key_table, nest
 from vlaa_jax.models.qwen_vl.safetensors_io import SafetensorsReader, SafetensorsWriter
 from vlaa_jax.schema import UserError
@@ -40,7 +41,7 @@ def write_hf(directory, config, *, layout=Layout.OLD, dtype=BF16, seed=0, shards
         for name, shape in hf_shapes(config, layout).items()
     }
     directory.mkdir(exist_ok=True)
-    (directory / "config.json").write_text(json.dumps(config.to_hf(dtype.name)))
+    (directory / "config.json").write_text(json.dumps(to_hf(config, dtype.name)))
     names = sorted(tensors)
     weight_map = {}
     for shard in range(shards):
@@ -95,7 +96,7 @@ def orbax_run(root, params, config, step=7):
     """A training run as the trainer lays it out: OCDBT, float32, sidecars beside."""
     directory = root / "run"
     (directory / "hf").mkdir(parents=True)
-    (directory / "hf" / "config.json").write_text(json.dumps(config.to_hf()))
+    (directory / "hf" / "config.json").write_text(json.dumps(to_hf(config)))
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(directory / "checkpoints" / str(step) / "params", params)
     return directory
@@ -292,7 +293,7 @@ def test_the_tie_is_blamed_on_the_key_that_makes_it(tmp_path):
     tensors = write_hf(tmp_path, config)
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] + 1
     safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors")
-    raw = config.to_hf()
+    raw = to_hf(config)
     raw["text_config"] = {"tie_word_embeddings": raw.pop("tie_word_embeddings")}
     (tmp_path / "config.json").write_text(json.dumps(raw))
     with pytest.raises(UserError, match=r"set text_config\.tie_word_embeddings to false"):

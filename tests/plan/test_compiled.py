@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from vlaa_jax.models.qwen_vl.config import QwenVLConfig
+from vlaa_jax.models.qwen_vl.hf_config import parse_config
 from vlaa_jax.plan.formulas import sizes_of
 
 ROOT = Path(__file__).parents[2]
@@ -59,7 +59,7 @@ RUN = {
     "rollout.prefill_prompts": 8,
     "algo.micro_prompts": 8,
 }
-CONFIG = QwenVLConfig.from_hf(HF)
+CONFIG = parse_config(HF)
 
 
 def plan(folder, **mesh):

@@ -11,7 +11,7 @@ import pytest
 
 from vlaa_jax.data.synthetic.dataset import write_dataset
 from vlaa_jax.parallel.mesh import make_mesh
-from vlaa_jax.policy.checked import load_checked
+from vlaa_jax.policy.checked import Usable, load_checked
 from vlaa_jax.policy.distribution import Distribution
 from vlaa_jax.policy.pretrained import open_pretrained
 from vlaa_jax.policy.prompts import Collator, Encoder
@@ -42,7 +42,7 @@ def sample(directory, place, paths):
     )
     encoder = Encoder(checkpoint, DATA)
     usable, _ = load_checked(paths.grpo, paths.images, encoder)
-    prompts = heldout_prompts(usable[:PROMPTS], paths.images, encoder)
+    prompts = heldout_prompts(Usable(usable[:PROMPTS], usable.images), encoder)
     assert all(prompt.encoded.grids for prompt in prompts)
     collate = Collator(checkpoint, DATA, place)
     inputs, _ = collate(prompts)

@@ -17,7 +17,8 @@ from vlaa_jax.parallel.mesh import make_mesh
 from vlaa_jax.policy.checked import load_checked
 from vlaa_jax.policy.pretrained import open_pretrained
 from vlaa_jax.policy.prompts import Encoder
-from vlaa_jax.policy.usable import heldout_prompts, reader, training_loader
+from vlaa_jax.policy.spread import Reader
+from vlaa_jax.policy.usable import heldout_prompts, training_loader
 from vlaa_jax.rewards.mixed import MixedReward
 from vlaa_jax.schema import UserError
 from vlaa_jax.settings.shared import ModelSettings, PromptSettings
@@ -150,13 +151,13 @@ def test_only_headers_are_read(paths, encoder, tmp_path):
     usable, rejects = load_checked(path, images, encoder)
     assert len(usable) == 2 and not rejects
     with pytest.raises(UserError, match=f"record '{raw[0]['id']}': image .* is damaged"):
-        heldout_prompts(usable, images, encoder)
+        heldout_prompts(usable, encoder)
 
 
 def draw(path, paths, encoder, batches=5):
     usable, rejects = load_checked(path, paths.images, encoder)
     assert not rejects
-    loader: Loader = training_loader(usable, paths.images, encoder, batch=8, seed=3)
+    loader: Loader = training_loader(usable, encoder, batch=8, seed=3)
     with loader:
         return [next(loader) for _ in range(batches)]
 
@@ -191,12 +192,12 @@ def test_a_tfds_data_set_gives_the_prompts_of_its_file(paths, encoder, tmp_path)
     for a, b in zip(from_file, from_set, strict=True):
         assert all(map(same, a, b)) and len(a) == len(b) == 8
     held, rejects = load_checked(folder / "heldout", nowhere, encoder)
-    assert len(heldout_prompts(held, nowhere, encoder)) == 10 and not rejects
+    assert len(heldout_prompts(held, encoder)) == 10 and not rejects
 
 
 def test_a_build_needs_no_image_folder(built, encoder, tmp_path):
     usable, _ = load_checked(built, tmp_path / "nowhere", encoder)
-    assert len(heldout_prompts(usable, tmp_path / "nowhere", encoder)) == 40
+    assert len(heldout_prompts(usable, encoder)) == 40
 
 
 def test_builds_that_do_not_fit_the_run_are_refused(paths, built, encoder, checkpoint, tmp_path):
@@ -241,7 +242,7 @@ def test_a_weight_draws_all_spellings_of_a_source(paths, checkpoint, tmp_path):
     path = write(tmp_path / "r.json", raw)
     encoder = Encoder(checkpoint, replace(DATA, source_weights="vg=1"))
     usable, _ = load_checked(path, images, encoder)
-    with training_loader(usable, images, encoder, batch=len(raw), seed=0) as loader:
+    with training_loader(usable, encoder, batch=len(raw), seed=0) as loader:
         drawn = [prompt.record for prompt in next(loader)]
     assert {r.source for r in drawn} == {"vg", "VG"}
     assert {r.id for r in drawn} == {r["id"] for r in raw}
@@ -258,7 +259,7 @@ def test_hosts_draw_the_parts_of_one_batch(paths, encoder, monkeypatch):
         monkeypatch.setattr("vlaa_jax.parallel.hosts.index", lambda: host)
         monkeypatch.setattr("vlaa_jax.parallel.hosts.gather", gather)
         deal = HalfDeal(host)
-        with training_loader(usable, paths.images, encoder, batch=8, seed=3, deal=deal) as loader:
+        with training_loader(usable, encoder, batch=8, seed=3, deal=deal) as loader:
             batches = [next(loader) for _ in range(3)]
             assert loader.get_state() == {"next_index": 24}
             loader.set_state({"next_index": 8})
@@ -279,7 +280,7 @@ def test_hosts_draw_the_parts_of_one_batch(paths, encoder, monkeypatch):
             assert known.encoded.length == full.encoded.length
             assert known.encoded.grids == full.encoded.grids
             assert known.image_size == full.image_size
-        read = reader(usable, paths.images, encoder)(spread)
+        read = Reader(usable.images, encoder)(spread)
         assert all(map(same, batch, read))
 
 

@@ -32,9 +32,7 @@ def test_varied_prompts_compile_no_more_programs_than_the_ladder_has_entries():
         image = Image.fromarray(rng.integers(0, 255, (height, width, 3), np.uint8))
         words = "red circles " * int(rng.integers(1, 50))
         record = Record("x", words, ("x.png",), gt="1", verifier_type="digit")
-        encoded = Preprocessor(checkpoint.chat, checkpoint.processor).encode(
-            record, [image], as_pixels=True
-        )
+        encoded = Preprocessor(checkpoint.chat, checkpoint.processor).encode(record, [image])
         return Prompt(record, encoded, image.size)
 
     longest, bins, drawn = 0, 0, set()

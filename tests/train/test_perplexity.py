@@ -12,10 +12,9 @@ import transformers
 from rich.console import Console
 
 from configs import perplexity as config
-from vlaa_jax.data.images.opener import FolderImages
 from vlaa_jax.data.images.processor import ImageProcessor
 from vlaa_jax.data.samples.preprocessor import Preprocessor
-from vlaa_jax.data.sources.record_file import load_records
+from vlaa_jax.data.sources.record_file import RecordFile, load_records
 from vlaa_jax.data.synthetic.dataset import write_dataset
 from vlaa_jax.data.text.chat import Chat
 from vlaa_jax.schema import UserError
@@ -64,7 +63,7 @@ def test_equal_to_transformers(data, ranked):
     chat, processor = Chat.from_dir(TINY), ImageProcessor.from_dir(TINY)
     found = {line["id"]: line for line in lines_of(ranked / "perplexity.jsonl")}
     prompt = config.get_config("tiny").data.system_prompt
-    images = FolderImages(str(data[1]))
+    images = RecordFile(*data[:2]).images
     records = load_records(data[0], kind="sft")
     assert any(not record.images for record in records)
     for record in records:
@@ -72,7 +71,7 @@ def test_equal_to_transformers(data, ranked):
         ids = torch.tensor(one.ids_T).long()[None]
         inputs = {"input_ids": ids, "mm_token_type_ids": (ids == chat.image_token_id).long()}
         if one.grids:
-            inputs["pixel_values"] = torch.tensor(np.concatenate(one.patches))
+            inputs["pixel_values"] = torch.tensor(processor.normalize(np.concatenate(one.patches)))
             inputs["image_grid_thw"] = torch.tensor(one.grids)
         labels = torch.where(torch.tensor(one.loss_mask_T)[None], ids, -100)
         with torch.no_grad():

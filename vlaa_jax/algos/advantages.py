@@ -5,7 +5,7 @@ Every function takes ``rewards_PG`` and ``mask_PG`` and returns ``advantages_PG`
 * ``mask_PG`` is False where there is nothing to learn from: the scorer failed, or the group is
   uneven and the slot is empty. Such slots take no part in any statistic and get exactly 0.
 * A non-finite reward is a failed score by the house's definition and is treated as masked, so NaN
-  cannot leak even when the mask forgot it. ``group_statistics`` counts what was used.
+  cannot leak even when the mask forgot it.
 * A group whose valid rewards are all equal, or that has fewer than two of them, gets exactly 0.
   Subtracting a float32 mean would not do: the mean of three rewards of 0.9 is not 0.9.
 
@@ -16,28 +16,12 @@ Only ``batch_std_advantages`` talks to other devices, by all-reducing scalars.
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
-
-
-class GroupStatistics(NamedTuple):
-    """What the rewards of each group look like; masked entries are left out."""
-
-    mean_P: Float[Array, " P"]
-    """Mean of the valid rewards; 0 for a group without any."""
-    std_P: Float[Array, " P"]
-    """Unbiased standard deviation; 0 with fewer than two valid rewards or all equal."""
-    count_P: Int[Array, " P"]
-    """Number of valid rewards."""
-    zero_variance_P: Bool[Array, " P"]
-    """At least two valid rewards, all equal: scored, but nothing to learn."""
-    usable_P: Bool[Array, " P"]
-    """At least two valid rewards that differ: what dynamic sampling keeps."""
+from jaxtyping import Array, Bool, Float
 
 
 class _Centred(NamedTuple):
     valid_PG: Array
     usable_P1: Array
-    mean_P1: Array
     count_P1: Array
     deviation_PG: Array
 
@@ -61,7 +45,7 @@ def _centre(rewards_PG: Array, mask_PG: Array | None) -> _Centred:
     usable_P1 = (count_P1 >= 2) & (lowest_P1 < highest_P1)
     mean_P1 = jnp.sum(safe_PG, axis=1, keepdims=True) / jnp.maximum(count_P1, 1)
     deviation_PG = jnp.where(valid_PG & usable_P1, safe_PG - mean_P1, 0.0)
-    return _Centred(valid_PG, usable_P1, mean_P1, count_P1, deviation_PG)
+    return _Centred(valid_PG, usable_P1, count_P1, deviation_PG)
 
 
 def _unbiased_std(deviation: Array, count: Array, axis: int | None) -> Array:
@@ -136,38 +120,3 @@ def batch_std_advantages(
     std = _unbiased_std(jnp.where(group.valid_PG, safe_PG - mean, 0.0), count, axis=None)
     any_usable = jnp.any(group.usable_P1)
     return group.deviation_PG / jnp.where(any_usable, std + eps, 1.0)
-
-
-def group_statistics(
-    rewards_PG: Float[Array, "P G"], mask_PG: Bool[Array, "P G"] | None = None
-) -> GroupStatistics:
-    """Statistics for metrics and for dynamic sampling (DAPO, arXiv 2503.14476, section 3.2).
-
-    Give it the rewards *before* shaping when filtering: a length penalty makes a group of equally
-    wrong answers look varied.
-    """
-    group = _centre(rewards_PG, mask_PG)
-    std_P1 = _unbiased_std(group.deviation_PG, group.count_P1, axis=1)
-    count_P, usable_P = group.count_P1[:, 0], group.usable_P1[:, 0]
-    return GroupStatistics(
-        mean_P=group.mean_P1[:, 0],
-        std_P=std_P1[:, 0],
-        count_P=count_P,
-        zero_variance_P=(count_P >= 2) & ~usable_P,
-        usable_P=usable_P,
-    )
-
-
-def soft_overlong_penalty(
-    lengths_PG: Int[Array, "P G"], *, limit: int, buffer: int
-) -> Float[Array, "P G"]:
-    """0 to -1, added to the rewards of long completions: DAPO, arXiv 2503.14476, eq. 13.
-
-    0 up to ``limit - buffer`` tokens, then falling in a line to -1 at ``limit``, and -1 beyond.
-    Filter groups on the rewards *without* it (see ``group_statistics``).
-
-    Raises ValueError unless 0 < buffer <= limit.
-    """
-    if not 0 < buffer <= limit:
-        raise ValueError(f"the buffer must be within 1 and the limit {limit}, not {buffer}")
-    return -jnp.clip((lengths_PG - (limit - buffer)) / buffer, 0.0, 1.0)

@@ -8,8 +8,7 @@ divergence", http://joschu.net/blog/kl-approx.html):
     k3 = exp(-x) - 1 + x      unbiased value, never negative; its gradient is that of
                               KL(pi_ref || pi), since (1 - exp(-x)) grad log pi averages to it
 
-GRPO (arXiv 2402.03300, equation 4) puts k3 in the loss. ``k3_with_k2_gradient`` reports k3 and
-pulls along k2's unbiased gradient.
+GRPO (arXiv 2402.03300, equation 4) puts k3 in the loss.
 
 All estimators are elementwise over [..., T] and exactly 0, value and gradient, where the mask is
 False, whatever stands there (-inf and NaN included). Two clamps keep one token from wrecking a
@@ -79,21 +78,6 @@ def k3(
     return _clamp(jnp.expm1(-x) + x, max_value)
 
 
-def k3_with_k2_gradient(
-    logprobs: Float[Array, "*S T"],
-    ref_logprobs: Float[Array, "*S T"],
-    mask: Bool[Array, "*S T"] | None = None,
-    *,
-    max_log_ratio: float | None = 20.0,
-    max_value: float | None = 10.0,
-) -> Float[Array, "*S T"]:
-    """The value of k3 with the gradient of k2."""
-    clamps = {"max_log_ratio": max_log_ratio, "max_value": max_value}
-    value = k3(logprobs, ref_logprobs, mask, **clamps)
-    slope = k2(logprobs, ref_logprobs, mask, **clamps)
-    return slope + jax.lax.stop_gradient(value - slope)
-
-
 def kl_penalised_rewards(
     rewards_PG: Float[Array, "P G"],
     kl_PGT: Float[Array, "P G T"],
@@ -114,7 +98,7 @@ class KLController(NamedTuple):
 
     coef: Float[Array, ""]
     target: Float[Array, ""]
-    """KL per token to steer for; unused by the fixed controller."""
+    """KL per token to steer for."""
     horizon: Float[Array, ""]
     """Sequences over which a persistent error of 20 % changes the coefficient by 20 %."""
 
@@ -146,9 +130,3 @@ def adaptive_kl(state: KLController, kl_mean: ArrayLike, n_sequences: ArrayLike)
     share = jnp.minimum(jnp.asarray(n_sequences, jnp.float32) / state.horizon, 1.0)
     factor = jnp.where(jnp.isfinite(kl_mean), 1.0 + error * share, 1.0)
     return state._replace(coef=state.coef * factor)
-
-
-def fixed_kl(state: KLController, kl_mean: ArrayLike, n_sequences: ArrayLike) -> KLController:
-    """The controller that never changes its mind; same signature as ``adaptive_kl``."""
-    del kl_mean, n_sequences
-    return state

@@ -10,6 +10,7 @@ Chunk i takes rows i, i + n, i + 2n, ... of n chunks, not a contiguous block: wi
 over devices in contiguous blocks, every chunk then has its share on every device.
 """
 
+from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -25,8 +26,8 @@ HEAD_AXES = ("embed", "vocab")
 FORBIDDEN_LOGIT = -1e9
 """Logit of a forbidden id: its probability is exactly 0, yet sums over padding rows stay finite."""
 
-CHUNK_ELEMENTS = 1 << 26
-"""Default size of a chunk's logits per row shard (256 MiB of float32).
+CHUNK_ELEMENTS = 1 << 28
+"""Default size of a chunk's logits per row shard (1 GiB of float32).
 
 Large on purpose: every chunk reads the whole kernel and adds to a gradient of its size, so chunks
 of few rows spend their time on memory traffic.
@@ -51,6 +52,40 @@ def default_chunk(vocab_size: int, row_shards: int = 1) -> int:
     return row_shards * (1 << (per_shard.bit_length() - 1))
 
 
+@dataclass(frozen=True)
+class Chunking:
+    """How N rows lie on devices and are cut into chunks. Static under jit.
+
+    Attributes:
+      chunk: rows whose logits are alive at a time, over all devices, of which N need be no
+        multiple; None: ``default_chunk``.
+      row_shards: number of equal contiguous blocks in which N lies on devices. Kernel gradients are
+        kept apart per block until the end, so that they cross the mesh once and not once per chunk.
+      layout: where rows and head lie on a mesh. The head is gathered once, before the loop over
+        chunks, but for what is cut by vocabulary; its gradient is reduced once, behind it.
+
+    Raises ValueError for a chunk or number of shards below 1.
+    """
+
+    chunk: int | None = None
+    row_shards: int = 1
+    layout: Layout | None = None
+
+    def __post_init__(self) -> None:
+        if (self.chunk is not None and self.chunk < 1) or self.row_shards < 1:
+            sizes = f"{self.chunk} and {self.row_shards}"
+            raise ValueError(f"chunk and row_shards must be at least 1, not {sizes}")
+
+    def shape(self, n_rows: int, vocab_size: int) -> tuple[int, int]:
+        """Rows of each chunk, evenly filled, and chunks."""
+        chunk = self.chunk or default_chunk(vocab_size, self.row_shards)
+        n_chunks = max(-(-n_rows // chunk), 1)
+        return -(-n_rows // (n_chunks * self.row_shards)) * self.row_shards, n_chunks
+
+
+WHOLE = Chunking()
+
+
 def token_logprobs(
     hidden_ND: Float[Array, "N D"],
     kernel_DV: Float[Array, "D V"],
@@ -58,10 +93,8 @@ def token_logprobs(
     *,
     temperature: ArrayLike = 1.0,
     allowed_V: Bool[Array, " V"] | None = None,
-    chunk: int | None = None,
-    row_shards: int = 1,
     entropy_gradient: bool = False,
-    layout: Layout | None = None,
+    chunking: Chunking = WHOLE,
 ) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
     """log softmax(hidden @ kernel / temperature)[target] and the entropy in nats, both float32.
 
@@ -74,21 +107,16 @@ def token_logprobs(
       temperature: positive; a constant for differentiation.
       allowed_V: False for ids that must not be sampled (vision and padding tokens). A forbidden
         target has a log-probability near ``FORBIDDEN_LOGIT``.
-      chunk: rows whose logits are alive at a time, over all devices; default ``default_chunk``.
-        N need not be a multiple.
-      row_shards: number of equal contiguous blocks in which N lies on devices. Kernel gradients are
-        kept apart per block until the end, so that they cross the mesh once and not once per chunk.
       entropy_gradient: let gradients through the entropy (for an entropy bonus); otherwise it is
         a figure for reports.
-      layout: where rows and head lie on a mesh. The head is gathered once, before the loop over
-        chunks, but for what is cut by vocabulary; its gradient is reduced once, behind it.
+      chunking: how rows are cut.
 
     Returns:
       (logprob_N, entropy_N); gradients flow to hidden_ND and kernel_DV.
 
-    Raises ValueError for shapes that do not fit, a temperature or chunk that is not positive.
+    Raises ValueError for shapes that do not fit or a temperature that is not positive.
     """
-    n_rows, width = hidden_ND.shape
+    (n_rows, width), vocab_size = hidden_ND.shape, kernel_DV.shape[1]
     if kernel_DV.shape[0] != width or targets_N.shape != (n_rows,):
         raise ValueError(
             f"hidden {hidden_ND.shape}, kernel {kernel_DV.shape} and targets {targets_N.shape} "
@@ -96,26 +124,21 @@ def token_logprobs(
         )
     if isinstance(temperature, int | float) and not temperature > 0:
         raise ValueError(f"temperature must be positive, not {temperature}")
-    if (chunk is not None and chunk < 1) or row_shards < 1:
-        raise ValueError(f"chunk and row_shards must be at least 1, not {chunk} and {row_shards}")
-    vocab_size = kernel_DV.shape[1]
-    n_chunks = max(-(-n_rows // (chunk or default_chunk(vocab_size, row_shards))), 1)
-    rows = -(-n_rows // (n_chunks * row_shards)) * row_shards  # per chunk, evenly filled
+    rows, n_chunks = chunking.shape(n_rows, vocab_size)
     padding = rows * n_chunks - n_rows
     targets_N = jnp.clip(targets_N, 0, vocab_size - 1)
     # Chunks lie on axis 1: row-major order puts neighbouring rows into different chunks.
     hidden_CnD = jnp.pad(hidden_ND, ((0, padding), (0, 0))).reshape(rows, n_chunks, width)
     targets_Cn = jnp.pad(targets_N, (0, padding)).reshape(rows, n_chunks)
-    logprob_nC, entropy_nC = _chunked(
-        (row_shards, entropy_gradient, layout),
+    found = _chunked(
+        (chunking.row_shards, entropy_gradient, chunking.layout),
         hidden_CnD.swapaxes(0, 1),
         kernel_DV,
         targets_Cn.T,
         jnp.asarray(temperature, jnp.float32),
         allowed_V,
     )
-    logprob_N = logprob_nC.T.reshape(-1)[:n_rows]
-    entropy_N = entropy_nC.T.reshape(-1)[:n_rows]
+    logprob_N, entropy_N = (a_nC.T.reshape(-1)[:n_rows] for a_nC in found)
     return logprob_N, entropy_N if entropy_gradient else jax.lax.stop_gradient(entropy_N)
 
 

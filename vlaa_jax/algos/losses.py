@@ -47,9 +47,19 @@ def _per_token(advantages: Array, mask: Array) -> Array:
     return jnp.where(mask, advantages.astype(jnp.float32), 0.0)
 
 
-def _clipped(ratio: Array, advantages: Array, clip_low: ArrayLike, clip_high: ArrayLike) -> Array:
+class Clip(NamedTuple):
+    """How far a ratio may move before it pulls no more: to 1 - low and 1 + high."""
+
+    low: ArrayLike
+    high: ArrayLike
+
+
+PPO_CLIP, GSPO_CLIP, CISPO_CLIP = Clip(0.2, 0.2), Clip(3e-4, 4e-4), Clip(1.0, 4.0)
+
+
+def _clipped(ratio: Array, advantages: Array, clip: Clip) -> Array:
     """-min(ratio A, clip(ratio) A)."""
-    clipped_ratio = jnp.clip(ratio, 1.0 - clip_low, 1.0 + clip_high)
+    clipped_ratio = jnp.clip(ratio, 1.0 - clip.low, 1.0 + clip.high)
     return -jnp.minimum(ratio * advantages, clipped_ratio * advantages)
 
 
@@ -62,13 +72,12 @@ def clipped_surrogate(
     advantages: Float[Array, "..."],
     mask: Bool[Array, "*S T"],
     *,
-    clip_low: ArrayLike = 0.2,
-    clip_high: ArrayLike = 0.2,
+    clip: Clip = PPO_CLIP,
     dual_clip: float | None = None,
 ) -> Float[Array, "*S T"]:
     """PPO's clipped token ratio, arXiv 1707.06347, eq. 7, as in GRPO, arXiv 2402.03300, eq. 3.
 
-    ``clip_high`` above ``clip_low`` is DAPO's clip-higher (arXiv 2503.14476, section 3.1: 0.2 and
+    ``clip.high`` above ``clip.low`` is DAPO's clip-higher (arXiv 2503.14476, section 3.1: 0.2 and
     0.28). ``dual_clip`` c > 1 bounds the loss of a negative advantage by c |A| (arXiv 1912.09729;
     3 is usual): without it the ratio of a token that has become likely is unbounded.
 
@@ -77,9 +86,7 @@ def clipped_surrogate(
     if dual_clip is not None and not dual_clip > 1:
         raise ValueError(f"dual_clip must be greater than 1, not {dual_clip}")
     advantages = _per_token(advantages, mask)
-    loss = _clipped(
-        jnp.exp(_log_ratio(logprobs, old_logprobs, mask)), advantages, clip_low, clip_high
-    )
+    loss = _clipped(jnp.exp(_log_ratio(logprobs, old_logprobs, mask)), advantages, clip)
     if dual_clip is not None:
         loss = jnp.where(advantages < 0, jnp.minimum(loss, -dual_clip * advantages), loss)
     return loss
@@ -101,8 +108,7 @@ def gspo_surrogate(
     advantages: Float[Array, "..."],
     mask: Bool[Array, "*S T"],
     *,
-    clip_low: ArrayLike = 3e-4,
-    clip_high: ArrayLike = 4e-4,
+    clip: Clip = GSPO_CLIP,
 ) -> Float[Array, "*S T"]:
     """GSPO: one length-normalised ratio per sequence, arXiv 2507.18071, equations 5, 7 and 13.
 
@@ -116,7 +122,7 @@ def gspo_surrogate(
     # Value s, gradient s * grad log pi_t.
     own = logprobs - jax.lax.stop_gradient(logprobs)
     ratio = jnp.exp(jax.lax.stop_gradient(log_ratio) + own)
-    return _clipped(ratio, _per_token(advantages, mask), clip_low, clip_high)
+    return _clipped(ratio, _per_token(advantages, mask), clip)
 
 
 def cispo_surrogate(
@@ -125,17 +131,16 @@ def cispo_surrogate(
     advantages: Float[Array, "..."],
     mask: Bool[Array, "*S T"],
     *,
-    clip_low: ArrayLike = 1.0,
-    clip_high: ArrayLike = 4.0,
+    clip: Clip = CISPO_CLIP,
 ) -> Float[Array, "*S T"]:
     """CISPO: clip the importance weight, keep every token's gradient, arXiv 2506.13585, equation 4.
 
-    loss = -stop_gradient(clip(ratio, 1 - clip_low, 1 + clip_high)) A log pi. As in the paper there
+    loss = -stop_gradient(clip(ratio, 1 - clip.low, 1 + clip.high)) A log pi. As in the paper there
     is no lower clip by default (a ratio is never below 0 = 1 - 1). Its value is not a policy
     objective; only its gradient means something.
     """
     ratio = jnp.exp(_log_ratio(logprobs, old_logprobs, mask))
-    weight = jax.lax.stop_gradient(jnp.clip(ratio, 1.0 - clip_low, 1.0 + clip_high))
+    weight = jax.lax.stop_gradient(jnp.clip(ratio, 1.0 - clip.low, 1.0 + clip.high))
     (logprobs,) = _masked(mask, logprobs)
     return -weight * _per_token(advantages, mask) * logprobs
 
@@ -143,23 +148,9 @@ def cispo_surrogate(
 # ------------------------------------------------------------------ masks and aggregation
 
 
-def drop_truncated(mask: Bool[Array, "*S T"], truncated: Bool[Array, "*S"]) -> Bool[Array, "*S T"]:
-    """The mask without completions cut off by the token limit (DAPO's overlong filtering).
-
-    Apply it before counting tokens or sequences. Rewards of truncated completions may still take
-    part in the group's statistics; that is the caller's choice of ``mask_PG``.
-    """
-    return mask & ~truncated[..., None]
-
-
 def count_tokens(mask: Bool[Array, "*S T"]) -> Int[Array, ""]:
     """Tokens that take part: the total for ``token_mean``."""
     return jnp.sum(mask, dtype=jnp.int32)
-
-
-def count_sequences(mask: Bool[Array, "*S T"]) -> Int[Array, ""]:
-    """Sequences with a token: the total for ``sequence_mean`` and ``constant_length``."""
-    return jnp.sum(jnp.any(mask, axis=-1), dtype=jnp.int32)
 
 
 def token_mean(
@@ -253,8 +244,7 @@ def ratio_diagnostics(
     advantages: Float[Array, "..."],
     mask: Bool[Array, "*S T"],
     *,
-    clip_low: ArrayLike = 0.2,
-    clip_high: ArrayLike = 0.2,
+    clip: Clip = PPO_CLIP,
     dual_clip: float | None = None,
     clips_weights: bool = False,
 ) -> Diagnostics:
@@ -268,7 +258,7 @@ def ratio_diagnostics(
     log_ratio = _log_ratio(logprobs, old_logprobs, mask)
     signs = _per_token(advantages, mask)
     ratio = jnp.exp(log_ratio)
-    low, high = ratio < 1.0 - clip_low, ratio > 1.0 + clip_high
+    low, high = ratio < 1.0 - clip.low, ratio > 1.0 + clip.high
     if not clips_weights:
         low, high = low & (signs < 0), high & (signs > 0)
     if dual_clip is not None:
@@ -282,14 +272,13 @@ def sequence_ratio_diagnostics(
     advantages: Float[Array, "*S"],
     mask: Bool[Array, "*S T"],
     *,
-    clip_low: ArrayLike = 3e-4,
-    clip_high: ArrayLike = 4e-4,
+    clip: Clip = GSPO_CLIP,
 ) -> Diagnostics:
     """The figures of ``ratio_diagnostics`` for GSPO's ratio: per sequence, not per token."""
     log_ratio = sequence_log_ratio(logprobs, old_logprobs, mask)
     ratio = jnp.exp(log_ratio)
-    low = (ratio < 1.0 - clip_low) & (advantages < 0)
-    high = (ratio > 1.0 + clip_high) & (advantages > 0)
+    low = (ratio < 1.0 - clip.low) & (advantages < 0)
+    high = (ratio > 1.0 + clip.high) & (advantages > 0)
     return _ratio_figures(log_ratio, low, high, jnp.any(mask, axis=-1))
 
 

@@ -18,6 +18,7 @@ from vlaa_jax.evaluate.predictions import read_predictions
 from vlaa_jax.evaluate.progress import Progress
 from vlaa_jax.evaluate.questions import open_questions
 from vlaa_jax.evaluate.report.write import summary_of, text_table, write_verdicts
+from vlaa_jax.evaluate.score import Scorer
 from vlaa_jax.evaluate.scoring.profiles import PROFILES, profile_named
 from vlaa_jax.evaluate.scoring_run import Scoring, rows_of_file, score_benchmark
 from vlaa_jax.schema import UserError
@@ -73,15 +74,12 @@ async def _score(options: argparse.Namespace) -> Scoring:
         console = Console(stderr=True, quiet=judge is None)
         progress = Progress(console, f"{benchmark.title}: verdicts", len(file.predictions))
         return await score_benchmark(
-            benchmark,
+            Scorer(benchmark, profile, judge, progress.step),
             rows,
             file.predictions,
-            judge,
-            profile,
             # A file alone does not tell how many questions it leaves out.
             questions=0 if options.data else benchmark.size,
             max_failed=settings.max_failed,
-            done=progress.step,
         )
 
 

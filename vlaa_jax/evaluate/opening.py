@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vlaa_jax.evaluate.benchmarks import benchmark_named
-from vlaa_jax.evaluate.miniature.judge_server import JudgeServer
+from vlaa_jax.evaluate.miniature.judge_server import answer
 from vlaa_jax.evaluate.miniature.tables import write_tables
 from vlaa_jax.evaluate.nouns import Benchmark
 from vlaa_jax.evaluate.questions import Questions, open_questions
 from vlaa_jax.parallel import hosts
+from vlaa_jax.pipeline.local_server import LocalServer
 from vlaa_jax.schema import UserError
 from vlaa_jax.settings.evaluate import EMBEDDED, EvaluateSettings
 
@@ -23,8 +24,8 @@ def with_scripted_judge(
     """The miniature brings its own judge, over real HTTP."""
     if settings.data.root != EMBEDDED or settings.judge.url:
         return settings
-    url = stack.enter_context(JudgeServer())
-    judge = dataclasses.replace(settings.judge, url=url, model="scripted", key_env="")
+    server = stack.enter_context(LocalServer(answer))
+    judge = dataclasses.replace(settings.judge, url=server.url, model="scripted", key_env="")
     return dataclasses.replace(settings, judge=judge)
 
 

@@ -32,6 +32,7 @@ from vlaa_jax.evaluate.report.write import (
     write_units,
     write_verdicts,
 )
+from vlaa_jax.evaluate.score import Scorer
 from vlaa_jax.evaluate.scoring.extract import scored_text
 from vlaa_jax.evaluate.scoring.profiles import profile_named
 from vlaa_jax.evaluate.scoring_run import Scoring, score_benchmark
@@ -227,15 +228,12 @@ async def _score(
 
             scorings.append(
                 await score_benchmark(
-                    benchmark,
+                    Scorer(benchmark, profile, judge, done),
                     questions.rows,
                     predictions,
-                    judge,
-                    profile,
                     max_failed=settings.judge.max_failed,
                     both=settings.scoring.both,
                     baseline=baseline.get(benchmark.name),
-                    done=done,
                 )
             )
             progress.end()

@@ -10,6 +10,9 @@ from vlaa_jax.evaluate.scoring.profiles import Profile
 from vlaa_jax.evaluate.scoring.storage import Cell, stored
 from vlaa_jax.schema import UserError
 
+_AT_ONCE = 64
+"""Outputs that may wait for the judge together."""
+
 
 @dataclass(frozen=True)
 class Output:
@@ -19,72 +22,55 @@ class Output:
     text: str
 
 
-async def score_output(
-    benchmark: Benchmark,
-    columns: Mapping[str, str | None],
-    output: str,
-    judge: Judge | None,
-    profile: Profile,
-) -> Verdict:
-    """The verdict on one output.
+@dataclass(frozen=True)
+class Scorer:
+    """Whose rules, how they are read, and who is asked.
 
-    Args:
-        benchmark: whose rules.
-        columns: of the question, as read from its file.
-        output: whole text of the model.
+    Attributes:
+        benchmark: whose.
+        profile: which reading of them.
         judge: None where there is none.
-        profile: which reading of the rules.
+        done: called after each output.
     """
-    row = stored_row(benchmark, columns, profile)
-    cell: Cell = stored(scored_text(output), profile)
-    try:
-        return await benchmark.score(row, cell, judge, profile)
-    except NoJudge as error:
-        return Verdict(False, "unjudged", reason=str(error))
-    except RowError as error:
-        return Verdict(False, "error", reason=str(error))
+
+    benchmark: Benchmark
+    profile: Profile
+    judge: Judge | None = None
+    done: Callable[[], object] = lambda: None
+
+    async def verdict(self, output: Output) -> Scored:
+        """The verdict on one output."""
+        row = stored_row(self.benchmark, output.columns, self.profile)
+        cell: Cell = stored(scored_text(output.text), self.profile)
+        try:
+            verdict = await self.benchmark.score(row, cell, self.judge, self.profile)
+        except NoJudge as error:
+            verdict = Verdict(False, "unjudged", reason=str(error))
+        except RowError as error:
+            verdict = Verdict(False, "error", reason=str(error))
+        return Scored(row, verdict)
+
+    async def verdicts(self, outputs: Sequence[Output]) -> list[Scored]:
+        """The verdicts on the outputs of one sample, in their order."""
+        found: list[Scored | None] = [None] * len(outputs)
+
+        async def work(places: Iterator[int]) -> None:
+            for place in places:
+                found[place] = await self.verdict(outputs[place])
+                self.done()
+
+        places = iter(range(len(outputs)))
+        workers = 1 if self.judge is None else min(_AT_ONCE, len(outputs))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(workers):
+                    group.create_task(work(places))
+        except* UserError as errors:
+            raise errors.exceptions[0] from None
+        return [one for one in found if one is not None]
 
 
 def stored_row(benchmark: Benchmark, columns: Mapping[str, str | None], profile: Profile) -> Row:
     """The columns that the rules read, as they come back from storage."""
     names = ("index", "question", *benchmark.columns)
     return {name: stored(columns.get(name), profile) for name in names}
-
-
-async def score_outputs(
-    benchmark: Benchmark,
-    outputs: Sequence[Output],
-    judge: Judge | None,
-    profile: Profile,
-    *,
-    at_once: int = 64,
-    done: Callable[[], object] = lambda: None,
-) -> list[Scored]:
-    """The verdicts on many outputs, in their order.
-
-    Args:
-        benchmark: whose rules.
-        outputs: of one sample.
-        judge: None where there is none.
-        profile: which reading of the rules.
-        at_once: outputs that may wait for the judge together.
-        done: called after each.
-    """
-    found: list[Scored | None] = [None] * len(outputs)
-
-    async def work(places: Iterator[int]) -> None:
-        for place in places:
-            columns = outputs[place].columns
-            verdict = await score_output(benchmark, columns, outputs[place].text, judge, profile)
-            found[place] = Scored(stored_row(benchmark, columns, profile), verdict)
-            done()
-
-    places = iter(range(len(outputs)))
-    workers = 1 if judge is None else min(at_once, len(outputs))
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(workers):
-                group.create_task(work(places))
-    except* UserError as errors:
-        raise errors.exceptions[0] from None
-    return [one for one in found if one is not None]

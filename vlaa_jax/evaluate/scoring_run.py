@@ -1,15 +1,14 @@
 """Scoring the predictions of one benchmark, from files to a result."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from vlaa_jax.evaluate.nouns import Benchmark, Judge, Scored, Unit
+from vlaa_jax.evaluate.nouns import Benchmark, Scored, Unit
 from vlaa_jax.evaluate.predictions import Prediction, PredictionFile
 from vlaa_jax.evaluate.questions import OPTIONAL, Columns
 from vlaa_jax.evaluate.results import Result, Sample, summarise
-from vlaa_jax.evaluate.score import Output, score_outputs
+from vlaa_jax.evaluate.score import Output, Scorer
 from vlaa_jax.evaluate.scoring.extract import without_thinking
-from vlaa_jax.evaluate.scoring.profiles import Profile
 from vlaa_jax.schema import UserError
 
 
@@ -24,31 +23,25 @@ class Scoring:
 
 
 async def score_benchmark(
-    benchmark: Benchmark,
+    scorer: Scorer,
     rows: Sequence[Columns],
     predictions: Sequence[Prediction],
-    judge: Judge | None,
-    profile: Profile,
     *,
     questions: int = 0,
     max_failed: float = 0.02,
     both: bool = True,
     baseline: Sequence[Unit] | None = None,
-    done: Callable[[], object] = lambda: None,
 ) -> Scoring:
     """Verdicts on all predictions and what they come to.
 
     Args:
-        benchmark: which.
+        scorer: of the benchmark.
         rows: columns of all its questions.
         predictions: any number of samples; a question that a sample lacks is counted as missing.
-        judge: None where there is none.
-        profile: which reading of the rules.
         questions: that the data set has, where the rows may be fewer.
         max_failed: share of outputs without a verdict that still leaves a headline.
         both: whether to score the first sample without its think text, too.
         baseline: units of a run to compare with.
-        done: called after each output.
 
     Raises:
         UserError: a prediction for a question that is not there, or two of a sample for one.
@@ -56,19 +49,16 @@ async def score_benchmark(
     places = {str(row["index"]): place for place, row in enumerate(rows)}
     samples = []
     for number in sorted({one.sample for one in predictions}):
-        mine = _of_sample(predictions, number, places, benchmark)
+        mine = _of_sample(predictions, number, places, scorer.benchmark)
         outputs = [Output(rows[places[one.index]], one.text) for one in mine]
-        scored = await score_outputs(benchmark, outputs, judge, profile, done=done)
-        samples.append(Sample(mine, scored))
+        samples.append(Sample(mine, await scorer.verdicts(outputs)))
     result = summarise(
-        benchmark,
+        scorer.benchmark,
         samples,
-        profile,
+        scorer.profile,
         questions=max(questions, len(rows)),
         max_failed=max_failed,
-        without_think=await _without_think(benchmark, rows, places, samples[0], judge, profile)
-        if both
-        else None,
+        without_think=await _without_think(scorer, rows, places, samples[0]) if both else None,
         baseline=baseline,
     )
     return Scoring(result, samples, places)
@@ -93,12 +83,7 @@ def _of_sample(
 
 
 async def _without_think(
-    benchmark: Benchmark,
-    rows: Sequence[Columns],
-    places: Mapping[str, int],
-    sample: Sample,
-    judge: Judge | None,
-    profile: Profile,
+    scorer: Scorer, rows: Sequence[Columns], places: Mapping[str, int], sample: Sample
 ) -> list[Scored]:
     """The sample again with think text cut; what has none keeps its verdict."""
     cut = [without_thinking(one.text) for one in sample.predictions]
@@ -108,7 +93,7 @@ async def _without_think(
         if text != one.text.strip()
     ]
     outputs = [Output(rows[places[sample.predictions[i].index]], cut[i]) for i in changed]
-    again = await score_outputs(benchmark, outputs, judge, profile)
+    again = await replace(scorer, done=lambda: None).verdicts(outputs)
     scored = list(sample.scored)
     for place, one in zip(changed, again, strict=True):
         scored[place] = one

@@ -1,18 +1,14 @@
 """Outputs from an OpenAI-compatible server."""
 
 import asyncio
-import base64
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from vlaa_jax.endpoint import Endpoint, EndpointError, EndpointSettings
+from vlaa_jax.endpoint import Endpoint, EndpointError, EndpointSettings, data_url
 from vlaa_jax.evaluate.generate import Done, Generated, Job, by_question, seed_of
 from vlaa_jax.foreign import without_surrogates
 from vlaa_jax.schema import UserError
 from vlaa_jax.settings.evaluate import GenerationSettings
-
-_MAGIC = {b"\xff\xd8\xff": "jpeg", b"\x89PNG": "png", b"RIFF": "webp", b"GIF8": "gif"}
-
 
 _HOPELESS = 5
 """Failures in a row, beyond what is in flight, after which the server is given up."""
@@ -101,15 +97,3 @@ class Served:
             "seed": settings.seed,
             "pixels": "the server's",
         }
-
-
-def data_url(image: bytes, name: str) -> str:
-    """An encoded image as a ``data:`` URL.
-
-    Raises:
-        UserError: it is no JPEG, PNG, WebP or GIF.
-    """
-    kind = next((kind for magic, kind in _MAGIC.items() if image.startswith(magic)), None)
-    if kind is None:
-        raise UserError(f"{name}: its image is no JPEG, PNG, WebP or GIF")
-    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"

@@ -17,6 +17,7 @@ from vlaa_jax.evaluate.nouns import Benchmark
 from vlaa_jax.evaluate.opening import Found, open_all, with_scripted_judge
 from vlaa_jax.evaluate.predictions import Prediction
 from vlaa_jax.evaluate.questions import Questions
+from vlaa_jax.evaluate.score import Scorer
 from vlaa_jax.evaluate.scoring.profiles import profile_named
 from vlaa_jax.evaluate.scoring_run import score_benchmark
 from vlaa_jax.parallel import hosts
@@ -129,9 +130,8 @@ class BenchmarkValidation:
         samples = self._settings.generation.samples
         await self._engine.generate(list(jobs_of(benchmark, questions, samples)), done)
         profile = profile_named(self._settings.scoring.profile)
-        scoring = await score_benchmark(
-            benchmark, questions.rows, predictions, self._judge, profile, both=False
-        )
+        scorer = Scorer(benchmark, profile, self._judge)
+        scoring = await score_benchmark(scorer, questions.rows, predictions, both=False)
         name, result = f"benchmark/{benchmark.name}", scoring.result
         verdicts = [one.verdict.known for sample in scoring.samples for one in sample.scored]
         metrics = {f"{name}_unknown_frac": 1 - sum(verdicts) / len(verdicts)}

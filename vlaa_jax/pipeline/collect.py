@@ -21,7 +21,7 @@ from vlaa_jax.data.images.files import decode_image
 from vlaa_jax.data.images.processor import MAX_ASPECT
 from vlaa_jax.data.records.parse import clean_image_path
 from vlaa_jax.data.records.reject import Refusal
-from vlaa_jax.foreign import own_file, read_object
+from vlaa_jax.foreign import image_suffix, own_file, read_object
 from vlaa_jax.pipeline.sample import Sample
 from vlaa_jax.pipeline.sources import SOURCES, Source
 from vlaa_jax.pipeline.sources.formats import Row, Unusable
@@ -38,7 +38,6 @@ T = TypeVar("T")
 NAME = "collect"
 SAMPLES, REJECTS, STAMP = "collected.jsonl", "collect_rejects.jsonl", "collected.json"
 _CHUNK = 64
-_SUFFIXES = ((b"\xff\xd8\xff", "jpg"), (b"\x89PNG", "png"), (b"RIFF", "webp"), (b"GIF8", "gif"))
 _MAX_NAME_BYTES = 240
 """Of a file or folder; most disks allow 255, and a suffix is added for a while."""
 _UNSAFE = re.compile(r"[^\w.-]+")
@@ -269,8 +268,7 @@ def _load(entry: tuple[str, Callable[[], Row]]) -> tuple[str, "_Loaded | Unusabl
     try:
         row = make()
         data = row.image.read()
-        kind = next((name for magic, name in _SUFFIXES if data.startswith(magic)), None)
-        if kind is None:
+        if (kind := image_suffix(data)) is None:
             raise Unusable("image of unknown format")
         try:
             with decode_image(data, row.name) as image:

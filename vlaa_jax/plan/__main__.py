@@ -19,6 +19,7 @@ from rich.console import Console
 
 from vlaa_jax import disk
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
+from vlaa_jax.models.qwen_vl.hf_config import read_config
 from vlaa_jax.plan.chips import GIB, chip_of
 from vlaa_jax.plan.known import Known, compilers
 from vlaa_jax.plan.plan import (
@@ -87,9 +88,9 @@ def model_config(checkpoint: str) -> QwenVLConfig:
     if name in QwenVLConfig.RELEASED:
         return QwenVLConfig.RELEASED[name]
     if checkpoint == "embedded":
-        return QwenVLConfig.from_hf_dir(Path(__file__).parents[1] / "assets" / "tiny")
+        return read_config(Path(__file__).parents[1] / "assets" / "tiny")
     if checkpoint and Path(checkpoint).is_dir():
-        return QwenVLConfig.from_hf_dir(Path(checkpoint))
+        return read_config(Path(checkpoint))
     known = ", ".join(f"{CHECKPOINT}{name}" for name in QwenVLConfig.RELEASED)
     raise UserError(f"model.checkpoint: {checkpoint!r} is neither a directory nor one of {known}")
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vlaa_jax.algos.logprobs import token_logprobs
+from vlaa_jax.algos.logprobs import Chunking, token_logprobs
 from vlaa_jax.models.qwen_vl.lora import has_adapters
 from vlaa_jax.models.qwen_vl.model import PromptInputs, QwenVL, RowInputs, completion_inputs
 
@@ -86,9 +86,7 @@ class Distribution:
             tokens.reshape(-1),
             temperature=self.temperature,
             allowed_V=allowed_V,
-            chunk=self.chunk or None,
-            row_shards=self.row_shards,
             entropy_gradient=entropy_gradient,
-            layout=model.compute.layout,
+            chunking=Chunking(self.chunk or None, self.row_shards, model.compute.layout),
         )
         return logprobs_N.reshape(tokens.shape), entropy_N.reshape(tokens.shape)

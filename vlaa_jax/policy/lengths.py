@@ -2,9 +2,9 @@
 
 Padded to the longest answer and the longest prompt of a step, an update computes mostly padding.
 An update's prompts may be learned from in any order, since its loss is divided by totals of the
-whole. So every host sorts its own share, and micro-batch i takes the i-th block of each share; it
-is cut to the smallest of a few shapes that were fixed at the start. Everything is a function of the
-lengths of all hosts, so that all of them run the same programs in the same order.
+whole. So they are sorted, and each block of them is cut to the smallest of a few shapes that were
+fixed at the start. Everything is a function of all lengths, so that all hosts run the same programs
+in the same order.
 """
 
 import math
@@ -30,7 +30,7 @@ class MicroBatch(NamedTuple):
     """Some prompts of an update.
 
     Attributes:
-        index_P: places of the prompts in the update; hosts' shares one after the other.
+        index_P: places of the prompts in the update.
         shape: what they are cut to.
     """
 
@@ -63,17 +63,15 @@ def micro_batches(
     micro: int,
     *,
     completions: int,
-    hosts: int = 1,
 ) -> list[MicroBatch]:
     """Deals an update's prompts to micro-batches of like lengths.
 
     Args:
-        prompt_P: length of each prompt; host h owns the h-th of `hosts` equal shares.
+        prompt_P: length of each prompt.
         answer_P: length of the longest completion of each.
         shapes: from `micro_shapes`; the last holds everything.
-        micro: prompts of a micro-batch; a multiple of `hosts` that divides their number.
+        micro: prompts of a micro-batch; divides their number.
         completions: per prompt, G.
-        hosts: number of shares.
 
     Returns:
         The micro-batches, the largest shape first, so that what needs most memory comes first.
@@ -82,22 +80,17 @@ def micro_batches(
         ValueError: sizes do not divide, or something is longer than the last shape.
     """
     count = len(prompt_P)
-    if count % micro or micro % hosts:
-        raise ValueError(
-            f"{count} prompts are not dealt to micro-batches of {micro} by {hosts} hosts"
-        )
+    if count % micro:
+        raise ValueError(f"{count} prompts are not dealt to micro-batches of {micro}")
     if prompt_P.max(initial=0) > shapes[-1].prompt or answer_P.max(initial=0) > shapes[-1].answer:
         raise ValueError(f"a prompt or an answer is longer than {shapes[-1]}")
     # By the smallest shape that holds a prompt, then by length; equal ones as they came.
     shapes = sorted(shapes, key=lambda shape: _positions(shape, completions))
     both = zip(prompt_P, answer_P, strict=True)
     size_P = np.array([_positions(_smallest(*lengths, shapes), completions) for lengths in both])
-    keys = (-(prompt_P + completions * answer_P), -size_P)
-    order_HP = np.lexsort([key.reshape(hosts, -1) for key in keys], axis=1)
-    order_HP = order_HP + np.arange(hosts)[:, None] * (count // hosts)
     found = []
-    for block in np.split(order_HP, count // micro, axis=1):
-        index_P = block.reshape(-1)
+    order_P = np.lexsort((-(prompt_P + completions * answer_P), -size_P))
+    for index_P in np.split(order_P, count // micro):
         longest = prompt_P[index_P].max(), answer_P[index_P].max()
         found.append(MicroBatch(index_P, _smallest(*longest, shapes)))
     return found
@@ -110,14 +103,3 @@ def _smallest(prompt: int, answer: int, shapes: Sequence[Shape]) -> Shape:
 
 def _positions(shape: Shape, completions: int) -> int:
     return shape.prompt + completions * shape.answer
-
-
-def padding_frac(
-    batches: Sequence[MicroBatch],
-    prompt_P: NDArray[np.integer],
-    answer_PG: NDArray[np.integer],
-) -> float:
-    """Share of the positions of all micro-batches that hold no token."""
-    completions = answer_PG.shape[1]
-    held = sum(len(batch.index_P) * _positions(batch.shape, completions) for batch in batches)
-    return 1.0 - float(prompt_P.sum() + answer_PG.sum()) / held if held else 0.0

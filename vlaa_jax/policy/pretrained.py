@@ -12,6 +12,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from vlaa_jax import disk
+from vlaa_jax.data.images.processor import ImageProcessor
 from vlaa_jax.models.qwen_vl import lora, weights
 from vlaa_jax.models.qwen_vl.attend import choose
 from vlaa_jax.models.qwen_vl.axes import PARAM_AXES, layout
@@ -74,13 +75,7 @@ def open_pretrained(
     """
     reading = reading or Reading.of(model.checkpoint, data)
     config, chat, processor = reading.config, reading.chat, reading.processor
-    pixels = PixelNorm(
-        processor.rescale_factor,
-        tuple(processor.image_mean),
-        tuple(processor.image_std),
-        processor.temporal_patch_size,
-    )
-    compute = compute_of(model, config, mesh, pixels)
+    compute = compute_of(model, config, mesh, pixel_norm(processor))
     base_graphdef, _ = split_model(config, compute)
     graphdef, shapes = split_model(config, compute, model.lora)
     return Pretrained(
@@ -91,6 +86,12 @@ def open_pretrained(
         abstract=place_params(shapes, model, layout(config, mesh), trains=trains),
         allowed_V=allowed_tokens(config.text.vocab_size, chat.vocab_size, chat.structural_ids),
     )
+
+
+def pixel_norm(processor: ImageProcessor) -> PixelNorm:
+    """How the model normalises the bytes that a processor cuts into patches."""
+    mean, std = tuple(processor.image_mean), tuple(processor.image_std)
+    return PixelNorm(processor.rescale_factor, mean, std, processor.temporal_patch_size)
 
 
 def compute_of(

@@ -51,7 +51,7 @@ class Encoder:
         """Tokens and pixels of a record and its decoded images."""
         limit = self.data.max_prompt_tokens
         reader = self.pretrained.preprocessor(self.data)
-        encoded = reader.encode(record, images, max_tokens=limit, as_pixels=True)
+        encoded = reader.encode(record, images, max_tokens=limit)
         return Prompt(record, encoded, images[0].size if images else None)
 
     def judge(self, gold_problems: GoldProblems | None) -> Judge:
@@ -117,7 +117,6 @@ class Collator:
             self._pretrained.window_units,
             rows_per_bin=rows,
             bins_per_shard=bins,
-            dtype=np.uint8,
         )
         batch = collate_prompts(
             [p.encoded for p in prompts],

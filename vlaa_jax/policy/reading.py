@@ -12,6 +12,7 @@ from vlaa_jax.data.samples.preprocessor import Preprocessor
 from vlaa_jax.data.text.chat import Chat
 from vlaa_jax.models.qwen_vl import weights
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
+from vlaa_jax.models.qwen_vl.hf_config import read_config
 from vlaa_jax.schema import UserError
 from vlaa_jax.settings.shared import DataSettings
 
@@ -41,7 +42,7 @@ class Reading:
         limits = data.min_pixels or None, data.max_pixels or None
         return cls(
             sidecars,
-            QwenVLConfig.from_hf_dir(sidecars),
+            read_config(sidecars),
             chat=Chat.from_dir(sidecars),
             processor=ImageProcessor.from_dir(sidecars, *limits),
         )
@@ -76,4 +77,4 @@ def sidecars_of(checkpoint: str) -> Path:
 
 def config_of(checkpoint: str) -> QwenVLConfig:
     """The model configuration of a checkpoint; nothing large is read."""
-    return QwenVLConfig.from_hf_dir(sidecars_of(checkpoint))
+    return read_config(sidecars_of(checkpoint))

@@ -16,23 +16,23 @@ from vlaa_jax.data.samples.preprocessor import Encoded, Preprocessor
 from vlaa_jax.data.text.chat import Chat
 from vlaa_jax.foreign import MAX_IMAGE_BYTES, read_bytes
 from vlaa_jax.models.qwen_vl import weights
-from vlaa_jax.models.qwen_vl.config import QwenVLConfig
+from vlaa_jax.models.qwen_vl.hf_config import read_config
 from vlaa_jax.models.qwen_vl.model import RowInputs
 from vlaa_jax.models.qwen_vl.vision import VisionInputs
 from vlaa_jax.models.reward_head.head import ScalarHead, load_scalar_head
 from vlaa_jax.parallel import hosts
 from vlaa_jax.parallel.mesh import data_shards
 from vlaa_jax.policy.checked import HEAD, headless
+from vlaa_jax.policy.pretrained import pixel_norm
 from vlaa_jax.policy.reading import config_of
 from vlaa_jax.rewards.mixed import MixedReward
-from vlaa_jax.rewards.open_ended import AnswerItem, Judged, ReferenceScorer
-from vlaa_jax.rewards.reward_head import RewardHeadScorer
+from vlaa_jax.rewards.open_ended import AnswerItem, AnswerScorer, Judged
 from vlaa_jax.schema import Record, UserError
 from vlaa_jax.settings.rewards import RewardSettings
 
 
-class InProcessRewardHead:
-    """Implements ``rewards.reward_head.RewardHead``.
+class InProcessRewardHead(AnswerScorer):
+    """Scores texts by a scalar head on one of our own models, in this process.
 
     A text is scored as a finished conversation: images and question of the user, the answer of the
     assistant, its end-of-turn token pooled. Batches are dealt to the mesh in one jitted call each.
@@ -50,6 +50,9 @@ class InProcessRewardHead:
         UserError: checkpoint or head cannot be read, or they do not fit each other.
     """
 
+    name = "reward_head"
+    uses_devices = True
+
     def __init__(
         self,
         checkpoint: str | Path,
@@ -61,19 +64,21 @@ class InProcessRewardHead:
         max_pixels: int | None = None,
         max_tokens: int = 4_096,
     ) -> None:
-        self.identity = f"{checkpoint} {head_file} {dtype} {max_pixels} {max_tokens}"
-        self._head: ScalarHead = load_scalar_head(checkpoint, head_file, mesh, dtype=dtype)
-        sidecars = weights.sidecar_dir(weights.resolve(str(checkpoint)))
+        self.identity = f"head {checkpoint} {head_file} {dtype} {max_pixels} {max_tokens}"
+        sidecars = weights.sidecar_dir(weights.existing(checkpoint))
         self._chat = Chat.from_dir(sidecars)
         self._processor = ImageProcessor.from_dir(sidecars, max_pixels=max_pixels)
-        vision = QwenVLConfig.from_hf_dir(sidecars).vision
+        self._head: ScalarHead = load_scalar_head(
+            checkpoint, head_file, mesh, dtype=dtype, pixels=pixel_norm(self._processor)
+        )
+        vision = read_config(sidecars).vision
         self._window_units = vision.window_size // (vision.patch_size * vision.merge_size)
         self._shards = data_shards(mesh)
         self._batch = -(-batch // self._shards) * self._shards
         self._max_tokens = max_tokens
         self._lock = threading.Lock()
 
-    def score(self, items: Sequence[AnswerItem]) -> list[Judged]:
+    def score_answers(self, items: Sequence[AnswerItem]) -> list[Judged]:
         """One score per item, in order, or why it cannot be encoded.
 
         Deterministic, and independent of the batch an item comes in up to float rounding.
@@ -123,7 +128,7 @@ class InProcessRewardHead:
             return [float(score) for score in self._head.score(inputs)[: len(sequences)]]
 
 
-def head_scorer(settings: RewardSettings, mesh: Mesh, dtype: str) -> ReferenceScorer:
+def head_scorer(settings: RewardSettings, mesh: Mesh, dtype: str) -> InProcessRewardHead:
     """The open-ended scorer around the reward head that the settings name.
 
     Args:
@@ -137,7 +142,7 @@ def head_scorer(settings: RewardSettings, mesh: Mesh, dtype: str) -> ReferenceSc
     for name in ("head_checkpoint", "head_file"):
         if not getattr(settings, name):
             raise UserError(f"rewards.open_ended is 'reward_head': set rewards.{name}")
-    head = InProcessRewardHead(
+    return InProcessRewardHead(
         settings.head_checkpoint,
         settings.head_file,
         mesh,
@@ -146,7 +151,6 @@ def head_scorer(settings: RewardSettings, mesh: Mesh, dtype: str) -> ReferenceSc
         max_pixels=settings.head_max_pixels or None,
         max_tokens=settings.head_max_tokens,
     )
-    return ReferenceScorer(RewardHeadScorer(head), settings.cache_entries)
 
 
 def mixed_reward(settings: RewardSettings, mesh: Mesh, dtype: str, checkpoint: str) -> MixedReward:

@@ -9,12 +9,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from vlaa_jax.data.images.opener import ImageOpener
 from vlaa_jax.data.loaders.loader import Loader
 from vlaa_jax.data.loaders.order import Order
 from vlaa_jax.data.loaders.rows import Samples, count_batches, row_budget, row_loader
 from vlaa_jax.data.rows.batches import RowBatch, collate_rows
 from vlaa_jax.data.rows.packing import PackBudget, pack
+from vlaa_jax.data.sources.source import ImageOpener
 from vlaa_jax.models.qwen_vl.model import RowInputs
 from vlaa_jax.models.qwen_vl.vision import VisionInputs
 from vlaa_jax.parallel import hosts
@@ -118,7 +118,6 @@ class RowSource:
             order=order,
             threads=self._data.workers,
             shards=local_shards(self._mesh),
-            dtype=np.uint8,
         )
 
     def put(self, batches: Sequence[RowBatch]) -> Iterator[RowTargets]:
@@ -148,6 +147,6 @@ class RowSource:
         with ThreadPoolExecutor(max(self._data.workers, 1), "encode") as pool:
             for packed in pack(samples, self.budget):
                 rows = [list(pool.map(self._samples.encode, row)) for row in packed.rows]
-                layout = self.budget.layout(self._samples.preprocessor.chat.pad_id, dtype=np.uint8)
+                layout = self.budget.layout(self._samples.preprocessor.chat.pad_id)
                 batch = collate_rows(rows, layout, tokens_per_row=self.budget.tokens_per_row)
                 yield [[one.record for one in row] for row in packed.rows], batch

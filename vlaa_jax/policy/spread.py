@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from vlaa_jax.data.images.opener import ImageOpener
 from vlaa_jax.data.loaders.loader import Loader
 from vlaa_jax.data.samples.preprocessor import Encoded
+from vlaa_jax.data.sources.source import ImageOpener
 from vlaa_jax.parallel import hosts
 from vlaa_jax.parallel.local import local_shards, owners
 from vlaa_jax.parallel.mesh import data_shards

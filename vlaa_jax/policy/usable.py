@@ -1,35 +1,24 @@
 """The loaders over usable records."""
 
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
-from vlaa_jax.data.images.opener import ImageOpener, opener
 from vlaa_jax.data.loaders.loader import Loader
 from vlaa_jax.data.loaders.order import Order, ordered
 from vlaa_jax.data.loaders.prompts import prompt_loader
 from vlaa_jax.parallel import hosts
 from vlaa_jax.policy.checked import Usable
 from vlaa_jax.policy.prompts import Encoder, Prompt
-from vlaa_jax.policy.spread import Deal, Reader, SpreadLoader, complete
-from vlaa_jax.schema import Record
+from vlaa_jax.policy.spread import Deal, SpreadLoader, complete
 from vlaa_jax.settings import by_source
 
 
 def training_loader(
-    records: Sequence[Record],
-    image_root: Path | None,
-    encoder: Encoder,
-    *,
-    batch: int,
-    seed: int,
-    deal: Deal | None = None,
+    records: Usable, encoder: Encoder, *, batch: int, seed: int, deal: Deal | None = None
 ) -> Loader[list[Prompt]]:
     """Endless shuffled batches of prompts with exact state.
 
     Args:
         records: as ``checked.load_checked`` gives them.
-        image_root: where the images are of records that do not say so themselves.
         encoder: its settings hold the mix of sources and the number of threads.
         batch: prompts of a step over all hosts.
         seed: of the order.
@@ -43,7 +32,7 @@ def training_loader(
     places = tuple(spread.held(batch)) if spread else ()
     loader = prompt_loader(
         records,
-        _images_of(records, image_root),
+        records.images,
         batch_size=len(places) or batch,
         order=replace(order, places=places, batch=batch) if spread else order,
         threads=encoder.data.workers,
@@ -52,13 +41,7 @@ def training_loader(
     return SpreadLoader(loader, ordered(records, order), spread, batch) if spread else loader
 
 
-def _images_of(records: Sequence[Record], image_root: Path | None) -> Path | ImageOpener:
-    return records.images if isinstance(records, Usable) else image_root or Path()
-
-
-def heldout_prompts(
-    records: Sequence[Record], image_root: Path | None, encoder: Encoder, deal: Deal | None = None
-) -> list[Prompt]:
+def heldout_prompts(records: Usable, encoder: Encoder, deal: Deal | None = None) -> list[Prompt]:
     """All prompts of a held-out set, in file order; see ``spread`` for several hosts."""
     spread = deal if hosts.count() > 1 else None
     held = spread.held(len(records)) if spread else list(range(len(records)))
@@ -66,7 +49,7 @@ def heldout_prompts(
     if held:
         with prompt_loader(
             [records[place] for place in held],
-            _images_of(records, image_root),
+            records.images,
             batch_size=32,
             order=Order(shuffle=False, epochs=1),
             threads=encoder.data.workers,
@@ -76,8 +59,3 @@ def heldout_prompts(
     if spread is None:
         return mine
     return complete(records, dict(zip(held, mine, strict=True)), spread.owner_P(len(records)))
-
-
-def reader(records: Sequence[Record], image_root: Path | None, encoder: Encoder) -> Reader:
-    """Reads prompts of these records that are only known in outline."""
-    return Reader(opener(_images_of(records, image_root)), encoder)

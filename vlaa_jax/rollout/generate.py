@@ -215,6 +215,47 @@ class Burst(NamedTuple):
     likeliest: tuple[Array, ...]
 
 
+class Carry(NamedTuple):
+    """What changes from token to token of a burst."""
+
+    recent: BurstCache
+    ids_PG: Array
+    done_PG: Array
+    tokens_PGC: Array
+    logprobs_PGC: Array
+    likeliest: tuple[Array, ...]
+
+    @classmethod
+    def empty(cls, recent: BurstCache, buffers: Buffers, steps: int, likeliest: int) -> "Carry":
+        """Before the first token."""
+        columns = (*buffers.ids_PG.shape, steps)
+        tokens, logprobs = jnp.zeros(columns, jnp.int32), jnp.zeros(columns, jnp.float32)
+        wanted = (jnp.int32, jnp.float32) if likeliest else ()
+        best = tuple(jnp.zeros((*columns, likeliest), dtype) for dtype in wanted)
+        return cls(recent, buffers.ids_PG, buffers.done_PG, tokens, logprobs, best)
+
+    def add(
+        self,
+        recent: BurstCache,
+        ended_PG: Array,
+        drawn: tuple[Array, Array],
+        best: tuple[Array, ...],
+    ) -> "Carry":
+        """One more token of each, its log-probability, and what was likeliest in its place."""
+        count, (tokens_PG, logprobs_PG) = self.recent.written, drawn
+        return Carry(
+            recent,
+            tokens_PG,
+            self.done_PG | ended_PG,
+            self.tokens_PGC.at[..., count].set(tokens_PG),
+            self.logprobs_PGC.at[..., count].set(logprobs_PG),
+            tuple(
+                all_.at[..., count, :].set(now.reshape(*tokens_PG.shape, -1))
+                for all_, now in zip(self.likeliest, best, strict=True)
+            ),
+        )
+
+
 def burst(
     model: QwenVL,
     buffers: Buffers,
@@ -235,7 +276,6 @@ def burst(
         likeliest: K, for `RowRules` alone, which say what completions want them.
     """
     layout = model.compute.layout
-    columns = (*buffers.ids_PG.shape, steps)
     recent = empty_burst(buffers.suffix, steps)
     layers, prefix, past, recent = model.by_layer(buffers.prefix, buffers.suffix, recent)
     kernel = model.head_kernel_DV.astype(model.dtype)
@@ -252,51 +292,21 @@ def burst(
         logits_BV = product(hidden_PGD.reshape(-1, hidden_PGD.shape[-1]), kernel)
         if layout is not None:
             logits_BV = layout.pin(logits_BV, "batch", "vocab")
-        count = carry.recent.written
-        step_P = past.step_P + count
+        step_P, growing_PG = past.step_P + carry.recent.written, growing(carry)
         keys_PG = jax.vmap(jax.vmap(jax.random.fold_in, in_axes=(0, None)))(buffers.keys_PG, step_P)
         drawn = rules.draw(logits_BV, keys_PG.reshape(-1), allowed_V)
-        tokens_PG, logprobs_PG = (a.reshape(carry.ids_PG.shape) for a in drawn)
-        growing_PG = growing(carry)
-        tokens_PG = jnp.where(growing_PG, tokens_PG, 0)
-        logprobs_PG = jnp.where(growing_PG, logprobs_PG, 0.0)
-        found: tuple[Array, ...] = ()
-        if likeliest and isinstance(rules, RowRules):
-            found = rules.likeliest(logits_BV, allowed_V, likeliest)
-        return Carry(
-            recent,
-            tokens_PG,
-            carry.done_PG | (growing_PG & rules.ends(tokens_PG)),
-            carry.tokens_PGC.at[..., count].set(tokens_PG),
-            carry.logprobs_PGC.at[..., count].set(logprobs_PG),
-            tuple(
-                all_.at[..., count, :].set(now.reshape(*tokens_PG.shape, -1))
-                for all_, now in zip(carry.likeliest, found, strict=True)
-            ),
+        tokens_PG, logprobs_PG = (
+            jnp.where(growing_PG, a.reshape(growing_PG.shape), 0) for a in drawn
         )
+        best: tuple[Array, ...] = ()
+        if likeliest and isinstance(rules, RowRules):
+            best = rules.likeliest(logits_BV, allowed_V, likeliest)
+        ended_PG = growing_PG & rules.ends(tokens_PG)
+        return carry.add(recent, ended_PG, (tokens_PG, logprobs_PG), best)
 
-    wanted = (jnp.int32, jnp.float32) if likeliest else ()
-    start = Carry(
-        recent,
-        buffers.ids_PG,
-        buffers.done_PG,
-        jnp.zeros(columns, jnp.int32),
-        jnp.zeros(columns, jnp.float32),
-        tuple(jnp.zeros((*columns, likeliest), dtype) for dtype in wanted),
-    )
+    start = Carry.empty(recent, buffers, steps, likeliest)
     end = jax.lax.while_loop(running, body, start)
     # An early stop leaves the clock behind; everybody has ended then, but the host counts bursts.
     suffix = append(buffers.suffix, end.recent)
     buffers = buffers._replace(suffix=suffix, ids_PG=end.ids_PG, done_PG=end.done_PG)
     return Burst(buffers, end.tokens_PGC, end.logprobs_PGC, end.likeliest)
-
-
-class Carry(NamedTuple):
-    """What changes from token to token of a burst."""
-
-    recent: BurstCache
-    ids_PG: Array
-    done_PG: Array
-    tokens_PGC: Array
-    logprobs_PGC: Array
-    likeliest: tuple[Array, ...]

@@ -89,7 +89,7 @@ def sample(settings: HeldoutSettings, workdir: Path) -> tuple[Groups, list[Score
         records, _ = load_checked(
             places.heldout or Path(), places.images, encoder, gold_problems=reward.gold_problems
         )
-        prompts = heldout_prompts(records, places.images, encoder)
+        prompts = heldout_prompts(records, encoder)
         collator = Collator(pretrained, settings.data, mesh)
         sampler = Sampler(pretrained, collator, settings.rollout, mesh, seed=settings.seed)
         keys_P = sampler.keys(0, 0, len(prompts))

@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -78,18 +78,12 @@ def run(
         _begin(rundir, pretrained, data, learner)
         console.print(_header(settings, rundir.path, data, learner, mesh), highlight=False)
 
-        collate = partial(Collator, pretrained, settings.data, mesh)
-        collator = collate(data.read)
-        placed = Placed(collator)
+        sampler, held_sampler = _samplers(settings, pretrained, data, mesh)
+        placed = Placed(sampler.collator)
         limit = settings.rollout.max_new_tokens
         scorer = CompletionScorer(reward, pretrained.chat, pretrained.processor, data.images, limit)
-        make_sampler = partial(
-            Sampler, pretrained, settings=settings.rollout, mesh=mesh, seed=settings.seed
-        )
-        sampler = make_sampler(collator)
-        own = partial(make_sampler, collate(data.read_heldout), like=sampler)
         measure = benchmarks(pretrained, mesh) if benchmarks else None
-        validation = _validation(settings, data, own, scorer, deal, rundir, measure)
+        validation = _validation(settings, data, held_sampler, scorer, deal, rundir, measure)
         allowed_V = jax.device_put(pretrained.allowed_V, replicated(mesh))
         plan = _plan(settings)
         logprobs = GroupLogprobs(distribution, placed, allowed_V, plan)
@@ -102,10 +96,8 @@ def run(
             )
         validation.measure(learner.params, "before")
         console.print(f"ready after {time.monotonic() - began:.0f} s")
-        with (
-            scoring_threads() as threads,
-            rundir.saving(learner, settings.algo.updates_per_step),
-        ):
+        saving = rundir.saving(learner, settings.algo.updates_per_step)
+        with scoring_threads() as threads, saving:
             gatherer = Gatherer(settings, data.loader, sampler, scorer, placed, threads, deal)
             parts = Parts(learner, gatherer, logprobs, update, pretrained.config, mesh)
             train(settings, rundir, parts, validation)
@@ -272,30 +264,40 @@ def _learner(
 ) -> Learner:
     limit = settings.rollout.max_new_tokens
     return Learner(
+        settings,
         pretrained,
-        settings.model,
-        settings.optimizer,
         partial(grpo_loss, distribution, settings.algo, limit),
         updates=settings.run.steps * settings.algo.updates_per_step,
-        seed=settings.seed,
         mesh=mesh,
         keeps_reference=bool(settings.algo.kl_coef),
     )
 
 
+def _samplers(
+    settings: GrpoSettings, pretrained: Pretrained, data: PromptData, mesh: Mesh
+) -> tuple[Sampler, Sampler | None]:
+    """Of the prompts trained on, and of held-out ones where there are some."""
+    collate = partial(Collator, pretrained, settings.data, mesh)
+    make = partial(Sampler, pretrained, settings=settings.rollout, mesh=mesh, seed=settings.seed)
+    own = make(collate(data.read))
+    if not data.heldout:
+        return own, None
+    completions = settings.run.eval_completions
+    return own, make(collate(data.read_heldout), completions=completions, like=own)
+
+
 def _validation(
     settings: GrpoSettings,
     data: PromptData,
-    sampler: Callable[..., Sampler],
+    sampler: Sampler | None,
     scorer: CompletionScorer,
     deal: Deal,
     rundir: RunDir,
     benchmarks: Measure | None,
 ) -> Validation:
     heldout = None
-    if data.heldout:
-        own = sampler(completions=settings.run.eval_completions)
-        heldout = Heldout(data.heldout, own, scorer, deal, seed=settings.seed)
+    if sampler is not None:
+        heldout = Heldout(data.heldout, sampler, scorer, deal, seed=settings.seed)
     return Validation(heldout, rundir, data.images, benchmarks=benchmarks)
 
 

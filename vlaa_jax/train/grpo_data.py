@@ -6,7 +6,7 @@ from pathlib import Path
 from vlaa_jax.data.loaders.loader import Loader
 from vlaa_jax.policy.prompts import Encoder, Prompt
 from vlaa_jax.policy.spread import Deal, Reader
-from vlaa_jax.policy.usable import heldout_prompts, reader, training_loader
+from vlaa_jax.policy.usable import heldout_prompts, training_loader
 from vlaa_jax.schema import Record
 from vlaa_jax.settings.grpo import GrpoSettings
 from vlaa_jax.train.checkpoint import Progress
@@ -58,11 +58,11 @@ def open_data(
         rundir: stops reading when it is closed.
         deal: which of them each host loads.
     """
-    train, images = found.train, found.images
+    train = found.train
     held = train if found.heldout is None else found.heldout
-    prompts = [] if held is train else heldout_prompts(held, images, encoder, deal)
+    prompts = [] if held is train else heldout_prompts(held, encoder, deal)
     loader = training_loader(
-        train, images, encoder, batch=settings.rollout.prompts, seed=settings.seed, deal=deal
+        train, encoder, batch=settings.rollout.prompts, seed=settings.seed, deal=deal
     )
-    readers = (reader(part, images, encoder) for part in (train, held))
-    return PromptData(train, rundir.closes(loader), prompts, images, *readers)
+    readers = (Reader(part.images, encoder) for part in (train, held))
+    return PromptData(train, rundir.closes(loader), prompts, found.images, *readers)

@@ -131,13 +131,14 @@ def grpo_loss(
 def _surrogate(
     algo: AlgoSettings, logprobs: Array, old: Array, advantages_PG: Array, mask: Array
 ) -> Array:
-    clip = {"clip_low": algo.clip_low, "clip_high": algo.clip_high}
+    clip = losses.Clip(algo.clip_low, algo.clip_high)
     if algo.loss == "gspo":
-        return losses.gspo_surrogate(logprobs, old, advantages_PG, mask, **clip)
+        return losses.gspo_surrogate(logprobs, old, advantages_PG, mask, clip=clip)
     if algo.loss == "cispo":
-        return losses.cispo_surrogate(logprobs, old, advantages_PG, mask, **clip)
-    dual = algo.dual_clip or None
-    return losses.clipped_surrogate(logprobs, old, advantages_PG, mask, dual_clip=dual, **clip)
+        return losses.cispo_surrogate(logprobs, old, advantages_PG, mask, clip=clip)
+    return losses.clipped_surrogate(
+        logprobs, old, advantages_PG, mask, clip=clip, dual_clip=algo.dual_clip or None
+    )
 
 
 def _aggregate(
@@ -175,14 +176,8 @@ def _diagnose(
             dual_clip=algo.dual_clip or None,
             clips_weights=algo.loss == "cispo",
         )
-    ratio = figures(
-        logprobs,
-        old,
-        batch.advantages_PG,
-        mask,
-        clip_low=algo.clip_low,
-        clip_high=algo.clip_high,
-    )
+    clip = losses.Clip(algo.clip_low, algo.clip_high)
+    ratio = figures(logprobs, old, batch.advantages_PG, mask, clip=clip)
     # The gap is between two computations with the *same* weights.
     gap = losses.logprob_gap(old, batch.sampler_logprobs_PGT, mask)
     merged = [

@@ -13,7 +13,8 @@ from vlaa_jax.parallel.mesh import replicated
 from vlaa_jax.policy.pretrained import Pretrained
 from vlaa_jax.rollout.weights import rollout_dtypes
 from vlaa_jax.schema import UserError
-from vlaa_jax.settings.shared import ModelSettings, OptimizerSettings
+from vlaa_jax.settings.grpo import GrpoSettings
+from vlaa_jax.settings.sft import SftSettings
 from vlaa_jax.train.checkpoint import Checkpoints, Progress
 from vlaa_jax.train.optimizer import make_optimizer
 from vlaa_jax.train.state import TrainState, abstract_state, new_state, to_shape
@@ -38,32 +39,30 @@ class Learner:
     """Trains a pretrained policy with a given loss.
 
     Args:
+        settings: what trains (everything but `freeze`, or adapters alone), the optimizer, and the
+            seed of new adapters.
         pretrained: where the weights come from.
-        model: what trains: everything but `freeze`, or adapters alone.
-        optimizer: its settings.
         loss: of a micro-batch, see ``update.Loss``.
         updates: of the whole run, for the schedule.
-        seed: of new adapters.
         mesh: the device mesh.
         keeps_reference: keep the weights that training starts from beside those that train.
     """
 
     def __init__(
         self,
+        settings: GrpoSettings | SftSettings,
         pretrained: Pretrained,
-        model: ModelSettings,
-        optimizer: OptimizerSettings,
         loss: Loss,
         *,
         updates: int,
-        seed: int,
         mesh: Mesh,
         keeps_reference: bool = False,
     ) -> None:
-        self._pretrained, self._model, self._settings = pretrained, model, optimizer
-        self._loss, self._seed, self._mesh = loss, seed, mesh
+        self._pretrained, self._model, self._seed = pretrained, settings.model, settings.seed
+        self._max_skipped = settings.optimizer.max_skipped
+        self._loss, self._mesh = loss, mesh
         self._keeps_reference = keeps_reference
-        self._optimizer, self.schedule = make_optimizer(optimizer, max(updates, 1))
+        self._optimizer, self.schedule = make_optimizer(settings.optimizer, max(updates, 1))
         self.state: TrainState
         self.frozen: Mapping[str, Any]
         self.reference: Mapping[str, Any] = {}
@@ -164,7 +163,7 @@ class Learner:
         Raises:
             UserError: more updates were left out than optimizer.max_skipped.
         """
-        skipped, most = int(self.state.skipped), self._settings.max_skipped
+        skipped, most = int(self.state.skipped), self._max_skipped
         if skipped > most:
             raise UserError(
                 f"{skipped} updates had non-finite gradients (optimizer.max_skipped={most}); "

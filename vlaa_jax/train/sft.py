@@ -61,13 +61,7 @@ def run(
             pretrained.graphdef, 1.0, settings.logprob_chunk, data_shards(mesh)
         )
         learner = Learner(
-            pretrained,
-            settings.model,
-            settings.optimizer,
-            partial(sft_loss, distribution),
-            updates=rundir.steps,
-            seed=settings.seed,
-            mesh=mesh,
+            settings, pretrained, partial(sft_loss, distribution), updates=rundir.steps, mesh=mesh
         )
         progress = learner.load(rundir.checkpoints) or rundir.progress
         loader = rundir.closes(data.train.loader())

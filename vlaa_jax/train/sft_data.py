@@ -15,8 +15,8 @@ from vlaa_jax.policy.reward_head import with_head
 from vlaa_jax.policy.rows import RowSource
 from vlaa_jax.policy.sampler import Sampler
 from vlaa_jax.policy.scoring import CompletionScorer
-from vlaa_jax.policy.spread import Deal
-from vlaa_jax.policy.usable import heldout_prompts, reader
+from vlaa_jax.policy.spread import Deal, Reader
+from vlaa_jax.policy.usable import heldout_prompts
 from vlaa_jax.schema import Record
 from vlaa_jax.settings.sft import SftSettings
 from vlaa_jax.train.checkpoint import Progress
@@ -78,12 +78,12 @@ def open_validation(
     reward.start()
     encoder = Encoder(pretrained, settings.data)
     deal = Deal(mesh, settings.rollout.at_once)
-    prompts: list[Prompt] = heldout_prompts(held, images, encoder, deal)
+    prompts: list[Prompt] = heldout_prompts(held, encoder, deal)
     limit = settings.rollout.max_new_tokens
     chat, processor = pretrained.chat, pretrained.processor
     sampler = Sampler(
         pretrained,
-        Collator(pretrained, settings.data, mesh, reader(held, images, encoder)),
+        Collator(pretrained, settings.data, mesh, Reader(held.images, encoder)),
         settings.rollout,
         mesh,
         seed=settings.seed,

@@ -14,7 +14,7 @@ from vlaa_jax.data.builds.tfds_builder import VlaaThinking
 from vlaa_jax.data.images.processor import ImageProcessor
 from vlaa_jax.data.loaders.order import Order
 from vlaa_jax.data.loaders.prompts import prompt_loader
-from vlaa_jax.data.sources.record_file import load_records
+from vlaa_jax.data.sources.record_file import RecordFile, load_records
 from vlaa_jax.data.sources.table import open_source
 from vlaa_jax.data.sources.tfds_set import TfdsRecords
 from vlaa_jax.data.synthetic.dataset import write_dataset
@@ -58,7 +58,9 @@ def test_grain_reads_it(paths, tmp_path):
     records = TfdsRecords(prepare("grpo", paths.root, tmp_path).data_path)
     options = {"batch_size": 4, "order": Order(seed=1)}
     loader = prompt_loader(records, records.images, **options)
-    plain = prompt_loader(load_records(paths.grpo), paths.images, **options)
+    plain = prompt_loader(
+        load_records(paths.grpo), RecordFile(paths.grpo, paths.images).images, **options
+    )
     with loader, plain:
         for _ in range(6):
             pairs = list(zip(next(loader), next(plain), strict=True))

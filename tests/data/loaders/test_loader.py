@@ -11,7 +11,7 @@ import pytest
 
 from vlaa_jax.data.loaders.order import Order, ordered, records_digest
 from vlaa_jax.data.loaders.prompts import prompt_loader
-from vlaa_jax.data.sources.record_file import load_records
+from vlaa_jax.data.sources.record_file import RecordFile, load_records
 from vlaa_jax.data.synthetic.dataset import write_dataset
 from vlaa_jax.schema import Record, UserError
 
@@ -19,7 +19,7 @@ from vlaa_jax.schema import Record, UserError
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     paths = write_dataset(tmp_path_factory.mktemp("data"), n_train=25, n_heldout=5, n_sft=20)
-    return load_records(paths.grpo, kind="grpo"), paths.images
+    return load_records(paths.grpo, kind="grpo"), RecordFile(paths.grpo, paths.images).images
 
 
 def names(batch):
@@ -36,33 +36,33 @@ def fake(count, sources=("a",)):
 
 
 def test_batches_hold_records_and_decoded_images(data):
-    records, root = data
-    with prompt_loader(records, root, batch_size=4, order=Order(shuffle=False)) as loader:
+    records, opener = data
+    with prompt_loader(records, opener, batch_size=4, order=Order(shuffle=False)) as loader:
         batch = next(loader)
     assert names(batch) == [r.id for r in records[:4]]
     assert all(image.mode == "RGB" for _, images in batch for image in images)
 
 
 def test_every_epoch_is_whole_and_has_its_own_order(data):
-    records, root = data
-    with prompt_loader(records, root, batch_size=5, order=Order(seed=3)) as loader:
+    records, opener = data
+    with prompt_loader(records, opener, batch_size=5, order=Order(seed=3)) as loader:
         epochs = [[n for _ in range(5) for n in names(next(loader))] for _ in range(2)]
     assert all(Counter(e) == Counter(r.id for r in records) for e in epochs)
     assert epochs[0] != epochs[1] != [r.id for r in records]
-    with prompt_loader(records, root, batch_size=5, order=Order(seed=4)) as loader:
+    with prompt_loader(records, opener, batch_size=5, order=Order(seed=4)) as loader:
         assert names(next(loader)) != epochs[0][:5]
 
 
 @pytest.mark.parametrize("batches_before", [1, 4, 5, 7])
 def test_restored_state_gives_the_same_next_batches(data, batches_before):
-    records, root = data
+    records, opener = data
     order = Order(seed=1)
-    with prompt_loader(records, root, batch_size=5, order=order) as loader:
+    with prompt_loader(records, opener, batch_size=5, order=order) as loader:
         for _ in range(batches_before):
             next(loader)
         state = loader.get_state()
         expected = [next(loader) for _ in range(6)]
-    with prompt_loader(records, root, batch_size=5, order=order, threads=0) as other:
+    with prompt_loader(records, opener, batch_size=5, order=order, threads=0) as other:
         other.set_state(state)
         found = [next(other) for _ in range(6)]
         other.set_state(state)
@@ -75,8 +75,8 @@ def test_restored_state_gives_the_same_next_batches(data, batches_before):
 
 
 def test_orbax_saves_and_restores_the_position(data, tmp_path):
-    records, root = data
-    with prompt_loader(records, root, batch_size=4) as loader:
+    records, opener = data
+    with prompt_loader(records, opener, batch_size=4) as loader:
         next(loader)
         with ocp.CheckpointManager(tmp_path / "ckpt") as manager:
             manager.save(
@@ -84,7 +84,7 @@ def test_orbax_saves_and_restores_the_position(data, tmp_path):
             )
             manager.wait_until_finished()
             expected = names(next(loader))
-            with prompt_loader(records, root, batch_size=4) as other:
+            with prompt_loader(records, opener, batch_size=4) as other:
                 manager.restore(
                     0,
                     args=ocp.args.Composite(
@@ -109,21 +109,21 @@ def test_hosts_share_one_stream(hosts):
 
 @pytest.mark.parametrize("places", [(0, 1), (1, 3), (2,)])
 def test_a_host_gets_its_places_of_every_batch(data, places):
-    records, root = data
+    records, opener = data
     whole = [r.id for r, _ in zip(iter(ordered(records, Order(seed=5))), range(40), strict=False)]
     order = Order(seed=5, places=places, batch=4)
     wanted = [[whole[start + place] for place in places] for start in range(0, 40, 4)]
-    with prompt_loader(records, root, batch_size=len(places), order=order) as loader:
+    with prompt_loader(records, opener, batch_size=len(places), order=order) as loader:
         assert [names(next(loader)) for _ in range(10)] == wanted
     with pytest.raises(ValueError, match="not all in a batch"):
         Order(places=(0, 4), batch=4)
 
 
 def test_output_does_not_depend_on_threads(data):
-    records, root = data
+    records, opener = data
     runs = []
     for threads in (0, 1, 4):
-        with prompt_loader(records, root, batch_size=5, threads=threads) as loader:
+        with prompt_loader(records, opener, batch_size=5, threads=threads) as loader:
             runs.append([names(next(loader)) for _ in range(8)])
     assert runs[0] == runs[1] == runs[2]
 
@@ -167,27 +167,27 @@ def test_the_digest_tells_other_records_and_another_order(change):
 
 
 def test_finite_epochs_end_and_keep_the_rest(data):
-    records, root = data
+    records, opener = data
     order = Order(epochs=1)
-    with prompt_loader(records, root, batch_size=10, order=order) as loader:
+    with prompt_loader(records, opener, batch_size=10, order=order) as loader:
         assert [len(b) for b in loader] == [10, 10, 5]
 
 
 def test_a_missing_image_stops_with_one_line(data):
-    records, root = data
+    records, opener = data
     bad = [*records[:3], Record("gone", "q", ("clevr_math/none.png",), source="clevr_math")]
-    loader = prompt_loader(bad, root, batch_size=4, order=Order(shuffle=False))
+    loader = prompt_loader(bad, opener, batch_size=4, order=Order(shuffle=False))
     with loader, pytest.raises(UserError, match=r"record 'gone'.*none\.png"):
         next(loader)
     with pytest.raises(UserError, match="no records"):
-        prompt_loader([], root, batch_size=1)
+        prompt_loader([], opener, batch_size=1)
 
 
 def test_close_leaves_no_thread(data):
-    records, root = data
+    records, opener = data
     before = threading.active_count()
     for _ in range(5):
-        loader = prompt_loader(records, root, batch_size=4, threads=3)
+        loader = prompt_loader(records, opener, batch_size=4, threads=3)
         next(loader)
         loader.close()
     assert threading.active_count() <= before

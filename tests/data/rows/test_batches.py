@@ -95,17 +95,6 @@ def test_rows_come_back_whole(samples, n_shards):
         assert (batch.unit_src_BT[b, empty] == -1).all() and not batch.loss_mask_BT[b, empty].any()
 
 
-def test_padding_is_what_is_not_real(samples):
-    batch = collate_prompts(samples, BatchLayout(2, pad_id=PAD, rows_per_bin=16))
-    tokens = sum(s.length for s in samples)
-    patches = sum(len(p) for s in samples for p in s.patches)
-    assert batch.padding_frac == pytest.approx(1 - tokens / batch.ids_PT.size)
-    assert batch.vision.padding_frac == pytest.approx(1 - patches / batch.vision.seg_id_SQ.size)
-    rows = collate_rows([samples], BatchLayout(pad_id=PAD))
-    assert rows.padding_frac == pytest.approx(1 - tokens / rows.ids_BT.size)
-    assert collate_prompts(samples[1:2], BatchLayout(pad_id=PAD)).vision.padding_frac == 0.0
-
-
 def test_fixed_shapes_are_kept(samples):
     fixed = {"rows_per_bin": 16, "bins_per_shard": 3}
     batch = collate_rows(
@@ -114,28 +103,6 @@ def test_fixed_shapes_are_kept(samples):
     assert batch.ids_BT.shape == (2, 512) and batch.vision.pos_hw_SR642.shape == (6, 16, 64, 2)
     text = collate_rows([samples[1:2], []], BatchLayout(2, pad_id=PAD, **fixed), tokens_per_row=512)
     assert text.vision.patches_SR64C.shape == batch.vision.patches_SR64C.shape
-
-
-def test_pixels_normalised_late_give_the_same_batch(chat):
-    """Encoding with as_pixels changes nothing but the memory between encoding and collation."""
-    rng = np.random.default_rng(3)
-    image = Image.fromarray(rng.integers(0, 256, (150, 230, 3), dtype=np.uint8))
-    record, processor = Record("r", "q", ("a.png",), answer="a"), ImageProcessor()
-    early = Preprocessor(chat, processor).encode(record, [image], with_answer=True)
-    late = Preprocessor(chat, processor).encode(record, [image], as_pixels=True, with_answer=True)
-    assert late.patches[0].nbytes * 8 == early.patches[0].nbytes
-    for window_units in (4, 0):
-        expected = collate_rows([[early]], BatchLayout(pad_id=PAD, window_units=window_units))
-        found = collate_rows(
-            [[late]], BatchLayout(pad_id=PAD, window_units=window_units, processor=processor)
-        )
-        flat = [(*batch[:-1], *batch.vision) for batch in (expected, found)]
-        for one, other in zip(*flat, strict=True):
-            np.testing.assert_array_equal(one, other)
-    mixed = collate_prompts([early, late], BatchLayout(pad_id=PAD, processor=processor))
-    np.testing.assert_array_equal(mixed.unit_src_PT[0] >= 0, mixed.unit_src_PT[1] >= 0)
-    with pytest.raises(ValueError, match=r"pass ImageProcessor\.normalize"):
-        collate_rows([[late]], BatchLayout(pad_id=PAD))
 
 
 def test_rows_are_never_cut(samples):

@@ -10,18 +10,18 @@ import pytest
 from flax import nnx
 
 from converters.tiny_tokenizer import tiny_config, write_sidecars
-from vlaa_jax.data.images.opener import FolderImages
 from vlaa_jax.data.images.processor import ImageProcessor
 from vlaa_jax.data.loaders.rows import Samples, row_loader
 from vlaa_jax.data.rows.batches import BatchLayout, collate_rows
 from vlaa_jax.data.rows.packing import PackBudget
 from vlaa_jax.data.samples.preprocessor import Preprocessor
-from vlaa_jax.data.sources.record_file import load_records
+from vlaa_jax.data.sources.record_file import RecordFile, load_records
 from vlaa_jax.data.synthetic.dataset import write_dataset
 from vlaa_jax.data.text.chat import Chat
-from vlaa_jax.models.qwen_vl.config import QwenVLConfig
+from vlaa_jax.models.qwen_vl.hf_config import parse_config
 from vlaa_jax.models.qwen_vl.model import Compute, RowInputs, init_params, split_model
 from vlaa_jax.models.qwen_vl.vision import VisionInputs
+from vlaa_jax.policy.pretrained import pixel_norm
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def world(tmp_path_factory):
     small |= {"text_layers": 2, "text_width": 64, "text_heads": 2, "text_intermediate": 64}
     hf = tiny_config(write_sidecars(root / "hf"), **small)
     (root / "hf/config.json").write_text(json.dumps(hf))
-    return paths, root / "hf", QwenVLConfig.from_hf(hf)
+    return paths, root / "hf", parse_config(hf)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -63,15 +63,15 @@ def test_packed_logprobs_and_gradients_equal_unpacked_ones(world):
     chat, processor = Chat.from_dir(hf_dir), ImageProcessor.from_dir(hf_dir)
     budget = PackBudget(256, 1, n_shards=2, rows_per_bin=8, bins_per_shard=2)
     records = load_records(paths.sft, kind="sft")
-    samples = Samples(records, paths.images, Preprocessor(chat, processor))
+    images = RecordFile(paths.sft, paths.images).images
+    samples = Samples(records, images, Preprocessor(chat, processor))
     with row_loader(samples, budget) as loader:
         batch = next(loader)
     assert batch.segment_ids_BT.max() > 1
     params = init_params(config, 0)
-    graph, _ = split_model(config, Compute(data_shards=2))
+    graph, _ = split_model(config, Compute(data_shards=2, pixels=pixel_norm(processor)))
     packed, packed_grads = loss_and_logprobs(graph, params, batch)
 
-    images = FolderImages(str(paths.images))
     encoded = [
         Preprocessor(chat, processor).encode(r, images(r), with_answer=True) for r in records
     ]

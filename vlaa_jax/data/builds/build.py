@@ -17,21 +17,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vlaa_jax import digests, disk
 from vlaa_jax.data.images.inspect import ImageFacts
 from vlaa_jax.data.judging.judge import GoldProblems, Judge, Limits, Verdict
 from vlaa_jax.data.progress import progress
 from vlaa_jax.data.records.parse import KINDS
 from vlaa_jax.data.records.reject import Reject
 from vlaa_jax.data.samples.preprocessor import Preprocessor
-from vlaa_jax.data.sources.shards import (
-    FORMAT,
-    MANIFEST,
-    ShardWriter,
-    file_digest,
-    whole_shard,
-    write_json,
-    write_whole,
-)
+from vlaa_jax.data.sources.shards import FORMAT, MANIFEST, ShardWriter, whole_shard
 from vlaa_jax.data.sources.source import Source, iter_indexed
 from vlaa_jax.data.sources.stored import TEXTS
 from vlaa_jax.foreign import local_path
@@ -191,7 +184,7 @@ class Builder:
         elif any(self.out.iterdir()):
             raise UserError(f"{self.out}: is not empty and holds no build; choose another folder")
         else:
-            write_json(plan_file, self.plan)
+            disk.write_json(plan_file, self.plan)
 
     def _scan(self, rejects: list[Reject]) -> tuple[list[tuple[int, str]], dict[str, Place]]:
         """Usable records as (position, id), and where each image is first used, in that order."""
@@ -300,7 +293,7 @@ class Builder:
     ) -> dict[str, Any]:
         rejects.sort(key=lambda reject: reject.index)
         lines = (json.dumps(reject.as_dict(), ensure_ascii=False) + "\n" for reject in rejects)
-        write_whole(self.out / REJECTS, "".join(lines).encode())
+        disk.write_text(self.out / REJECTS, "".join(lines))
         totals: dict[str, Counter[str]] = {}
         for shard in record_shards:
             for source, counts in shard["totals"].items():
@@ -316,7 +309,7 @@ class Builder:
             "kept": sum(shard["count"] for shard in record_shards),
             "rejected": len(rejects),
         }
-        write_json(self.out / MANIFEST, manifest)
+        disk.write_json(self.out / MANIFEST, manifest)
         self.records.close()
         return manifest
 
@@ -368,14 +361,14 @@ def build(
 def source_digest(path: Path) -> str:
     """SHA-256 of a source: of the file, or of the names and digests of those in the folder."""
     if path.is_file():
-        return file_digest(path)
+        return digests.of_file(path)
     files = sorted(file for file in path.rglob("*") if file.is_file())
-    return _digest({str(file.relative_to(path)): file_digest(file) for file in files})
+    return _digest({str(file.relative_to(path)): digests.of_file(file) for file in files})
 
 
 def checkpoint_digests(hf_dir: Path) -> dict[str, str]:
     """File name to SHA-256 of what decides the lengths of records."""
-    return {name: file_digest(hf_dir / name) for name in HF_FILES if (hf_dir / name).is_file()}
+    return {name: digests.of_file(hf_dir / name) for name in HF_FILES if (hf_dir / name).is_file()}
 
 
 def _digest(*tables: Mapping[str, Any]) -> str:

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
+from vlaa_jax import disk
 from vlaa_jax.data.judging.findings import Findings
 from vlaa_jax.data.judging.judge import Judge, examine
 from vlaa_jax.data.progress import progress
 from vlaa_jax.data.records.released import as_released
-from vlaa_jax.data.sources.shards import write_whole
 from vlaa_jax.data.sources.source import Source
 from vlaa_jax.schema import UserError
 
@@ -47,10 +47,10 @@ def convert(source: Source, out: Path, images: Path, *, show_progress: bool = Fa
             for name, fact in zip(one.record.images, one.facts, strict=True):
                 if fact.data:
                     (images / name).parent.mkdir(parents=True, exist_ok=True)
-                    write_whole(images / name, fact.data)
+                    (images / name).write_bytes(fact.data)
                     written += 1
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(out, "".join(lines).encode())
+        disk.write_text(out, "".join(lines))
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror or error})") from error
     finally:

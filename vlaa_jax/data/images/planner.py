@@ -15,12 +15,12 @@ section 2.1.1), so only membership, rotary coordinates and the grouping by four 
 Everything is a pure function of the grids: numpy in, index arrays out, no pixels touched.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from vlaa_jax.data.images.bins import (
     PATCHES_PER_ROW,
@@ -36,11 +36,6 @@ from vlaa_jax.schema import UserError
 
 MIN_ROWS = 4
 """Smallest bin. Every rung from 4 up is even, so the patches of a bin are a multiple of 128."""
-
-Normalize = Callable[..., NDArray[np.float32]]
-"""``ImageProcessor.normalize``: (bytes, out=None) to numbers."""
-Empty = Callable[[tuple[int, ...], DTypeLike], NDArray[Any]]
-"""``numpy.empty`` or its like."""
 
 
 def ladder(n: int, minimum: int = 1) -> int:
@@ -84,12 +79,6 @@ class VisionPlan:
     def n_patches(self) -> int:
         """Real patches."""
         return sum(4 * len(unit) for shard in self.units for unit in shard)
-
-    @property
-    def padding_frac(self) -> float:
-        """Share of patch slots that hold no patch; 0.0 when there is no image at all."""
-        n = self.n_patches
-        return 1.0 - n / self.src_SR64.size if n else 0.0
 
 
 def plan_vision(
@@ -245,82 +234,25 @@ def _choose(
 
 
 def gather_patches(
-    plan: VisionPlan,
-    patches_per_shard: Sequence[Sequence[NDArray[Any]]],
-    dtype: DTypeLike = np.float32,
-    normalize: Normalize | None = None,
-    empty: Empty = np.empty,
+    plan: VisionPlan, patches_per_shard: Sequence[Sequence[NDArray[Any]]]
 ) -> NDArray[Any]:
     """Lay the patches of the images out as planned; one copy, padding slots are zero.
 
-    Bytes are gathered, a row of patches at a time, and normalised into their places.
-
     Args:
         plan: of the same images in the same order.
-        patches_per_shard: per shard, per image, [n, C] from ``ImageProcessor.patches`` or, with
-            ``normalize``, from ``ImageProcessor.pixels``.
-        dtype: of the result, e.g. ml_dtypes.bfloat16 to halve the transfer, or uint8 for pixels
-            that the model itself normalises.
-        normalize: ``ImageProcessor.normalize``, applied to images that are still uint8.
-        empty: makes the result's array, as ``numpy.empty`` does; ``Buffers.empty`` uses memory
-            again.
+        patches_per_shard: per shard, per image, [n, C] from ``ImageProcessor.pixels``, or from its
+            ``patches``.
 
     Returns:
-        patches_SR64C
+        patches_SR64C in the type of the patches; bytes where there are none.
     """
-    one_of_each = {p.shape[1:]: p for shard in patches_per_shard for p in shard}.values()
-    bytes_ = np.dtype(dtype) == np.uint8
-    widths = {_ready(p[:1], normalize, bytes_).shape[1] for p in one_of_each}
-    widths = widths or {588 if bytes_ else 1176}
-    if len(widths) > 1:
-        raise ValueError(f"patches of different widths in one batch: {sorted(widths)}")
-    C = widths.pop()
-    bins, rows = plan.src_SR64.shape[:2]
-    out_SR64C = empty((bins, rows, PATCHES_PER_ROW, C), dtype)
-    by_unit = out_SR64C.reshape(plan.n_shards, plan.bins_per_shard * rows * UNITS_PER_ROW, 4, C)
-    empty_units = plan.src_SR64.reshape(*by_unit.shape[:3])[:, :, 0] < 0
-    by_unit[empty_units] = 0
-    for out, units, images in zip(by_unit, plan.units, patches_per_shard, strict=True):
-        for slots, patches in zip(units, images, strict=True):
-            if len(patches) != 4 * len(slots):
-                raise ValueError(f"{len(patches)} patches given where {4 * len(slots)} are planned")
-            _lay(out, slots, patches.reshape(len(slots), 4, -1), normalize)
-    return out_SR64C
-
-
-def _lay(
-    out_U4C: NDArray[Any],
-    slots: NDArray[np.int32],
-    patches: NDArray[Any],
-    normalize: Normalize | None,
-) -> None:
-    """out[slots] = patches; walks through ``out`` in order and writes every place once."""
-    order = np.argsort(slots)
-    there = slots[order]
-    ends = [*(np.flatnonzero(np.diff(there) != 1) + 1).tolist(), len(slots)]
-    first = 0
-    for end in ends:  # a run of neighbouring places, a row of patches at a time
-        for start in range(first, end, UNITS_PER_ROW):
-            stop = min(start + UNITS_PER_ROW, end)
-            some = patches[order[start:stop]]
-            target = out_U4C[there[start] : there[start] + stop - start]
-            if some.dtype != np.uint8 or target.dtype == np.uint8:
-                target[...] = some
-            elif target.dtype == np.float32 and normalize is not None:
-                normalize(some.reshape(4 * len(some), -1), target.reshape(4 * len(some), -1))
-            else:
-                flat = _ready(some.reshape(4 * len(some), -1), normalize)
-                target[...] = flat.reshape(target.shape)
-        first = end
-
-
-def _ready(
-    patches: NDArray[Any], normalize: Normalize | None, as_bytes: bool = False
-) -> NDArray[Any]:
-    if as_bytes and (patches.dtype != np.uint8 or normalize is not None):
-        raise ValueError("bytes are wanted: encode as_pixels, and normalise nothing")
-    if patches.dtype != np.uint8 or as_bytes:
-        return patches
-    if normalize is None:
-        raise ValueError("the patches are raw pixels: pass ImageProcessor.normalize")
-    return normalize(patches)
+    first = next((p for shard in patches_per_shard for p in shard), np.empty((0, 588), np.uint8))
+    C, units = first.shape[1], plan.bins_per_shard * plan.rows_per_bin * UNITS_PER_ROW
+    out_NU4C = np.zeros((plan.n_shards, units, 4, C), first.dtype)
+    for out_U4C, slots, images in zip(out_NU4C, plan.units, patches_per_shard, strict=True):
+        for where_U, patches in zip(slots, images, strict=True):
+            if patches.shape != (4 * len(where_U), C):
+                wanted = f"{4 * len(where_U)} of {C} numbers are planned"
+                raise ValueError(f"patches {patches.shape} given where {wanted}")
+            out_U4C[where_U] = patches.reshape(len(where_U), 4, C)
+    return out_NU4C.reshape(*plan.src_SR64.shape, C)

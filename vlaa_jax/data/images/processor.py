@@ -7,8 +7,6 @@ default when VLAA-Thinker was trained): same resize rule, same order of rounding
 import math
 import os
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +21,6 @@ from vlaa_jax.schema import UserError
 MAX_ASPECT = 200
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-_BLOCK = 64  # patches normalised at a time, so that the work stays in cache
 
 
 def smart_resize(
@@ -117,17 +114,6 @@ class ImageProcessor:
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
 
-    @cached_property
-    def _constants(self) -> tuple[NDArray[np.float32], bool, NDArray[Any], NDArray[Any]]:
-        """Rescaled value of each byte, whether that is value / 255, mean and std of each number."""
-        # HF rescales in float64, rounds to float32 and normalises there; there are only 256 inputs.
-        scale = (np.arange(256) * self.rescale_factor).astype(np.float32)
-        divide = bool((scale == np.arange(256, dtype=np.float32) / np.float32(255)).all())
-        plane = self.patch_size**2
-        mean = np.repeat(np.asarray(self.image_mean, np.float32), plane)
-        std = np.repeat(np.asarray(self.image_std, np.float32), plane)
-        return scale, divide, mean, std
-
     @property
     def patch_width(self) -> int:
         """Numbers in a flattened patch, 1176 for the released models."""
@@ -148,7 +134,7 @@ class ImageProcessor:
     def pixels(self, image: Image.Image) -> tuple[NDArray[np.uint8], Grid]:
         """Resized pixels in patch order, not yet normalised: [n, 3 * patch_size**2] and the grid.
 
-        Eight times smaller than ``patches``; ``normalize`` makes the one from the other.
+        Eight times smaller than ``patches``.
         """
         size = self.resized(*image.size)
         image = to_rgb(image)
@@ -162,32 +148,17 @@ class ImageProcessor:
         lines = np.ascontiguousarray(lines.transpose(1, 4, 2, 5, 0, 3))  # unit, in-unit, C, y
         return lines.view(np.uint8).reshape(rows * cols, 3 * p * p), (1, rows, cols)
 
-    def normalize(
-        self, pixels_NE: NDArray[np.uint8], out: NDArray[np.float32] | None = None
-    ) -> NDArray[np.float32]:
-        """(value * rescale_factor - mean) / std, doubled along time: [n, C] from ``pixels``.
+    def normalize(self, pixels_NE: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(value * rescale_factor - mean) / std, doubled along time: [n, patch_width].
 
-        Args:
-            pixels_NE: [n, 3 * patch_size**2] uint8.
-            out: where to put the result, [n, patch_width] and contiguous.
+        As HF rounds: rescaled in float64, the rest in float32. Training hands the bytes to the
+        model, which does the same on the device.
         """
-        n, plane = len(pixels_NE), self.patch_size**2
-        if out is None:
-            out = np.empty((n, self.patch_width), np.float32)
-        by_channel = out.reshape(n, 3, self.temporal_patch_size, plane)
-        scale, divide, mean, std = self._constants
-        work = np.empty((min(n, _BLOCK), 3 * plane), np.float32)
-        for start in range(0, n, _BLOCK):
-            block = work[: min(_BLOCK, n - start)]
-            if divide:  # correctly rounded division gives the same 256 values, and is faster
-                block[...] = pixels_NE[start : start + _BLOCK]
-                block /= np.float32(255)
-            else:
-                np.take(scale, pixels_NE[start : start + _BLOCK], out=block)
-            block -= mean
-            block /= std
-            by_channel[start : start + _BLOCK] = block.reshape(-1, 3, 1, plane)
-        return out
+        plane = self.patch_size**2
+        scale = (np.arange(256) * self.rescale_factor).astype(np.float32)
+        mean, std = (np.float32(np.repeat(a, plane)) for a in (self.image_mean, self.image_std))
+        values = ((scale[pixels_NE] - mean) / std).reshape(len(pixels_NE), 3, 1, plane)
+        return values.repeat(self.temporal_patch_size, axis=2).reshape(len(pixels_NE), -1)
 
     def patches(self, image: Image.Image) -> tuple[NDArray[np.float32], Grid]:
         """Normalised patches [grid rows * columns, patch_width] float32, and the grid.

@@ -5,7 +5,6 @@ this host -> to iterator -> decode and process in threads -> batch. Grain turns 
 once, behind the mix, so the number of thread pools does not grow with the number of sources.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,29 +12,30 @@ from typing import Any
 import grain
 from PIL import Image
 
-from vlaa_jax.data.images.opener import ImageOpener, opener
 from vlaa_jax.data.loaders.loader import Loader
 from vlaa_jax.data.loaders.order import Order, ordered
+from vlaa_jax.data.sources.source import ImageOpener
 from vlaa_jax.schema import Record
 
-Prompt = tuple[Record, tuple[Image.Image, ...]]
-"""A record and its decoded images."""
+
+def _pair(record: Record, images: tuple[Image.Image, ...]) -> Any:
+    return record, images
 
 
 def prompt_loader(
     records: Sequence[Record],
-    images: str | os.PathLike[str] | ImageOpener,
+    images: ImageOpener,
     *,
     batch_size: int,
     order: Order | None = None,
     threads: int = 2,
-    process: Callable[[Record, tuple[Image.Image, ...]], Any] | None = None,
+    process: Callable[[Record, tuple[Image.Image, ...]], Any] = _pair,
 ) -> Loader[Any]:
     """Batches of prompts for GRPO or evaluation: lists of (Record, images) unless told otherwise.
 
     Args:
       records: a list of records, a RecordFile or BuiltRecords.
-      images: image root, or a function from record to images (``BuiltRecords.images``).
+      images: from a record to its images (``Source.images``).
       batch_size: records per batch on this host; the last of finite epochs may be shorter.
       order: seed, shuffle, epochs, mixing, places of this host.
       threads: threads that decode; 0 decodes in the caller's thread. The output does not depend
@@ -46,7 +46,7 @@ def prompt_loader(
       UserError: at once when there are no records; while iterating when an image is missing,
         broken or outside the root.
     """
-    stream = ordered(records, order or Order()).map(_Load(opener(images), process))
+    stream = ordered(records, order or Order()).map(_Load(images, process))
     dataset = stream.to_iter_dataset(_read_options(threads, batch_size))
     return Loader(dataset.batch(batch_size, drop_remainder=False, batch_fn=list))
 
@@ -63,8 +63,7 @@ def _read_options(threads: int, batch_size: int) -> grain.ReadOptions:
 @dataclass(frozen=True)
 class _Load:
     images: ImageOpener
-    process: Callable[[Record, tuple[Image.Image, ...]], Any] | None = None
+    process: Callable[[Record, tuple[Image.Image, ...]], Any]
 
     def __call__(self, record: Record) -> Any:
-        images = self.images(record)
-        return (record, images) if self.process is None else self.process(record, images)
+        return self.process(record, self.images(record))

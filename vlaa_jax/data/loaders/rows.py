@@ -5,7 +5,6 @@ threads and laid out, while the batch before is being trained on. The state is w
 stands and which samples wait to be packed, so a restored loader gives bitwise the same batches.
 """
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -14,19 +13,16 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import grain
-import numpy as np
 from grain.experimental import ThreadPrefetchIterDataset
-from numpy.typing import DTypeLike
 
 from vlaa_jax.data.images.bins import rows_needed
 from vlaa_jax.data.images.grid import Grid
-from vlaa_jax.data.images.opener import ImageOpener, opener
 from vlaa_jax.data.loaders.loader import Loader
 from vlaa_jax.data.loaders.order import Order, ordered
 from vlaa_jax.data.rows.batches import RowBatch, collate_rows
-from vlaa_jax.data.rows.buffers import Buffers
 from vlaa_jax.data.rows.packing import PackBudget, PackedBatch, Packer, fit_budget, vision_load
 from vlaa_jax.data.samples.preprocessor import Encoded, Preprocessor
+from vlaa_jax.data.sources.source import ImageOpener
 from vlaa_jax.schema import Record, UserError
 
 _AT_ONCE = 256
@@ -48,17 +44,14 @@ class Samples:
 
     Args:
       records: a source or a list; all with answers.
-      images: image root, or a function from record to images (``Source.images``).
+      images: from a record to its images (``Source.images``).
       preprocessor: of the checkpoint.
     """
 
     def __init__(
-        self,
-        records: Sequence[Record],
-        images: str | os.PathLike[str] | ImageOpener,
-        preprocessor: Preprocessor,
+        self, records: Sequence[Record], images: ImageOpener, preprocessor: Preprocessor
     ) -> None:
-        self.records, self.images, self.preprocessor = records, opener(images), preprocessor
+        self.records, self.images, self.preprocessor = records, images, preprocessor
 
     def size(self, record: Record) -> Sized:
         """The lengths of a record: those that it brings, or else measured now."""
@@ -70,14 +63,14 @@ class Samples:
         return Sized(record, found.tokens, found.grids)
 
     def encode(self, sized: Sized) -> Encoded:
-        """The sample as arrays, its patches still pixels.
+        """The sample as arrays.
 
         Raises:
           UserError: an image cannot be used, or the lengths are not those it was packed by.
         """
         record = sized.record
         images = self.images(record)
-        encoded = self.preprocessor.encode(record, images, with_answer=True, as_pixels=True)
+        encoded = self.preprocessor.encode(record, images, with_answer=True)
         if (encoded.length, encoded.grids) != (sized.n_tokens, sized.grids):
             raise UserError(
                 f"record {record.id!r}: {encoded.length} tokens, but it was built with "
@@ -94,7 +87,6 @@ def row_loader(
     order: Order | None = None,
     threads: int = 2,
     shards: Sequence[int] | None = None,
-    dtype: DTypeLike = np.float32,
 ) -> Loader[RowBatch]:
     """Batches of packed rows, all of the budget's shape.
 
@@ -109,7 +101,6 @@ def row_loader(
       order: seed, shuffle, epochs, mixing.
       threads: threads that decode and encode; 0 does everything in the caller's, when asked.
       shards: the data shards of this host, in order; None: all.
-      dtype: of the patches; uint8 leaves their normalisation to the model.
 
     Raises:
       UserError: no records; while iterating, a sample that fits no batch or an image that cannot
@@ -120,8 +111,7 @@ def row_loader(
     mine = tuple(range(budget.n_shards) if shards is None else shards)
     packed = _Packed(partial(_PackedIterator, stream, samples, budget, submit, mine))
     own = replace(budget, n_shards=len(mine))
-    lay_out = _Collate(samples.preprocessor, own, Buffers(), np.dtype(dtype))
-    dataset: grain.IterDataset = packed.map(lay_out)
+    dataset: grain.IterDataset = packed.map(_Collate(own, samples.preprocessor.chat.pad_id))
     if threads > 0:
         dataset = ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=_AHEAD)
     return Loader(dataset, executors)
@@ -234,20 +224,12 @@ def _submitter(samples: Samples, threads: int) -> tuple[Submit | None, tuple[Exe
 class _Collate:
     """Rows of samples to arrays."""
 
-    preprocessor: Preprocessor
     budget: PackBudget
-    buffers: Buffers
-    dtype: np.dtype[Any]
+    pad_id: int
 
     def __call__(self, rows: list[list[Job]]) -> RowBatch:
-        bytes_go = self.dtype == np.uint8
-        layout = self.budget.layout(
-            self.preprocessor.chat.pad_id,
-            dtype=self.dtype,
-            processor=None if bytes_go else self.preprocessor.processor,
-            empty=self.buffers.empty,
-        )
         samples = [[job() for job in row] for row in rows]
+        layout = self.budget.layout(self.pad_id)
         return collate_rows(samples, layout, tokens_per_row=self.budget.tokens_per_row)
 
 

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
-from vlaa_jax.data.images.planner import Empty, VisionPlan, gather_patches, ladder, plan_vision
-from vlaa_jax.data.images.processor import ImageProcessor
+from vlaa_jax.data.images.planner import VisionPlan, gather_patches, ladder, plan_vision
 from vlaa_jax.data.samples.preprocessor import Encoded
 from vlaa_jax.schema import UserError
 
@@ -22,16 +21,10 @@ from vlaa_jax.schema import UserError
 class VisionBatch(NamedTuple):
     """S bins of R rows of 64 patches; see ``planner.VisionPlan``. Q = 64 R."""
 
-    patches_SR64C: NDArray[np.float32]
+    patches_SR64C: NDArray[np.uint8]
     pos_hw_SR642: NDArray[np.int32]
     win_id_SR64: NDArray[np.int32]
     seg_id_SQ: NDArray[np.int32]
-
-    @property
-    def padding_frac(self) -> float:
-        """Share of patch slots without a patch; 0.0 when there is no image at all."""
-        real = int(np.count_nonzero(self.seg_id_SQ))
-        return 1.0 - real / self.seg_id_SQ.size if real else 0.0
 
 
 class PromptBatch(NamedTuple):
@@ -46,11 +39,6 @@ class PromptBatch(NamedTuple):
     unit_src_PT: NDArray[np.int32]
     """Merged unit of the shard's bins behind each image placeholder; -1 elsewhere."""
     vision: VisionBatch
-
-    @property
-    def padding_frac(self) -> float:
-        """Share of token slots without a token."""
-        return 1.0 - float(self.length_P.sum()) / self.ids_PT.size
 
 
 class RowBatch(NamedTuple):
@@ -67,11 +55,6 @@ class RowBatch(NamedTuple):
     """Merged unit of the shard's bins behind each image placeholder; -1 elsewhere."""
     vision: VisionBatch
 
-    @property
-    def padding_frac(self) -> float:
-        """Share of token slots without a token."""
-        return 1.0 - int(np.count_nonzero(self.segment_ids_BT)) / self.ids_BT.size
-
 
 @dataclass(frozen=True)
 class BatchLayout:
@@ -83,9 +66,6 @@ class BatchLayout:
         window_units: 4 for Qwen2.5-VL, 0 for Qwen2-VL.
         rows_per_bin: as in ``plan_vision``.
         bins_per_shard: as in ``plan_vision``.
-        dtype: of the patches.
-        processor: needed where samples were encoded ``as_pixels`` and ``dtype`` is no uint8.
-        empty: makes the array of patches; ``Buffers.empty`` uses memory again.
     """
 
     n_shards: int = 1
@@ -93,9 +73,6 @@ class BatchLayout:
     window_units: int = 4
     rows_per_bin: int | None = None
     bins_per_shard: int | None = None
-    dtype: DTypeLike = np.float32
-    processor: ImageProcessor | None = None
-    empty: Empty = np.empty
 
 
 def collate_prompts(
@@ -211,11 +188,5 @@ def _vision(
         for sample in shard:
             mine = [next(of_image) for _ in sample.grids]
             per_sample.append(np.concatenate(mine) if mine else np.empty(0, np.int32))
-    normalize = layout.processor.normalize if layout.processor else None
-    vision = VisionBatch(
-        gather_patches(plan, patches, layout.dtype, normalize, layout.empty),
-        plan.pos_hw_SR642,
-        plan.win_id_SR64,
-        plan.seg_id_SQ,
-    )
-    return vision, per_sample
+    laid_out = gather_patches(plan, patches)
+    return VisionBatch(laid_out, plan.pos_hw_SR642, plan.win_id_SR64, plan.seg_id_SQ), per_sample

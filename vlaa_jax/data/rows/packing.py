@@ -9,7 +9,7 @@ order give the same batches.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from vlaa_jax.data.images.bins import (
     PATCHES_PER_ROW,
@@ -64,16 +64,10 @@ class PackBudget:
         """Patch slots of a batch."""
         return self.n_shards * self.bins_per_shard * self.rows_per_bin * PATCHES_PER_ROW
 
-    def layout(self, pad_id: int, **options: Any) -> BatchLayout:
-        """How its batches are laid out; options as of ``BatchLayout``."""
-        return BatchLayout(
-            self.n_shards,
-            pad_id,
-            self.window_units,
-            self.rows_per_bin,
-            self.bins_per_shard,
-            **options,
-        )
+    def layout(self, pad_id: int) -> BatchLayout:
+        """How its batches are laid out."""
+        vision = (self.window_units, self.rows_per_bin, self.bins_per_shard)
+        return BatchLayout(self.n_shards, pad_id, *vision)
 
     def check(self, n_tokens: int, grids: Iterable[Grid], name: str = "sample") -> None:
         """Refuse what can never fit.

@@ -44,9 +44,9 @@ class Encoded(NamedTuple):
     """Time, height, width (M-RoPE)."""
     rope_delta: int
     """A token decoded at index n has position n + rope_delta."""
-    patches: tuple[NDArray[Any], ...]
-    """Per image [grid rows * columns, patch width] float32, in order of occurrence; or, with
-    ``as_pixels``, [grid rows * columns, 3 * patch size squared] uint8, eight times smaller."""
+    patches: tuple[NDArray[np.uint8], ...]
+    """Per image [grid rows * columns, 3 * patch size squared], in order of occurrence; the model
+    normalises them."""
     grids: tuple[Grid, ...]
     """Per image (frames, patch rows, patch columns)."""
     n_image_tokens: int
@@ -160,7 +160,6 @@ class Preprocessor:
         *,
         with_answer: bool = False,
         max_tokens: int | None = None,
-        as_pixels: bool = False,
     ) -> Encoded:
         """The question as a prompt, with ``with_answer`` followed by the answer to be learnt.
 
@@ -171,8 +170,6 @@ class Preprocessor:
             images: opened, in the record's order; they are placed before the question.
             with_answer: the answer too.
             max_tokens: limit on the number of tokens, image tokens included.
-            as_pixels: keep pixels as bytes; ``batches`` normalise them if given the processor.
-                Saves memory and copying between the two.
 
         Raises:
             Unfit: names the record: too long, wrong number of images, an image that cannot be
@@ -186,7 +183,7 @@ class Preprocessor:
             prompt = self.chat.render(record.question, len(images), self.system_prompt)
         answer = self._answer(record, prompt) if with_answer else _NO_ANSWER
         ids = self.chat.encode(prompt)
-        return self._laid_out(record, images, ids, answer, max_tokens, as_pixels)
+        return self._laid_out(record, images, ids, answer, max_tokens)
 
     def encode_conversation(
         self,
@@ -195,7 +192,7 @@ class Preprocessor:
         name: str,
         max_tokens: int,
     ) -> Encoded:
-        """A conversation up to the assistant's next turn, pixels kept as bytes.
+        """A conversation up to the assistant's next turn.
 
         Args:
             conversation: see ``Chat.conversation_ids``; the system prompt stands in it.
@@ -209,7 +206,7 @@ class Preprocessor:
         record = Record(name, "", tuple(str(place) for place in range(len(images))))
         with _blaming("question", record):
             ids = self.chat.conversation_ids(conversation, name)
-        return self._laid_out(record, images, ids, _NO_ANSWER, max_tokens, True)
+        return self._laid_out(record, images, ids, _NO_ANSWER, max_tokens)
 
     def _laid_out(
         self,
@@ -218,7 +215,6 @@ class Preprocessor:
         prompt_ids: NDArray[np.int32],
         answer: NDArray[np.int32],
         max_tokens: int | None,
-        as_pixels: bool,
     ) -> Encoded:
         """Prompt and answer as the model reads them; errors as ``encode``."""
         grids = self._grids(record, [image.size for image in images])
@@ -233,13 +229,12 @@ class Preprocessor:
             )
         token = self.chat.image_token_id
         positions_T3, rope_delta = mrope_positions(ids_T, grids, image_token_id=token)
-        make = self.processor.pixels if as_pixels else self.processor.patches
         return Encoded(
             ids_T=ids_T,
             loss_mask_T=np.arange(length) >= length - len(answer),
             positions_T3=positions_T3,
             rope_delta=rope_delta,
-            patches=tuple(make(image)[0] for image in images),
+            patches=tuple(self.processor.pixels(image)[0] for image in images),
             grids=grids,
             n_image_tokens=n_image_tokens,
             image_mask_T=ids_T == token,

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vlaa_jax.data.sources.shards import FORMAT, MANIFEST, file_digest
+from vlaa_jax import digests
+from vlaa_jax.data.sources.shards import FORMAT, MANIFEST
 from vlaa_jax.data.sources.stored import TEXTS, StoredSource
 from vlaa_jax.schema import Lengths, Record, UserError
 
@@ -53,7 +54,7 @@ class BuiltRecords(StoredSource):
         """Compare every shard with its digest; raises UserError at the first that differs."""
         for shard in [*self.manifest["record_shards"], *self.manifest["image_shards"]]:
             path = self.path / shard["name"]
-            if file_digest(path) != shard["sha256"]:
+            if digests.of_file(path) != shard["sha256"]:
                 raise UserError(f"{path}: differs from its digest in {MANIFEST}")
 
     def __len__(self) -> int:

@@ -13,12 +13,11 @@ from typing import Any, BinaryIO
 from vlaa_jax.data.images.files import in_memory
 from vlaa_jax.data.records.reject import Refusal
 from vlaa_jax.data.sources.source import ParsedSource
-from vlaa_jax.foreign import shown
+from vlaa_jax.foreign import image_suffix, shown
 from vlaa_jax.schema import Record, UserError
 
 _KEPT = 4
 """Row groups of images that are kept: neighbours are often asked for together."""
-_SUFFIXES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpg", b"RIFF": "webp", b"GIF8": "gif"}
 
 
 def looks_so(path: Path, start: bytes) -> bool:
@@ -85,7 +84,7 @@ class ParquetRecords(ParsedSource):
         fields = dict(self._rows[index][2])
         if self._image_column is not None:
             fields[self._image_column] = [
-                f"{self.path.stem}/{index:06d}-{number}.{_suffix(data)}"
+                f"{self.path.stem}/{index:06d}-{number}.{image_suffix(data) or 'img'}"
                 for number, data in enumerate(self._encoded(index))
             ]
         return self._parse(fields, f"{self.path.stem}-{index:06d}", index)
@@ -130,7 +129,3 @@ def _bytes(item: Any, column: str) -> bytes:
         what = "only a path, no bytes" if isinstance(item, dict) else shown(item)
         raise Refusal(column, f"holds {what}; image files are needed, as Hugging Face stores them")
     return data
-
-
-def _suffix(data: bytes) -> str:
-    return next((name for start, name in _SUFFIXES.items() if data.startswith(start)), "img")

@@ -1,11 +1,12 @@
-"""Files of a build: ArrayRecord shards with a note beside each; JSON that is whole or absent."""
+"""Files of a build: ArrayRecord shards with a note beside each."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from array_record.python import array_record_module
+
+from vlaa_jax import digests, disk
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -41,11 +42,11 @@ class ShardWriter:
             "name": self._path.name,
             "count": self.count,
             "bytes": self._partial.stat().st_size,
-            "sha256": file_digest(self._partial),
+            "sha256": digests.of_file(self._partial),
             **facts,
         }
         self._partial.replace(self._path)
-        write_json(self._note, note)
+        disk.write_json(self._note, note)
         return note
 
 
@@ -57,21 +58,3 @@ def whole_shard(folder: Path, name: str) -> dict[str, Any] | None:
     except (FileNotFoundError, ValueError):
         return None
     return note if isinstance(note, dict) and size == note.get("bytes") else None
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a file that is there is whole."""
-    write_whole(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file beside its place and put it there."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(data)
-    partial.replace(path)

@@ -19,6 +19,9 @@ from vlaa_jax.data.records.reject import Refusal, Reject
 from vlaa_jax.foreign import local_path
 from vlaa_jax.schema import Record, UserError
 
+ImageOpener = Callable[[Record], tuple[Image.Image, ...]]
+"""Decoded images of a record: ``Source.images``."""
+
 
 class Source(Sequence[Record]):
     """Records at random access, and their images.

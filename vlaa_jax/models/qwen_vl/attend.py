@@ -30,12 +30,16 @@ class Backend(NamedTuple):
         dense_up_to: longest stream whose scores are held all the same.
         skips: blockwise leaves out tiles without a segment in common, in loops of unknown length.
         interpret: splash on a device that is no TPU, slowly, for tests.
+        layout: where rows and heads lie on a mesh; None leaves it to the compiler.
+        heads: logical axis of the heads; None where they are never cut.
     """
 
     name: str = "dense"
     dense_up_to: int = 0
     skips: bool = False
     interpret: bool = False
+    layout: Layout | None = None
+    heads: str | None = "heads"
 
 
 DENSE = Backend()
@@ -74,18 +78,9 @@ def attend(
     v_BMKH: Array,
     segments_BM: Array | None,
     pattern: Pattern,
-    *,
-    backend: Backend = DENSE,
-    layout: Layout | None = None,
-    heads: str | None = "heads",
+    backend: Backend,
 ) -> Array:
-    """Attention within streams of M positions; see `attention.dense` for arguments and result.
-
-    Args:
-        backend: the form that computes it.
-        layout: where rows and heads lie on a mesh; None leaves it to the compiler.
-        heads: logical axis of the heads; None where they are never cut.
-    """
+    """Attention within streams of M positions; see `attention.dense` for arguments and result."""
     arrays = (q_BMNH, k_BMKH, v_BMKH, *(() if segments_BM is None else (segments_BM,)))
     if backend.name == "dense" or q_BMNH.shape[1] <= backend.dense_up_to:
         return attention.dense(q_BMNH, k_BMKH, v_BMKH, segments_BM, pattern)
@@ -95,9 +90,10 @@ def attend(
             return splash.attend(q, k, v, segments, pattern, interpret=backend.interpret)
         return blockwise.attend(q, k, v, segments, pattern, skips=backend.skips)
 
+    layout = backend.layout
     if layout is None or layout.mesh.size == 1:
         return local(*arrays)
-    specs = _specs(layout, q_BMNH, k_BMKH, heads)
+    specs = _specs(layout, q_BMNH, k_BMKH, backend.heads)
     given = (specs, specs, specs, PartitionSpec(*specs[:1]))[: len(arrays)]
     # Kernels say nothing of how their results vary over the mesh, so nothing can be checked.
     on_each = partial(jax.shard_map, mesh=layout.mesh, out_specs=specs, check_vma=False)

@@ -74,7 +74,8 @@ def vision_flops(vision: VisionConfig, grid: Grid) -> float:
     full = len(vision.full_blocks)
     window = (vision.window_size // vision.patch_size) ** 2
     pairs = full * patches * rows * columns + (vision.depth - full) * patches * window
-    inputs = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
     merged = vision.width * vision.merge_size**2
     merger = 2 * (patches / vision.merge_size**2) * merged * (merged + vision.out_size)
-    return blocks + 4 * vision.width * pairs + 2 * patches * inputs * vision.width + merger
+    return (
+        blocks + 4 * vision.width * pairs + 2 * patches * vision.patch_dim * vision.width + merger
+    )

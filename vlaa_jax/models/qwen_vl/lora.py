@@ -12,7 +12,7 @@ There is no dropout: a policy that forgets at random has no single log-probabili
 """
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -20,14 +20,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vlaa_jax.models.qwen_vl.layers import Linear, LoraBranch
+from vlaa_jax.models.qwen_vl.trees import Tree, is_adapter, select
+from vlaa_jax.parallel.sharding import dotted
 from vlaa_jax.schema import UserError
 from vlaa_jax.settings.shared import LoraSettings
 
 Array = jax.Array
-Tree = Mapping[str, Any]
-
-BRANCH = "lora"
-"""Name of the branch's node in the parameter tree."""
 
 
 def add_branches(model: nnx.Module, settings: LoraSettings, rngs: nnx.Rngs) -> None:
@@ -94,7 +92,10 @@ def init_branches(abstract: Tree, seed: int) -> dict[str, Any]:
     """
 
     def make() -> Any:
-        return _map_leaves(abstract, lambda path, leaf: _initial(path, leaf, seed))
+        def draw(path: Any, leaf: Any) -> Array:
+            return _initial(dotted(path), leaf, seed)
+
+        return jax.tree_util.tree_map_with_path(draw, abstract)
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     placed = all(s is not None for s in jax.tree.leaves(shardings, is_leaf=lambda s: s is None))
@@ -109,47 +110,16 @@ def _initial(path: str, leaf: jax.ShapeDtypeStruct, seed: int) -> Array:
     return jax.random.uniform(key, leaf.shape, leaf.dtype, minval=-bound, maxval=bound)
 
 
-def _map_leaves(tree: Tree, make: Callable[[str, Any], Any], prefix: str = "") -> dict[str, Any]:
-    return {
-        name: _map_leaves(node, make, f"{prefix}{name}.")
-        if isinstance(node, Mapping)
-        else make(prefix + name, node)
-        for name, node in tree.items()
-    }
-
-
-def is_adapter(path: str) -> bool:
-    """Whether the leaf at a dotted path belongs to a branch."""
-    return f".{BRANCH}." in path
-
-
 def has_adapters(params: Tree) -> bool:
     """Whether a parameter tree holds any branch."""
-    return any(
-        name == BRANCH or (isinstance(node, Mapping) and has_adapters(node))
-        for name, node in params.items()
-    )
+    return bool(adapters_of(params))
 
 
 def without_adapters(params: Tree) -> dict[str, Any]:
     """The base model's parameters: the same arrays, branches left out."""
-    return _keep(params, adapters=False)
+    return select(params, lambda path: not is_adapter(path))
 
 
 def adapters_of(params: Tree) -> dict[str, Any]:
     """The branches alone."""
-    return _keep(params, adapters=True)
-
-
-def _keep(tree: Tree, *, adapters: bool) -> dict[str, Any]:
-    kept: dict[str, Any] = {}
-    for name, node in tree.items():
-        if name == BRANCH:
-            if adapters:
-                kept[name] = node
-        elif isinstance(node, Mapping):
-            if below := _keep(node, adapters=adapters):
-                kept[name] = below
-        elif not adapters:
-            kept[name] = node
-    return kept
+    return select(params, is_adapter)

@@ -168,15 +168,13 @@ class QwenVL(nnx.Module):
                     "patches are bytes, and Compute.pixels does not say how to read them"
                 )
             vision = vision._replace(patches_SR64C=compute.pixels(vision.patches_SR64C))
-        within_frames = partial(
-            attend, backend=compute.attention, layout=compute.layout, heads=None
-        )
+        form = compute.attention._replace(layout=compute.layout, heads=None)
         return self.vision(
             vision,
             dtype=self.dtype,
             remat=compute.remat,
             unroll=compute.unroll,
-            attend=within_frames,
+            attend=partial(attend, backend=form),
         )
 
     def embed(self, ids_BT: Array, unit_src_BT: Array, units_UD: Array | None) -> Array:
@@ -315,13 +313,11 @@ class QwenVL(nnx.Module):
 
     def _attend(self, streams: int, segments: Array | None, pattern: Pattern) -> Attend:
         """Attention within so many streams of equal length, for flattened tokens."""
-        compute = self.compute
+        form = self.compute.attention._replace(layout=self.compute.layout)
 
         def within(q: Array, k: Array, v: Array, _: Any) -> tuple[Array, None]:
             q, k, v = (a.reshape(streams, -1, *a.shape[1:]) for a in (q, k, v))
-            out = attend(
-                q, k, v, segments, pattern, backend=compute.attention, layout=compute.layout
-            )
+            out = attend(q, k, v, segments, pattern, form)
             return out.reshape(streams * out.shape[1], -1), None
 
         return within

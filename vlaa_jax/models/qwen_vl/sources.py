@@ -18,7 +18,8 @@ import tensorstore
 
 from vlaa_jax.foreign import read_object
 from vlaa_jax.models.qwen_vl import hf_keys
-from vlaa_jax.models.qwen_vl.config import QwenVLConfig, read_hf_config, tie_keys
+from vlaa_jax.models.qwen_vl.config import QwenVLConfig
+from vlaa_jax.models.qwen_vl.hf_config import read_config, read_hf_config, tie_keys
 from vlaa_jax.models.qwen_vl.hf_keys import Index, Key, Layout, Path
 from vlaa_jax.models.qwen_vl.safetensors_io import SafetensorsReader
 from vlaa_jax.schema import UserError
@@ -59,7 +60,7 @@ class HFSource:
 
     def __init__(self, directory: str | FilePath):
         self.sidecars = FilePath(directory)
-        self.config = QwenVLConfig.from_hf_dir(directory)
+        self.config = read_config(directory)
         self.reader = SafetensorsReader(directory)
         where = str(directory)
         self._names = hf_keys.match_tensors(self.config, self.reader.shapes, where)
@@ -158,7 +159,7 @@ class OrbaxSource:
         lora_alpha: float | None = None,
     ):
         self.sidecars = FilePath(sidecars)
-        self.config = QwenVLConfig.from_hf_dir(sidecars)
+        self.config = read_config(sidecars)
         self.lora_alpha = lora_alpha
         self._directory = FilePath(params_dir).resolve()
         metadata = read_json(self._directory / "_METADATA")

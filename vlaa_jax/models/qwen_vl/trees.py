@@ -3,9 +3,12 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from vlaa_jax.models.qwen_vl.lora import is_adapter
-
 Tree = Mapping[str, Any]
+
+
+def is_adapter(path: str) -> bool:
+    """Whether the leaf at a dotted path belongs to a LoRA branch."""
+    return ".lora." in path
 
 
 def part_of(path: str) -> str:
@@ -34,20 +37,17 @@ def partition(params: Tree, freeze: tuple[str, ...], *, adapters_only: bool) -> 
     def trains(path: str) -> bool:
         return part_of(path) not in freeze and is_adapter(path) == adapters_only
 
-    return _select(params, trains, True), _select(params, trains, False)
+    return select(params, trains), select(params, lambda path: not trains(path))
 
 
-def _select(
-    tree: Tree, trains: Callable[[str], bool], wanted: bool, prefix: str = ""
-) -> dict[str, Any]:
+def select(tree: Tree, wanted: Callable[[str], bool], prefix: str = "") -> dict[str, Any]:
+    """The leaves whose dotted paths are wanted; what holds none is left out."""
     chosen: dict[str, Any] = {}
     for name, node in tree.items():
-        path = prefix + name
         if isinstance(node, Mapping):
-            below = _select(node, trains, wanted, path + ".")
-            if below:
+            if below := select(node, wanted, f"{prefix}{name}."):
                 chosen[name] = below
-        elif trains(path) == wanted:
+        elif wanted(prefix + name):
             chosen[name] = node
     return chosen
 

@@ -135,8 +135,7 @@ class PatchEmbed(nnx.Module):
     """HF's Conv3d with kernel = stride, written as one product; no bias."""
 
     def __init__(self, config: VisionConfig, *, rngs: nnx.Rngs) -> None:
-        features = config.in_channels * config.temporal_patch_size * config.patch_size**2
-        shape = (features, config.width)
+        shape = (config.patch_dim, config.width)
         self.kernel = nnx.Param(0.02 * jax.random.normal(rngs.params(), shape, jnp.float32))
         self.place: KernelPlace | None = nnx.static(None)
 

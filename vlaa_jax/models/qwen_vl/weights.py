@@ -18,6 +18,7 @@ from vlaa_jax import digests
 from vlaa_jax.foreign import local_path
 from vlaa_jax.models.qwen_vl import hf_keys
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
+from vlaa_jax.models.qwen_vl.hf_config import read_config
 from vlaa_jax.models.qwen_vl.hf_keys import Key, Path
 from vlaa_jax.models.qwen_vl.sources import (
     HFSource,
@@ -143,7 +144,7 @@ def sidecar_dir(path: str | FilePath) -> FilePath:
 
 def load_config(path: str | FilePath) -> QwenVLConfig:
     """The model configuration of any checkpoint."""
-    return QwenVLConfig.from_hf_dir(sidecar_dir(path))
+    return read_config(sidecar_dir(path))
 
 
 def load_params(

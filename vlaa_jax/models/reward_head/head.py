@@ -19,9 +19,9 @@ from jax.sharding import Mesh
 from vlaa_jax.models.qwen_vl import weights
 from vlaa_jax.models.qwen_vl.attend import AUTO
 from vlaa_jax.models.qwen_vl.axes import PARAM_AXES
-from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.model import Compute, RowInputs, split_model
 from vlaa_jax.models.qwen_vl.safetensors_io import TensorInfo, read_header
+from vlaa_jax.models.qwen_vl.vision import PixelNorm
 from vlaa_jax.parallel.mesh import batch_sharding, data_shards, replicated
 from vlaa_jax.parallel.sharding import tree_shardings
 from vlaa_jax.schema import UserError
@@ -78,7 +78,7 @@ def load_scalar_head(
     mesh: Mesh,
     *,
     dtype: str = "float32",
-    unroll: int | bool = 1,
+    pixels: PixelNorm | None = None,
 ) -> ScalarHead:
     """Loads a policy model and a head for it.
 
@@ -87,18 +87,16 @@ def load_scalar_head(
         head_file: safetensors file with ``score.weight`` [1, D] and, optionally, ``score.bias``.
         mesh: device mesh; parameters are placed by the policy's rules.
         dtype: of parameters and activations; the head itself is float32.
-        unroll: unroll factor of the layer scans.
+        pixels: how patches that come as bytes are normalised.
 
     Raises:
         UserError: one of the two cannot be read, or they do not fit each other.
     """
-    path = weights.resolve(str(checkpoint))
-    if not Path(path).exists():
-        raise UserError(f"reward head: {checkpoint} does not exist and is no hub id")
-    config = QwenVLConfig.from_hf_dir(weights.sidecar_dir(path))
+    path = weights.existing(checkpoint)
+    config = weights.load_config(path)
     kernel_D, bias = read_head(Path(head_file), config.text.width)
     compute = Compute(
-        dtype=dtype, unroll=unroll, data_shards=data_shards(mesh), attention=AUTO["cpu"]
+        dtype=dtype, data_shards=data_shards(mesh), pixels=pixels, attention=AUTO["cpu"]
     )
     graphdef, shapes = split_model(config, compute)
     shardings = tree_shardings(shapes, PARAM_AXES, mesh)
