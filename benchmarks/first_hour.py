@@ -301,6 +301,10 @@ def record(page):
     page.run("python -m converters jax-to-hf --quiet base-jax base")
     page.file("load.py", LOAD)
     page.run("python load.py 2> /dev/null")
+    page.say(
+        "The merged weights are rounded to the dtype that `config.json` records; `--dtype float32` "
+        "leaves them as trained."
+    )
     page.say("## Conversations, as they are")
     page.run("python -m vlaa_jax.data check talks.json --images=photos --checkpoint=embedded")
     page.run(f"{SFT} --workdir=runs/talks")
