@@ -63,7 +63,7 @@ def recorded(found: dict[str, Any]) -> str:
         f"{'yes' if found['fits'] else 'no'}, {found['peak_gib']} of {found['memory_gib']}",
         f"{quick.peak / GIB:.1f} ({quick.peak / GIB / found['peak_gib'] - 1:+.0%}; "
         f"{worst} {ratios[worst] - 1:+.0%})",
-        f"{found['plan_s']:.0f} s, {found['plan_cpu_s']:.0f} of processors",
+        f"{sum(row['compile_s'] for row in rows.values()):.0f} s",
         f"{found['step_s']:.0f} s",
         f"{found['run_h']:.1f} h" if found["run_h"] else "",
         f"{found['update_mfu']:.0%}",

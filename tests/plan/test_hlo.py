@@ -80,3 +80,17 @@ def test_what_the_compiler_says_of_a_loop_comes_first():
         "body=%body", 'body=%body, backend_config={"known_trip_count":{"n":"3"}}'
     )
     assert {c.loops for c in collectives(text)} == {(3,), ()}
+
+
+KERNEL = """  %kernel = f32[8,2] custom-call(%x), frontend_attributes={kernel_metadata={
+"xprof_metadata": {"head": 128
+}
+}}, metadata={op_name="jit(f)/splash"}, backend_config={"custom_call_config": {"body": "TUzv"}}
+"""
+
+
+def test_what_comes_after_a_kernel_of_several_lines_is_read_too():
+    text = LOOP.replace("STEP", "1")
+    plain = collectives(text)
+    assert plain
+    assert collectives(text.replace("  %start =", KERNEL + "  %start =", 1)) == plain

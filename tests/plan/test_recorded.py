@@ -47,7 +47,9 @@ def test_decoding_and_gradients_keep_near_their_floors(path):
     if fsdp > 1 and on_tpu:
         # Parameters gathered twice in bfloat16, gradients reduced once in float32.
         floor = (2 * 2 + 4) * sizes.total / tensor * (1 - 1 / fsdp)
-        assert sent(programs["gradients"]) <= 1.3 * floor
+        frozen = 8 * sizes.tower if found["task"] == "sft" else 0
+        assert 0.95 * (floor - frozen) <= sent(programs["gradients"]) <= 1.3 * floor
+        assert found["task"] == "sft" or sent(programs["score"]) >= 0.95 * floor / 4
     if found["task"] == "grpo":
         text, at_once = model_config(found["model"]).text, found["at_once"]
         own = at_once["rollout_tensor"]

@@ -26,8 +26,8 @@ HEAD_AXES = ("embed", "vocab")
 FORBIDDEN_LOGIT = -1e9
 """Logit of a forbidden id: its probability is exactly 0, yet sums over padding rows stay finite."""
 
-CHUNK_ELEMENTS = 1 << 26
-"""Default size of a chunk's logits per row shard (256 MiB of float32).
+CHUNK_ELEMENTS = 1 << 28
+"""Default size of a chunk's logits per row shard (1 GiB of float32).
 
 Large on purpose: every chunk reads the whole kernel and adds to a gradient of its size, so chunks
 of few rows spend their time on memory traffic.

@@ -24,6 +24,7 @@ KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective
 
 _COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(KINDS)})(-start)?\(")
 _SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
+_INSTRUCTION = re.compile(r"\s+(ROOT )?%[\w.\-]+ = ")
 _HEAD = re.compile(r"(?:ENTRY )?%?([\w.\-]+) ")
 _CALLED = re.compile(r"(body|condition|calls|to_apply|branch_computations|\w+_computation)=")
 _NAME = re.compile(r"%?([\w.\-]+)")
@@ -126,18 +127,21 @@ def _bytes(dtype: str, dims: str) -> int:
 
 
 def computations_of(text: str) -> tuple[dict[str, list[str]], str]:
-    """Lines of every computation, and the name of the first one to run."""
+    """Instructions of every computation, a line each, and the name of the first one to run.
+
+    A kernel's attributes go over several lines, some of which look like a computation's end.
+    """
     found: dict[str, list[str]] = {}
-    entry, lines = "", None
+    entry, lines = "", []
     for line in text.splitlines():
-        if line.startswith("}"):
-            lines = None
-        elif lines is not None:
-            lines.append(line)
-        elif line.endswith("{") and (head := _HEAD.match(line)):
+        if line.endswith("{") and (head := _HEAD.match(line)):
             lines = found.setdefault(head[1], [])
             if line.startswith("ENTRY"):
                 entry = head[1]
+        elif _INSTRUCTION.match(line):
+            lines.append(line)
+        elif lines:
+            lines[-1] += line
     return found, entry
 
 
