@@ -10,6 +10,7 @@ and the table says which. Each line gives the median of the rounds and the slowe
 """
 
 import argparse
+import contextlib
 import importlib
 import json
 import logging
@@ -22,7 +23,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from vlaa_jax.rewards.math import prepare_case
 from vlaa_jax.rewards.mixed import MixedReward, RewardSettings
@@ -321,9 +321,6 @@ def bench_hostile(workers: int, timeout_s: float) -> dict[str, float]:
         start = time.perf_counter()
         scores = mixed.score(requests)
         wall = time.perf_counter() - start
-        math: Any = mixed._verifiers["math"]
-        nursery = math._pool._dispatcher._nursery
-        group = nursery.pid if nursery else 0
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     pairs = list(zip(rows, scores, strict=True))
@@ -339,7 +336,7 @@ def bench_hostile(workers: int, timeout_s: float) -> dict[str, float]:
         "hangs_failed": sum(s.failed for (_, _, right), s in pairs if right is None),
         "hangs_bounded": sum(s.reward == 0.0 for (_, _, right), s in pairs if right is None),
         "others_right": sum(s.reward == right for (_, _, right), s in pairs if right is not None),
-        "processes_left": processes_in_group(group),
+        "processes_left": worker_processes(),
     }
 
 
@@ -358,14 +355,13 @@ def hostile_problems(figures: dict[str, float]) -> list[str]:
     return problems
 
 
-def processes_in_group(group: int) -> int:
+def worker_processes() -> int:
+    """Processes of this one that are workers of a pool."""
     count = 0
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                count += int((entry / "stat").read_text().rpartition(")")[2].split()[2]) == group
-            except OSError:
-                continue
+        with contextlib.suppress(OSError):
+            command = (entry / "cmdline").read_bytes().split(b"\0")
+            count += b"vlaa_jax.rewards.worker" in command and str(os.getpid()).encode() in command
     return count
 
 

@@ -11,8 +11,7 @@ from vlaa_jax.models.qwen_vl.hf_config import read_config
 from vlaa_jax.parallel.mesh import make_mesh
 from vlaa_jax.policy.reward_head import InProcessRewardHead, head_scorer, mixed_reward
 from vlaa_jax.rewards.mixed import MixedReward
-from vlaa_jax.rewards.open_ended import AnswerItem, OpenItem, ReferenceScorer
-from vlaa_jax.rewards.reward_head import RewardHeadScorer
+from vlaa_jax.rewards.open_ended import AnswerItem
 from vlaa_jax.schema import ScoreRequest, UserError
 from vlaa_jax.settings.rewards import RewardSettings
 
@@ -41,7 +40,7 @@ def picture(tmp_path):
 
 
 def values(head, items):
-    judged = head.score(items)
+    judged = head.score_answers(items)
     assert [said.error for said in judged] == [None] * len(items)
     return [said.score for said in judged]
 
@@ -68,7 +67,7 @@ def test_an_item_that_cannot_be_encoded_fails_alone_with_its_reason(head, tmp_pa
         AnswerItem("How many?", "4", (str(tmp_path / "text.png"),)),
         AnswerItem("How many?", "4", ("a\0.png",)),
     ]
-    scores = head.score(items)
+    scores = head.score_answers(items)
     assert np.isfinite(scores[0].score)
     reasons = [said.error for said in scores]
     for reason, part in zip(
@@ -78,33 +77,32 @@ def test_an_item_that_cannot_be_encoded_fails_alone_with_its_reason(head, tmp_pa
     requests = [
         ScoreRequest("open_ended", "4", "<answer>5</answer>", question="?", images=items[3].images)
     ]
-    with MixedReward(open_ended=ReferenceScorer(RewardHeadScorer(head))) as mixed:
+    with MixedReward(open_ended=head) as mixed:
         (score,) = mixed.score(requests)
     assert score.error == f"reward_head: {reasons[3]}"
 
 
 def test_the_settings_limit_pixels_and_tokens(head_file, picture):
     chosen = {"open_ended": "reward_head", "head_checkpoint": str(TINY), "head_file": head_file}
-    item = OpenItem("What colour is it?", "it is red", "red", (picture,))
+    item = AnswerItem("What colour is it?", "it is red", (picture,))
 
-    def margin(**limits):
+    def judged(**limits):
         scorer = head_scorer(RewardSettings(**chosen, **limits), make_mesh(), "float32")
-        return scorer.margins([item])[0]
+        return scorer.score_answers([item])[0]
 
-    free, small = margin(), margin(head_max_pixels=56 * 56)
+    free, small = judged(), judged(head_max_pixels=56 * 56)
     assert free.error is small.error is None
-    assert free.response != small.response
-    assert "tokens" in margin(head_max_tokens=8).error
+    assert free.score != small.score
+    assert "tokens" in judged(head_max_tokens=8).error
 
 
 def test_open_ended_rewards_come_from_the_head(head, picture):
-    scorer = ReferenceScorer(RewardHeadScorer(head))
     answers = ["a red square", "blue", "red"]
     requests = [
         ScoreRequest("open_ended", "red", f"<answer>{a}</answer>", question="?", images=(picture,))
         for a in answers
     ]
-    with MixedReward(open_ended=scorer) as mixed:
+    with MixedReward(open_ended=head) as mixed:
         scores = mixed.score(requests)
     direct = values(head, [AnswerItem("?", a, (picture,)) for a in answers])
     for score, value in zip(scores, direct, strict=True):

@@ -1,5 +1,9 @@
 """One maths pool for the whole room: its start costs seconds, its use milliseconds."""
 
+import errno
+import itertools
+import os
+import subprocess
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -23,3 +27,16 @@ def score_answer(mixed: MixedReward) -> Callable[..., Score]:
         return mixed.score([ScoreRequest(verifier_type, gt, response, **fields)])[0]
 
     return score
+
+
+@pytest.fixture
+def scarce_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every other process cannot be started, as on a machine short of them."""
+    start, attempts = subprocess.Popen, itertools.count(1)
+
+    def scarce(*args: object, **kwargs: object) -> object:
+        if next(attempts) % 2 == 0:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return start(*args, **kwargs)
+
+    monkeypatch.setattr(subprocess, "Popen", scarce)

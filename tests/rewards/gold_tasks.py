@@ -1,9 +1,12 @@
-"""Stands in for the parser in the nursery: golds that hang, die or fail, each once or always."""
+"""Stands in for the parser in the workers: golds that hang, die or fail, each once or always."""
 
 import os
-import sys
 import time
 from pathlib import Path
+
+BROKEN = Path(os.environ["GOLD_TASKS_LOG"] + ".broken")
+if BROKEN.exists():
+    raise ImportError("broken")
 
 
 def check(item):
@@ -21,6 +24,6 @@ def check(item):
     if gold[0] == "m":
         raise MemoryError
     if gold[0] == "n":
-        os.kill(os.getppid(), 9)  # the nursery: the pool breaks
-        sys.exit()
+        BROKEN.touch()
+        os._exit(3)
     return {"equal": True}

@@ -204,7 +204,7 @@ def test_an_interrupt_leaves_no_process(tmp_path):
         start_new_session=True,
     )
     try:
-        assert wait_until(lambda: len(descendants(child.pid)) >= 3, 60)
+        assert wait_until(lambda: len(descendants(child.pid)) == 2, 60)
         family = descendants(child.pid)
         os.killpg(child.pid, signal.SIGINT)  # what a terminal's Ctrl-C does
         errors = child.communicate(timeout=30)[1]

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from vlaa_jax.rewards.gold_check import parser_problems
+from vlaa_jax.rewards.math import parser_problems
 from vlaa_jax.rewards.mixed import MixedReward
 from vlaa_jax.rewards.pool import KillablePool
 from vlaa_jax.schema import ScoreRequest, UserError
@@ -44,9 +44,10 @@ def test_a_gold_that_fails_twice_is_bad(log):
     ]
 
 
-def test_a_fork_that_fails_says_nothing_about_a_gold(log):
-    with make_pool("unforkable_tasks:work", workers=1) as pool:
-        assert pool.map(["exit"])[0].error == "the worker died"  # so that the next one needs a fork
+def test_a_process_that_cannot_be_had_says_nothing_about_a_gold(log, scarce_processes):
+    with make_pool(workers=1) as pool:
+        (lost,) = pool.map([{"gold": "x"}])  # so that the next one needs a process
+        assert lost.error == "the worker died"
         with pytest.raises(UserError, match=LINE) as caught:
             problems_of(pool, ["y+1"])
     assert os.strerror(11) in str(caught.value)

@@ -9,8 +9,7 @@ from misbehaving_server import MisbehavingServer
 from open_ended_cases import expected_reward, goodness, requests_for, settings
 from vlaa_jax.rewards.chat_judge import read_grade
 from vlaa_jax.rewards.mixed import MixedReward
-from vlaa_jax.rewards.open_ended import AnswerItem, Judged, ReferenceScorer
-from vlaa_jax.rewards.reward_head import RewardHeadScorer
+from vlaa_jax.rewards.open_ended import AnswerItem, AnswerScorer, Judged, RememberedScores
 from vlaa_jax.schema import ScoreRequest
 
 
@@ -134,14 +133,14 @@ def test_no_score_carries_the_key_that_a_server_sends_back(monkeypatch, backend,
         assert "[key]" in score.error and score.error.isprintable()
 
 
-class LengthHead:
-    identity = "length"
+class LengthHead(AnswerScorer):
+    name, identity = "reward_head", "length"
 
     def __init__(self, wrong=None):
         self.asked = []
         self.wrong = wrong
 
-    def score(self, items):
+    def score_answers(self, items):
         self.asked.extend(item.answer for item in items)
         if self.wrong == "count":
             return [Judged(1.0)]
@@ -156,7 +155,7 @@ class LengthHead:
 def test_a_reward_head_in_this_process():
     head = LengthHead()
     asked = requests_for(5)
-    with MixedReward(open_ended=ReferenceScorer(RewardHeadScorer(head))) as mixed:
+    with MixedReward(open_ended=head) as mixed:
         scores = mixed.score(asked)
         mixed.score(asked)
     assert len(head.asked) == len(set(head.asked)) == 5
@@ -174,7 +173,7 @@ def test_a_reward_head_in_this_process():
     ],
 )
 def test_a_failing_head_fails_what_it_touches(wrong, failed, reason):
-    with MixedReward(open_ended=ReferenceScorer(RewardHeadScorer(LengthHead(wrong)))) as mixed:
+    with MixedReward(open_ended=LengthHead(wrong)) as mixed:
         scores = mixed.score(requests_for(5))
     assert sum(score.failed for score in scores) == failed
     assert all(score.error.startswith("reward_head: ") for score in scores if score.failed)
@@ -183,8 +182,8 @@ def test_a_failing_head_fails_what_it_touches(wrong, failed, reason):
 
 def test_the_cache_forgets_the_least_recently_used():
     head = LengthHead()
-    scorer = ReferenceScorer(RewardHeadScorer(head), cache_entries=2)
+    scores = RememberedScores(head, 2)
     texts = [AnswerItem("q", answer) for answer in ("a", "b", "c")]
     for text in (texts[0], texts[1], texts[0], texts[2], texts[0], texts[1]):
-        scorer._judge([text])
+        scores.judge([text])
     assert head.asked == ["a", "b", "c", "b"]

@@ -193,6 +193,8 @@ ROWS = [
     ("stone", "x+1", 0),
     ("\U0001f600", "6", 0),
     ("((((((6", "6", 0),
+    ("6 + .", "6", 0),
+    ("①x", "6x", 0),
     ("6" * 2000, "6", 0),
     # letters and literal words stay away from the parser
     ("B", "B", 1),

@@ -6,8 +6,7 @@ import threading
 import pytest
 
 from vlaa_jax.rewards.mixed import MixedReward, RewardSettings, check_failed, reward_metrics
-from vlaa_jax.rewards.open_ended import Judged, ReferenceScorer
-from vlaa_jax.rewards.reward_head import RewardHeadScorer
+from vlaa_jax.rewards.open_ended import AnswerScorer, Judged
 from vlaa_jax.rewards.verifier import RuleVerifier
 from vlaa_jax.schema import Score, ScoreRequest, UserError
 
@@ -218,15 +217,15 @@ def test_unshaped_scores_need_nothing_that_shaping_needs():
     assert score.parts == {"raw": 1.0, "format": 1.0}
 
 
-class Head:
-    identity = "constant"
+class Head(AnswerScorer):
+    name, identity, uses_devices = "reward_head", "constant", True
 
-    def score(self, items):
+    def score_answers(self, items):
         return [Judged(1.0)] * len(items)
 
 
 def test_it_says_whether_scoring_needs_the_devices():
-    with MixedReward(open_ended=ReferenceScorer(RewardHeadScorer(Head()))) as mixed:
+    with MixedReward(open_ended=Head()) as mixed:
         assert mixed.uses_devices
     endpoint = RewardSettings(open_ended="score_endpoint", endpoint_url="http://localhost:1")
     for settings in (RewardSettings(), RewardSettings(open_ended="text_similarity"), endpoint):

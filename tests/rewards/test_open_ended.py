@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from vlaa_jax.rewards.open_ended import OpenItem, TextSimilarityScorer, reference_reward
+from vlaa_jax.rewards.open_ended import AnswerItem, TextSimilarityScorer, reference_reward
 from vlaa_jax.rewards.similarity import BASELINE, SCALE, text_similarity
 
 # gold, answers that know nothing of it (constant, evasive, echoing the question's subject)
@@ -53,8 +53,9 @@ ORDERED = [
 
 
 def reward(answer, gold):
-    (margin,) = TextSimilarityScorer().margins([OpenItem("", answer, gold)])
-    return reference_reward(margin.response, margin.reference)
+    texts = [AnswerItem("", answer, reference=gold), AnswerItem("", gold)]
+    response, reference = TextSimilarityScorer().score_answers(texts)
+    return reference_reward(response.score, reference.score)
 
 
 @pytest.mark.parametrize(("gold", "answer"), UNINFORMED)

@@ -1,7 +1,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -10,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from vlaa_jax.rewards import worker
 from vlaa_jax.rewards.pool import KillablePool
 
 
@@ -27,18 +25,11 @@ def make_pool():
         pool.close()
 
 
-def group_members(pgid):
-    """Processes of a process group, zombies left out."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                state, _, group = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
-            except OSError:
-                continue
-            if int(group) == pgid and state != "Z":
-                found.append(int(entry.name))
-    return found
+def is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def wait_until(condition, seconds=20.0):
@@ -50,9 +41,8 @@ def wait_until(condition, seconds=20.0):
     return condition()
 
 
-def nursery_of(pool):
-    assert wait_until(lambda: pool._dispatcher._nursery is not None)
-    return pool._dispatcher._nursery.pid
+def busy(pool):
+    return [worker.process.pid for worker in list(pool._crew.workers) if worker.done]
 
 
 def test_order_is_kept_when_tasks_end_in_another(make_pool):
@@ -145,10 +135,10 @@ def test_many_threads_share_one_pool(make_pool):
 def test_close_leaves_no_process_and_answers_the_waiting(make_pool):
     pool = make_pool(workers=2, timeout_s=60)
     futures = [pool.submit("deaf") for _ in range(4)]
-    assert wait_until(lambda: len(group_members(nursery_of(pool))) == 3)
-    group = nursery_of(pool)
+    assert wait_until(lambda: len(busy(pool)) == 2)
+    pids = busy(pool)
     pool.close()
-    assert group_members(group) == []
+    assert not any(map(is_alive, pids))
     assert [future.result(timeout=5).error for future in futures] == ["the pool is closed"] * 4
     late = pool.submit(["echo", 1])
     assert late.result(timeout=5).error == "the pool is closed"
@@ -159,7 +149,7 @@ def test_close_leaves_no_process_and_answers_the_waiting(make_pool):
 def test_closing_an_unused_pool_starts_nothing(make_pool):
     pool = make_pool(workers=2)
     pool.close()
-    assert pool._dispatcher._nursery is None
+    assert pool._crew.workers == set() and pool._crew._threads == []
 
 
 def test_a_task_that_cannot_be_imported_is_an_error_everywhere():
@@ -169,18 +159,18 @@ def test_a_task_that_cannot_be_imported_is_an_error_everywhere():
     assert all(outcome.pool_failed for outcome in outcomes)
 
 
-def test_a_dead_nursery_is_an_error_not_a_hang(make_pool):
+def test_a_worker_that_was_killed_is_replaced(make_pool):
     pool = make_pool(workers=1)
-    assert pool.map([["echo", 1]])[0].value == 1
-    os.kill(nursery_of(pool), signal.SIGKILL)
-    outcomes = pool.map(["exit", ["echo", 2]], timeout_s=2.0)
-    assert all(outcome.error for outcome in outcomes)
+    os.kill(pool.map(["pid"])[0].value, signal.SIGKILL)
+    lost, found = pool.map([["echo", 1], ["echo", 2]])
+    assert (lost.error, found.value) == ("the worker died", 2)
 
 
-def test_a_fork_that_fails_is_an_error_of_one_task():
-    with KillablePool("unforkable_tasks:work", workers=1) as pool:
-        outcomes = [pool.map([item])[0] for item in ("exit", 1, 2, "exit", 3, 4, 5)]
-    # Forks at "exit", at 1 (fails), at 2, at 3 (fails) and at 4, whose worker answers 5 too.
+def test_a_process_that_cannot_be_had_is_an_error_of_one_task(make_pool, scarce_processes):
+    pool = make_pool(workers=1)
+    items = ["exit", ["echo", 1], ["echo", 2], "exit", ["echo", 3], ["echo", 4], ["echo", 5]]
+    outcomes = [pool.map([item])[0] for item in items]
+    # Starts at "exit", at 1 (fails), at 2, at 3 (fails) and at 4, whose worker answers 5 too.
     assert [o.value for o in outcomes] == [None, None, 2, None, None, 4, 5]
     assert [o.error and o.error.split(":")[0] for o in outcomes] == [
         "the worker died", "no process for the task", None,
@@ -189,25 +179,10 @@ def test_a_fork_that_fails_is_an_error_of_one_task():
     assert [o.pool_failed for o in outcomes] == [False, True, False, False, True, False, False]
 
 
-def test_the_nursery_kills_only_its_own():
-    """A pid that was reaped may be somebody else's by now."""
-    ours, theirs = socket.socketpair()
-    bystander = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    nursery = threading.Thread(
-        target=worker._serve, args=(theirs, os.getppid(), None, 1024, set()), daemon=True
-    )
-    nursery.start()
-    try:
-        ours.sendall(worker.KILL + worker.PID.pack(bystander.pid))
-        assert worker.PID.unpack(ours.recv(worker.PID.size)) == (bystander.pid,)
-        with pytest.raises(subprocess.TimeoutExpired):
-            bystander.wait(timeout=0.3)
-    finally:
-        ours.close()
-        nursery.join(timeout=5)
-        theirs.close()
-        bystander.communicate(b"\n")
-    assert bystander.returncode == 0
+def test_where_processes_are_scarce_those_there_are_do_the_work(make_pool, scarce_processes):
+    pool = make_pool(workers=4)
+    values = list(range(40))
+    assert [o.value for o in pool.map([["echo", value] for value in values])] == values
 
 
 @pytest.mark.parametrize("settings", [{"workers": 0}, {"timeout_s": 0}, {"timeout_s": -1}])
@@ -221,9 +196,9 @@ import os, sys, threading, time
 from vlaa_jax.rewards.pool import KillablePool
 pool = KillablePool("pool_tasks:misbehave", workers=2, timeout_s=60)
 futures = [pool.submit("deaf") for _ in range(3)]
-while len(pool._dispatcher._busy) < 2:
+while sum(worker.done for worker in list(pool._crew.workers)) < 2:
     time.sleep(0.01)
-print(pool._dispatcher._nursery.pid, flush=True)
+print(*(worker.process.pid for worker in pool._crew.workers), flush=True)
 {ending}
 """
 
@@ -251,9 +226,10 @@ def test_no_process_outlives_its_parent_however_that_ends(ending):
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
-    group = int(child.stdout.readline())
+    pids = list(map(int, child.stdout.readline().split()))
+    assert len(pids) == 2
     child.wait(timeout=30)
-    assert wait_until(lambda: group_members(group) == [])
+    assert wait_until(lambda: not any(map(is_alive, pids)))
     child.stdout.close()
 
 

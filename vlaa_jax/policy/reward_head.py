@@ -25,14 +25,13 @@ from vlaa_jax.parallel.mesh import data_shards
 from vlaa_jax.policy.pretrained import config_of, pixel_norm
 from vlaa_jax.rewards.iou import native_box_space
 from vlaa_jax.rewards.mixed import MixedReward
-from vlaa_jax.rewards.open_ended import AnswerItem, Judged, ReferenceScorer
-from vlaa_jax.rewards.reward_head import RewardHeadScorer
+from vlaa_jax.rewards.open_ended import AnswerItem, AnswerScorer, Judged
 from vlaa_jax.schema import Record, UserError
 from vlaa_jax.settings.rewards import NATIVE, RewardSettings
 
 
-class InProcessRewardHead:
-    """Implements ``rewards.reward_head.RewardHead``.
+class InProcessRewardHead(AnswerScorer):
+    """Scores texts by a scalar head on one of our own models, in this process.
 
     A text is scored as a finished conversation: images and question of the user, the answer of the
     assistant, its end-of-turn token pooled. Batches are dealt to the mesh in one jitted call each.
@@ -50,6 +49,9 @@ class InProcessRewardHead:
         UserError: checkpoint or head cannot be read, or they do not fit each other.
     """
 
+    name = "reward_head"
+    uses_devices = True
+
     def __init__(
         self,
         checkpoint: str | Path,
@@ -61,7 +63,7 @@ class InProcessRewardHead:
         max_pixels: int | None = None,
         max_tokens: int = 4_096,
     ) -> None:
-        self.identity = f"{checkpoint} {head_file} {dtype} {max_pixels} {max_tokens}"
+        self.identity = f"head {checkpoint} {head_file} {dtype} {max_pixels} {max_tokens}"
         path = weights.resolve(str(checkpoint))
         if not path.exists():
             raise UserError(f"reward head: {checkpoint} does not exist and is no hub id")
@@ -78,7 +80,7 @@ class InProcessRewardHead:
         self._max_tokens = max_tokens
         self._lock = threading.Lock()
 
-    def score(self, items: Sequence[AnswerItem]) -> list[Judged]:
+    def score_answers(self, items: Sequence[AnswerItem]) -> list[Judged]:
         """One score per item, in order, or why it cannot be encoded.
 
         Deterministic, and independent of the batch an item comes in up to float rounding.
@@ -128,7 +130,7 @@ class InProcessRewardHead:
             return [float(score) for score in self._head.score(inputs)[: len(sequences)]]
 
 
-def head_scorer(settings: RewardSettings, mesh: Mesh, dtype: str) -> ReferenceScorer:
+def head_scorer(settings: RewardSettings, mesh: Mesh, dtype: str) -> InProcessRewardHead:
     """The open-ended scorer around the reward head that the settings name.
 
     Args:
@@ -142,7 +144,7 @@ def head_scorer(settings: RewardSettings, mesh: Mesh, dtype: str) -> ReferenceSc
     for name in ("head_checkpoint", "head_file"):
         if not getattr(settings, name):
             raise UserError(f"rewards.open_ended is 'reward_head': set rewards.{name}")
-    head = InProcessRewardHead(
+    return InProcessRewardHead(
         settings.head_checkpoint,
         settings.head_file,
         mesh,
@@ -151,7 +153,6 @@ def head_scorer(settings: RewardSettings, mesh: Mesh, dtype: str) -> ReferenceSc
         max_pixels=settings.head_max_pixels or None,
         max_tokens=settings.head_max_tokens,
     )
-    return ReferenceScorer(RewardHeadScorer(head), settings.cache_entries)
 
 
 def mixed_reward(settings: RewardSettings, mesh: Mesh, dtype: str, checkpoint: str) -> MixedReward:

@@ -12,39 +12,28 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
-from vlaa_jax.endpoint import (
-    EndpointError,
-    EndpointSettings,
-    image_part,
-)
+from vlaa_jax.endpoint import EndpointError, image_part
 from vlaa_jax.foreign import parse_json
 from vlaa_jax.rewards.open_ended import AnswerItem, Judged
 from vlaa_jax.rewards.score_endpoint import EndpointScorer
 from vlaa_jax.schema import UserError
+from vlaa_jax.settings.rewards import RewardSettings
 
 MAX_GRADE = 10
 _OBJECT = re.compile(r"(?:```(?:json)?\s*)?(\{[^{}]*\})(?:\s*```)?", re.IGNORECASE)
 
 
 class ChatJudge(EndpointScorer):
-    """An ``AnswerScorer`` that asks a chat model for a grade.
-
-    Args:
-        settings: address, model, concurrency, deadlines, retries.
-        send_images: whether the judge sees the images.
-        max_tokens: limit of the judge's reply; raise it for judges that think aloud first.
-    """
+    """An ``AnswerScorer`` that asks a chat model for a grade."""
 
     name = "chat_judge"
 
-    def __init__(
-        self, settings: EndpointSettings, *, send_images: bool = True, max_tokens: int = 64
-    ) -> None:
+    def __init__(self, settings: RewardSettings) -> None:
+        super().__init__(settings)
         self._rubric = resources.files("vlaa_jax.rewards").joinpath("judge_rubric.txt").read_text()
-        rubric_digest = hashlib.sha256(self._rubric.encode()).hexdigest()[:16]
-        self.identity = f"judge {settings.url} {settings.model} {rubric_digest} {send_images}"
-        self._max_tokens = max_tokens
-        super().__init__(settings, send_images)
+        digest = hashlib.sha256(self._rubric.encode()).hexdigest()[:16]
+        where, images = self._endpoint.settings, settings.endpoint_images
+        self.identity = f"judge {where.url} {where.model} {digest} {images}"
 
     async def _score(self, items: Sequence[AnswerItem]) -> list[Judged]:
         return list(await asyncio.gather(*(self._grade(item) for item in items)))
@@ -55,7 +44,7 @@ class ChatJudge(EndpointScorer):
                 "model": self._endpoint.settings.model,
                 "messages": self._messages(item),
                 "temperature": 0,
-                "max_tokens": self._max_tokens,
+                "max_tokens": self._settings.endpoint_max_tokens,
             }
             grade = await self._endpoint.post(
                 "chat/completions",
@@ -67,7 +56,7 @@ class ChatJudge(EndpointScorer):
         return Judged(grade)
 
     def _messages(self, item: AnswerItem) -> list[dict[str, Any]]:
-        images = [image_part(path) for path in item.images] if self._send_images else []
+        images = [image_part(path) for path in self._shown(item)]
         material = json.dumps({"question": item.question, "answer": item.answer})
         return [
             {"role": "system", "content": self._rubric},

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             for lines in read_batches(descriptor, options.batch):
                 for output, score in score_lines(lines, mixed, name, table.ignored):
                     sys.stdout.write(json.dumps(output, allow_nan=False) + "\n")
-                    table.add(output, score)
+                    table.add(score)
                 sys.stdout.flush()
         code = EXIT_FAILED if table.failed else EXIT_OK
     except UserError as error:
@@ -105,8 +105,8 @@ def score_lines(
     mixed: MixedReward,
     name: str = "standard input",
     ignored: Counter[str] | None = None,
-) -> list[tuple[dict[str, Any], Score | None]]:
-    """Output objects with their scores, in order; the score of an unreadable line is None.
+) -> list[tuple[dict[str, Any], Score]]:
+    """Output objects with their scores, in order; that of an unreadable line is a failed one.
 
     Args:
         lines: numbered lines.
@@ -114,28 +114,22 @@ def score_lines(
         name: of the file, for messages.
         ignored: counts the fields that nobody reads.
     """
-    read: list[tuple[dict[str, Any], ScoreRequest | str]] = []
+    read: list[tuple[Any, ScoreRequest | Score]] = []
     for number, line in lines:
         row: dict[str, Any] = {}
         try:
             row = read_object(line)
-            read.append((row, read_request(row)))
+            read.append((row.get("id"), read_request(row)))
             if ignored is not None and row["verifier_type"] != "custom":
                 ignored.update(row.keys() - FIELDS)
         except Exception as error:  # whatever is in a line, the others get their answers
-            read.append((row, f"{name} line {number}: {reason(error)}"))
+            identity, kind = (row.get(field) for field in ("id", "verifier_type"))
+            problem = f"{name} line {number}: {reason(error)}"
+            failed = Score(math.nan, kind if kind in VERIFIER_TYPES else "", error=problem)
+            read.append((identity if isinstance(identity, (str, int)) else None, failed))
     scores = iter(mixed.score([said for _, said in read if isinstance(said, ScoreRequest)]))
-    outputs: list[tuple[dict[str, Any], Score | None]] = []
-    for row, said in read:
-        if isinstance(said, str):
-            outputs.append((_unreadable(row, said), None))
-        else:
-            score = next(scores)
-            output = output_line(row.get("id"), score)
-            if score.error is not None:
-                output["error"] = _as_flags(score.error)
-            outputs.append((output, score))
-    return outputs
+    told = [(i, said if isinstance(said, Score) else next(scores)) for i, said in read]
+    return [(output_line(identity, score), score) for identity, score in told]
 
 
 def read_object(line: bytes) -> dict[str, Any]:
@@ -163,20 +157,25 @@ def read_request(row: dict[str, Any]) -> ScoreRequest:
         if field not in row:
             present = ", ".join(map(repr, list(row)[:12])) or "none"
             raise ValueError(f"field {field!r} is missing (fields here: {present})")
-    space = row.get("box_space")
-    if space is not None and space not in BOX_SPACES:
-        raise ValueError(f"field 'box_space' must be one of {', '.join(BOX_SPACES)}")
-    identity = _identity(row)
+    for field, (is_right, problem) in _FIELD_CHECKS.items():
+        if row.get(field) is not None and not is_right(row[field]):
+            raise ValueError(f"field {field!r} {problem}")
+    sizes = (row.get("image_size"), row.get("resized_size"))
+    image_size, resized_size = (size and (int(size[0]), int(size[1])) for size in sizes)
+    try:
+        gold = gold_text(row["gt"])
+    except ValueError as error:
+        raise ValueError(f"field 'gt': {error}") from None
     return ScoreRequest(
         verifier_type=_text(row, "verifier_type"),
-        gt=_gold(row["gt"]),
+        gt=gold,
         response=_text(row, "response"),
-        id="" if identity is None else str(identity),
+        id="" if row.get("id") is None else str(row["id"]),
         question=_text(row, "question"),
-        image_size=_size(row, "image_size"),
-        resized_size=_size(row, "resized_size"),
-        box_space=space,
-        images=_paths(row.get("images")),
+        image_size=image_size,
+        resized_size=resized_size,
+        box_space=row.get("box_space"),
+        images=tuple(row.get("images") or ()),
         extra={name: value for name, value in row.items() if name not in FIELDS},
     )
 
@@ -188,27 +187,8 @@ def output_line(identity: Any, score: Score) -> dict[str, Any]:
         "reward": _finite(score.reward),
         "parts": {name: _finite(value) for name, value in score.parts.items()},
         "extracted": score.extracted,
-        "verifier_type": score.verifier_type,
-        "error": score.error,
-    }
-
-
-def _identity(row: dict[str, Any]) -> str | int | None:
-    identity = row.get("id")
-    if identity is None or isinstance(identity, (str, int)):
-        return identity
-    raise ValueError("field 'id' must be text or a whole number")
-
-
-def _unreadable(row: dict[str, Any], problem: str) -> dict[str, Any]:
-    identity, kind = row.get("id"), row.get("verifier_type")
-    return {
-        "id": identity if isinstance(identity, (str, int)) else None,
-        "reward": None,
-        "parts": {},
-        "extracted": None,
-        "verifier_type": kind if kind in VERIFIER_TYPES else None,
-        "error": problem,
+        "verifier_type": score.verifier_type or None,
+        "error": score.error and _as_flags(score.error),
     }
 
 
@@ -226,17 +206,13 @@ class _Table:
         self.failed = 0
         self.ignored: Counter[str] = Counter()
 
-    def add(self, output: dict[str, Any], score: Score | None) -> None:
-        name = output["verifier_type"] or "(unreadable)"
-        row = self._rows.setdefault(name, [0, 0, 0, 0.0])
+    def add(self, score: Score) -> None:
+        row = self._rows.setdefault(score.verifier_type or "(unreadable)", [0, 0, 0, 0.0])
         row[0] += 1
-        if score is not None:
-            row[1] += score.extracted is not None
-        if score is None or score.failed:
-            row[2] += 1
-            self.failed += 1
-        else:
-            row[3] += score.parts["raw"]
+        row[1] += score.extracted is not None
+        row[2] += score.failed
+        row[3] += 0.0 if score.failed else score.parts["raw"]
+        self.failed += score.failed
 
     def text(self) -> str:
         lines = [f"{'verifier':14} {'lines':>8} {'extracted':>10} {'failed':>8} {'mean':>8}"]
@@ -317,33 +293,27 @@ def _text(row: dict[str, Any], field: str) -> str:
     return value
 
 
-def _gold(value: Any) -> str:
-    try:
-        return gold_text(value)
-    except ValueError as error:
-        raise ValueError(f"field 'gt': {error}") from None
+def _is_size(value: Any) -> bool:
+    sides = value if isinstance(value, list) and len(value) == 2 else [None]
+    return all(
+        isinstance(side, (int, float)) and not isinstance(side, bool) and 1 <= side <= MAX_SIDE
+        for side in sides
+    )
 
 
-def _size(row: dict[str, Any], field: str) -> tuple[int, int] | None:
-    value = row.get(field)
-    if value is None:
-        return None
-    if not (
-        isinstance(value, list)
-        and len(value) == 2
-        and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value)
-        and all(1 <= v <= MAX_SIDE for v in value)
-    ):
-        raise ValueError(f"field {field!r} must be [width, height], from 1 to {MAX_SIDE:,} each")
-    return int(value[0]), int(value[1])
+def _are_paths(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(path, str) for path in value)
 
 
-def _paths(value: Any) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    if not isinstance(value, list) or not all(isinstance(path, str) for path in value):
-        raise ValueError("field 'images' must be a list of paths")
-    return tuple(value)
+_SIZE_PROBLEM = f"must be [width, height], from 1 to {MAX_SIDE:,} each"
+_FIELD_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "id": (lambda value: isinstance(value, (str, int)), "must be text or a whole number"),
+    "box_space": (lambda value: value in BOX_SPACES, f"must be one of {', '.join(BOX_SPACES)}"),
+    "image_size": (_is_size, _SIZE_PROBLEM),
+    "resized_size": (_is_size, _SIZE_PROBLEM),
+    "images": (_are_paths, "must be a list of paths"),
+}
+"""Of the fields that may be left out: what is right, and how it is said that something is not."""
 
 
 def _finite(value: float) -> float | None:

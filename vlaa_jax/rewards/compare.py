@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import Any
 
 from vlaa_jax.rewards.evaluate import equal, mp, ratio, sample, variables
-from vlaa_jax.rewards.trees import Shape, Tree
+from vlaa_jax.rewards.trees import MATRIX, Shape, Tree
 
 ONE = Fraction(1)
 _TURNED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
@@ -22,12 +22,11 @@ def same(gold: Shape, answer: Shape, factor: Fraction = ONE) -> bool:
     gold, answer = _plain(gold), _plain(answer)
     spans = _span(gold), _span(answer)
     if None not in spans and _is_span(gold, answer):
-        return _same_spans(*spans)
+        (left, low, high), (right, lowest, highest) = spans
+        return left == right and equal(low, lowest) and equal(high, highest)
     ours, said = _named_pair(gold), _named_pair(answer)
     if ours and said and any(name is not None for name, _ in (*ours, *said)):
         return _same_pairs(ours, said)
-    if {gold.kind, answer.kind} in ({"matrix"}, {"matrix", "tuple"}):
-        return _same_matrices(gold, answer)
     if gold.kind == "list" or answer.kind == "list" or gold.kind in ("set", "tuple"):
         return _same_collections(gold, answer, factor)
     if gold.kind == answer.kind == "union" and len(gold.parts) == len(answer.parts):
@@ -70,11 +69,11 @@ def _is_true(*trees: Tree) -> bool:
 def _same_values(gold: Shape, answer: Shape, factor: Fraction) -> bool:
     our_name, ours = _named(gold)
     said_name, said = _named(answer)
-    if ours is not None and said is not None:
-        if our_name is None or said_name is None or _same_name(our_name, said_name):
-            return equal(ours, said, factor) or _same_relations(gold, answer)
-        return _same_relations(gold, answer) and _is_equation(gold, answer)
-    return _same_relations(gold, answer)
+    if ours is None or said is None:
+        return _same_relations(gold, answer)
+    if our_name is None or said_name is None or _same_name(our_name, said_name):
+        return equal(ours, said, factor) or _same_relations(gold, answer)
+    return _is_equation(gold, answer) and _same_relations(gold, answer)
 
 
 def _is_equation(*shapes: Shape) -> bool:
@@ -180,14 +179,14 @@ def _over(tree: Tree) -> tuple[Tree, Tree]:
 # -- intervals
 
 
-def _span(shape: Shape) -> tuple[str, Tree, Tree, str] | None:
-    """(bracket, low, high, bracket) of an interval or of an inequality in one variable."""
+def _span(shape: Shape) -> tuple[str, Tree, Tree] | None:
+    """(brackets, low, high) of an interval or of an inequality in one variable."""
     if shape.kind == "member":
         return _span(shape.parts[1])
-    if shape.kind == "tuple" and len(shape.parts) == 2:
+    if shape.kind == "tuple" and len(shape.parts) == 2 and shape.signs != MATRIX:
         low, high = shape.parts
         if low.kind == high.kind == "expr" and _ascends(low.parts[0], high.parts[0]):
-            return shape.signs[0], low.parts[0], high.parts[0], shape.signs[1]
+            return _interval("".join(shape.signs), low.parts[0], high.parts[0])
         return None
     if shape.kind != "relation" or not set(shape.signs) <= _TURNED.keys():
         return None
@@ -196,14 +195,24 @@ def _span(shape: Shape) -> tuple[str, Tree, Tree, str] | None:
         parts, signs = parts[::-1], tuple(_TURNED[sign] for sign in signs[::-1])
     if not set(signs) <= {"<", "<="}:
         return None
-    bounds = ["[" if sign == "<=" else "(" for sign in signs]
-    if len(parts) == 3 and _is_name(parts[1]) and not variables(parts[0]) | variables(parts[2]):
-        return bounds[0], parts[0], parts[2], "]" if bounds[1] == "[" else ")"
-    if len(parts) == 2 and _is_name(parts[0]) and not variables(parts[1]):
-        return "(", ("neg", _INFINITE), parts[1], "]" if bounds[0] == "[" else ")"
-    if len(parts) == 2 and _is_name(parts[1]) and not variables(parts[0]):
-        return bounds[0], parts[0], _INFINITE, ")"
-    return None
+    if len(parts) == 2 and _is_name(parts[0]):
+        parts, signs = (("neg", _INFINITE), *parts), ("<", *signs)
+    elif len(parts) == 2 and _is_name(parts[1]):
+        parts, signs = (*parts, _INFINITE), (*signs, "<")
+    if len(parts) != 3 or not _is_name(parts[1]) or variables(parts[0]) | variables(parts[2]):
+        return None
+    brackets = ("[" if signs[0] == "<=" else "(") + ("]" if signs[1] == "<=" else ")")
+    return _interval(brackets, parts[0], parts[2])
+
+
+def _interval(brackets: str, low: Tree, high: Tree) -> tuple[str, Tree, Tree]:
+    """An interval, open where it is endless."""
+    left, right = brackets
+    return ("(" if _is_endless(low) else left) + (")" if _is_endless(high) else right), low, high
+
+
+def _is_endless(tree: Tree) -> bool:
+    return tree in (_INFINITE, ("neg", _INFINITE))
 
 
 def _is_span(gold: Shape, answer: Shape) -> bool:
@@ -213,7 +222,8 @@ def _is_span(gold: Shape, answer: Shape) -> bool:
         return names[0] == names[1]
     if gold.kind == "tuple" and gold.signs == ("(", ")"):
         said = answer.parts if answer.kind == "tuple" else ()
-        return any(_is_infinite(part) for part in (*gold.parts, *said))
+        ends = [part for shape in (*gold.parts, *said) for part in shape.parts[:1]]
+        return any(map(_is_endless, ends))
     return True
 
 
@@ -225,30 +235,11 @@ def _ascends(low: Tree, high: Tree) -> bool:
     return below is not None and above is not None and bool(mp.re(below) <= mp.re(above))
 
 
-def _is_infinite(shape: Shape) -> bool:
-    return shape.kind == "expr" and shape.parts[0] in (_INFINITE, ("neg", _INFINITE))
-
-
-def _same_spans(left: Any, right: Any) -> bool:
-    ends = [
-        ("(" if low in (_INFINITE, ("neg", _INFINITE)) else opening, low, high,
-         ")" if high in (_INFINITE, ("neg", _INFINITE)) else closing)
-        for opening, low, high, closing in (left, right)
-    ]  # fmt: skip
-    (a, low, high, b), (c, other_low, other_high, d) = ends
-    return (a, b) == (c, d) and equal(low, other_low) and equal(high, other_high)
-
-
 # -- collections
 
 
 def _named_pair(shape: Shape) -> list[tuple[Tree | None, Tree]] | None:
-    """[(name, value), ...] of ``(p, q) = (4, 7)`` and of ``p = 4, q = 7``."""
-    if shape.kind == "named":
-        names, values = (part.parts for part in shape.parts)
-        if any(item.kind != "expr" for item in (*names, *values)):
-            return None
-        return [(n.parts[0], v.parts[0]) for n, v in zip(names, values, strict=True)]
+    """[(name, value), ...] of ``p = 4, q = 7`` and of ``(4, 7)``."""
     if shape.kind not in ("list", "tuple", "set") or not all(
         part.kind in ("expr", "relation") for part in shape.parts
     ):
@@ -283,6 +274,11 @@ def _axis(pair: tuple[Tree | None, Tree]) -> str:
 def _same_collections(gold: Shape, answer: Shape, factor: Fraction) -> bool:
     ours = gold.parts if gold.kind in ("list", "set", "tuple") else (gold,)
     said = answer.parts if answer.kind in ("list", "set", "tuple") else (answer,)
+    if MATRIX in (gold.signs, answer.signs) and gold.signs != answer.signs:
+        # A row lies as it stands.
+        ours, said = (
+            p[0].parts if len(p) == 1 and p[0].kind == "tuple" else p for p in (ours, said)
+        )
     if len(ours) != len(said):
         return False
 
@@ -292,31 +288,12 @@ def _same_collections(gold: Shape, answer: Shape, factor: Fraction) -> bool:
     ordered = gold.kind == "tuple" and answer.kind in ("tuple", "list")
     if gold.kind == "tuple" and not ordered:
         return False
-    if ordered and _span(gold) and answer.signs != gold.signs and answer.kind == "tuple":
+    is_open = answer.kind == "tuple" and answer.signs not in (gold.signs, MATRIX)
+    if ordered and is_open and _span(gold):
         return False  # an interval may be open or closed, a point may not
     if ordered:
         return all(alike(a, b) for a, b in zip(ours, said, strict=True))
     return _matched(ours, said, alike)
-
-
-def _same_matrices(gold: Shape, answer: Shape) -> bool:
-    ours, said = (_rows(shape, gold.kind != answer.kind) for shape in (gold, answer))
-    if [len(row) for row in ours] != [len(row) for row in said]:
-        return False
-    return all(
-        equal(a, b)
-        for left, right in zip(ours, said, strict=True)
-        for a, b in zip(left, right, strict=True)
-    )
-
-
-def _rows(shape: Shape, as_vector: bool) -> tuple[tuple[Tree, ...], ...]:
-    """Rows of a matrix or of a tuple of tuples; a vector lies as it stands, if asked."""
-    cells: Any = shape.parts
-    if shape.kind == "tuple":
-        rows = [part.parts if part.kind == "tuple" else (part,) for part in shape.parts]
-        cells = tuple(tuple(c.parts[0] for c in row if c.kind == "expr") for row in rows)
-    return tuple((cell,) for cell in cells[0]) if as_vector and len(cells) == 1 else cells
 
 
 def _matched(ours: Sequence[Any], said: Sequence[Any], alike: Callable[[Any, Any], bool]) -> bool:

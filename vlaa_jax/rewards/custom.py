@@ -13,6 +13,7 @@ that is killed when it overruns; the file is named by the user, and nothing else
 """
 
 import ast
+import dataclasses
 import math
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -20,19 +21,19 @@ from pathlib import Path
 from typing import Any
 
 from vlaa_jax.rewards.pool import KillablePool, Outcome
-from vlaa_jax.rewards.verifier import Finish, Item, Setup, Verdict, Verifier
-from vlaa_jax.schema import ScoreRequest, UserError
+from vlaa_jax.rewards.verifier import Finish, Item, Missing, Setup, Verdict, Verifier
+from vlaa_jax.schema import UserError
 
 MEMORY_MB = 1 << 20
 """Address space of the function's process: it may load a model of its own."""
 MAX_FILE_BYTES = 1 << 20
 
 
-class CustomVerifier:
+class CustomVerifier(Verifier):
     """Scores by a function of the user's.
 
     Args:
-        path: ``FILE.py:function``; empty: nothing was chosen, so no answer has a score.
+        path: ``FILE.py:function``.
         timeout_s: seconds that a batch may take.
         batch: most answers handed over at once.
 
@@ -40,42 +41,28 @@ class CustomVerifier:
         UserError: there is no such file, or no such function in it.
     """
 
-    uses_devices = False
-
     def __init__(self, path: str, timeout_s: float, batch: int) -> None:
         self._batch = batch
         self._name = path.rpartition(":")[2]
-        self._pool = None
-        if path:
-            task = _checked(path)
-            self._pool = KillablePool(
-                task, workers=1, timeout_s=timeout_s, patience=1, memory_mb=MEMORY_MB
-            )
+        self._pool = KillablePool(
+            _checked(path), workers=1, timeout_s=timeout_s, patience=1, memory_mb=MEMORY_MB
+        )
 
     def start(self) -> None:
         """Begin importing the file."""
-        if self._pool is not None:
-            self._pool.start()
+        self._pool.start()
 
     def begin(self, items: Sequence[Item]) -> Finish:
         """Hand the answers over in batches."""
-        if self._pool is None:
-            none = Verdict(error="no reward of one's own: set rewards.custom=FILE.py:function")
-            return lambda: [none] * len(items)
         batches = [items[i : i + self._batch] for i in range(0, len(items), self._batch)]
         waiting: list[tuple[int, Future[Outcome]]] = [
             (len(batch), self._pool.submit([_row(item) for item in batch])) for batch in batches
         ]
         return lambda: [v for n, future in waiting for v in self._verdicts(n, future.result())]
 
-    def gold_problems(self, requests: Sequence[ScoreRequest]) -> list[str | None]:
-        """Only the function knows what a good gold is."""
-        return [None] * len(requests)
-
     def close(self) -> None:
         """End the process."""
-        if self._pool is not None:
-            self._pool.close()
+        self._pool.close()
 
     def _verdicts(self, count: int, outcome: Outcome) -> list[Verdict]:
         said = outcome.value
@@ -118,19 +105,8 @@ def _checked(path: str) -> str:
 
 
 def _row(item: Item) -> dict[str, Any]:
-    request = item.request
-    return {
-        **request.extra,
-        "answer": item.answer,
-        "gt": request.gt,
-        "response": request.response,
-        "id": request.id,
-        "question": request.question,
-        "images": list(request.images),
-        "image_size": request.image_size,
-        "resized_size": request.resized_size,
-        "box_space": request.box_space,
-    }
+    row = dataclasses.asdict(item.request)
+    return {**row.pop("extra"), **row, "answer": item.answer}
 
 
 def make(setup: Setup) -> Verifier:
@@ -140,4 +116,6 @@ def make(setup: Setup) -> Verifier:
         UserError: there is no such file, or no such function in it.
     """
     settings = setup.settings
+    if not settings.custom:
+        return Missing("no reward of one's own: set rewards.custom=FILE.py:function")
     return CustomVerifier(settings.custom, settings.custom_timeout_s, settings.custom_batch)

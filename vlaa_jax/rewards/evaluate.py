@@ -24,7 +24,6 @@ EXACT = mp.mpf(10) ** -35
 """Relative difference above which exact expressions differ."""
 ROUNDED = mp.mpf("5e-7")
 """Difference of a decimal to what it is the rounding of: six decimals, or digits if tiny."""
-_LARGEST_ARGUMENT = 10**15
 _MOST_BITS = 10**7
 
 
@@ -50,24 +49,15 @@ def value_at(tree: Tree, point: int) -> Any:
     if kind == "app":
         said = ",".join(mp.nstr(value_at(part, point), 20) for part in tree[2:])
         return _drawn(f"{tree[1]}({said})", point)
-    if kind == "call":
-        return _call(tree[1], [value_at(part, point) for part in tree[2:]])
     if kind == "pow" and _is_odd_root(tree[2]):
         over, under = tree[2][1][1], tree[2][2]
         return _power(_root(value_at(tree[1], point), value_at(under, point)), mp.mpf(int(over)))
-    values = [value_at(part, point) for part in tree[1:]]
-    if kind == "neg":
-        return -values[0]
-    left, right = values
-    if kind == "add":
-        return left + right
-    if kind == "mul":
-        return left * right
-    if kind == "div":
-        if abs(right) < EXACT:
-            raise Undefined
-        return left / right
-    return _power(left, right)
+    name, parts = (tree[1], tree[2:]) if kind == "call" else (kind, tree[1:])
+    function, largest = _FUNCTIONS[name]
+    values = [value_at(part, point) for part in parts]
+    if any(abs(value) > largest for value in values):
+        raise Undefined
+    return function(*values)
 
 
 def _is_odd_root(tree: Tree) -> bool:
@@ -153,20 +143,9 @@ def _power(base: Any, exponent: Any) -> Any:
         if exponent.real <= 0 if isinstance(exponent, mp.mpc) else exponent <= 0:
             raise Undefined
         return mp.mpf(0)
-    if abs(exponent) > _LARGEST_ARGUMENT or abs(exponent * mp.log(abs(base), 2)) > _MOST_BITS:
+    if abs(exponent) > _ANGLE or abs(exponent * mp.log(abs(base), 2)) > _MOST_BITS:
         raise Undefined
     return mp.power(base, exponent)
-
-
-def _bounded(
-    function: Callable[..., Any], largest: float = _LARGEST_ARGUMENT
-) -> Callable[..., Any]:
-    def call(*arguments: Any) -> Any:
-        if any(abs(argument) > largest for argument in arguments):
-            raise Undefined
-        return function(*arguments)
-
-    return call
 
 
 def _root(radicand: Any, degree: Any) -> Any:
@@ -177,74 +156,60 @@ def _root(radicand: Any, degree: Any) -> Any:
     return _power(radicand, 1 / degree) if radicand else mp.mpf(0)
 
 
-def _log(base: Any) -> Callable[[Any], Any]:
-    def call(argument: Any) -> Any:
-        if argument == 0:
-            raise Undefined
-        return mp.log(argument) / base()
-
-    return call
-
-
-def _whole(function: Callable[..., Any]) -> Callable[..., Any]:
-    def call(*arguments: Any) -> Any:
-        if any(argument != int(argument.real) for argument in arguments):
-            raise Undefined
-        return mp.mpf(function(*(int(argument.real) for argument in arguments)))
-
-    return call
-
-
-def _inverse(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    def call(argument: Any) -> Any:
-        below = function(argument)
-        if abs(below) < EXACT:
-            raise Undefined
-        return 1 / below
-
-    return call
-
-
-def _call(name: str, arguments: list[Any]) -> Any:
-    function = _FUNCTIONS.get(name)
-    if function is None:
+def _divided(over: Any, under: Any) -> Any:
+    if abs(under) < EXACT:
         raise Undefined
-    return function(*arguments)
+    return over / under
 
 
-def _tan(argument: Any) -> Any:
-    return mp.sin(argument) * _inverse(mp.cos)(argument)
+def _log(argument: Any) -> Any:
+    if argument == 0:
+        raise Undefined
+    return mp.log(argument)
 
 
-_FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "pi": lambda: +mp.pi,
-    "e": lambda: +mp.e,
-    "i": lambda: mp.mpc(0, 1),
-    "sin": _bounded(mp.sin),
-    "cos": _bounded(mp.cos),
-    "tan": _bounded(_tan),
-    "cot": _bounded(lambda x: mp.cos(x) * _inverse(mp.sin)(x)),
-    "sec": _bounded(_inverse(mp.cos)),
-    "csc": _bounded(_inverse(mp.sin)),
-    "arcsin": _bounded(mp.asin),
-    "arccos": _bounded(mp.acos),
-    "arctan": _bounded(mp.atan),
-    "sinh": _bounded(mp.sinh, 10**5),
-    "cosh": _bounded(mp.cosh, 10**5),
-    "tanh": _bounded(mp.tanh, 10**5),
-    "exp": _bounded(mp.exp, 10**5),
-    "ln": _log(lambda: 1),
-    "log": _log(lambda: mp.log(10)),
-    "lg": _log(lambda: mp.log(10)),
-    "abs": abs,
-    "root": _root,
-    "sqrt": lambda x: _root(x, mp.mpf(2)),
-    "degrees": lambda x: x * mp.pi / 180,
-    "percent": lambda x: x / 100,
-    "factorial": _bounded(mp.factorial, 10**4),
-    "binom": _bounded(mp.binomial, 10**4),
-    "gcd": _bounded(_whole(math.gcd)),
-    "lcm": _bounded(_whole(math.lcm), 10**6),
-    "max": lambda *x: max(x),
-    "min": lambda *x: min(x),
+def _whole(value: Any) -> int:
+    if value != int(value.real):
+        raise Undefined
+    return int(value.real)
+
+
+_NO_BOUND = math.inf
+_ANGLE, _RISING = 1e15, 1e5
+_FUNCTIONS: dict[str, tuple[Callable[..., Any], float]] = {
+    "neg": (lambda x: -x, _NO_BOUND),
+    "add": (lambda x, y: x + y, _NO_BOUND),
+    "mul": (lambda x, y: x * y, _NO_BOUND),
+    "div": (_divided, _NO_BOUND),
+    "pow": (_power, _NO_BOUND),
+    "pi": (lambda: +mp.pi, _NO_BOUND),
+    "e": (lambda: +mp.e, _NO_BOUND),
+    "i": (lambda: mp.mpc(0, 1), _NO_BOUND),
+    "sin": (mp.sin, _ANGLE),
+    "cos": (mp.cos, _ANGLE),
+    "tan": (lambda x: _divided(mp.sin(x), mp.cos(x)), _ANGLE),
+    "cot": (lambda x: _divided(mp.cos(x), mp.sin(x)), _ANGLE),
+    "sec": (lambda x: _divided(1, mp.cos(x)), _ANGLE),
+    "csc": (lambda x: _divided(1, mp.sin(x)), _ANGLE),
+    "arcsin": (mp.asin, _ANGLE),
+    "arccos": (mp.acos, _ANGLE),
+    "arctan": (mp.atan, _ANGLE),
+    "sinh": (mp.sinh, _RISING),
+    "cosh": (mp.cosh, _RISING),
+    "tanh": (mp.tanh, _RISING),
+    "exp": (mp.exp, _RISING),
+    "ln": (_log, _NO_BOUND),
+    "log": (lambda x: _log(x) / mp.log(10), _NO_BOUND),
+    "lg": (lambda x: _log(x) / mp.log(10), _NO_BOUND),
+    "abs": (abs, _NO_BOUND),
+    "root": (_root, _NO_BOUND),
+    "degrees": (lambda x: x * mp.pi / 180, _NO_BOUND),
+    "percent": (lambda x: x / 100, _NO_BOUND),
+    "factorial": (mp.factorial, 1e4),
+    "binom": (mp.binomial, 1e4),
+    "gcd": (lambda *x: mp.mpf(math.gcd(*map(_whole, x))), _ANGLE),
+    "lcm": (lambda *x: mp.mpf(math.lcm(*map(_whole, x))), 1e6),
+    "max": (lambda *x: max(x), _NO_BOUND),
+    "min": (lambda *x: min(x), _NO_BOUND),
 }
+"""What each operator and function is, and the largest argument that is worth its time."""

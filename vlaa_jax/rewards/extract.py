@@ -11,7 +11,11 @@ from dataclasses import dataclass
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
 
-_END_TOKENS = re.compile(r"(?:<\|im_end\|>|<\|endoftext\|>|</s>|\s)+\Z")
+_BLOCK = r"((?:(?!</?(?:think|answer)>).)*)"
+_STRICT = re.compile(
+    rf"\s*<think>{_BLOCK}</think>\s*<answer>{_BLOCK}</answer>(?:<\|im_end\|>|<\|endoftext\|>|</s>|\s)*",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True)
@@ -62,16 +66,8 @@ def has_strict_structure(response: str) -> bool:
     White space around the blocks and end-of-turn tokens after them are allowed. This is what the
     optional explicit format term pays for; the reward itself only needs ``extract_answer``.
     """
-    text = _END_TOKENS.sub("", response).strip()
-    if not (text.startswith(THINK_OPEN) and text.endswith(ANSWER_CLOSE)):
-        return False
-    if any(text.count(tag) != 1 for tag in (THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE)):
-        return False
-    thought, _, rest = text[len(THINK_OPEN) :].partition(THINK_CLOSE)
-    rest = rest.strip()
-    if not rest.startswith(ANSWER_OPEN):
-        return False
-    return bool(thought.strip()) and bool(rest[len(ANSWER_OPEN) : -len(ANSWER_CLOSE)].strip())
+    match = _STRICT.fullmatch(response)
+    return match is not None and all(block.strip() for block in match.groups())
 
 
 def strip_answer_tags(gold: str) -> str:

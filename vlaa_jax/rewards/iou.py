@@ -22,6 +22,8 @@ NATIVE_SPACES = {"qwen2_vl": "normalized_1000", "qwen2_5_vl": "resized_pixels"}
 """The space in which a model family writes boxes by itself: Qwen2-VL 0 to 1000 of each side
 (arXiv 2409.12191), Qwen2.5-VL pixels of the image as it sees it (arXiv 2502.13923)."""
 
+_SIDES = {"normalized": 1.0, "normalized_1000": 1000.0}
+"""Width and height of the image in spaces that no size is needed for."""
 _PART = re.compile(r"\b(?:half|twice|double|triple|quarter|part|third)\b(?:\s+of)?\W*$", re.I)
 
 
@@ -71,12 +73,12 @@ def score_iou(
     space = box_space or _guess_space(targets)
     said = answer_space or space
     # Scaling an axis changes no IoU, so boxes of one space are compared where they are.
-    common = space == said
-    frame = _frame(space, image_size, resized_size) if common else (0.0, 0.0, 1.0, 1.0)
+    common = _bounds(space, image_size, resized_size) if space == said else None
 
     def place(box: Box, box_space: str) -> Box:
-        moved = box if common else to_normalized(box, box_space, image_size, resized_size)
-        return _clip(moved, frame)
+        if common is not None:
+            return _clip(box, common)
+        return _clip(to_normalized(box, box_space, image_size, resized_size), (0.0, 0.0, 1.0, 1.0))
 
     golds = [place(box, space) for box in targets]
     boxes = _committed_boxes(answer)
@@ -140,17 +142,15 @@ def iou_gold_problem(
     for box in boxes:
         if not _finite(box) or not _usable(box):
             return f"gold {gold[:60]!r} has an inverted, empty or non-finite box"
-        top = {"normalized": 1, "normalized_square": 1, "normalized_1000": 1000}.get(
-            box_space or ""
-        )
+        top = 1.0 if box_space == "normalized_square" else _SIDES.get(box_space or "")
         if top and max(map(abs, box)) > 1.5 * top:
-            return f"gold {gold[:60]!r} is not in {box_space} coordinates (0..{top})"
+            return f"gold {gold[:60]!r} is not in {box_space} coordinates (0..{top:g})"
     space = box_space or _guess_space(boxes)
     try:
-        frame = _frame(space, image_size, resized_size)
+        bounds = _bounds(space, image_size, resized_size)
     except ValueError as error:
         return str(error)
-    if not all(_usable(_clip(box, frame)) for box in boxes):
+    if not all(_usable(_clip(box, bounds)) for box in boxes):
         return f"gold {gold[:60]!r} lies outside the image ({space})"
     return None
 
@@ -205,35 +205,40 @@ def to_normalized(
     Raises:
         ValueError: the space is unknown, or the size it needs is missing.
     """
-    if space == "normalized":
-        return box
-    if space == "normalized_1000":
-        return box[0] / 1000, box[1] / 1000, box[2] / 1000, box[3] / 1000
-    if space == "original_pixels":
-        wide, high = _need(image_size, "image_size", space)
-    elif space == "resized_pixels":
-        wide, high = _need(resized_size, "resized_size", space)
-    elif space == "normalized_square":
-        wide, high = _need(image_size, "image_size", space)
-        side = max(wide, high)
-        # The picture sits in the middle of the square (LLaVA's expand2square).
-        pad_x, pad_y = (side - wide) / 2, (side - high) / 2
-        x1, y1, x2, y2 = box
-        return (
-            (x1 * side - pad_x) / wide,
-            (y1 * side - pad_y) / high,
-            (x2 * side - pad_x) / wide,
-            (y2 * side - pad_y) / high,
-        )
-    else:
+    left, top, right, bottom = _extent(space, image_size, resized_size)
+    wide, high = right - left, bottom - top
+    x1, y1, x2, y2 = box
+    return (x1 - left) / wide, (y1 - top) / high, (x2 - left) / wide, (y2 - top) / high
+
+
+def _extent(space: str, image_size: Size | None, resized_size: Size | None) -> Box:
+    """Where the image lies in a space.
+
+    Raises:
+        ValueError: the space is unknown, or the size it needs is missing.
+    """
+    if space in _SIDES:
+        return 0.0, 0.0, _SIDES[space], _SIDES[space]
+    if space not in BOX_SPACES:
         raise ValueError(f"box_space {space!r} is not one of {', '.join(BOX_SPACES)}")
-    return box[0] / wide, box[1] / high, box[2] / wide, box[3] / high
-
-
-def _need(size: Size | None, name: str, space: str) -> Size:
+    size = resized_size if space == "resized_pixels" else image_size
     if size is None or min(size) <= 0:
+        name = "resized_size" if space == "resized_pixels" else "image_size"
         raise ValueError(f"{space} boxes need {name} [width, height]")
-    return size
+    if space != "normalized_square":
+        return 0.0, 0.0, float(size[0]), float(size[1])
+    # The picture sits in the middle of the square (LLaVA's expand2square).
+    pad_x, pad_y = (0.5 - side / (2 * max(size)) for side in size)
+    return pad_x, pad_y, 1.0 - pad_x, 1.0 - pad_y
+
+
+def _bounds(space: str, image_size: Size | None, resized_size: Size | None) -> Box:
+    """What boxes are clipped to; nothing bounds the pixels of an image of unknown size."""
+    known = resized_size if space == "resized_pixels" else image_size
+    if known is not None or space in _SIDES:
+        return _extent(space, image_size, resized_size)
+    side = 1.0 if space == "normalized_square" else MAX_COORDINATE
+    return 0.0, 0.0, side, side
 
 
 def _guess_space(boxes: Sequence[Box]) -> str:
@@ -241,25 +246,8 @@ def _guess_space(boxes: Sequence[Box]) -> str:
     return "normalized" if inside else "original_pixels"
 
 
-def _frame(space: str, image_size: Size | None, resized_size: Size | None) -> Box:
-    """The image's own extent in a space; unbounded in pixels of an image of unknown size."""
-    if space in ("normalized", "normalized_1000"):
-        side = 1.0 if space == "normalized" else 1000.0
-        return 0.0, 0.0, side, side
-    if space == "normalized_square":
-        if image_size is None:
-            return 0.0, 0.0, 1.0, 1.0
-        wide, high = _need(image_size, "image_size", space)
-        pad_x, pad_y = (0.5 - size / (2 * max(wide, high)) for size in (wide, high))
-        return pad_x, pad_y, 1.0 - pad_x, 1.0 - pad_y
-    size = image_size if space == "original_pixels" else resized_size
-    if size is None:
-        return 0.0, 0.0, MAX_COORDINATE, MAX_COORDINATE
-    return 0.0, 0.0, float(size[0]), float(size[1])
-
-
-def _clip(box: Box, frame: Box) -> Box:
-    left, top, right, bottom = frame
+def _clip(box: Box, bounds: Box) -> Box:
+    left, top, right, bottom = bounds
     return (
         min(max(box[0], left), right),
         min(max(box[1], top), bottom),

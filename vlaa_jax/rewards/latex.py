@@ -10,7 +10,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 from vlaa_jax.rewards.latex_tokens import FUNCTIONS, GREEK, Unreadable, spelled_out, tokens_of
-from vlaa_jax.rewards.trees import Shape, Tree, is_plain_fraction, is_whole, pick
+from vlaa_jax.rewards.trees import MATRIX, Shape, Tree, is_plain_fraction, is_whole, pick
 
 MAX_NESTING = 70
 MAX_NUMBER = 60
@@ -19,6 +19,14 @@ MAX_NUMBER = 60
 _INVERSES = {"sin": "arcsin", "cos": "arccos", "tan": "arctan"}
 _CAPITALS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _SIGNS = frozenset({"=", "<", ">", "<=", ">=", "!=", "in"})
+_OPENING = frozenset({"(", "[", "{", "lbrace"})
+_CLOSING = frozenset({")", "]", "}", "rbrace", ""})
+_GROUPS = {"(": ")", "{": "}", "|": "|", "[": "]"}
+_BEHIND = {"!": "factorial", "°": "degrees", "%": "percent"}
+_LEVELS = {"+": 1, "-": 1, "pm": 1, "*": 2, "/": 2}
+"""How tight an operator binds; a product without signs binds tighter."""
+_OPERATORS = {"+": "add", "-": "add", "pm": "pm", "*": "mul", "/": "div"}
+_NO_FACTORS = _SIGNS | {"cup", "pm", "rbrace", "lbrace", "infty"}
 
 
 def read(text: str) -> Shape:
@@ -33,8 +41,10 @@ def read(text: str) -> Shape:
     )
     if matrix:
         rows = re.split(r"\\\\", re.sub(r"\\\\\s*$", "", matrix[2]))
-        cells = tuple(tuple(_Reader(c).only_sum() for c in row.split("&")) for row in rows)
-        return Shape("matrix", cells)
+        cells = [[_Reader(cell).cell() for cell in row.split("&")] for row in rows]
+        if all(len(row) == 1 for row in cells):
+            return Shape("tuple", tuple(cell for row in cells for cell in row), MATRIX)
+        return Shape("tuple", tuple(Shape("tuple", tuple(row), MATRIX) for row in cells), MATRIX)
     return _Reader(text).shape()
 
 
@@ -74,99 +84,81 @@ class _Reader:
 
     # -- whole answers
 
-    def only_sum(self) -> Tree:
+    def cell(self) -> Shape:
         """One expression up to the end of the text."""
-        tree = self._sum()
-        self._expect("")
-        return tree
+        return Shape("expr", (self._closed(""),))
 
     def shape(self) -> Shape:
         """Everything up to the end of the text."""
-        elements = self._elements(("",))
+        elements = self._elements()
         self._expect("")
         return elements[0] if len(elements) == 1 else Shape("list", tuple(elements))
 
-    def _elements(self, closing: tuple[str, ...]) -> list[Shape]:
+    def _elements(self) -> list[Shape]:
         elements = self._element()
         while self._try(",", ";"):
-            if self._next in closing:
+            if self._next in _CLOSING:
                 break
             elements += self._element()
         return elements
 
     def _element(self) -> list[Shape]:
-        start = self._at
-        if self._next in _CAPITALS and self._tokens[start + 1] == "(":
-            self._take()  # the name of a point
-        first = self._collection()
-        if first is None or self._next not in ("", ",", ";", "cup", "rbrace", ")", "]", "}", "="):
-            self._at = start
+        is_named = self._next in _CAPITALS and self._tokens[self._at + 1] == "("  # P(4, 7)
+        if not self._holds_list(self._at + is_named):
             return self._relation()
-        if first.kind == "tuple" and self._next == "=":  # (p, q) = (4, 7)
-            self._take()
-            second = self._collection()
-            if second is None or len(second.parts) != len(first.parts):
+        self._at += is_named
+        first = self._collection()
+        if first.kind == "tuple" and self._try("="):  # (p, q) = (4, 7)
+            names, values = first.parts, self._collection().parts
+            if len(names) != len(values) or any(p.kind != "expr" for p in (*names, *values)):
                 raise Unreadable
-            return [Shape("named", (first, second))]
+            pairs = zip(names, values, strict=True)
+            equations = (Shape("relation", n.parts + v.parts, ("=",)) for n, v in pairs)
+            return [Shape("tuple", tuple(equations), first.signs)]
         pieces = [first]
         while self._try("cup"):
-            piece = self._collection()
-            if piece is None:
-                raise Unreadable
-            pieces.append(piece)
+            pieces.append(self._collection())
         return [Shape("union", tuple(pieces)) if len(pieces) > 1 else first]
 
-    def _collection(self) -> Shape | None:
-        """A tuple, an interval or a set; None where the bracket is an ordinary parenthesis."""
-        opening, start = self._take(), self._at
-        self._depth += 1
-        if self._depth > MAX_NESTING:
+    def _collection(self) -> Shape:
+        """A tuple, an interval, a set or a list in braces."""
+        if not self._holds_list(self._at):
             raise Unreadable
-        try:
-            if opening == "lbrace" or (opening == "{" and self._has_comma()):
-                parts = self._elements(("rbrace", "}"))
-                if not self._try("rbrace", "}"):
-                    raise Unreadable
-                return Shape("set" if opening == "lbrace" else "list", tuple(parts))
-            if opening in ("(", "["):
-                parts = self._elements((")", "]"))
-                if len(parts) > 1 and self._next in (")", "]"):
-                    return Shape("tuple", tuple(parts), (opening, self._take()))
-        except Unreadable:
-            if opening not in ("(", "["):
-                raise
-        finally:
-            self._depth -= 1
-        self._at = start - 1
-        return None
+        opening = self._take()
+        self._deepen()
+        parts = tuple(self._elements())
+        closing = self._take()
+        self._depth -= 1
+        if opening in ("lbrace", "{") and closing in ("rbrace", "}"):
+            return Shape("set" if opening == "lbrace" else "list", parts)
+        if opening in ("(", "[") and closing in (")", "]") and len(parts) > 1:
+            return Shape("tuple", parts, (opening, closing))
+        raise Unreadable
 
-    def _has_comma(self) -> bool:
-        depth, at = 1, self._at
-        while depth and self._tokens[at]:
-            depth += (self._tokens[at] == "{") - (self._tokens[at] == "}")
-            if self._tokens[at] == "," and depth == 1:
+    def _holds_list(self, at: int) -> bool:
+        """Whether a bracket stands here that is no ordinary parenthesis."""
+        if self._tokens[at] not in ("(", "[", "{"):
+            return self._tokens[at] == "lbrace"
+        depth = 0
+        for token in self._tokens[at:]:
+            depth += (token in _OPENING) - (token in _CLOSING)
+            if depth == 1 and token in (",", ";"):
                 return True
-            at += 1
+            if depth <= 0:
+                return False
         return False
 
     def _relation(self) -> list[Shape]:
-        both = self._sum(pm=True)
-        parts, signs = [both], []
+        parts, signs = [self._sum(pm=True)], []
         while self._next in _SIGNS:
             sign = self._take()
-            if sign == "in":
+            if sign == "in" or self._next == "lbrace":
                 inside = self._element()
-                if (
-                    len(parts) > 1
-                    or len(inside) > 1
-                    or inside[0].kind not in ("tuple", "union", "set")
-                ):
+                kinds = [shape.kind for shape in inside]
+                if len(parts) > 1 or kinds not in (["tuple"], ["union"], ["set"]):
                     raise Unreadable
                 return [Shape("member", (parts[0], inside[0]))]
             signs.append(sign)
-            collection = self._collection() if self._next == "lbrace" else None
-            if collection is not None:
-                return [Shape("member", (parts[0], collection))]
             parts.append(self._sum(pm=True))
         if self._try(":"):
             parts[-1] = ("div", parts[-1], self._sum())
@@ -175,75 +167,54 @@ class _Reader:
             while self._try("cup"):
                 pieces += self._relation()
             return [Shape("union", tuple(pieces))]
-        if any(part[0] == "pm" for part in parts):
-            plus, minus = (tuple(pick(part, sign) for part in parts) for sign in (1, -1))
-            kind = "relation" if signs else "expr"
-            return [Shape(kind, branch, tuple(signs)) for branch in (plus, minus)]
-        return [Shape("relation" if signs else "expr", tuple(parts), tuple(signs))]
+        kind = "relation" if signs else "expr"
+        branches = (1, -1) if any(part[0] == "pm" for part in parts) else (1,)
+        return [
+            Shape(kind, tuple(pick(part, sign) for part in parts), tuple(signs))
+            for sign in branches
+        ]
 
     # -- expressions
 
-    def _sum(self, pm: bool = False) -> Tree:
-        self._depth += 1
-        if self._depth > MAX_NESTING:
-            raise Unreadable
-        tree = ("num", Fraction(0)) if self._next == "pm" else self._product()
-        while self._next in ("+", "-", "pm"):
+    def _sum(self, above: int = 0, pm: bool = False) -> Tree:
+        """The longest expression whose operators bind tighter than a level."""
+        self._deepen(above == 0)
+        starts_with_pm = above == 0 and self._next == "pm"
+        tree: Tree = ("num", Fraction(0)) if starts_with_pm else self._signed()
+        while (level := _LEVELS.get(self._next, 0)) > above:
             sign = self._take()
-            if sign == "pm":
-                if not pm or tree[0] == "pm":
-                    raise Unreadable
-                tree = ("pm", tree, self._product())
-                continue
-            term = self._product()
-            if tree[0] == "pm":
+            if tree[0] == "pm" or (sign == "pm" and not pm):
                 raise Unreadable
-            tree = ("add", tree, ("neg", term) if sign == "-" else term)
-        self._depth -= 1
-        return tree
-
-    def _product(self) -> Tree:
-        tree = self._signed()
-        while self._next in ("*", "/"):
-            if self._take() == "*":
-                tree = ("mul", tree, self._signed())
-            elif is_whole(tree[1] if tree[0] == "neg" else tree) and re.fullmatch(
-                r"\d+", self._next
-            ):
+            number = tree[1] if tree[0] == "neg" else tree
+            if sign == "/" and is_whole(number) and self._next.isdigit():
                 tree = ("div", tree, _number(self._take()))
                 if self._next == "^":
                     raise Unreadable
-                tree = self._followed(tree)
+                tree = self._juxtaposed(tree)  # 1/4x
             else:
-                tree = ("div", tree, self._signed())
-        return tree
-
-    def _followed(self, tree: Tree) -> Tree:
-        while self._starts_factor() and not self._next[0].isdigit():
-            tree = ("mul", tree, self._power())
+                term = self._sum(level)
+                tree = (_OPERATORS[sign], tree, ("neg", term) if sign == "-" else term)
+        self._depth -= above == 0
         return tree
 
     def _signed(self) -> Tree:
         minus = False
         while self._next in ("-", "+"):
             minus ^= self._take() == "-"
-        tree = self._implicit_product()
+        tree = self._juxtaposed(self._power())
         return ("neg", tree) if minus else tree
 
-    def _implicit_product(self) -> Tree:
-        tree = self._power()
-        first, count = tree, 1
+    def _juxtaposed(self, first: Tree) -> Tree:
+        """A product without signs that begins with a factor; a mixed number is a sum."""
+        tree = first
         while self._starts_factor():
             if self._next[0].isdigit():
-                if count > 1:
+                if tree is not first:
                     raise Unreadable
                 return self._mixed(tree)
             factor = self._power()
-            if count == 1 and is_whole(first) and is_plain_fraction(factor):
-                tree = ("add", tree, factor)  # a mixed number
-            else:
-                tree = ("mul", tree, factor)
-            count += 1
+            is_mixed = tree is first and is_whole(first) and is_plain_fraction(factor)
+            tree = ("add" if is_mixed else "mul", tree, factor)
         return tree
 
     def _mixed(self, whole: Tree) -> Tree:
@@ -256,33 +227,26 @@ class _Reader:
         token = self._next
         if token == "|":
             return not self._in_bars
-        if token in _SIGNS or token in ("cup", "pm", "rbrace", "lbrace", "infty"):
+        if token in _NO_FACTORS:
             return False
-        return bool(token) and (
-            token[0].isalnum() or token in ("(", "{", "\\angle", "∛") or token[0] == "\\"
-        )
+        return token[:1].isalnum() or token in ("(", "{", "∛") or token[:1] == "\\"
 
     def _power(self) -> Tree:
         tree = self._primary()
-        while self._next in ("^", "!", "°", "%"):
+        while True:
             if self._try("^"):
                 tree = ("pow", tree, self._exponent())
-            elif self._try("!"):
-                tree = ("call", "factorial", tree)
+            elif self._next in _BEHIND:
+                tree = ("call", _BEHIND[self._take()], tree)
             else:
-                tree = ("call", "degrees" if self._take() == "°" else "percent", tree)
-        return tree
+                return tree
 
     def _exponent(self) -> Tree:
-        if self._try("{"):
-            return self._closed("}")
-        if self._try("("):
-            return self._closed(")")
         minus = self._try("-")
-        token = self._next
-        tree = self._fraction() if self._try("frac") else self._primary()
-        if token[:1].isdigit() and self._next == "^":
-            tree = ("pow", tree, (self._take(), self._exponent())[1])
+        base = self._next
+        tree = self._primary()
+        if base[:1].isdigit() and self._try("^"):
+            tree = ("pow", tree, self._exponent())
         return ("neg", tree) if minus else tree
 
     def _closed(self, closing: str) -> Tree:
@@ -290,15 +254,20 @@ class _Reader:
         self._expect(closing)
         return tree
 
+    def _deepen(self, by: int = 1) -> None:
+        self._depth += by
+        if self._depth > MAX_NESTING:
+            raise Unreadable
+
     def _primary(self) -> Tree:
         token = self._take()
         if not token:
             raise Unreadable
         if token[0].isdigit() or token[0] == ".":
             return self._based(token)
-        if token in ("(", "{", "|", "["):
+        if token in _GROUPS:
             outer, self._in_bars = self._in_bars, token == "|"
-            tree = self._closed({"(": ")", "{": "}", "|": "|", "[": "]"}[token])
+            tree = self._closed(_GROUPS[token])
             self._in_bars = outer
             if token == "(" and self._next == "_" and tree[0] == "num":
                 return self._based(str(tree[1]))
@@ -320,20 +289,24 @@ class _Reader:
         raise Unreadable
 
     def _based(self, token: str) -> Tree:
-        if self._next != "_":
+        if not self._try("_"):
             return _number(token)
-        self._take()
-        inner = ""
-        if self._try("{"):
-            while self._next not in ("}", ""):
-                inner += self._take()
-            self._expect("}")
-        else:
-            inner = self._take()
-        base = {"text{two}": "2", "two": "2", "ten": "10", "eight": "8"}.get(inner, inner)
+        inner = self._subscript()
+        base = {"two": "2", "ten": "10", "eight": "8"}.get(inner, inner)
         if not base.isdigit() or not token.isdigit():
             raise Unreadable
         return ("based", token, base)
+
+    def _subscript(self) -> str:
+        piece = self._take()
+        if piece == "{":
+            piece = ""
+            while self._next not in ("}", ""):
+                piece += self._take()
+            self._expect("}")
+        if not piece:
+            raise Unreadable
+        return piece
 
     def _name(self, kind: str) -> Tree:
         """What geometry names: an angle, a triangle, a segment, a word."""
@@ -353,45 +326,30 @@ class _Reader:
     def _variable(self, token: str) -> Tree:
         if token in ("e", "i"):
             return ("call", token)
-        name = token
-        if self._try("_"):
-            piece = self._take()
-            if piece == "{":
-                piece = ""
-                while self._next not in ("}", "") and len(piece) < 20:
-                    piece += self._take()
-                self._expect("}")
-            if not piece:
-                raise Unreadable
-            name += f"_{piece}"
+        name = f"{token}_{self._subscript()}" if self._try("_") else token
         while self._try("'"):
             name += "'"
-        if token in "fghFGP" and self._next == "(":
-            return self._applied(name)
+        if token in "fghFGP" and self._try("("):
+            return ("app", name, *self._trees(")"))
         return ("var", name)
 
-    def _applied(self, name: str) -> Tree:
-        self._take()
-        arguments = [self._sum()]
+    def _trees(self, closing: str) -> list[Tree]:
+        trees = [self._sum()]
         while self._try(","):
-            arguments.append(self._sum())
-        self._expect(")")
-        return ("app", name, *arguments)
+            trees.append(self._sum())
+        self._expect(closing)
+        return trees
 
     def _argument_group(self) -> Tree:
-        if self._try("{"):
-            return self._closed("}")
-        token = self._take()
-        if token.isdigit() and len(token) > 1:  # \frac12
-            self._at -= 1
-            self._tokens[self._at] = token[1:]
-            return _number(token[0])
-        if token.isdigit():
-            return _number(token)
-        self._at -= 1
-        if token == "pi" or (len(token) == 1 and token.isalpha()) or token in ("sqrt", "frac"):
+        r"""What a command applies to: braces, a letter, another command, or one digit."""
+        token = self._next
+        if not token.isdigit():
             return self._primary()
-        raise Unreadable
+        if len(token) > 1:  # \frac12
+            self._tokens[self._at] = token[1:]
+        else:
+            self._at += 1
+        return _number(token[0])
 
     def _fraction(self) -> Tree:
         over = self._argument_group()
@@ -401,11 +359,6 @@ class _Reader:
         degree: Tree = ("num", Fraction(degree_of_name))
         if self._try("["):
             degree = self._closed("]")
-        if self._next == "(":
-            self._take()
-            return ("call", "root", self._closed(")"), degree)
-        if self._next == "{":
-            return ("call", "root", self._argument_group(), degree)
         return ("call", "root", self._primary(), degree)
 
     def _function(self, name: str) -> Tree:
@@ -425,12 +378,7 @@ class _Reader:
     def _arguments(self) -> list[Tree]:
         r"""What a function is applied to: a group, or for ``\sin 2x`` the product that follows."""
         if self._next in ("(", "{"):
-            closing = ")" if self._take() == "(" else "}"
-            found = [self._sum()]
-            while self._try(","):
-                found.append(self._sum())
-            self._expect(closing)
-            return found
+            return self._trees(_GROUPS[self._take()])
         minus = self._try("-")
         tree: Tree | None = None
         while self._starts_factor() and self._next not in FUNCTIONS - {"sqrt"}:
@@ -447,4 +395,7 @@ def _number(token: str) -> Tree:
     exponent = re.split("[eE]", token)[1:]
     if len(token) > MAX_NUMBER or (exponent and abs(int(exponent[0])) > 1000):
         raise Unreadable
-    return ("dec" if exponent or "." in token else "num", Fraction(token))
+    try:
+        return ("dec" if exponent or "." in token else "num", Fraction(token))
+    except ValueError:  # a point alone, a circled digit
+        raise Unreadable from None

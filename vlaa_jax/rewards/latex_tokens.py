@@ -37,7 +37,7 @@ _RENAMED = {
 }  # fmt: skip
 _DROPPED_NAMES = "left right big Big bigl bigr displaystyle limits quad qquad , ; : !"
 _DROPPED = frozenset(_DROPPED_NAMES.split())
-_WORDS = sorted(
+WORDS = sorted(
     {*FUNCTIONS, *_ALIASES, "pi", "theta", "alpha", "beta", "infty", "infinity", "phi", "lambda",
      "omega", "cup", "pm", "in", "lbrace", "rbrace", "frac", "mu"},
     key=len, reverse=True,
@@ -45,7 +45,7 @@ _WORDS = sorted(
 _TOKEN = re.compile(
     r"\s+|(?P<number>(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d+)(?:\.\d+)?(?:[eE][+-]?\d{1,4}(?![A-Za-z\d]))?"
     r"|\.\d+)|\\(?P<command>pi(?=[a-z](?![A-Za-z]))|[A-Za-z]+|.)"
-    rf"|(?P<word>{'|'.join(_WORDS)})|(?P<other><=|>=|!=|[A-Za-z]|.)",
+    rf"|(?P<word>{'|'.join(WORDS)})|(?P<other><=|>=|!=|[A-Za-z]|.)",
     re.DOTALL,
 )
 _RAISED = re.compile("[⁰¹²³⁴-⁹⁺⁻ⁿ]+")

@@ -14,7 +14,6 @@ from functools import lru_cache
 from typing import Any
 
 from vlaa_jax.rewards.extract import strip_answer_tags
-from vlaa_jax.rewards.gold_check import parser_problems
 from vlaa_jax.rewards.latex import shape_of
 from vlaa_jax.rewards.mcq import chosen_letter
 from vlaa_jax.rewards.pool import KillablePool, Outcome
@@ -28,7 +27,7 @@ from vlaa_jax.rewards.reading import (
 )
 from vlaa_jax.rewards.text import plain
 from vlaa_jax.rewards.verifier import Finish, Item, Setup, Verdict, Verifier, reason
-from vlaa_jax.schema import ScoreRequest
+from vlaa_jax.schema import ScoreRequest, UserError
 
 TASK = "vlaa_jax.rewards.math_judge:judge"
 """What a ``KillablePool`` runs for this verifier."""
@@ -118,15 +117,13 @@ def _looks_like(answer: Reading, gold: Reading) -> bool:
     return shape is not None and shape == shape_of(answer.latex)
 
 
-class MathVerifier:
+class MathVerifier(Verifier):
     """Compares on the host what it can, and the rest in a pool of processes.
 
     Args:
         workers: number of processes.
         timeout_s: CPU seconds that one comparison may take.
     """
-
-    uses_devices = False
 
     def __init__(self, workers: int, timeout_s: float) -> None:
         self._pool = KillablePool(TASK, workers=workers, timeout_s=timeout_s)
@@ -172,6 +169,47 @@ class MathVerifier:
     def close(self) -> None:
         """End the processes."""
         self._pool.close()
+
+
+def parser_problems(
+    pool: KillablePool, checks: Sequence[tuple[str, dict[str, Any] | None]]
+) -> list[str | None]:
+    """Why the parser cannot use each gold; None where it parses and equals itself in time.
+
+    A gold that fails, be it by a timeout or by the death of its worker, is tried once more after
+    the others and alone: what a busy machine does to one gold is not that gold's problem.
+
+    Args:
+        pool: runs ``TASK``.
+        checks: golds, each with the item that compares it with itself; None where it needs none.
+
+    Raises:
+        UserError: the pool failed, so that nothing is known about the golds.
+    """
+    problems: list[str | None] = [None] * len(checks)
+    asked = {i: pool.submit(item) for i, (_, item) in enumerate(checks) if item is not None}
+    outcomes = {i: _asked(future.result()) for i, future in asked.items()}
+    for i, outcome in outcomes.items():
+        gold, item = checks[i]
+        again = outcome.error is not None
+        problems[i] = _gold_verdict(gold, _asked(pool.submit(item).result()) if again else outcome)
+    return problems
+
+
+def _asked(outcome: Outcome) -> Outcome:
+    if outcome.pool_failed:
+        reason = " ".join((outcome.error or "the pool failed").split())
+        raise UserError(f"golds could not be checked: {reason}; run the command again")
+    return outcome
+
+
+def _gold_verdict(gold: str, outcome: Outcome) -> str | None:
+    if outcome.error is not None:
+        return f"gold {gold[:60]!r}: {outcome.error}"
+    if outcome.value.get("equal"):
+        return None
+    problem: str = outcome.value.get("gold_problem", f"gold {gold[:60]!r} is not equal to itself")
+    return problem
 
 
 def _verdict(outcome: Outcome) -> Verdict:

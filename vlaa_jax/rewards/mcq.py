@@ -1,4 +1,14 @@
-"""Multiple choice, "mcq": a commitment to one option, by letter or by text (section 4.1)."""
+r"""Multiple choice, "mcq": a commitment to one option, by letter or by text (section 4.1).
+
+    answer   =  letters alone, of one option  |  a commitment (commitment.py) to an option
+    option   =  letter, marks, its own text or nothing  |  the text of one option, its letter again
+    letter   =  in brackets (C)  |  before a point C. C) C:  |  a capital before a mark or a verb
+    mention  =  a letter that stands for an option: in brackets, before a point, a capital, or
+                behind an option word ("or c")
+
+Up to its reason an answer mentions no other option and quotes none. The article ``A``, the points
+of a figure, what is in a formula, and the letters of an equation are no mentions.
+"""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -15,49 +25,56 @@ from vlaa_jax.rewards.verifier import RuleVerifier, Setup, Verifier
 
 MAX_ANSWER = 2_000
 """Characters; a longer "choice" is an essay."""
+VERBS = (
+    "is|was|because|since|as|due|given|seems|matches|would|must|should|definitely|certainly|"
+    "surely|obviously|clearly"
+)
+"""Words before which a bare capital is an option."""
+OPTION_WORDS = (
+    "or|nor|maybe|possibly|perhaps|either|option|choice|answer|both|all of|any of|each of"
+)
+"""Words behind which a small letter is one."""
+FIGURES = (
+    "point|points|angle|angles|line|side|sides|segment|vertex|arc|chord|circle|plane|triangle|"
+    "center|centre|set|row|column|figure|vitamin|type|class|group|team"
+)
+"""Words behind which capitals name something else."""
 
 _BARE = re.compile(r"(?:[#•*→>-]\s+|→)?[(\[{<]?\s*([A-Za-z])\s*[)\]}>]?\s*[.:,;]?")
+_AND = r"(?:\W+|\s+(?:and|or|nor|then)\s+)"
+_ONLY = re.compile(rf"\W*[A-Ha-h]{{1,8}}(?:{_AND}[A-Ha-h]{{1,8}})*(?:\W+(?:and|or|nor|then))*\W*")
+"""Nothing but letters."""
+_LEAD = re.compile(
+    r"^(?:[A-Za-z]+\s+)*(?i:is|are|options?|choose|pick|select|answers?|choices?)\b(?=\W)"
+)
 _LETTER = re.compile(
-    r"[(\[{]\s*(?P<a>[A-Za-z])\s*[)\]}]|(?P<b>[A-Za-z])\s*[).:](?=\W|[A-Z\d]|$)"
-    r"|(?P<c>[A-Z])(?=\s*(?:[,;!=]|-\s|$|[\u4e00-\u9fff]))"
-    r"|(?P<d>[A-Z])(?=\s+(?:is|was|[Bb]ecause|[Ss]ince|[Aa]s|due|given|seems|matches|would|must|should|definitely|certainly|surely|obviously|clearly)\b|\s*\()"
-    r"|(?P<e>[A-Z])(?=\s)"
+    r"[(\[{]\s*([A-Za-z])\s*[)\]}]|([A-Za-z])\s*[).:](?=\W|[A-Z\d]|$)"
+    rf"|([A-Z])(?=\s*(?:[,;!=(]|-\s|$|[\u4e00-\u9fff])|\s+(?i:{VERBS})\b)"
 )
-# Another option after the first one. The article is none, nor is a point or side of a figure.
 _ARTICLE = r"A(?=\s+[a-z]{2,}|\s+\d)(?!\s+(?:and|or|is|nor|not|then|maybe)\b)"
-_FIGURE = (
-    r"(?:point|points|angle|angles|line|side|sides|segment|vertex|arc|chord|circle|plane|triangle|center"
-    r"|centre|set|row|column|figure|vitamin|type|class|group|team|∠|△|\\angle|\\triangle)\s*"
+_MENTIONS = {
+    # (C)  C)  c.  c:
+    "marked": r"(?<![\w.'\\])[(\[{]?\s*([A-Ha-h])\s*[)\]}.:](?=\W|$)",
+    # B, but not the article, and not in an equation unless marks follow it
+    "capital": rf"(?<![A-Za-z0-9_'\\])(?!{_ARTICLE})([A-H])(?![A-Za-z0-9_'])"
+    r"(?!\s*[=<>^+*/≤≥](?!.*[:)]\s))",
+    # c or
+    "offered": r"(?<![\w'\\])([a-h])(?=\s+n?or\s)",
+    # or c
+    "called": rf"(?:\b(?:{OPTION_WORDS})\b|^\s*[,;/|&-])\s*"
+    r"([b-h](?![\w'’]|\s*[\^<>+*=≤≥≠])|a(?=\s*(?:[,;/|.]|$)))",
+}
+"""What stands for an option, by kind; the last only beside an option that was said."""
+_CLEARLY = re.compile("|".join(list(_MENTIONS.values())[:-1]))
+_MENTION = re.compile("|".join(_MENTIONS.values()))
+_NO_MENTION = re.compile(
+    rf"(?i:(?:{FIGURES}|∠|△|\\angle|\\triangle)\s*(?:[A-Z]\b(?:\s*(?:,|and|to|or)\s*)?)+)"
+    r"|\b[a-zA-Z]+\([^()]{1,20}\)|[(\[](?=[^()\[\]]*[,+*^-])[^()\[\]:;]*[)\]]"
+    r"|(?<![\w.])(?:e\.g|i\.e|a\.k\.a)\.(?!\w)"
 )
-_SMALL_ROW = re.compile(
-    r"(?:\b(?:is|are|be|answers?|options?|choices?|choose|pick|select)\s*:?|^)\W*"
-    r"(?:[a-h]|[A-H]{1,4})[\s,/;|]+(?:(?:or|and)[\s,]+)?(?:[a-h]|[A-H]{1,4})(?![\w'])"
-)
-"""Letters in a row where an option is named, as ``the answer is a b``, ``a BC`` or ``a, or c``."""
-_CAPITAL = re.compile(
-    rf"(?<![A-Za-z0-9_\\'])(?!{_ARTICLE})([A-H])(?![A-Za-z0-9_'])(?!\s*[=<>^+*/≤≥](?!.*[:)]\s))"
-)
-_NAMED = re.compile(rf"{_FIGURE}(?:[A-Z]\b(?:\s*(?:,|and|to|or)\s*)?)+", re.IGNORECASE)
-_RUN = re.compile(r"(?<![\w\\])[A-H]{2,8}(?!\w)")
-_SMALL = re.compile(
-    r"(?:^|(?<=[\s,;/|&=+-]))\(?([a-h])\)(?=\W|$)|(?<![\w\\])[(\[{]\s*([a-h])\s*[)\]}]"
-    r"|(?:\b(?:or|nor|maybe|possibly|perhaps|either|option|choice|answer)\b|^\s*[,;/|&-]?)\s*"
-    r"([b-h])(?![\w'’]|\s*[\^<>+*=≤≥≠])|(?:^|\s)([a-h])[.:](?=\s*\S)|\b(?:or|nor)\s+(a)\s*\W?$"
-)
-_MARKS = re.compile(r"^(?:[\s.,:;=]|-(?!\d|\\|\.))+")
+"""Names of a figure, formulas, abbreviations."""
+_MARKS = re.compile(r"(?:[\s.,:;=]|-(?!\d|\\|\.))*")
 _VALUE = re.compile(r"[-+\d.($\\€£¥√π∠]|(?:sqrt|pi)\b|[a-z]\s*=|(?:minus|negative)\b")
-_MARKED = re.compile(r"(?<![\w.'])[(\[]?[a-h][)\].:](?=\W|$)")
-_CHAIN = re.compile(
-    r"^\W*(?:(?:all|both|each|any)\s+(?:of\s+)?)?[a-h](?:(?:\W+|\s+(?:and|or|nor|then)\s+)[a-h])*(?:\W+(?:and|or|nor|then))*\W*$",
-)
-_ONLY = re.compile(
-    r"^(?P<lead>(?:[A-Za-z]+\s+)*(?i:is|are|options?|choose|pick|select|answers?|choices?)\b)?"
-    r"(?P<said>\W*[A-Ha-h]{1,8}(?:(?:\W+|\s+(?:and|or|nor|then)\s+)[A-Ha-h]{1,8})*"
-    r"(?:\W+(?:and|or|nor|then))*\W*)$"
-)
-"""Nothing but letters, behind a lead or not."""
-_ABBREVIATION = re.compile(r"(?<![\w.])(?:e\.g|i\.e|a\.k\.a)\.(?!\w)", re.IGNORECASE)
-_FORMULA = re.compile(r"\b[a-zA-Z]+\([^()]{1,20}\)|[(\[](?=[^()\[\]]*[,+*^-])[^()\[\]:;]*[)\]]")
 _OPTION_LINE = re.compile(r"^\s*[(\[]?([A-Z])\s*[)\].:、]\s*(\S.*?)\s*$", re.MULTILINE)
 _OPTION_INLINE = re.compile(r"(?:^|[\s,;])[(\[]?([A-Z])\s*[)\].:](?=\s|[^\sA-Za-z])")
 _UNIT_FOLLOWS = re.compile(rf"\s*(?!in\s)(?:{UNIT.pattern})(?=\W|$)")
@@ -109,11 +126,11 @@ def chosen_letter(answer: str, options: Mapping[str, str] | None = None) -> str 
         return bare[1].upper()
     chooser = _Chooser(options or {})
     named = _option_with(text, chooser.options)
-    only = _ONLY.fullmatch(text)
-    if named or (only and not only["lead"]):
+    if named or _ONLY.fullmatch(text):
         return named
-    if only and len(_letters(only["said"]) - {"A"}) > 1:
-        return _option_with(only["said"].strip(" :."), chooser.options)
+    said = _LEAD.sub("", text)
+    if _ONLY.fullmatch(said) and len(_letters(said) - {"A"}) > 1:
+        return _option_with(said.strip(" :."), chooser.options)
     return commit(text, chooser.read, chooser.rivals)
 
 
@@ -126,67 +143,55 @@ class _Chooser:
     def read(self, text: str, start: int) -> Iterator[tuple[str, int]]:
         """Options that may be named at a place: by text, then by letter."""
         if self.options:
-            ends = [match.start() for match in _ENDS.finditer(text, start + 1)]
-            for end in [len(text), *reversed(ends[:8])]:
-                named = _option_with(text[start:end], self.options)
-                if named and not _UNIT_FOLLOWS.match(text, end):
-                    again = re.match(
-                        rf"[\s,.]*(?:[(\[]\s*{named}\s*[)\]]|{named}(?=\W*$))", text[end:]
-                    )
-                    yield named, end + (again.end() if again else 0)
+            yield from self._read_text(text, start)
         bare = _BARE.fullmatch(text, start)
         if bare and (start or bare[1].isupper()):
             yield bare[1].upper(), len(text)
         match = _LETTER.match(text, start)
-        if not match:
-            return
-        said = next(group for group in match.groups() if group)  # the letter
-        letter, rest = said.upper(), text[match.end() :]
-        if match["e"] and not self._is_own(letter, rest):
-            return
-        if self._contradicts(letter, rest, said.islower()):
-            return
-        yield letter, match.end() + self._own_length(letter, rest)
+        said = match[match.lastindex or 0] if match else text[start : start + 1]
+        letter, end = said.upper(), match.end() if match else start + 1
+        marks = _MARKS.match(text, end)
+        rest = marks.end() if marks else end
+        if self._is_own(letter, text[rest:]):
+            if match or ("A" <= said <= "Z" and rest > end):  # "B 30°" needs no mark
+                yield letter, len(text)
+        elif match:
+            own = self.options.get(letter, "").rstrip(".")
+            if own and text[rest:].casefold().startswith(own.casefold()):
+                end = rest = rest + len(own)
+            if not self._contradicts(letter, text[end:]):
+                yield letter, rest
 
     def rivals(self, text: str) -> bool:
         """Whether a piece of text names an option."""
-        text = _FORMULA.sub(" ", _NAMED.sub(" ", text))
-        found = (_CAPITAL.search(text), _MARKED.search(text), _SMALL_ROW.search(text))
-        return any(found) or self._quotes_other(text, "")
+        text = _NO_MENTION.sub(" ", text)
+        return _CLEARLY.search(text) is not None or self._quotes_other(text, "")
 
-    def _is_own(self, letter: str, rest: str) -> bool:
+    def _read_text(self, text: str, start: int) -> Iterator[tuple[str, int]]:
+        ends = [match.start() for match in _ENDS.finditer(text, start + 1)]
+        for end in [len(text), *reversed(ends[:8])]:
+            named = _option_with(text[start:end], self.options)
+            if named and not _UNIT_FOLLOWS.match(text, end):
+                again = re.compile(rf"[\s,.]*(?:[(\[]\s*{named}\s*[)\]]|{named}(?=\W*$))")
+                match = again.match(text, end)
+                yield named, match.end() if match else end
+
+    def _is_own(self, letter: str, said: str) -> bool:
         own = self.options.get(letter, "")
-        return bool(own) and _same(_MARKS.sub("", rest).strip(" .,:;()[]") or "-", own)
+        said = said.strip(" .,:;()[]") or "-"
+        return bool(own) and any(alike(said, own) for alike in (_same_words, _same_value))
 
-    def _own_length(self, letter: str, rest: str) -> int:
-        """Characters of the letter's own text at the head of what follows it, marks included."""
-        if self._is_own(letter, rest):
-            return len(rest)
-        marks = len(rest) - len(_MARKS.sub("", rest))
-        own = self.options.get(letter, "").rstrip(".")
-        if own and rest[marks:].casefold().startswith(own.casefold()):
-            return marks + len(own)
-        return marks
-
-    def _contradicts(self, letter: str, rest: str, is_small: bool) -> bool:
+    def _contradicts(self, letter: str, rest: str) -> bool:
         """Whether what follows a letter names another option, by letter or by text."""
-        said = _MARKS.sub("", rest).strip(" .,:;")
-        if not said or self._is_own(letter, rest):
-            return False
-        named = _option_with(said.strip("()[]. "), self.options)
+        named = _option_with(_MARKS.sub("", rest, count=1).strip("()[].,:; "), self.options)
         if named:
             return named != letter
-        bare = _FORMULA.sub(" ", _ABBREVIATION.sub(" ", rest))
-        if _ONLY.fullmatch(rest) or (_CHAIN.fullmatch(rest) and is_small):
-            return _letters(rest) != {letter}
-        every = set(self.options) or set("ABCD")
-        runs = {frozenset(run) for run in _RUN.findall(rest)}
-        if any(every <= run | {letter} for run in runs) or _lists_all(rest, every, letter):
-            return True
-        others = {group.upper() for m in _SMALL.finditer(bare) for group in m.groups() if group}
-        if (is_small or others - {"A"}) and others - {letter}:
-            return True
-        return self._quotes_other(before_reason(rest), letter)
+        said = before_reason(rest)
+        if _ONLY.fullmatch(said):
+            return _letters(said) != {letter}
+        found = _MENTION.finditer(_NO_MENTION.sub(" ", said))
+        others = {match[match.lastindex or 0].upper() for match in found} - {letter}
+        return bool(others) or self._quotes_other(said, letter)
 
     def _quotes_other(self, rest: str, letter: str) -> bool:
         said, own = _plain(rest), _plain(self.options.get(letter, ""))
@@ -200,12 +205,6 @@ class _Chooser:
 
 def _letters(text: str) -> set[str]:
     return set(re.findall("[A-H]", text.upper()))
-
-
-def _lists_all(rest: str, every: set[str], letter: str) -> bool:
-    """``all of a, b, c, d``, but not ``since a, b, c, d > 0``."""
-    listed = re.search(r"\b(?:all|any|each) (?:of )?((?:[a-h](?:, | and |,? or )?){2,})\b", rest)
-    return listed is not None and every <= _letters(listed[1]) | {letter}
 
 
 @lru_cache(maxsize=4096)  # a question is asked of a whole group of answers
@@ -253,10 +252,6 @@ def _option_with(text: str, options: Mapping[str, str]) -> str | None:
         if found:
             return found[0] if len(found) == 1 else None
     return None
-
-
-def _same(left: str, right: str) -> bool:
-    return _same_words(left, right) or _same_value(left, right)
 
 
 def _same_words(left: str, right: str) -> bool:

@@ -5,13 +5,14 @@ broken is not wrong    a scorer that fails yields NaN with a reason, never 0
 raw before shaped      ``parts["raw"]`` is the verifier's word; options are added on top
 """
 
+import functools
 import importlib
 import math
 from collections.abc import Hashable, Mapping, Sequence
 
 from vlaa_jax.rewards.extract import extract_answer, has_strict_structure
 from vlaa_jax.rewards.metrics import check_failed, reward_metrics
-from vlaa_jax.rewards.open_ended import OpenEndedScorer
+from vlaa_jax.rewards.open_ended import AnswerScorer
 from vlaa_jax.rewards.shaping import overlong_penalty, repetition_penalty
 from vlaa_jax.rewards.verifier import Finish, Item, Setup, Verdict, Verifier, reason
 from vlaa_jax.schema import VERIFIER_TYPES, Score, ScoreRequest, UserError
@@ -45,7 +46,7 @@ class MixedReward:
     """
 
     def __init__(
-        self, settings: RewardSettings | None = None, open_ended: OpenEndedScorer | None = None
+        self, settings: RewardSettings | None = None, open_ended: AnswerScorer | None = None
     ) -> None:
         self.settings = settings or RewardSettings()
         self._verifiers = make_verifiers(Setup(self.settings, open_ended))
@@ -199,14 +200,13 @@ def _by_type(requests: Sequence[ScoreRequest]) -> Mapping[str, list[int]]:
 def _guarded(verifier: Verifier, items: Sequence[Item]) -> Finish:
     """Begin a batch; whatever a verifier raises is a failure of its items and of no others."""
 
-    def failed(error: Exception) -> list[Verdict]:
-        return [Verdict(error=reason(error))] * len(items)
+    def raising(error: Exception) -> list[Verdict]:
+        raise error
 
     try:
         finish = verifier.begin(items)
     except Exception as error:
-        verdicts = failed(error)
-        return lambda: verdicts
+        finish = functools.partial(raising, error)
 
     def finished() -> list[Verdict]:
         try:
@@ -214,7 +214,7 @@ def _guarded(verifier: Verifier, items: Sequence[Item]) -> Finish:
             if len(verdicts) != len(items):
                 raise ValueError(f"{len(items)} answers, but {len(verdicts)} verdicts")
         except Exception as error:
-            return failed(error)
+            verdicts = [Verdict(error=reason(error))] * len(items)
         return [_sound(verdict) for verdict in verdicts]
 
     return finished

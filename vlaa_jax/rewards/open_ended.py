@@ -7,30 +7,21 @@ good as the reference earns 0. Only the answer text is scored, never the thinkin
 
 import hashlib
 import math
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Protocol
 
 from vlaa_jax.foreign import MAX_IMAGE_BYTES, read_bytes
-from vlaa_jax.rewards import similarity
-from vlaa_jax.rewards.verifier import Finish, Item, Setup, Verdict, Verifier, reason
-from vlaa_jax.schema import ScoreRequest
+from vlaa_jax.rewards.similarity import BASELINE, SCALE, text_similarity
+from vlaa_jax.rewards.verifier import Finish, Item, Missing, Setup, Verdict, Verifier, reason
+from vlaa_jax.schema import UserError
+from vlaa_jax.settings.rewards import OPEN_ENDED_BACKENDS, RewardSettings
 
 MAX_ANSWER = 20_000
 """Characters of an answer that are sent to a scorer; a longer one is refused with reward 0."""
-
-
-@dataclass(frozen=True)
-class OpenItem:
-    """One question with the answer to judge and the reference to beat."""
-
-    question: str
-    answer: str
-    reference: str
-    images: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -40,6 +31,8 @@ class AnswerItem:
     question: str
     answer: str
     images: tuple[str, ...] = ()
+    reference: str | None = None
+    """What the answer has to beat; None for the reference itself."""
 
 
 @dataclass(frozen=True)
@@ -50,48 +43,28 @@ class Judged:
     error: str | None = None
 
 
-@dataclass(frozen=True)
-class Margin:
-    """S(response) and S(reference), or why they are unknown."""
-
-    response: float = math.nan
-    reference: float = math.nan
-    error: str | None = None
-
-
-class OpenEndedScorer(Protocol):
-    """A source of S. Must not raise for a single item: failures are ``Margin(error=...)``."""
+class AnswerScorer(ABC):
+    """A source of S: a reward-model server, a judge, a reward head."""
 
     name: str
-    uses_devices: bool
-    """Whether it computes on the trainer's devices."""
-
-    def margins(self, items: Sequence[OpenItem]) -> list[Margin]:
-        """One Margin per item, in order. Blocking; called from one thread at a time."""
-        ...
-
-    def close(self) -> None:
-        """Release connections or devices."""
-        ...
-
-
-class AnswerScorer(Protocol):
-    """Scores single texts: a reward-model server, a judge, a reward head."""
-
-    name: str
-    uses_devices: bool
+    uses_devices: bool = False
     """Whether it computes on the trainer's devices."""
     identity: str
     """Everything but the item that a score depends on (address, model, rubric): part of the cache
     key."""
+    sees_images: bool = True
+    sees_reference: bool = False
+    """What else of an item a score depends on."""
 
-    def score_answers(self, items: Sequence[AnswerItem]) -> list[Judged]:
-        """One Judged per item, in order."""
-        ...
+    @abstractmethod
+    def score_answers(self, items: Sequence[AnswerItem]) -> Sequence[Judged]:
+        """One Judged per item, in order; a score that is not finite counts as failed.
 
-    def close(self) -> None:
+        Blocking; called from one thread at a time.
+        """
+
+    def close(self) -> None:  # noqa: B027
         """Release connections or devices."""
-        ...
 
 
 def reference_reward(response: float, reference: float, beta: float = 0.2) -> float:
@@ -111,91 +84,57 @@ def reference_reward(response: float, reference: float, beta: float = 0.2) -> fl
     return -math.expm1(-beta * gap) if gap > 0 else 0.0
 
 
-class TextSimilarityScorer:
+class TextSimilarityScorer(AnswerScorer):
     """The offline backend; see ``similarity`` for what it is not.
 
     S(response) = SCALE * similarity(answer, gold), S(reference) = SCALE * BASELINE. The reference
     is not scored against itself: it would be unbeatable.
     """
 
-    name = "text_similarity"
-    uses_devices = False
+    name = identity = "text_similarity"
+    sees_images, sees_reference = False, True
 
-    def margins(self, items: Sequence[OpenItem]) -> list[Margin]:
+    def score_answers(self, items: Sequence[AnswerItem]) -> list[Judged]:
         """Score on the calling thread; never fails."""
         return [
-            Margin(
-                similarity.SCALE * similarity.text_similarity(item.answer, item.reference),
-                similarity.SCALE * similarity.BASELINE,
+            Judged(
+                SCALE * BASELINE
+                if item.reference is None
+                else SCALE * text_similarity(item.answer, item.reference)
             )
             for item in items
         ]
 
-    def close(self) -> None:
-        """Nothing to release."""
 
-
-class ReferenceScorer:
-    """Makes margins from an ``AnswerScorer``: equal texts are asked once and remembered.
+class RememberedScores:
+    """Asks an ``AnswerScorer``; equal texts are asked once and remembered.
 
     The reference of a question is shared by the whole group of completions and by every epoch, so
     most of the work for S(reference) is done once. Failures are not remembered.
 
     Args:
         scorer: where scores come from.
-        cache_entries: scores kept, least recently used first out; 0 keeps none between calls.
+        entries: scores kept, least recently used first out; 0 keeps none between calls.
     """
 
-    def __init__(self, scorer: AnswerScorer, cache_entries: int = 100_000) -> None:
-        self.name = scorer.name
-        self.uses_devices = scorer.uses_devices
+    def __init__(self, scorer: AnswerScorer, entries: int) -> None:
         self._scorer = scorer
-        self._capacity = cache_entries
+        self._capacity = entries
         self._cache: OrderedDict[str, float] = OrderedDict()
         self._digests: dict[tuple[str, int, int], str] = {}
 
-    def margins(self, items: Sequence[OpenItem]) -> list[Margin]:
-        """One Margin per item, in order; an item whose images cannot be read fails by itself."""
-        pairs = [
-            (
-                AnswerItem(item.question, item.answer, item.images),
-                AnswerItem(item.question, item.reference, item.images),
-            )
-            for item in items
-        ]
-        judged = self._judge([text for pair in pairs for text in pair])
-        return [_margin(judged[2 * i], judged[2 * i + 1]) for i in range(len(pairs))]
-
-    def close(self) -> None:
-        """Close the scorer."""
-        self._scorer.close()
-
-    def _judge(self, texts: Sequence[AnswerItem]) -> list[Judged]:
-        keys: list[str | None] = []
-        known: dict[str, Judged] = {}
-        asked: dict[str, AnswerItem] = {}
-        unread: dict[int, Judged] = {}
-        for index, text in enumerate(texts):
-            try:
-                key = self._key(text)
-            except (OSError, ValueError) as error:  # ValueError: a path with a null character
-                reason = " ".join(str(getattr(error, "strerror", None) or error).split())
-                names = ", ".join(map(repr, text.images))[:200]
-                keys.append(None)
-                unread[index] = Judged(error=f"image {names}: {reason}")
-                continue
-            keys.append(key)
-            if key in self._cache:
-                self._cache.move_to_end(key)
-                known[key] = Judged(self._cache[key])
-            else:
-                asked[key] = text
-        if asked:
-            known.update(self._ask(asked))
-        return [unread[i] if key is None else known[key] for i, key in enumerate(keys)]
+    def judge(self, texts: Sequence[AnswerItem]) -> list[Judged]:
+        """One Judged per text, in order; one whose images cannot be read fails by itself."""
+        keys = [self._key(text) for text in texts]
+        named = [(key, text) for key, text in zip(keys, texts, strict=True) if isinstance(key, str)]
+        known = {key: Judged(self._cache[key]) for key, _ in named if key in self._cache}
+        for key in known:
+            self._cache.move_to_end(key)
+        known |= self._ask({key: text for key, text in named if key not in known})
+        return [key if isinstance(key, Judged) else known[key] for key in keys]
 
     def _ask(self, asked: dict[str, AnswerItem]) -> dict[str, Judged]:
-        replies = self._scorer.score_answers(list(asked.values()))
+        replies = self._scorer.score_answers(list(asked.values())) if asked else []
         if len(replies) != len(asked):
             raise ValueError(f"{len(asked)} texts were sent, {len(replies)} scores came back")
         known = {}
@@ -209,9 +148,17 @@ class ReferenceScorer:
             self._cache.popitem(last=False)
         return known
 
-    def _key(self, text: AnswerItem) -> str:
-        parts = [self._scorer.identity, text.question, text.answer]
-        return _digest([*parts, *(self._image_digest(path) for path in text.images)])
+    def _key(self, text: AnswerItem) -> str | Judged:
+        """What a score is remembered under; why there is none where an image cannot be read."""
+        try:
+            seen = text.images if self._scorer.sees_images else ()
+            images = [self._image_digest(path) for path in seen]
+        except (OSError, ValueError) as error:  # ValueError: a path with a null character
+            said = " ".join(str(getattr(error, "strerror", None) or error).split())
+            names = ", ".join(map(repr, text.images))[:200]
+            return Judged(error=f"image {names}: {said}")
+        beside = repr(text.reference) if self._scorer.sees_reference else ""
+        return _digest([self._scorer.identity, text.question, text.answer, beside, *images])
 
     def _image_digest(self, path: str) -> str:
         stat = Path(path).stat()
@@ -221,80 +168,63 @@ class ReferenceScorer:
         return self._digests[key]
 
 
-class OpenEndedVerifier:
+class OpenEndedVerifier(Verifier):
     """Pays for beating the reference, by the scores of a backend.
 
     Args:
-        backend: where S comes from; None: nothing was chosen, so no answer has a score.
+        scorer: where S comes from.
         beta: smoothing per point of S.
+        cache_entries: scores that are remembered.
     """
 
-    def __init__(self, backend: OpenEndedScorer | None, beta: float) -> None:
-        self._backend, self._beta = backend, beta
+    def __init__(self, scorer: AnswerScorer, beta: float, cache_entries: int) -> None:
+        self._scorer, self._beta = scorer, beta
+        self._scores = RememberedScores(scorer, cache_entries)
         self._lock = Lock()
-
-    @property
-    def uses_devices(self) -> bool:
-        """Whether the backend does."""
-        return self._backend is not None and self._backend.uses_devices
-
-    def start(self) -> None:
-        """Nothing to start."""
+        self.uses_devices = scorer.uses_devices
 
     def begin(self, items: Sequence[Item]) -> Finish:
         """Ask the backend when asked to finish: it is called from one thread at a time."""
         return lambda: self._finish(items)
 
-    def gold_problems(self, requests: Sequence[ScoreRequest]) -> list[str | None]:
-        """Any text can be a reference."""
-        return [None] * len(requests)
-
     def close(self) -> None:
         """Close the backend."""
-        if self._backend is not None:
-            self._backend.close()
+        self._scorer.close()
 
     def _finish(self, items: Sequence[Item]) -> list[Verdict]:
         verdicts = [self._refused(item) for item in items]
-        asked = [i for i, verdict in enumerate(verdicts) if verdict is None]
-        if asked and self._backend is not None:
-            for i, margin in zip(asked, self._margins(self._backend, items, asked), strict=True):
-                verdicts[i] = self._verdict(self._backend.name, margin)
-        return [verdict or Verdict(0.0) for verdict in verdicts]
+        asked = [item for item, verdict in zip(items, verdicts, strict=True) if verdict is None]
+        found = iter(self._asked(asked))
+        return [verdict or next(found) for verdict in verdicts]
 
     def _refused(self, item: Item) -> Verdict | None:
         """The verdict on an answer that no backend is asked about."""
         if not item.request.gt.strip():
             return Verdict(error="gold is empty")
-        if self._backend is None:
-            return Verdict(error="no open-ended backend: choose rewards.open_ended")
         return Verdict(0.0) if len(item.answer) > MAX_ANSWER else None
 
-    def _margins(
-        self, backend: OpenEndedScorer, items: Sequence[Item], asked: Sequence[int]
-    ) -> list[Margin]:
-        requests = [items[i].request for i in asked]
-        texts = [
-            OpenItem(request.question, items[i].answer, request.gt, request.images)
-            for i, request in zip(asked, requests, strict=True)
-        ]
+    def _asked(self, items: Sequence[Item]) -> list[Verdict]:
+        texts = []
+        for item in items:
+            asked = item.request
+            texts.append(AnswerItem(asked.question, item.answer, asked.images, asked.gt))
+            texts.append(AnswerItem(asked.question, asked.gt, asked.images))
+        if not texts:
+            return []
         try:
             with self._lock:
-                margins = backend.margins(texts)
-            if len(margins) != len(texts):
-                raise ValueError(f"{len(texts)} answers were sent, {len(margins)} scores came back")
+                judged = iter(self._scores.judge(texts))
         except Exception as error:
-            return [Margin(error=reason(error))] * len(texts)
-        return margins
+            return [Verdict(error=f"{self._scorer.name}: {reason(error)}")] * len(items)
+        pairs = zip(judged, judged, strict=True)
+        return [self._verdict(self._scorer.name, *pair) for pair in pairs]
 
-    def _verdict(self, name: str, margin: Margin) -> Verdict:
-        if margin.error is not None:
-            return Verdict(error=f"{name}: {margin.error}")
-        try:
-            reward = reference_reward(margin.response, margin.reference, self._beta)
-        except ValueError as error:
-            return Verdict(error=f"{name}: {error}")
-        parts = {"response_score": margin.response, "reference_score": margin.reference}
+    def _verdict(self, name: str, response: Judged, reference: Judged) -> Verdict:
+        for said, of in ((response, ""), (reference, "reference: ")):
+            if said.error is not None:
+                return Verdict(error=f"{name}: {of}{said.error}")
+        reward = reference_reward(response.score, reference.score, self._beta)
+        parts = {"response_score": response.score, "reference_score": reference.score}
         return Verdict(reward, parts=parts)
 
 
@@ -304,10 +234,37 @@ def make(setup: Setup) -> Verifier:
     Raises:
         UserError: the settings name a backend that cannot be made from them.
     """
-    from vlaa_jax.rewards.backends import make_open_ended  # it imports this module
+    settings = setup.settings
+    scorer = setup.open_ended or make_scorer(settings)
+    if scorer is None:
+        return Missing("no open-ended backend: choose rewards.open_ended")
+    return OpenEndedVerifier(scorer, settings.beta, settings.cache_entries)
 
-    backend = setup.open_ended or make_open_ended(setup.settings)
-    return OpenEndedVerifier(backend, setup.settings.beta)
+
+def make_scorer(settings: RewardSettings) -> AnswerScorer | None:
+    """The backend these settings describe; None for ``none``.
+
+    Raises:
+        UserError: the backend needs something that is not set.
+    """
+    chosen = settings.open_ended
+    if chosen == "none":
+        return None
+    if chosen == "text_similarity":
+        return TextSimilarityScorer()
+    if chosen == "reward_head":
+        raise UserError(
+            "rewards.open_ended is 'reward_head': only a training run loads one; choose "
+            + ", ".join(name for name in OPEN_ENDED_BACKENDS if name not in ("none", chosen))
+        )
+    for name in ("endpoint_url", "endpoint_model"):
+        if not getattr(settings, name) and (chosen == "chat_judge" or name != "endpoint_model"):
+            raise UserError(f"rewards.open_ended is {chosen!r}: set rewards.{name}")
+    # Imported here: an HTTP client takes longer to import than all rules together.
+    from vlaa_jax.rewards.chat_judge import ChatJudge
+    from vlaa_jax.rewards.score_endpoint import ScoreEndpoint
+
+    return ChatJudge(settings) if chosen == "chat_judge" else ScoreEndpoint(settings)
 
 
 def _digest(parts: Iterable[str]) -> str:
@@ -315,11 +272,3 @@ def _digest(parts: Iterable[str]) -> str:
     data = [part.encode(errors="surrogatepass") for part in parts]
     framed = b"".join(len(part).to_bytes(8, "big") + part for part in data)
     return hashlib.sha256(framed).hexdigest()
-
-
-def _margin(response: Judged, reference: Judged) -> Margin:
-    if response.error is not None:
-        return Margin(error=response.error)
-    if reference.error is not None:
-        return Margin(error=f"reference: {reference.error}")
-    return Margin(response.score, reference.score)

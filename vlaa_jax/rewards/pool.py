@@ -9,20 +9,20 @@ process behind: not on ``close``, not at exit, not on Ctrl-C, and not when this 
 import contextlib
 import json
 import os
-import selectors
+import queue
 import socket
 import subprocess
 import sys
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from vlaa_jax.rewards import worker as protocol
+START_PAUSE_S = 0.05
+"""Before a task for which no process could be started is left to another worker."""
 
 
 @dataclass(frozen=True)
@@ -36,30 +36,18 @@ class Outcome:
     """The error is not the task's: no process for it, or a pool that broke or is closed."""
 
 
-@dataclass
-class _Job:
+class _Job(NamedTuple):
     line: bytes
-    timeout_s: float
     future: "Future[Outcome]"
 
 
-@dataclass(eq=False)
-class _Worker:
-    pid: int
-    channel: socket.socket
-    job: _Job | None = None
-    deadline: float = 0.0
-    """When to look next whether it overran, by the monotonic clock."""
-    last: float = 0.0
-    """When it overran in any case."""
-    used_s: float = 0.0
-    """CPU seconds before its task."""
-    reply: bytearray = field(default_factory=bytearray)
-    done: int = 0
-
-
-class _ForkError(Exception):
-    """The nursery could not start a process."""
+class _Terms(NamedTuple):
+    task: str
+    workers: int
+    timeout_s: float
+    patience: float
+    memory_mb: int
+    recycle_after: int
 
 
 class KillablePool:
@@ -87,22 +75,25 @@ class KillablePool:
     ) -> None:
         if workers < 1 or not timeout_s > 0 or not patience >= 1:
             raise ValueError("a pool needs at least one worker and a timeout above 0 seconds")
-        self.workers = workers
-        self.timeout_s = timeout_s
-        self._dispatcher = _Dispatcher(task, workers, patience, memory_mb, recycle_after)
-        self._finalizer = weakref.finalize(self, self._dispatcher.close)
+        terms = _Terms(task, workers, timeout_s, patience, memory_mb, recycle_after)
+        self._crew = _Crew(terms)
+        self._finalizer = weakref.finalize(self, self._crew.close)
 
     def start(self) -> None:
         """Start the processes now, in the background, rather than with the first task."""
-        self._dispatcher.start()
+        self._crew.start()
 
-    def submit(self, item: Any, timeout_s: float | None = None) -> "Future[Outcome]":
+    def submit(self, item: Any) -> "Future[Outcome]":
         """Queue one JSON-able item; the future always resolves to an Outcome."""
-        return self._dispatcher.submit(item, timeout_s or self.timeout_s)
+        job = _Job(json.dumps(item).encode() + b"\n", Future())
+        job.future.set_running_or_notify_cancel()
+        self._crew.start()
+        self._crew.queue(job)
+        return job.future
 
-    def map(self, items: Iterable[Any], timeout_s: float | None = None) -> list[Outcome]:
+    def map(self, items: Iterable[Any]) -> list[Outcome]:
         """Outcomes of all items, in their order. Blocks; callable from any thread."""
-        futures = [self.submit(item, timeout_s) for item in items]
+        futures = [self.submit(item) for item in items]
         return [future.result() for future in futures]
 
     def close(self) -> None:
@@ -116,90 +107,132 @@ class KillablePool:
         self.close()
 
 
-class _Dispatcher:
-    """One thread that owns the nursery and all workers; everyone else only queues jobs."""
+class _Crew:
+    """A thread for each worker. It holds no pool, so that one nobody uses any more is closed."""
 
-    def __init__(
-        self, task: str, workers: int, patience: float, memory_mb: int, recycle_after: int
-    ) -> None:
-        self._patience = patience
-        self._task, self._size = task, workers
-        self._memory_mb, self._recycle_after = memory_mb, recycle_after
-        self._jobs: deque[_Job] = deque()
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._closing = False
-        self._reason = "the pool is closed"
+    def __init__(self, terms: _Terms) -> None:
+        self._terms = terms
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()  # of all below; who holds it does not wait
+        self._closed = ""  # why no more tasks are taken
+        self._threads: list[threading.Thread] = []
         self._owner = os.getpid()
-        self._wake_in, self._wake_out = socket.socketpair()
-        self._wake_out.setblocking(False)
-        self._selector = selectors.DefaultSelector()
-        self._idle: list[_Worker] = []
-        self._busy: set[_Worker] = set()
-        self._nursery: subprocess.Popen[bytes] | None = None
-        self._control: socket.socket | None = None
+        self.workers: set[_Worker] = set()
 
     # -- called from any thread
 
     def start(self) -> None:
         with self._lock:
-            if self._thread is None and not self._closing:
-                self._thread = threading.Thread(target=self._run, name="killable-pool", daemon=True)
-                self._thread.start()
+            if self._closed or self._threads:
+                return
+            for _ in range(self._terms.workers):
+                thread = threading.Thread(target=self._run, name="killable-pool", daemon=True)
+                self._threads.append(thread)
+                thread.start()
 
-    def submit(self, item: Any, timeout_s: float) -> "Future[Outcome]":
-        future: Future[Outcome] = Future()
-        future.set_running_or_notify_cancel()
-        line = json.dumps(item).encode() + b"\n"
-        self.start()
+    def queue(self, job: _Job) -> None:
         with self._lock:
-            if self._closing:
-                future.set_result(Outcome(error=self._reason, pool_failed=True))
-                return future
-            self._jobs.append(_Job(line, timeout_s, future))
-        self._wake()
-        return future
+            if not self._closed:
+                self._jobs.put(job)
+                return
+        job.future.set_result(Outcome(error=self._closed, pool_failed=True))
 
     def close(self) -> None:
         if os.getpid() != self._owner:  # a forked copy must not end its parent's pool
             return
+        self._stop("the pool is closed")
         with self._lock:
-            self._closing = True
-        self._wake()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
-        for end in (self._wake_in, self._wake_out):
-            end.close()
-        self._selector.close()
+            for worker in self.workers:
+                worker.process.kill()  # its thread sees that, and reaps it
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join()
 
-    def _wake(self) -> None:
-        with contextlib.suppress(OSError):
-            self._wake_in.send(b".")
+    def _stop(self, reason: str) -> None:
+        """Take no more tasks: the threads refuse those in the queue, and end."""
+        with self._lock:
+            if not self._closed:
+                self._closed = reason
+                for _ in self._threads:
+                    self._jobs.put(None)
 
-    # -- the dispatcher thread
+    # -- the thread of one worker
 
     def _run(self) -> None:
-        try:
-            self._selector.register(self._wake_out, selectors.EVENT_READ, None)
-            self._hatch()
-            while not self._closing:
-                self._assign()
-                self._wait()
-        except Exception as error:
-            self._reason = f"the pool broke: {error}"
-        finally:
-            self._end()
+        worker = None
+        with contextlib.suppress(Exception):  # where it stays, the first task says so
+            worker = self._started()
+        for job in iter(self._jobs.get, None):
+            try:
+                worker = self._serve(job, worker)
+            except Exception as error:
+                self._stop(f"the pool broke: {error}")
+                if not job.future.done():  # whatever breaks, nobody waits for ever
+                    self.queue(job)
+        if worker is not None:
+            self._retire(worker)
 
-    def _hatch(self) -> None:
-        """Start the nursery and wait until it has imported the task."""
-        ours, theirs = socket.socketpair()
+    def _serve(self, job: _Job, worker: "_Worker | None") -> "_Worker | None":
+        """Run one task; the worker for the next, where it can take one."""
+        try:
+            worker = worker or self._started()
+        except OSError as error:  # out of processes or memory: it may pass
+            if self.workers:
+                time.sleep(START_PAUSE_S)
+                self.queue(job)
+            else:
+                said = f"no process for the task: {error.strerror}"
+                job.future.set_result(Outcome(error=said, pool_failed=True))
+            return None
+        if worker is None:
+            self.queue(job)  # which refuses it
+            return None
+        outcome = worker.run(job.line)
+        if outcome.error is not None and self._closed:
+            outcome = Outcome(error=self._closed, pool_failed=True)
+        job.future.set_result(outcome)
+        if outcome.error is None and worker.done < self._terms.recycle_after:
+            return worker
+        self._retire(worker)
+        return None
+
+    def _started(self) -> "_Worker | None":
+        """A worker that has imported the task; None where the pool is closed, or breaks by this.
+
+        Raises:
+            OSError: there is no process to be had.
+        """
+        with self._lock:
+            if self._closed:
+                return None
+            worker = _Worker(self._terms)
+            self.workers.add(worker)
+        problem = worker.reply(None).error
+        if problem is None:
+            return worker
+        self._stop(f"the pool broke: cannot start workers for {self._terms.task}: {problem}")
+        self._retire(worker)
+        return None
+
+    def _retire(self, worker: "_Worker") -> None:
+        with self._lock:
+            self.workers.discard(worker)
+        worker.end()
+
+
+class _Worker:
+    """One process, and the socket to it."""
+
+    def __init__(self, terms: _Terms) -> None:
+        self.done, self._terms = 0, terms
         environment = dict(os.environ)
         environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
+        self._channel, theirs = socket.socketpair()
         with theirs:
-            self._nursery = subprocess.Popen(
+            self.process = subprocess.Popen(
                 [
-                    *(sys.executable, "-P", "-m", protocol.__name__, str(theirs.fileno())),
-                    *(str(os.getpid()), self._task, str(self._memory_mb)),
+                    *(sys.executable, "-P", "-m", "vlaa_jax.rewards.worker", str(theirs.fileno())),
+                    *(str(os.getpid()), terms.task, str(terms.memory_mb)),
                 ],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
@@ -208,142 +241,62 @@ class _Dispatcher:
                 env=environment,
                 start_new_session=True,  # Ctrl-C reaches us alone; we end the children
             )
-        self._control = ours
-        while not self._closing:
-            ours.settimeout(0.1)
-            with contextlib.suppress(TimeoutError):
-                state = ours.recv(1)
-                ours.settimeout(None)
-                if state == protocol.READY:
-                    return
-                detail = ours.recv(4000).decode(errors="replace") if state else "it died"
-                raise RuntimeError(f"cannot start workers for {self._task}: {detail}")
 
-    def _assign(self) -> None:
-        """Give waiting jobs to idle workers, forking new ones up to the pool's size."""
-        while self._jobs and (self._idle or len(self._busy) < self._size):
-            try:
-                worker = self._idle.pop() if self._idle else self._fork()
-            except _ForkError as error:
-                if self._busy:
-                    return  # one of these takes the job
-                with self._lock:
-                    job = self._jobs.popleft()
-                reason = f"no process for the task: {error}"
-                job.future.set_result(Outcome(error=reason, pool_failed=True))
-                continue
-            with self._lock:
-                worker.job = self._jobs.popleft()
-            self._busy.add(worker)
-            limit, now = worker.job.timeout_s, time.monotonic()
-            worker.used_s = _cpu_seconds(worker.pid) or 0.0
-            worker.deadline, worker.last = now + limit, now + limit * self._patience
-            try:
-                worker.channel.sendall(worker.job.line)
-            except OSError:  # it died before it had the task
-                outcome = Outcome(error="the worker died", pool_failed=True)
-                self._finish(worker, outcome, reusable=False)
-
-    def _wait(self) -> None:
-        """Handle replies, deaths and deadlines; return when there may be something to assign."""
-        soonest = min((worker.deadline for worker in self._busy), default=None)
-        patience = None if soonest is None else max(0.0, soonest - time.monotonic())
-        for key, _ in self._selector.select(patience):
-            if key.data is None:
-                with contextlib.suppress(BlockingIOError):
-                    self._wake_out.recv(4096)
-            else:
-                self._read(key.data)
-        now = time.monotonic()
-        for worker in [w for w in self._busy if w.deadline <= now]:
-            limit = worker.job.timeout_s if worker.job else 0.0
-            used = _cpu_seconds(worker.pid)
-            left = 0.0 if used is None else limit - (used - worker.used_s)
-            if left > 0 and now < worker.last:
-                worker.deadline = min(now + left, worker.last)
-                continue
-            outcome = Outcome(error=f"timed out after {limit:g} s", timed_out=True)
-            self._finish(worker, outcome, reusable=False)
-
-    def _read(self, worker: _Worker) -> None:
+    def run(self, line: bytes) -> Outcome:
+        self.done += 1
+        clock = _Clock(self.process.pid, self._terms.timeout_s, self._terms.patience)
         try:
-            piece = worker.channel.recv(1 << 16)
-        except OSError:
-            piece = b""
-        worker.reply += piece
-        if not piece:
-            self._finish(worker, Outcome(error="the worker died"), reusable=False)
-        elif worker.reply.endswith(b"\n"):
-            reply = json.loads(bytes(worker.reply))
-            error = reply.get("error")
-            self._finish(worker, Outcome(reply.get("value"), error), reusable=error is None)
+            self._channel.settimeout(None)
+            self._channel.sendall(line)
+        except OSError:  # it died before it had the task
+            return Outcome(error="the worker died", pool_failed=True)
+        return self.reply(clock)
 
-    def _finish(self, worker: _Worker, outcome: Outcome, reusable: bool) -> None:
-        job, worker.job = worker.job, None
-        self._busy.discard(worker)
-        worker.reply.clear()
-        worker.done += 1
-        if job is not None:  # first of all: whatever breaks below, nobody waits for ever
-            job.future.set_result(outcome)
-        if reusable and worker.done < self._recycle_after:
-            self._idle.append(worker)
-        else:
-            self._retire(worker)
-
-    def _fork(self) -> _Worker:
-        assert self._control is not None
-        ours, theirs = socket.socketpair()
-        with theirs:
-            socket.send_fds(self._control, [protocol.FORK], [theirs.fileno()])
-            pid = self._confirmed_pid()
-        if pid < 0:
-            ours.close()
-            raise _ForkError(os.strerror(-pid))
-        worker = _Worker(pid, ours)
-        self._selector.register(ours, selectors.EVENT_READ, worker)
-        return worker
-
-    def _retire(self, worker: _Worker) -> None:
-        assert self._control is not None
-        self._selector.unregister(worker.channel)
-        worker.channel.close()
-        if worker in self._idle:
-            self._idle.remove(worker)
-        self._control.sendall(protocol.KILL + protocol.PID.pack(worker.pid))
-        self._confirmed_pid()
-
-    def _confirmed_pid(self) -> int:
-        assert self._control is not None
-        data = b""
-        while len(data) < protocol.PID.size:
-            piece = self._control.recv(protocol.PID.size - len(data))
-            if not piece:
-                raise RuntimeError("the nursery process died")
-            data += piece
-        pid: int = protocol.PID.unpack(data)[0]
-        return pid
-
-    def _end(self) -> None:
-        """Let the nursery kill and reap its workers, make sure of it, and resolve what is left."""
-        if self._control is not None:
-            with contextlib.suppress(OSError):
-                self._control.shutdown(socket.SHUT_RDWR)
-            self._control.close()
-        if self._nursery is not None:
+    def reply(self, clock: "_Clock | None") -> Outcome:
+        """What the process says next, waited for as long as a clock allows."""
+        said = bytearray()
+        while not said.endswith(b"\n"):
+            self._channel.settimeout(clock and clock.next_look())
             try:
-                self._nursery.wait(timeout=2.0)
-            except subprocess.TimeoutExpired:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(self._nursery.pid, 9)
-                self._nursery.wait()
-        for worker in [*self._busy, *self._idle]:
-            worker.channel.close()
-        with self._lock:
-            self._closing = True
-            jobs = [worker.job for worker in self._busy if worker.job] + list(self._jobs)
-            self._jobs.clear()
-        for job in jobs:
-            job.future.set_result(Outcome(error=self._reason, pool_failed=True))
+                piece = self._channel.recv(1 << 16)
+            except TimeoutError:
+                if clock and clock.is_over():
+                    return Outcome(error=f"timed out after {clock.limit_s:g} s", timed_out=True)
+                continue
+            except OSError:
+                piece = b""
+            if not piece:
+                return Outcome(error="the worker died")
+            said += piece
+        answer = json.loads(bytes(said))
+        return Outcome(answer.get("value"), answer.get("error"))
+
+    def end(self) -> None:
+        """Kill the process and reap it."""
+        self.process.kill()
+        self.process.wait()
+        self._channel.close()
+
+
+class _Clock:
+    """When a task has overrun: by its worker's CPU time, or in any case by the clock."""
+
+    def __init__(self, pid: int, limit_s: float, patience: float) -> None:
+        self._pid, self.limit_s = pid, limit_s
+        self._used_before = _cpu_seconds(pid) or 0.0
+        self._look = time.monotonic() + limit_s
+        self._last = time.monotonic() + limit_s * patience
+
+    def next_look(self) -> float:
+        """Seconds until it may have."""
+        return max(0.001, self._look - time.monotonic())
+
+    def is_over(self) -> bool:
+        """Whether it has; else the next look is when the CPU time that is left may be used up."""
+        used, now = _cpu_seconds(self._pid), time.monotonic()
+        left = 0.0 if used is None else self.limit_s - (used - self._used_before)
+        self._look = min(now + left, self._last)
+        return left <= 0 or now >= self._last
 
 
 def _cpu_seconds(pid: int) -> float | None:

@@ -6,15 +6,16 @@ off, and what is left is LaTeX or calculator spelling for the reader in the work
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from vlaa_jax.rewards.commitment import commit, leads, leaves_as_it_is
 from vlaa_jax.rewards.commitment_words import HEDGES, RETRACTIONS
 from vlaa_jax.rewards.latex import shape_of
-from vlaa_jax.rewards.latex_tokens import BEYOND
-from vlaa_jax.rewards.numerals import FIGURES, NUMERAL, value_of
+from vlaa_jax.rewards.latex_tokens import BEYOND, WORDS
+from vlaa_jax.rewards.numerals import NUMERAL, value_of
 from vlaa_jax.rewards.text import LATEX_SPACE, brace_end, fold, unwrap
+from vlaa_jax.rewards.trees import rational
 from vlaa_jax.rewards.units import UNIT, Unit, read_unit
 
 MAX_EXPRESSION = 1_000
@@ -33,12 +34,9 @@ _NEGATIVE = frozenset({"no", "false", "no solution", "does not exist", "undefine
 _UNSETTLED = re.compile(rf"\b(?:{HEDGES}|{RETRACTIONS}|or|but)\b|\?", re.IGNORECASE)
 _NEGATED = re.compile(r"\b(?:not|never)\b|n't\b", re.IGNORECASE)
 
-_FUNCTION_NAMES = (
-    "sin cos tan cot sec csc arcsin arccos arctan asin acos atan sinh cosh tanh log ln lg exp pi "
-    "theta alpha beta gamma phi omega lambda infty sqrt abs max min mod lim det inf infinity and "
-    "or gcd lcm cbrt"
-)
-FUNCTIONS = frozenset(_FUNCTION_NAMES.split())
+_KNOWN = frozenset(WORDS) - {"in", "cup"} | {"gamma", "inf", "mod", "lim", "det", "and", "or"}
+"""Words that may stand in an expression."""
+_KNOWN_WORD = re.compile("|".join(sorted(_KNOWN, key=len, reverse=True)))
 _SMALL_WORDS = "is as at by in of on to an the are not but so we it if no yes my its for has was"
 _SHORT_WORDS = frozenset(_SMALL_WORDS.split())
 _COMMANDS = re.compile(
@@ -88,11 +86,9 @@ _NOUNS = re.compile(
 _ENDS = re.compile(
     r"\s*\$?\s*(?:≈|\\approx)|[.,;:!?](?=[\s\u4e00-\u9fff]|$)|\s(?=[A-Za-z]{2,}\b)|\s(?=\()|(?<![\u4e00-\u9fff])[\u4e00-\u9fff]|\n|\s-\s|(?<=\$)\s"
 )
-_NUMBER = re.compile(
-    rf"(?P<sign>[+-]?)\s*(?:(?P<whole>\d{{1,9}})?\s*\\[dt]?frac\s*\{{\s*(?P<a>-?\d{{1,18}})\s*\}}"
-    rf"\s*\{{\s*(?P<b>\d{{1,18}})\s*\}}|(?P<c>\d{{1,18}})\s*/\s*(?P<d>\d{{1,18}})"
-    rf"|(?P<plain>{FIGURES})|(?P<spaced>\d{{1,3}}(?: \d{{3}})+(?:\.\d+)?)|(?P<comma>0,\d+))\s*\.?"
-)
+_GROUPED = re.compile(r"[+-]?\s*\d{1,3}(?: \d{3})+(?:\.\d+)?")
+_SPACED = re.compile(r"(?<=\d) ")
+_ZERO_COMMA = re.compile(r"^([+-]?\s*0),(\d+)$")
 _COMMA = re.compile(r"([+-]?)(\d{1,30}),(\d{1,30})")
 _RIVAL = re.compile(r"\d|\\(?:sqrt|frac|dfrac|pi|boxed)(?![A-Za-z])|[π√½]")
 _LABELS = re.compile(r"_\s*\{?\d{1,3}\}?|(?:∠|\\angle|\bangle|△|Angle)\s*\d+")
@@ -164,21 +160,11 @@ def with_decimal_comma(text: str) -> Fraction | None:
     return -value if match[1] == "-" else value
 
 
-def plain_number(text: str) -> Fraction | None:
+def _exact(text: str) -> Fraction | None:
     """Value of a text that is one number: figures, thousands, a simple or mixed fraction."""
-    match = _NUMBER.fullmatch(text.strip())
-    if not match or len(text) > 60:
-        return None
-    if match["a"] or match["c"]:
-        under = int(match["b"] or match["d"])
-        if not under:
-            return None
-        value = Fraction(int(match["a"] or match["c"]), under) + int(match["whole"] or 0)
-    elif match["comma"]:
-        value = Fraction(match["comma"].replace(",", "."))
-    else:
-        value = Fraction((match["plain"] or match["spaced"]).replace(",", "").replace(" ", ""))
-    return -value if match["sign"] == "-" else value
+    text = _SPACED.sub("", text) if _GROUPED.fullmatch(text) else _ZERO_COMMA.sub(r"\1.\2", text)
+    shape = shape_of(text) if len(text) <= 60 else None
+    return rational(shape.parts[0]) if shape is not None and shape.kind == "expr" else None
 
 
 def factors_between(gold: Reading, answer: Reading) -> list[Fraction]:
@@ -217,8 +203,6 @@ def _prepared(text: str) -> str:
         text = text.replace("$$", "$")
     text = re.sub(rf"°\s*{_APART}?\s*([CF])(?![A-Za-z])", r" deg\1 ", text)
     text = re.sub(r"(?<=\d)\s*[xX]\s*(?=10\s*[\^⁰¹²³⁴-⁹⁻])", r"\\times ", text)
-    if text.startswith("$") and text.count("$") == 1 and re.match(r"\$\s*[\d.]", text):
-        return text.strip()  # dollars, not a delimiter
     return text.replace("**", "").strip() if not re.search(r"\w\*\*\s*[\w(-]", text) else text
 
 
@@ -285,7 +269,7 @@ def _value(text: str) -> Reading | None:
     if currency and text.count("$") <= 1:
         unit, text = currency["unit"].replace("＄", "$"), currency["sign"] + text[currency.end() :]
         reading = _value(text)
-        return reading and (reading if reading.unit else _with_unit(reading, unit))
+        return reading and (reading if reading.unit else replace(reading, unit=read_unit(unit)))
     if text.count("$") == 1:
         text = text.strip("$").strip()
     if "$" in text:
@@ -313,7 +297,7 @@ def _value(text: str) -> Reading | None:
     joint = " \\cup " if _ALTERNATIVES.fullmatch(head) else ", "
     head = _JOINS.sub(lambda match: match[0] if match[0].strip() in ",;" else joint, head)
     numeral = NUMERAL.fullmatch(head)
-    number = value_of(numeral) if numeral and not numeral["under"] else plain_number(head)
+    number = value_of(numeral) if numeral and not numeral["under"] else _exact(head)
     return Reading(head, number, unit=unit, nouns=nouns)
 
 
@@ -327,10 +311,6 @@ def _part(match: re.Match[str]) -> Reading | None:
     else:
         over = zh_over
     return Reading(str(over / under), over / under) if over is not None and under else None
-
-
-def _with_unit(reading: Reading, unit: str) -> Reading:
-    return Reading(reading.latex, reading.number, unit=read_unit(unit), nouns=reading.nouns)
 
 
 def _joined(text: str) -> str | None:
@@ -366,7 +346,7 @@ def _split_unit(text: str) -> tuple[str, Unit | None, frozenset[str]]:
         and leaves_as_it_is(" " + match[0].replace(_APART, ""), _names_value)
     ):
         words = (match["nouns"] or "").replace(_APART, " ").lower().split()
-        if not FUNCTIONS.intersection(words) and not (match["zh"] or "").startswith(("和", "或")):
+        if not _KNOWN.intersection(words) and not (match["zh"] or "").startswith(("和", "或")):
             nouns = frozenset(word.rstrip("s") for word in words if len(word) > 3)
             return text[: match.start()], None, nouns
     return text, None, frozenset()
@@ -387,10 +367,10 @@ def _is_prose(text: str) -> bool:
     """Whether a text has words that are no function, product of letters or LaTeX command."""
     for match in _WORD.finditer(_COMMANDS.sub(" ", text)):
         word = match[0].casefold()
-        if word not in FUNCTIONS and (
+        if word not in _KNOWN and (
             len(word) > 3 or (word in _SHORT_WORDS and not match[0].isupper())
         ):
-            rest = re.sub("|".join(sorted(FUNCTIONS, key=len, reverse=True)), " ", match[0])
+            rest = _KNOWN_WORD.sub(" ", match[0])
             if any(len(piece) > 1 for piece in rest.split()) or rest == match[0]:
                 return True
     return bool(re.search(r"[\u4e00-\u9fff#@?]", text))

@@ -15,35 +15,28 @@ requests in flight, one request at a time, and one deadline that starts with tha
 
 import asyncio
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from vlaa_jax.endpoint import (
-    Endpoint,
-    EndpointError,
-    EndpointSettings,
-    image_data_url,
-)
+from vlaa_jax.endpoint import Endpoint, EndpointError, EndpointSettings, image_data_url
 from vlaa_jax.loop_thread import LoopThread
-from vlaa_jax.rewards.open_ended import AnswerItem, Judged
+from vlaa_jax.rewards.open_ended import AnswerItem, AnswerScorer, Judged
 from vlaa_jax.schema import UserError, printable
+from vlaa_jax.settings.rewards import RewardSettings
 
 _SPLITTABLE = ("refused", "malformed", "server")
 
 
-class EndpointScorer(ABC):
+class EndpointScorer(AnswerScorer):
     """An ``AnswerScorer`` whose requests run on a thread with an event loop of its own."""
 
-    name = ""
-    uses_devices = False
-
-    def __init__(self, settings: EndpointSettings, send_images: bool) -> None:
-        self._send_images = send_images
+    def __init__(self, settings: RewardSettings) -> None:
+        self._settings = settings
         self._thread = LoopThread(self.name)
-        self._endpoint = self._thread.run(_make(settings))
+        self._endpoint = self._thread.run(_make(self._address(settings)))
 
     def score_answers(self, items: Sequence[AnswerItem]) -> list[Judged]:
         """One Judged per item, in order; a failed request fails its items only."""
@@ -58,26 +51,36 @@ class EndpointScorer(ABC):
     async def _score(self, items: Sequence[AnswerItem]) -> list[Judged]:
         """What the server says of the items."""
 
+    def _address(self, settings: RewardSettings) -> EndpointSettings:
+        return EndpointSettings(
+            settings.endpoint_url,
+            model=settings.endpoint_model,
+            key_env=settings.endpoint_key_env,
+            concurrency=settings.endpoint_concurrency,
+            timeout_s=settings.endpoint_timeout_s,
+            retries=settings.endpoint_retries,
+            backoff_s=settings.endpoint_backoff_s,
+        )
+
+    def _shown(self, item: AnswerItem) -> tuple[str, ...]:
+        """The images that travel with an item."""
+        return item.images if self._settings.endpoint_images else ()
+
 
 class ScoreEndpoint(EndpointScorer):
-    """An ``AnswerScorer`` that speaks the score contract.
-
-    Args:
-        settings: address, concurrency, deadlines, retries.
-        batch: items per request.
-        send_images: whether images travel with the texts.
-    """
+    """An ``AnswerScorer`` that speaks the score contract."""
 
     name = "score_endpoint"
 
-    def __init__(
-        self, settings: EndpointSettings, *, batch: int = 8, send_images: bool = True
-    ) -> None:
-        base = settings.url.rstrip("/").removesuffix("/score")  # the path is ours to add
-        settings = replace(settings, url=base)
-        self.identity = f"score/1 {settings.url} {settings.model} images={send_images}"
-        self._batch, self._model = batch, settings.model
-        super().__init__(settings, send_images)
+    def __init__(self, settings: RewardSettings) -> None:
+        super().__init__(settings)
+        where = self._endpoint.settings
+        images = settings.endpoint_images
+        self.identity = f"score/1 {where.url} {where.model} images={images}"
+
+    def _address(self, settings: RewardSettings) -> EndpointSettings:
+        address = super()._address(settings)
+        return replace(address, url=address.url.rstrip("/").removesuffix("/score"))  # ours to add
 
     async def _score(self, items: Sequence[AnswerItem]) -> list[Judged]:
         judged: list[Judged] = [Judged(error="not scored")] * len(items)
@@ -87,20 +90,17 @@ class ScoreEndpoint(EndpointScorer):
                 wire.append((index, self._wire_item(index, item)))
             except UserError as error:
                 judged[index] = Judged(error=str(error))
-        batches = [wire[i : i + self._batch] for i in range(0, len(wire), self._batch)]
+        size = self._settings.endpoint_batch
+        batches = [wire[i : i + size] for i in range(0, len(wire), size)]
         for results in await asyncio.gather(*(self._ask(batch) for batch in batches)):
             for index, result in results.items():
                 judged[index] = result
         return judged
 
     def _wire_item(self, index: int, item: AnswerItem) -> dict[str, Any]:
-        images = [image_data_url(path) for path in item.images] if self._send_images else []
-        return {
-            "id": str(index),
-            "question": item.question,
-            "answer": item.answer,
-            "images": images,
-        }
+        images = [image_data_url(path) for path in self._shown(item)]
+        said = {"question": item.question, "answer": item.answer}
+        return {"id": str(index), **said, "images": images}
 
     async def _ask(self, batch: Sequence[tuple[int, dict[str, Any]]]) -> dict[int, Judged]:
         judged: dict[int, Judged] = {}
@@ -126,7 +126,7 @@ class ScoreEndpoint(EndpointScorer):
     ) -> list[Judged]:
         return await self._endpoint.post(
             "score",
-            {"model": self._model, "items": items},
+            {"model": self._endpoint.settings.model, "items": items},
             lambda reply: read_results(reply, [item["id"] for item in items], self._endpoint.quote),
             deadline=deadline,
             retries=retries,

@@ -52,16 +52,15 @@ _OURS = (
     "euro = [currency_euro]", "sterling = [currency_sterling]", "unit = []",
 )  # fmt: skip
 _WORD = "|".join(map(re.escape, sorted(_NAMES, key=len, reverse=True)))
-_ONE = rf"(?:(?:{_WORD})(?![A-Za-z]))"
-_POWER = r"(?:\s*(?:\^\s*\{?\s*-?[1-4]\s*\}?|[²³]|\*\*\s*-?[1-4]))?"
-_FACTOR = rf"(?:(?:square|sq\.?|cubic)\s+)?{_ONE}{_POWER}(?:\s+(?:squared|cubed)\b)?"
-_PER = rf"\s+{_ONE}\s*\^\s*\{{?\s*-\s*[1-4]\s*\}}?"  # m s^{{-1}}
-UNIT = re.compile(rf"{_FACTOR}(?:\s*(?:/|\bper\b|[·*⋅])\s*{_FACTOR}|{_PER}){{0,3}}")
-_PIECE = re.compile(
-    rf"(?P<by>/|\bper\b|[·*⋅])?\s*(?:(?P<before>square|sq\.?|cubic)\s+)?(?P<name>{_WORD})"
-    r"(?![A-Za-z])(?:\s*(?:(?:\^|\*\*)\s*\{?\s*(?P<power>-?[1-4])\s*\}?|(?P<sup>[²³])))?"
+_FACTOR = (
+    rf"(?:(?P<before>square|sq\.?|cubic)\s+)?(?P<name>{_WORD})(?![A-Za-z])"
+    r"(?:\s*(?:(?:\^|\*\*)\s*\{?\s*(?P<power>-?[1-4])\s*\}?|(?P<sup>[²³])))?"
     r"(?:\s+(?P<after>squared|cubed)\b)?"
 )
+_PIECE = re.compile(rf"(?P<by>/|\bper\b|[·*⋅])?\s*{_FACTOR}")
+_ANY = re.sub(r"\?P<\w+>", "?:", _FACTOR)
+_PER = rf"\s+(?:{_WORD})(?![A-Za-z])\s*\^\s*\{{?\s*-\s*[1-4]\s*\}}?"  # m s^{{-1}}
+UNIT = re.compile(rf"{_ANY}(?:\s*(?:/|\bper\b|[·*⋅])\s*{_ANY}|{_PER}){{0,3}}")
 _WORDS_FOR = {"square": 2, "sq": 2, "squared": 2, "²": 2, "cubic": 3, "cubed": 3, "³": 3}
 
 

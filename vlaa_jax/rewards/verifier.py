@@ -8,15 +8,16 @@ and a row in ``schema.VERIFIER_TYPES``. One that scores answer by answer is a ``
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from vlaa_jax.schema import ScoreRequest
 from vlaa_jax.settings.rewards import RewardSettings
 
 if TYPE_CHECKING:
-    from vlaa_jax.rewards.open_ended import OpenEndedScorer
+    from vlaa_jax.rewards.open_ended import AnswerScorer
 
 
 @dataclass(frozen=True)
@@ -45,25 +46,26 @@ class Setup:
     """What verifiers are made from."""
 
     settings: RewardSettings
-    open_ended: "OpenEndedScorer | None" = None
+    open_ended: "AnswerScorer | None" = None
     """A scorer to use instead of the one the settings name."""
 
 
-class Verifier(Protocol):
-    """Scores answers of one type. Thread-safe; failures are verdicts, not exceptions."""
+class Verifier(ABC):
+    """Scores answers of one type. Thread-safe; failures are verdicts, not exceptions.
 
-    @property
-    def uses_devices(self) -> bool:
-        """Whether it computes on the trainer's devices."""
-        ...
+    Where a verifier does not say otherwise, it needs no devices, holds nothing, and any gold will
+    do.
+    """
 
-    def start(self) -> None:
+    uses_devices: bool = False
+    """Whether it computes on the trainer's devices."""
+
+    def start(self) -> None:  # noqa: B027
         """Begin what is slow to start, in the background."""
-        ...
 
+    @abstractmethod
     def begin(self, items: Sequence[Item]) -> Finish:
         """Start on a batch and return soon; processes and servers go on meanwhile."""
-        ...
 
     def gold_problems(self, requests: Sequence[ScoreRequest]) -> list[str | None]:
         """Why each gold cannot be scored, in words for the user; None where it can.
@@ -71,22 +73,30 @@ class Verifier(Protocol):
         Raises:
             UserError: nothing can be said about the golds.
         """
-        ...
+        return [None] * len(requests)
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """Release processes, connections and devices."""
-        ...
 
 
-class RuleVerifier:
+class Missing(Verifier):
+    """A verifier that was not chosen: no answer has a score, for the reason given."""
+
+    def __init__(self, why: str) -> None:
+        self._why = why
+
+    def begin(self, items: Sequence[Item]) -> Finish:
+        """Nothing is begun."""
+        return lambda: [Verdict(error=self._why)] * len(items)
+
+
+class RuleVerifier(Verifier):
     """A verifier that is two functions of one request.
 
     Args:
         rule: the reward of an answer; raises ValueError for a gold it cannot score.
         gold_problem: why a request's gold cannot be scored; None when it can.
     """
-
-    uses_devices = False
 
     def __init__(
         self,
@@ -95,9 +105,6 @@ class RuleVerifier:
     ) -> None:
         self._rule, self._gold_problem = rule, gold_problem
 
-    def start(self) -> None:
-        """Nothing to start."""
-
     def begin(self, items: Sequence[Item]) -> Finish:
         """Score when asked to finish, so that other verifiers' processes start first."""
         return lambda: [self._verdict(item) for item in items]
@@ -105,9 +112,6 @@ class RuleVerifier:
     def gold_problems(self, requests: Sequence[ScoreRequest]) -> list[str | None]:
         """Ask about one gold after the other."""
         return [self._gold_problem(request) for request in requests]
-
-    def close(self) -> None:
-        """Nothing to release."""
 
     def _verdict(self, item: Item) -> Verdict:
         try:
