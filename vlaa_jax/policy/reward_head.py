@@ -65,11 +65,14 @@ class InProcessRewardHead(AnswerScorer):
         max_tokens: int = 4_096,
     ) -> None:
         self.identity = f"head {checkpoint} {head_file} {dtype} {max_pixels} {max_tokens}"
-        sidecars = weights.sidecar_dir(weights.existing(checkpoint))
+        path = weights.resolve(str(checkpoint))
+        if not path.exists():
+            raise UserError(f"reward head: {checkpoint} does not exist and is no hub id")
+        sidecars = weights.sidecar_dir(path)
         self._chat = Chat.from_dir(sidecars)
         self._processor = ImageProcessor.from_dir(sidecars, max_pixels=max_pixels)
         self._head: ScalarHead = load_scalar_head(
-            checkpoint, head_file, mesh, dtype=dtype, pixels=pixel_norm(self._processor)
+            path, head_file, mesh, dtype=dtype, pixels=pixel_norm(self._processor)
         )
         vision = read_config(sidecars).vision
         self._window_units = vision.window_size // (vision.patch_size * vision.merge_size)

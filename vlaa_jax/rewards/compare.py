@@ -20,10 +20,9 @@ _INFINITE: Tree = ("inf",)
 def same(gold: Shape, answer: Shape, factor: Fraction = ONE) -> bool:
     """Whether an answer is the gold; ``factor`` turns the answer's unit into the gold's."""
     gold, answer = _plain(gold), _plain(answer)
-    spans = _span(gold), _span(answer)
-    if None not in spans and _is_span(gold, answer):
-        (left, low, high), (right, lowest, highest) = spans
-        return left == right and equal(low, lowest) and equal(high, highest)
+    left, right = _span(gold), _span(answer)
+    if left and right and _is_span(gold, answer):
+        return left[0] == right[0] and equal(left[1], right[1]) and equal(left[2], right[2])
     ours, said = _named_pair(gold), _named_pair(answer)
     if ours and said and any(name is not None for name, _ in (*ours, *said)):
         return _same_pairs(ours, said)
@@ -207,8 +206,9 @@ def _span(shape: Shape) -> tuple[str, Tree, Tree] | None:
 
 def _interval(brackets: str, low: Tree, high: Tree) -> tuple[str, Tree, Tree]:
     """An interval, open where it is endless."""
-    left, right = brackets
-    return ("(" if _is_endless(low) else left) + (")" if _is_endless(high) else right), low, high
+    left = "(" if _is_endless(low) else brackets[0]
+    right = ")" if _is_endless(high) else brackets[1]
+    return left + right, low, high
 
 
 def _is_endless(tree: Tree) -> bool:

@@ -256,7 +256,7 @@ class _Worker:
         """What the process says next, waited for as long as a clock allows."""
         said = bytearray()
         while not said.endswith(b"\n"):
-            self._channel.settimeout(clock and clock.next_look())
+            self._channel.settimeout(clock.next_look() if clock else None)
             try:
                 piece = self._channel.recv(1 << 16)
             except TimeoutError:
