@@ -41,14 +41,29 @@ class Prompt(NamedTuple):
 
 @dataclass(frozen=True)
 class Encoder:
-    """Encodes one record; called in the loader's threads."""
+    """Encodes one record; called in the loader's threads.
+
+    Attributes:
+        pretrained: tokenizer, image processor, and how many positions the model has.
+        data: limits of a prompt.
+        new_tokens: of the longest answer; the model has to have room for it, too.
+    """
 
     pretrained: Pretrained
     data: PromptSettings
+    new_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        _ = self._limit  # refuses answers that are too long
+
+    @property
+    def _limit(self) -> tuple[int, str]:
+        limit = self.data.max_prompt_tokens
+        return self.pretrained.room(limit, "data.max_prompt_tokens", self.new_tokens)
 
     def __call__(self, record: Record, images: tuple[Image.Image, ...]) -> Prompt:
         """Tokens and pixels of a record and its decoded images."""
-        limit = self.data.max_prompt_tokens
+        limit, _ = self._limit
         reader = self.pretrained.preprocessor(self.data)
         encoded = reader.encode(record, images, max_tokens=limit, as_pixels=True)
         return Prompt(record, encoded, images[0].size if images else None)
@@ -56,8 +71,7 @@ class Encoder:
     def judge(self, gold_problems: GoldProblems | None) -> Judge:
         """Refuses what encoding would refuse, and golds that their verifier cannot score."""
         limits = Limits(
-            self.data.max_prompt_tokens,
-            "data.max_prompt_tokens",
+            *self._limit,
             self.data.vision_rows_per_bin,
             self.pretrained.window_units,
         )

@@ -58,7 +58,7 @@ class RowCheck:
 
     def judge(self, gold_problems: GoldProblems | None) -> Judge:
         """Measures records with their answers; nobody asks for their golds."""
-        limits = Limits(self.data.tokens_per_row, "data.tokens_per_row")
+        limits = Limits(*self.pretrained.room(self.data.tokens_per_row, "data.tokens_per_row"))
         return Judge(None, self.pretrained.preprocessor(self.data), limits, "sft")
 
 

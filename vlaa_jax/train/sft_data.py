@@ -109,7 +109,8 @@ def _questions(
     model = settings.model
     reward = rundir.closes(mixed_reward(settings.rewards, mesh, model.dtype, model.checkpoint))
     reward.start()
-    encoder, golds = Encoder(pretrained, settings.data), reward.gold_problems
+    encoder = Encoder(pretrained, settings.data, settings.rollout.max_new_tokens)
+    golds = reward.gold_problems
     held, rejects = load_checked(path, images, encoder, gold_problems=golds)
     rundir.list_rejects(path, len(held), rejects)
     refuse_unseen(held, images, settings.rewards)
@@ -128,10 +129,10 @@ def open_validation(
     if data.heldout is None:
         return Validation(None, rundir, data.images, benchmarks=benchmarks)
     held, reward = data.heldout
-    encoder = Encoder(pretrained, settings.data)
+    limit = settings.rollout.max_new_tokens
+    encoder = Encoder(pretrained, settings.data, limit)
     deal = Deal(mesh, settings.rollout.at_once)
     prompts: list[Prompt] = heldout_prompts(held, data.images, encoder, deal)
-    limit = settings.rollout.max_new_tokens
     chat, processor = pretrained.chat, pretrained.processor
     sampler = Sampler(
         pretrained,

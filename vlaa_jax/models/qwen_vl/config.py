@@ -48,6 +48,7 @@ _OTHERS = {
     "mllama": "Llama 3.2 Vision",
 }
 """What else people point to, by model type."""
+_MAX_POSITIONS = {"qwen2_vl": 32_768, "qwen2_5_vl": 128_000}
 _VISION_ACTIVATION = {"qwen2_vl": "quick_gelu", "qwen2_5_vl": "silu"}
 _FULL_BLOCKS = (7, 15, 23, 31)
 _VISION_TOKENS = (
@@ -130,6 +131,8 @@ class TextConfig:
     rope_theta: float = 1e6
     mrope_section: tuple[int, int, int] = (16, 24, 24)
     """How many rotary frequencies follow time, height and width; the sum is head_dim / 2."""
+    max_positions: int = 128_000
+    """Tokens of a prompt and its answer that the model was made for."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +167,7 @@ class QwenVLConfig:
         """
         family = _family(hf.get("model_type"), where)
         _refuse_unsupported(_Section(hf, where))
-        text = _text_config(_Section(hf, where, "text_config"))
+        text = _text_config(_Section(hf, where, "text_config"), family)
         vision = _vision_config(_Section(hf, where, "vision_config", fall_back=False), family, text)
         tokens = _Section(hf, where, "text_config")
         config = cls(
@@ -202,6 +205,7 @@ class QwenVLConfig:
             "num_key_value_heads": text.kv_heads,
             "hidden_act": "silu",
             "attention_dropout": 0.0,
+            "max_position_embeddings": text.max_positions,
             "rms_norm_eps": text.rms_norm_eps,
             "rope_theta": text.rope_theta,
             "rope_scaling": {"type": "mrope", "mrope_section": list(text.mrope_section)},
@@ -318,7 +322,7 @@ def tie_keys(hf: Mapping[str, Any]) -> list[str]:
     return [prefix + key for prefix, place in places.items() if place.get(key)]
 
 
-def _text_config(text: _Section) -> TextConfig:
+def _text_config(text: _Section, family: Family) -> TextConfig:
     kinds = text.get("layer_types", ())
     if not isinstance(kinds, (list, tuple)):
         raise UserError(f"{text.label('layer_types')} must be a list, not {shown(kinds)}")
@@ -348,6 +352,7 @@ def _text_config(text: _Section) -> TextConfig:
         rms_norm_eps=text.number("rms_norm_eps", 1e-6),
         rope_theta=rope.number("rope_theta", text.number("rope_theta", 1e6)),
         mrope_section=_mrope_section(rope),
+        max_positions=text.integer("max_position_embeddings", _MAX_POSITIONS[family]),
     )
 
 
@@ -431,6 +436,7 @@ def _check_sizes(config: QwenVLConfig, where: str) -> None:
         "num_key_value_heads": text.kv_heads,
         "vocab_size": text.vocab_size,
         "intermediate_size": text.intermediate,
+        "max_position_embeddings": text.max_positions,
         "vision_config.depth": vision.depth,
         "vision_config.num_heads": vision.heads,
         "vision_config.in_channels": vision.in_channels,
@@ -497,7 +503,16 @@ def _released(
     windowed = family == "qwen2_5_vl"
     return QwenVLConfig(
         family=family,
-        text=TextConfig(vocab_size, width, intermediate, layers, heads, kv_heads, head_dim=128),
+        text=TextConfig(
+            vocab_size,
+            width,
+            intermediate,
+            layers,
+            heads,
+            kv_heads,
+            head_dim=128,
+            max_positions=_MAX_POSITIONS[family],
+        ),
         vision=VisionConfig(
             depth=32,
             width=1280,
