@@ -1,6 +1,7 @@
 """One answer of a checkpoint: ``python -m vlaa_jax.chat CHECKPOINT --image FILE "question"``."""
 
 import argparse
+import dataclasses
 import os
 import secrets
 import sys
@@ -10,7 +11,7 @@ from typing import Any
 from vlaa_jax.schema import Record, UserError, printable
 from vlaa_jax.settings.evaluate import EvaluatedModelSettings
 from vlaa_jax.settings.serve import ServerSettings, ServeSettings
-from vlaa_jax.settings.shared import MeshSettings, PromptSettings
+from vlaa_jax.settings.shared import MeshSettings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,16 +63,17 @@ def answer(args: argparse.Namespace) -> Iterator[str]:
     from vlaa_jax.policy.prompts import Encoder
     from vlaa_jax.rollout.sampling import Sampling
     from vlaa_jax.rollout.stream import Wanted
-    from vlaa_jax.serve.opened import keep_compiled, open_model
+    from vlaa_jax.serve.opened import keep_compiled, open_checkpoint, open_model
     from vlaa_jax.serve.text import Vocabulary, Writer
 
     decoded = tuple(decode_image(*one) for one in images)
     keep_compiled(server.compilation_cache)
     model = EvaluatedModelSettings(checkpoint=args.checkpoint, dtype=args.dtype)
-    pretrained, stream, collator = open_model(ServeSettings(model, MeshSettings(), server))
-    data = PromptSettings(system_prompt=args.system, max_prompt_tokens=server.max_prompt_tokens)
+    opened = open_checkpoint(ServeSettings(model, MeshSettings(), server))
+    data = dataclasses.replace(opened.data, system_prompt=args.system)
     record = Record("question", args.question, tuple(args.image))
-    prompt = Encoder(pretrained, data)(record, decoded)
+    prompt = Encoder(opened.pretrained, data, args.max_new_tokens)(record, decoded)
+    pretrained, stream, collator = open_model(opened, server)
     greedy = args.temperature == 0
     sampling = Sampling(1.0 if greedy else args.temperature, args.top_k, args.top_p, greedy=greedy)
     seed = secrets.randbits(32) if args.seed is None else args.seed

@@ -106,6 +106,16 @@ def test_what_cannot_be_asked_is_refused_before_weights_are_read(prompt, image, 
         engine.check([_asking("How many?", _png(56, 56), "6"), _asking(prompt, image)])
 
 
+def test_questions_leave_room_for_the_output():
+    few, many = (_asking("many words " * n, _png(28, 28), str(n)) for n in (1, 60))
+    engine = _engine(new_tokens=4000)
+    engine.check([few])
+    with pytest.raises(UserError, match=r"over the limit of 96 \(the model's max_pos"):
+        engine.check([few, many])
+    with pytest.raises(UserError, match="4096 new tokens leave no room"):
+        _engine(new_tokens=4096)
+
+
 def test_a_run_that_still_trains_is_evaluated_at_the_step_that_was_there(tmp_path):
     tiny = Path(str(resources.files("vlaa_jax") / "assets" / "tiny"))
     shutil.copytree(tiny, tmp_path / "hf")

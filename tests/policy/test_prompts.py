@@ -98,6 +98,21 @@ def test_rejects_name_their_place_in_the_file(paths, encoder, tmp_path):
         load_checked(write(path, [bad[1]]), paths.images, encoder)
 
 
+def test_prompts_leave_room_for_the_answer(paths, checkpoint, tmp_path):
+    most = checkpoint.config.text.max_positions
+    raw = json.loads(paths.grpo.read_text())[:2]
+    raw[1]["question"] = "very " * 150
+    path = write(tmp_path / "r.json", raw)
+    data = replace(DATA, max_prompt_tokens=most)
+    for answer, kept in ((most - 700, 2), (most - 600, 1)):
+        usable, rejects = load_checked(path, paths.images, Encoder(checkpoint, data, answer))
+        assert len(usable) == kept, [str(r) for r in rejects]
+    said = f"over the limit of 600 (the model's max_position_embeddings={most} less {most - 600}"
+    assert said in str(rejects[0])
+    with pytest.raises(UserError, match=f"{most} new tokens leave no room for a prompt"):
+        Encoder(checkpoint, data, most)
+
+
 def test_an_image_larger_than_a_vision_bin_is_refused_before_the_first_step(paths, checkpoint):
     small = Encoder(checkpoint, replace(DATA, vision_rows_per_bin=1, max_prompt_tokens=500))
     usable, rejects = load_checked(paths.grpo, paths.images, small)

@@ -13,6 +13,7 @@ import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -69,6 +70,35 @@ def test_requests_with_settings_of_their_own_compile_nothing_new_and_are_not_mix
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(said, others))
     assert server.stream.compile_count == before
+
+
+def test_prompt_and_answer_fit_the_model(server):
+    """The limit of the model, not that of the server."""
+    used = server.post(ask(max_tokens=1)).json()["usage"]["prompt_tokens"]
+    text = replace(server.pretrained.config.text, max_positions=used + 7)
+    pretrained = replace(server.pretrained, config=replace(server.pretrained.config, text=text))
+    with Running((pretrained, *server.opened[1:])) as small:
+        (model,) = httpx.get(f"{small.url}/models").json()["data"]
+        assert model["max_model_len"] == used + 7
+        for seed in range(3):
+            bodies = ask(seed=seed), ask(seed=seed, max_tokens=7)
+            left, told = (
+                (reply["choices"], reply["usage"])
+                for reply in (small.post(b).json() for b in bodies)
+            )
+            assert left == told
+            assert left[1]["completion_tokens"] <= 7
+        reply = small.post(ask(max_tokens=8))
+        assert reply.status_code == 400
+        assert reply.json()["error"] == {
+            "message": f"{used} tokens of messages (0 of images) and 8 of max_tokens are over the "
+            f"limit of {used + 7}",
+            "type": "invalid_request_error",
+            "param": "messages",
+            "code": "context_length_exceeded",
+        }
+        reply = small.post(ask(url=data_uri(picture())))
+        assert "(6 of images) and 1 of max_tokens" in reply.text
 
 
 class Slow:

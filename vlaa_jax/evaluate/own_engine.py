@@ -68,7 +68,7 @@ class OwnEngine:
             max_prompt_tokens=generation.max_prompt_tokens,
         )
         self._pretrained, self._mesh = opened or _opened(settings, data)
-        self._encode = Encoder(self._pretrained, data)
+        self._encode = Encoder(self._pretrained, data, generation.new_tokens)
         self._collator = Collator(self._pretrained, data, self._mesh)
         shards = data_shards(self._mesh)
         self._batch = -(-generation.batch // shards) * shards

@@ -40,16 +40,31 @@ class RecordCheck(Protocol):
 
 @dataclass(frozen=True)
 class PromptCheck:
-    """Refuses what encoding a prompt would refuse, and golds that their verifier cannot score."""
+    """Refuses what encoding a prompt would refuse, and golds that their verifier cannot score.
+
+    Attributes:
+        reading: tokenizer, image processor, and how many positions the model has.
+        data: limits of a prompt.
+        new_tokens: of the longest answer; the model has to have room for it, too.
+    """
 
     reading: Reading
     data: PromptSettings
+    new_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        _ = self.limit  # refuses answers that are too long
+
+    @property
+    def limit(self) -> tuple[int, str]:
+        """Most tokens of a prompt, and what says so."""
+        most = self.data.max_prompt_tokens
+        return self.reading.room(most, "data.max_prompt_tokens", self.new_tokens)
 
     def judge(self, gold_problems: GoldProblems | None) -> Judge:
         """Measures records without their answers."""
         limits = Limits(
-            self.data.max_prompt_tokens,
-            "data.max_prompt_tokens",
+            *self.limit,
             self.data.vision_rows_per_bin,
             self.reading.window_units,
         )
@@ -65,7 +80,7 @@ class RowCheck:
 
     def judge(self, gold_problems: GoldProblems | None) -> Judge:
         """Measures records with their answers; nobody asks for their golds."""
-        limits = Limits(self.data.tokens_per_row, "data.tokens_per_row")
+        limits = Limits(*self.reading.room(self.data.tokens_per_row, "data.tokens_per_row"))
         return Judge(None, self.reading.preprocessor(self.data), limits, "sft")
 
 

@@ -42,21 +42,35 @@ class Prompt(NamedTuple):
 
 @dataclass(frozen=True)
 class Encoder:
-    """Encodes one record; called in the loader's threads."""
+    """Encodes one record; called in the loader's threads.
+
+    Attributes:
+        pretrained: tokenizer, image processor, and how many positions the model has.
+        data: limits of a prompt.
+        new_tokens: of the longest answer; the model has to have room for it, too.
+    """
 
     pretrained: Pretrained
     data: PromptSettings
+    new_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        _ = self._check  # refuses answers that are too long
+
+    @property
+    def _check(self) -> PromptCheck:
+        return PromptCheck(self.pretrained, self.data, self.new_tokens)
 
     def __call__(self, record: Record, images: tuple[Image.Image, ...]) -> Prompt:
         """Tokens and pixels of a record and its decoded images."""
-        limit = self.data.max_prompt_tokens
+        limit, _ = self._check.limit
         reader = self.pretrained.preprocessor(self.data)
         encoded = reader.encode(record, images, max_tokens=limit)
         return Prompt(record, encoded, images[0].size if images else None)
 
     def judge(self, gold_problems: GoldProblems | None) -> Judge:
         """Refuses what encoding would refuse."""
-        return PromptCheck(self.pretrained, self.data).judge(gold_problems)
+        return self._check.judge(gold_problems)
 
 
 def prompt_inputs(batch: PromptBatch) -> PromptInputs:

@@ -57,6 +57,28 @@ class Reading:
         """What stands between records and the model, with the run's system prompt."""
         return Preprocessor(self.chat, self.processor, data.system_prompt)
 
+    def room(self, limit: int, setting: str, new_tokens: int = 0) -> tuple[int, str]:
+        """Most tokens that a sample may have, and by what they are bounded.
+
+        Args:
+            limit: of the run.
+            setting: its name.
+            new_tokens: of the longest answer that is decoded after it.
+
+        Raises:
+            UserError: the answer alone is longer than the model can read.
+        """
+        most = self.config.text.max_positions
+        if new_tokens >= most:
+            raise UserError(
+                f"{new_tokens} new tokens leave no room for a prompt: {self.sidecars} has "
+                f"max_position_embeddings={most}"
+            )
+        if limit <= most - new_tokens:
+            return limit, setting
+        less = f" less {new_tokens} new tokens" if new_tokens else ""
+        return most - new_tokens, f"the model's max_position_embeddings={most}{less}"
+
 
 def sidecars_of(checkpoint: str) -> Path:
     """Directory of a checkpoint's small files; of the hub, only these are fetched.

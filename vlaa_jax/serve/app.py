@@ -22,7 +22,7 @@ from vlaa_jax.rollout.rules import MAX_STOPS
 from vlaa_jax.rollout.stream import Stream
 from vlaa_jax.schema import UserError, printable
 from vlaa_jax.serve.access import Access
-from vlaa_jax.serve.conversation import addresses, make_prompt, wanted_of
+from vlaa_jax.serve.conversation import addresses, context_of, make_prompt, wanted_of
 from vlaa_jax.serve.errors import Refusal
 from vlaa_jax.serve.images import ImageSource
 from vlaa_jax.serve.metrics import Live, Metrics
@@ -69,6 +69,7 @@ class Served:
         pretrained.chat.check_text(settings.system_prompt, "system_prompt")
         if len(pretrained.chat.stop_ids) + 8 > MAX_STOPS:
             raise UserError(f"the tokenizer has more than {MAX_STOPS - 8} end tokens")
+        self.context = context_of(pretrained, settings)
         self._images = ImageSource(settings, pretrained.processor)
         self._vocabulary = Vocabulary(pretrained.chat)
         self._readers = ThreadPoolExecutor(_READERS, "read")
@@ -163,7 +164,8 @@ class Served:
         made = await loop.run_in_executor(self._readers, prompt)
         self.metrics.prompt_tokens.inc(made.encoded.length)
         self.metrics.images.inc(len(urls))
-        return asked, unread, Job(made, wanted)
+        room = self.context - made.encoded.length
+        return asked, unread, Job(made, wanted._replace(limit=min(wanted.limit, room)))
 
     async def _body(self, request: Request) -> bytes:
         limit = int(self.settings.max_body_mb * 1e6)
@@ -321,7 +323,7 @@ def make_app(served: Served) -> FastAPI:
         "object": "model",
         "created": served.started,
         "owned_by": "vlaa_jax",
-        "max_model_len": served.settings.max_prompt_tokens + served.settings.max_new_tokens,
+        "max_model_len": served.context,
     }
 
     @app.get("/v1/models", dependencies=may_ask)

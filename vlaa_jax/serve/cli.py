@@ -64,14 +64,14 @@ def serve(settings: ServeSettings) -> int:
         from vlaa_jax.serve.app import Served, make_app
     except ModuleNotFoundError as error:
         raise UserError(f"{error.name} is missing: pip install 'vlaa_jax[serve]'") from None
-    from vlaa_jax.serve.opened import keep_compiled, open_model
+    from vlaa_jax.serve.opened import keep_compiled, open_checkpoint, open_model
 
     server = settings.server
     Access(server)
     # Taken before anything dear is loaded; nobody is let in before the weights are here.
     with _bound(server.host, server.port) as listening:
         keep_compiled(server.compilation_cache)
-        pretrained, stream, collator = open_model(settings)
+        pretrained, stream, collator = open_model(open_checkpoint(settings), server)
         failed: list[Exception] = []
 
         def died(error: Exception) -> None:

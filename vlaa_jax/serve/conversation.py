@@ -43,6 +43,12 @@ def conversation(turns: Sequence[Turn], system_prompt: str) -> Messages:
     return found
 
 
+def context_of(pretrained: Pretrained, settings: ServerSettings) -> int:
+    """Most tokens of a prompt and its answer together."""
+    served = settings.max_prompt_tokens + settings.max_new_tokens
+    return min(pretrained.config.text.max_positions, served)
+
+
 def make_prompt(
     request: ChatRequest,
     images: Sequence[Image.Image],
@@ -54,19 +60,30 @@ def make_prompt(
     Raises:
         Refusal: a text with a special token, an image that cannot be used, or too long.
     """
+    most, context = settings.max_prompt_tokens, context_of(pretrained, settings)
+
+    def fits(tokens: int, of_images: int) -> None:
+        said = f"{tokens} tokens of messages ({of_images} of images)"
+        if tokens > most:
+            raise _too_long(f"{said} are over the limit of {most}")
+        if tokens + (asked := request.limit or 1) > context:
+            raise _too_long(f"{said} and {asked} of max_tokens are over the limit of {context}")
+
     parts = (part for turn in request.messages for part in turn.parts)
     chars = sum(len(part.text) for part in parts if isinstance(part, TextPart))
-    if chars > _CHARS_PER_TOKEN * settings.max_prompt_tokens:  # tokenising takes its time, too
-        said = f"{chars:,} characters are over the limit of {settings.max_prompt_tokens} tokens"
-        raise Refusal(said, param="messages")
+    if chars > _CHARS_PER_TOKEN * most:  # tokenising takes its time, too
+        raise _too_long(f"{chars:,} characters are over the limit of {most} tokens")
     turns = conversation(request.messages, settings.system_prompt)
     reader = Preprocessor(pretrained.chat, pretrained.processor)
     try:
-        limit = settings.max_prompt_tokens
-        encoded = reader.encode_conversation(turns, images, "messages", limit)
+        encoded = reader.encode_conversation(turns, images, "messages", fits)
     except UserError as error:
         raise Refusal(str(error), param="messages") from None
     return Prompt(Record("messages", "", ()), encoded, images[0].size if images else None)
+
+
+def _too_long(said: str) -> Refusal:
+    return Refusal(said, param="messages", code="context_length_exceeded")
 
 
 def wanted_of(request: ChatRequest, stop_ids: tuple[int, ...], settings: ServerSettings) -> Wanted:

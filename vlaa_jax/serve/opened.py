@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from typing import NamedTuple
 
 import jax
 from jax.sharding import Mesh
@@ -12,14 +13,20 @@ from vlaa_jax.policy.pretrained import Pretrained, open_pretrained
 from vlaa_jax.policy.prompts import Collator
 from vlaa_jax.rollout.stream import Stream
 from vlaa_jax.schema import UserError
-from vlaa_jax.settings.serve import ServeSettings
+from vlaa_jax.settings.serve import ServerSettings, ServeSettings
 from vlaa_jax.settings.shared import PromptSettings
 
 
-def open_model(
-    settings: ServeSettings, mesh: Mesh | None = None
-) -> tuple[Pretrained, Stream, Collator]:
-    """Reads the weights onto the mesh.
+class Opened(NamedTuple):
+    """A checkpoint on a mesh, without its weights."""
+
+    pretrained: Pretrained
+    data: PromptSettings
+    mesh: Mesh
+
+
+def open_checkpoint(settings: ServeSettings, mesh: Mesh | None = None) -> Opened:
+    """Everything of a checkpoint but its weights.
 
     Args:
         settings: checkpoint, mesh and limits.
@@ -38,6 +45,12 @@ def open_model(
     )
     mesh = mesh or make_mesh(**dataclasses.asdict(settings.mesh))
     pretrained = open_pretrained(settings.model.shared(), data, mesh, trains=False)
+    return Opened(pretrained, data, mesh)
+
+
+def open_model(opened: Opened, server: ServerSettings) -> tuple[Pretrained, Stream, Collator]:
+    """Reads the weights onto the mesh."""
+    pretrained, data, mesh = opened
     stream = Stream(
         pretrained.graphdef,
         pretrained.load_params(),

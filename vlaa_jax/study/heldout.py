@@ -79,9 +79,9 @@ def sample(settings: HeldoutSettings, workdir: Path) -> tuple[Groups, list[Score
     """Completions with their scores, and their scores without the format requirement."""
     mesh = make_mesh(**asdict(settings.mesh))
     pretrained = open_pretrained(settings.model, settings.data, mesh, trains=False)
-    encoder = Encoder(pretrained, settings.data)
-    places = files(settings.data, workdir)
     limit = settings.rollout.max_new_tokens
+    encoder = Encoder(pretrained, settings.data, limit)
+    places = files(settings.data, workdir)
     model = settings.model
     reward = mixed_reward(settings.rewards, mesh, model.dtype, model.checkpoint)
     try:

@@ -136,7 +136,7 @@ def _judged(
         listed(path, found, rejects)
         return found
 
-    prompts = PromptCheck(reading, settings.data)
+    prompts = PromptCheck(reading, settings.data, settings.rollout.max_new_tokens)
     heldout: Usable | None = None
     validation: Usable | None = None
     if isinstance(settings, SftSettings):

@@ -76,10 +76,10 @@ def open_validation(
         return Validation(None, rundir, images, benchmarks=benchmarks)
     reward = rundir.closes(with_head(reward, settings.rewards, mesh, settings.model.dtype))
     reward.start()
-    encoder = Encoder(pretrained, settings.data)
+    limit = settings.rollout.max_new_tokens
+    encoder = Encoder(pretrained, settings.data, limit)
     deal = Deal(mesh, settings.rollout.at_once)
     prompts: list[Prompt] = heldout_prompts(held, encoder, deal)
-    limit = settings.rollout.max_new_tokens
     chat, processor = pretrained.chat, pretrained.processor
     sampler = Sampler(
         pretrained,

@@ -4,7 +4,7 @@ How long a record is, is known from its text and its image sizes alone, before a
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -183,14 +183,21 @@ class Preprocessor:
             prompt = self.chat.render(record.question, len(images), self.system_prompt)
         answer = self._answer(record, prompt) if with_answer else _NO_ANSWER
         ids = self.chat.encode(prompt)
-        return self._laid_out(record, images, ids, answer, max_tokens)
+
+        def fits(tokens: int, of_images: int) -> None:
+            if max_tokens is not None and tokens > max_tokens:
+                over = f"{tokens} tokens ({of_images} of images) are over the limit of {max_tokens}"
+                reason = f"{over}; lower max_pixels or leave the record out"
+                raise Unfit("image", reason, record.id)
+
+        return self._laid_out(record, images, ids, answer, fits)
 
     def encode_conversation(
         self,
         conversation: Messages,
         images: Sequence[Image.Image],
         name: str,
-        max_tokens: int,
+        fits: Callable[[int, int], object],
     ) -> Encoded:
         """A conversation up to the assistant's next turn.
 
@@ -198,7 +205,8 @@ class Preprocessor:
             conversation: see ``Chat.conversation_ids``; the system prompt stands in it.
             images: opened, in the order of their places.
             name: of the conversation, for messages.
-            max_tokens: limit on the number of tokens, image tokens included.
+            fits: told of its tokens, and how many of them are of images, before any pixel is
+                touched; raises where they are too many.
 
         Raises:
             Unfit: as ``encode``.
@@ -206,7 +214,7 @@ class Preprocessor:
         record = Record(name, "", tuple(str(place) for place in range(len(images))))
         with _blaming("question", record):
             ids = self.chat.conversation_ids(conversation, name)
-        return self._laid_out(record, images, ids, _NO_ANSWER, max_tokens)
+        return self._laid_out(record, images, ids, _NO_ANSWER, fits)
 
     def _laid_out(
         self,
@@ -214,19 +222,13 @@ class Preprocessor:
         images: Sequence[Image.Image],
         prompt_ids: NDArray[np.int32],
         answer: NDArray[np.int32],
-        max_tokens: int | None,
+        fits: Callable[[int, int], object],
     ) -> Encoded:
         """Prompt and answer as the model reads them; errors as ``encode``."""
         grids = self._grids(record, [image.size for image in images])
         ids_T = np.concatenate([self._expanded(record, prompt_ids, grids), answer])
         length, n_image_tokens = len(ids_T), _units(grids)
-        if max_tokens is not None and length > max_tokens:  # before any pixel is touched
-            raise Unfit(
-                "image",
-                f"{length} tokens ({n_image_tokens} of images) are over the limit of {max_tokens}; "
-                "lower max_pixels or leave the record out",
-                record.id,
-            )
+        fits(length, n_image_tokens)
         token = self.chat.image_token_id
         positions_T3, rope_delta = mrope_positions(ids_T, grids, image_token_id=token)
         return Encoded(

@@ -10,6 +10,8 @@ from typing import ClassVar, Literal
 Family = Literal["qwen2_vl", "qwen2_5_vl"]
 
 FULL_BLOCKS = (7, 15, 23, 31)
+MAX_POSITIONS = {"qwen2_vl": 32_768, "qwen2_5_vl": 128_000}
+"""What a configuration that does not say so has, by family."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class TextConfig:
     rope_theta: float = 1e6
     mrope_section: tuple[int, int, int] = (16, 24, 24)
     """How many rotary frequencies follow time, height and width; the sum is head_dim / 2."""
+    max_positions: int = 128_000
+    """Tokens of a prompt and its answer that the model was made for."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,16 @@ def _released(
     windowed = family == "qwen2_5_vl"
     return QwenVLConfig(
         family=family,
-        text=TextConfig(vocab_size, width, intermediate, layers, heads, kv_heads, head_dim=128),
+        text=TextConfig(
+            vocab_size,
+            width,
+            intermediate,
+            layers,
+            heads,
+            kv_heads,
+            head_dim=128,
+            max_positions=MAX_POSITIONS[family],
+        ),
         vision=VisionConfig(
             depth=32,
             width=1280,

@@ -16,6 +16,7 @@ from typing import Any
 from vlaa_jax.foreign import read_object, shown
 from vlaa_jax.models.qwen_vl.config import (
     FULL_BLOCKS,
+    MAX_POSITIONS,
     Family,
     QwenVLConfig,
     TextConfig,
@@ -97,7 +98,7 @@ def parse_config(hf: Mapping[str, Any], where: str = "config.json") -> QwenVLCon
     """
     family = _family(hf.get("model_type"), where)
     _refuse_unsupported(_Section(hf, where))
-    text = _text_config(_Section(hf, where, "text_config"))
+    text = _text_config(_Section(hf, where, "text_config"), family)
     vision = _vision_config(_Section(hf, where, "vision_config", fall_back=False), family, text)
     tokens = _Section(hf, where, "text_config")
     config = QwenVLConfig(
@@ -137,6 +138,7 @@ def to_hf(config: QwenVLConfig, dtype: str = "bfloat16") -> dict[str, Any]:
         "num_key_value_heads": text.kv_heads,
         "hidden_act": "silu",
         "attention_dropout": 0.0,
+        "max_position_embeddings": text.max_positions,
         "rms_norm_eps": text.rms_norm_eps,
         "rope_theta": text.rope_theta,
         "rope_scaling": {"type": "mrope", "mrope_section": list(text.mrope_section)},
@@ -253,7 +255,7 @@ def tie_keys(hf: Mapping[str, Any]) -> list[str]:
     return [prefix + key for prefix, place in places.items() if place.get(key)]
 
 
-def _text_config(text: _Section) -> TextConfig:
+def _text_config(text: _Section, family: Family) -> TextConfig:
     kinds = text.get("layer_types", ())
     if not isinstance(kinds, (list, tuple)):
         raise UserError(f"{text.label('layer_types')} must be a list, not {shown(kinds)}")
@@ -283,6 +285,7 @@ def _text_config(text: _Section) -> TextConfig:
         rms_norm_eps=text.number("rms_norm_eps", 1e-6),
         rope_theta=rope.number("rope_theta", text.number("rope_theta", 1e6)),
         mrope_section=_mrope_section(rope),
+        max_positions=text.integer("max_position_embeddings", MAX_POSITIONS[family]),
     )
 
 
@@ -366,6 +369,7 @@ def _check_sizes(config: QwenVLConfig, where: str) -> None:
         "num_key_value_heads": text.kv_heads,
         "vocab_size": text.vocab_size,
         "intermediate_size": text.intermediate,
+        "max_position_embeddings": text.max_positions,
         "vision_config.depth": vision.depth,
         "vision_config.num_heads": vision.heads,
         "vision_config.in_channels": vision.in_channels,
