@@ -143,7 +143,7 @@ def test_the_settings_choose_the_head(tmp_path):
         ({"head_file": "x"}, "set rewards.head_checkpoint"),
         ({"head_checkpoint": str(TINY)}, "set rewards.head_file"),
         ({"head_checkpoint": str(TINY), "head_file": "no/such"}, "there is no file no/such"),
-        ({"head_checkpoint": "no such", "head_file": "x"}, "no such is not a directory"),
+        ({"head_checkpoint": "no such", "head_file": "x"}, "no such does not exist"),
     ],
 )
 def test_a_head_that_cannot_be_loaded_is_a_user_error(fields, message):
