@@ -4,8 +4,8 @@
 
 Sixty photo-like JPEGs are drawn by code in a folder of their own, and everything after that is run
 there as a user would: records checked, trained with adapters on two pretended devices, interrupted,
-resumed, exported, loaded in transformers; conversations converted and learnt from; a reward of
-one's own; and what is said, and how soon, when something is wrong.
+resumed, exported, loaded in transformers; conversations and a Parquet file learnt from as they
+are; a reward of one's own; and what is said, and how soon, when something is wrong.
 """
 
 import argparse
@@ -35,7 +35,9 @@ DATA = (
     "--config.data.records=photos.jsonl --config.data.image_root=photos "
     "--config.data.heldout=heldout.jsonl"
 )
-GRPO = f"python -m vlaa_jax.main --config=configs/grpo.py:tiny,lora {DATA} {BUDGET} {SHORT}"
+TINY = "python -m vlaa_jax.main --config=configs/grpo.py:tiny,lora"
+GRPO = f"{TINY} {DATA} {BUDGET} {SHORT}"
+SFT = GRPO.replace("grpo.py", "sft.py").replace("photos.jsonl", "talks.json")
 
 
 def photo(number):
@@ -102,7 +104,7 @@ def write_photos(folder):
         text = "".join(json.dumps(record) + "\n" for record in records)
         (folder / f"{name}.jsonl").write_text(text)
     (folder / "talks.json").write_text(json.dumps(talks, indent=1))
-    write_parquet(folder, own[:48])
+    write_parquet(folder, own)
 
 
 def write_parquet(folder, records):
@@ -161,6 +163,11 @@ class Page:
         return lines, seconds
 
 
+def columns_of_run(option):
+    """The option of `data check` as a setting of a run."""
+    return f"--config.data.columns='{option.partition('=')[2]}'"
+
+
 def errors(page):
     """What is said when something is wrong, and after how long."""
     folder = page.folder
@@ -172,8 +179,14 @@ def errors(page):
         (folder / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
         return f"--config.data.records={name}"
 
+    talks = json.loads((folder / "talks.json").read_text())
+    talks[7]["image"] = "IMG_9999.jpg"
+    (folder / "talks-lost.json").write_text(json.dumps(talks))
     cases = [
-        ("no records named", GRPO.replace("--config.data.records=photos.jsonl ", "")),
+        (
+            "held-out records, but no others named",
+            GRPO.replace("--config.data.records=photos.jsonl ", ""),
+        ),
         ("an image that is not there", f"{GRPO} {variant('lost.jsonl', image='IMG_9999.jpg')}"),
         ("a gold that is none", f"{GRPO} {variant('gold.jsonl', gt='many')}"),
         ("a field that is missing", f"{GRPO} {variant('field.jsonl', question=...)}"),
@@ -182,6 +195,11 @@ def errors(page):
             f"{GRPO} {variant('url.jsonl', image='https://x.org/a.jpg')}",
         ),
         ("conversations without golds", f"{GRPO} --config.data.records=talks.json"),
+        ("SFT: a photo that is not there", f"{SFT} --config.data.records=talks-lost.json"),
+        ("SFT: an answer that is missing", f"{SFT} --config.data.records=photos.jsonl"),
+        ("SFT: held-out golds that are none", f"{SFT} --config.data.heldout=gold.jsonl"),
+        ("SFT: no room for a record", f"{SFT} --config.data.tokens_per_row=64"),
+        ("embedded records, no room", f"{TINY} --config.data.max_prompt_tokens=60"),
         ("no room for the prompt", f"{GRPO} --config.data.max_prompt_tokens=60"),
         ("no room for a photo", f"{GRPO} --config.data.vision_rows_per_bin=1"),
         ("a mistyped setting", f"{GRPO} --config.optimizer.learning_rate=1e-5"),
@@ -256,7 +274,8 @@ def record(page):
         "# The first hour\n\nSixty photos of one's own, from records to a model that transformers "
         "loads, on a laptop CPU that pretends to be two devices. Written by "
         "`python benchmarks/first_hour.py`, which draws the photos (1280 x 960, JPEG) and runs "
-        "every command; times are those of two cores with an empty compile cache. The model "
+        "every command; times are those of two cores with an empty compile cache, on a machine "
+        f"with a load of {os.getloadavg()[2]:.1f} from other work when this began. The model "
         "is the 1.2-million-parameter one in the package: it shows the way, it learns nothing of "
         "photos in six steps. For a real one put `:3b` in place of `:tiny` and leave the four "
         "`data.` limits out.\n\n## The photos and their records"
@@ -282,17 +301,19 @@ def record(page):
     page.run("python -m converters jax-to-hf --quiet base-jax base")
     page.file("load.py", LOAD)
     page.run("python load.py 2> /dev/null")
+    page.say(
+        "The merged weights are rounded to the dtype that `config.json` records; `--dtype float32` "
+        "leaves them as trained."
+    )
     page.say("## Conversations, as they are")
     page.run("python -m vlaa_jax.data check talks.json --images=photos --checkpoint=embedded")
-    sft = GRPO.replace("grpo.py", "sft.py").replace("photos.jsonl", "talks.json")
-    page.run(f"{sft} --workdir=runs/talks")
+    page.run(f"{SFT} --workdir=runs/talks")
     page.say("## A Parquet file with the images inside, as data sets are saved")
     columns = "--columns=id=name,question=asked,gt=count,verifier_type:=digit"
     page.run(f"python -m vlaa_jax.data check photos.parquet {columns}")
-    page.say(
-        "A run reads it in place with `--config.data.records=photos.parquet` and the same "
-        "`--config.data.columns=...`."
-    )
+    page.say("A run reads it in place; there is no folder of images to name.")
+    parquet = GRPO.replace(DATA, f"--config.data.records=photos.parquet {columns_of_run(columns)}")
+    page.run(f"{parquet} --workdir=runs/parquet")
     page.say("## A reward of one's own")
     page.file("reward.py", REWARD)
     own = GRPO.replace("photos.jsonl", "own.jsonl").replace(

@@ -86,7 +86,9 @@ class Soak:
         status = process.wait(timeout=500)
         said = (self.dir / "stderr").read_text().strip().splitlines()
         own = [line for line in said if not line.startswith("warning: run.compilation_cache")]
-        if status not in (0, -signal.SIGKILL):
+        if status == 0:
+            assert not own, said
+        elif status != -signal.SIGKILL:
             assert len(own) == 1 and own[0].startswith("vlaa_jax: "), (status, said)
         assert status in (0, 1, 130, -signal.SIGKILL), (status, said)
         return status, own[-1] if own else ""

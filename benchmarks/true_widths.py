@@ -12,7 +12,7 @@ and batches are short, everything else is as configured.
 One run makes two steps undisturbed. Another is killed (SIGKILL) when its first checkpoint is there,
 and started again: its metrics must be the same. It is exported, transformers must load the export
 and give our logits for it (``python -m converters verify``), and something must have been learnt.
-About 7 GiB of memory at most; reported.
+About 13 GiB of memory at most; reported.
 """
 
 import argparse

@@ -128,7 +128,8 @@ def _say_step(source: str) -> None:
 
 def _verify_run(source: Path) -> int:
     """Holds every checkpoint of a run against the digests that were written with it."""
-    from vlaa_jax.train.checkpoint import problem, steps_of
+    from vlaa_jax.train.checkpoint import problem
+    from vlaa_jax.train.claim import steps_of
 
     own = source.parent.name == "checkpoints"
     folder = source.parent if own else source / "checkpoints"

@@ -68,6 +68,14 @@ def started(args, words, stderr=False, **extra):
     return process
 
 
+def until(fact, longest_s=120):
+    """Waits until something is the case."""
+    end = time.monotonic() + longest_s
+    while not fact():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
 def metrics(workdir):
     """Metrics by step, without those that are times or depend on them."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
@@ -145,9 +153,11 @@ def test_a_run_killed_at_random_times_ends_like_an_undisturbed_one(undisturbed, 
         process = started(args, "ready")
         time.sleep(delay)
         process.kill()
-        assert process.wait() == -signal.SIGKILL
+        if process.wait() == 0:  # faster than the undisturbed run: it has come to its end
+            break
+        assert process.returncode == -signal.SIGKILL
         steps_done.append(len(metrics(workdir)) if (workdir / "metrics.jsonl").exists() else 0)
-    assert steps_done[-1] < 4, "the last kill came after the end"
+    assert min(steps_done) < 4, "no kill came before the end"
     resumed = run(args)
     assert resumed.returncode == 0, resumed.stderr
     assert metrics(workdir) == metrics(base / "run"), f"steps before each kill: {steps_done}"
@@ -217,7 +227,7 @@ def test_a_sharded_run_with_several_updates_resumes(tmp_path):
     assert done.returncode == 0, done.stderr
     args = command(cut, tmp_path / "cache", *SHARDED)
     process = started(args, "step    1/", **flags)
-    time.sleep(1)  # the step counts once its line is out; the next one is under way
+    until(lambda: list((cut / "checkpoints").glob("1*")))  # it counts, and its save has begun
     process.send_signal(signal.SIGINT)  # Ctrl-C: the finished step is kept
     assert process.wait() == 130
     resumed = run(args, **flags)

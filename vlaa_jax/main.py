@@ -5,7 +5,9 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,17 +46,14 @@ def main(argv: Sequence[str]) -> None:
     logging.set_verbosity(logging.FATAL)  # errors are raised, too, and told in one line
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA cries after two minutes of compiling
-    # A preempted machine says SIGTERM first: leave through the same door as Ctrl-C, which a shell
-    # may have switched off for what it starts in the background.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.default_int_handler)
     try:
-        if len(argv) > 1:
-            raise UserError(f"unexpected argument {argv[1]!r}; options look like --config=FILE")
-        if CONFIG.value is None:
-            raise UserError("--config is missing, e.g. --config=configs/grpo.py:tiny")
-        settings = settle(CONFIG.value.to_dict())
-        _run(settings, Path(WORKDIR.value).expanduser())
+        with interruptible():
+            if len(argv) > 1:
+                raise UserError(f"unexpected argument {argv[1]!r}; options look like --config=FILE")
+            if CONFIG.value is None:
+                raise UserError("--config is missing, e.g. --config=configs/grpo.py:tiny")
+            settings = settle(CONFIG.value.to_dict())
+            _run(settings, Path(WORKDIR.value).expanduser())
     except UserError as error:
         disk.end_output()
         sys.exit(f"vlaa_jax: {error}")
@@ -66,6 +65,35 @@ def main(argv: Sequence[str]) -> None:
         print(interrupted(reason), file=sys.stderr, flush=True)
         # Everything is closed; a thread that still compiles would run into what Python takes down.
         os._exit(130)
+
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+"""A preempted machine says SIGTERM first: it leaves through the same door as Ctrl-C."""
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Has a signal interrupt what is done inside; behind it there is nothing left to stop.
+
+    Python would still raise it while it takes itself down, where nobody can handle it.
+    """
+    for number in SIGNALS:  # a shell may have switched Ctrl-C off for the background
+        signal.signal(number, signal.default_int_handler)
+    others = sys.unraisablehook
+
+    def hook(lost: Any) -> None:
+        if isinstance(lost.exc_value, KeyboardInterrupt):
+            # It fell into a finalizer, which cannot let it out: once more, a moment later.
+            threading.Timer(0.1, signal.raise_signal, (signal.SIGINT,)).start()
+        else:
+            others(lost)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def interrupted(reason: KeyboardInterrupt) -> str:
@@ -110,21 +138,27 @@ def _run(settings: Any, workdir: Path) -> None:
             HOSTS.value, COORDINATOR.value, COUNT.value, INDEX.value, SILENCE_S.value, WAIT_S.value
         )
     )
-    task = importlib.import_module(TASKS[settings.task])
     notices.watch(hosts.want_to_leave)
     with hosts.ending_together(), disk.refusals(workdir, kept):
         if hosts.count() > 1 and settings.task not in SPREAD_TASKS:
             raise UserError(f"task {settings.task} runs on one host: start it there, --hosts=one")
-        _start_jax(settings.run.compilation_cache)
-        _warn_of_memory(settings)
         console = Console(quiet=not hosts.is_writer())
-        if settings.task in TRAINERS:  # train/ does not know evaluate/
-            from vlaa_jax.evaluate.validation import prepared
-
-            with prepared(settings, workdir) as benchmarks:
-                task.run(settings, workdir, console, benchmarks)
+        if settings.task in TRAINERS:
+            _train(settings, workdir, console)
         else:
-            task.run(settings, workdir, console)
+            _start_jax(settings)
+            importlib.import_module(TASKS[settings.task]).run(settings, workdir, console)
+
+
+def _train(settings: Any, workdir: Path, console: Console) -> None:
+    """Trains; whatever is wrong with records is said before jax is imported."""
+    from vlaa_jax.evaluate.validation import prepared  # train/ does not know evaluate/
+    from vlaa_jax.train.opening import opened
+
+    with opened(settings, workdir, console) as found, prepared(settings, workdir) as benchmarks:
+        _start_jax(settings)
+        task = importlib.import_module(TASKS[settings.task])
+        task.run(settings, found, console, benchmarks)
 
 
 def _warn_of_memory(settings: Any) -> None:
@@ -134,7 +168,7 @@ def _warn_of_memory(settings: Any) -> None:
     if jax.default_backend() == "cpu" or not hasattr(settings, "optimizer"):
         return
     from vlaa_jax.plan.check import memory_problem
-    from vlaa_jax.policy.pretrained import config_of
+    from vlaa_jax.policy.reading import config_of
 
     problem = memory_problem(settings, config_of(settings.model.checkpoint), jax.devices())
     if problem and jax.process_index() == 0:
@@ -145,13 +179,13 @@ def _say(line: str) -> None:
     print(printable(line), file=sys.stderr, flush=True)
 
 
-def _start_jax(cache: str) -> None:
+def _start_jax(settings: Any) -> None:
     import jax
 
     from vlaa_jax.parallel import compile_cache
 
-    if cache:
-        compile_cache.use(cache, _say)
+    if settings.run.compilation_cache:
+        compile_cache.use(settings.run.compilation_cache, _say)
     try:
         devices = jax.devices()
     except RuntimeError as error:
@@ -162,6 +196,7 @@ def _start_jax(cache: str) -> None:
         print(
             f"vlaa_jax {__version__}  jax {jax.__version__}  {len(devices)} x {devices[0]}{where}"
         )
+    _warn_of_memory(settings)
 
 
 def _check_versions() -> None:

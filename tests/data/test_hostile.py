@@ -23,8 +23,8 @@ from vlaa_jax.data.samples.preprocessor import Preprocessor
 from vlaa_jax.data.sources.built import BuiltRecords
 from vlaa_jax.data.sources.table import open_source
 from vlaa_jax.data.text.chat import Chat
+from vlaa_jax.policy.checked import load_checked
 from vlaa_jax.policy.prompts import Encoder
-from vlaa_jax.policy.usable import load_checked
 from vlaa_jax.rewards.mixed import MixedReward
 from vlaa_jax.schema import UserError
 from vlaa_jax.settings.shared import PromptSettings

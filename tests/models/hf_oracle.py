@@ -191,7 +191,11 @@ def our_vision(
         [[g for s in shard for g in s.grids] for shard in shards],
         window_units=window_units(config),
     )
-    patches = gather_patches(plan, [[p for s in shard for p in s.images] for shard in shards])
+    images = [[p for s in shard for p in s.images] for shard in shards]
+    if any(images):
+        patches = gather_patches(plan, images)
+    else:
+        patches = np.zeros((*plan.src_SR64.shape, 1176), np.float32)
     if noise:
         filler = np.random.default_rng(seed).normal(size=patches.shape) * noise
         patches = np.where(plan.src_SR64[..., None] < 0, filler, patches).astype(np.float32)

@@ -32,9 +32,9 @@ def test_arguments_take_what_parameters_and_optimizer_must(path):
     must = bytes_on_device((model.state, model.state.trainable))
     assert 0 <= taken - must < 2e-3 * must  # a TPU's tiles are filled up
     # Masters, two moments and a gradient in float32; biases and norms are whole on every device.
-    frozen = sizes_of(config).tower if "vision" in settings.model.freeze else 0
-    _, fsdp, tensor = found["mesh"]
-    by_hand = 4 * 4 * (sizes_of(config).total - frozen) / (fsdp * tensor)
+    sizes, (_, fsdp, tensor) = sizes_of(config), found["mesh"]
+    tower = 0 if "vision" in settings.model.freeze else sizes.tower  # not cut over tensor
+    by_hand = 4 * 4 * ((sizes.total - sizes.tower) / tensor + tower) / fsdp
     assert taken == pytest.approx(by_hand, rel=0.01)
 
 
@@ -44,12 +44,13 @@ def test_decoding_and_gradients_keep_near_their_floors(path):
     programs, sizes = found["programs"], sizes_of(model_config(found["model"]))
     data, fsdp, tensor = found["mesh"]
     on_tpu = found["topology"].startswith("v")  # what GPUs do instead is in docs/planning.md
-    if fsdp > 1 and on_tpu:
-        # Parameters gathered twice in bfloat16, gradients reduced once in float32.
-        floor = (2 * 2 + 4) * sizes.total / tensor * (1 - 1 / fsdp)
+    if fsdp > 1 and on_tpu and tensor == 1:  # tensor parallelism sends activations as well
+        # Parameters gathered twice in bfloat16, gradients reduced once in float32: whole arrays.
+        floor = (2 * 2 + 4) * sizes.total
         frozen = 8 * sizes.tower if found["task"] == "sft" else 0
-        assert 0.95 * (floor - frozen) <= sent(programs["gradients"]) <= 1.3 * floor
-        assert found["task"] == "sft" or sent(programs["score"]) >= 0.95 * floor / 4
+        # An embedding of its own (7B) is looked up where it lies.
+        assert 0.9 * (floor - frozen) <= sent(programs["gradients"]) <= 1.2 * floor
+        assert found["task"] == "sft" or sent(programs["score"]) >= 0.9 * floor / 4
     if found["task"] == "grpo":
         text, at_once = model_config(found["model"]).text, found["at_once"]
         own = at_once["rollout_tensor"]
@@ -61,7 +62,7 @@ def test_decoding_and_gradients_keep_near_their_floors(path):
         crossed = 1e9 * programs["burst"]["hbm_gb"]
         assert crossed >= 0.95 * floor
         if on_tpu:
-            assert crossed <= 1.1 * floor
+            assert crossed <= (1.1 if found["topology"].startswith("v5e") else 1.4) * floor
         assert sum(programs["burst"]["sent_mib"].values()) < 8 or own > 1
 
 

@@ -9,9 +9,9 @@ from configs import sft
 from vlaa_jax.data.samples.preprocessor import Preprocessor
 from vlaa_jax.data.synthetic.dataset import write_dataset
 from vlaa_jax.parallel.mesh import make_mesh
+from vlaa_jax.policy.checked import RowCheck, load_checked
 from vlaa_jax.policy.pretrained import open_pretrained
-from vlaa_jax.policy.rows import RowCheck, RowSource
-from vlaa_jax.policy.usable import load_checked
+from vlaa_jax.policy.rows import RowSource
 from vlaa_jax.settle import settle
 
 

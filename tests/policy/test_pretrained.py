@@ -11,10 +11,11 @@ import pytest
 
 from vlaa_jax.data.synthetic.dataset import write_dataset
 from vlaa_jax.parallel.mesh import make_mesh
+from vlaa_jax.policy.checked import Usable, load_checked
 from vlaa_jax.policy.distribution import Distribution
 from vlaa_jax.policy.pretrained import open_pretrained
 from vlaa_jax.policy.prompts import Collator, Encoder
-from vlaa_jax.policy.usable import Usable, heldout_prompts, load_checked
+from vlaa_jax.policy.usable import heldout_prompts
 from vlaa_jax.rollout.engine import Engine
 from vlaa_jax.rollout.sampling import Sampling
 from vlaa_jax.settings.shared import ModelSettings, PromptSettings

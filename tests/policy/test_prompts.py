@@ -14,10 +14,11 @@ from vlaa_jax.data.loaders.loader import Loader
 from vlaa_jax.data.sources.table import open_source
 from vlaa_jax.data.synthetic.dataset import write_dataset
 from vlaa_jax.parallel.mesh import make_mesh
+from vlaa_jax.policy.checked import load_checked
 from vlaa_jax.policy.pretrained import open_pretrained
 from vlaa_jax.policy.prompts import Encoder
 from vlaa_jax.policy.spread import Reader
-from vlaa_jax.policy.usable import heldout_prompts, load_checked, training_loader
+from vlaa_jax.policy.usable import heldout_prompts, training_loader
 from vlaa_jax.rewards.mixed import MixedReward
 from vlaa_jax.schema import UserError
 from vlaa_jax.settings.shared import ModelSettings, PromptSettings

@@ -17,8 +17,8 @@ from vlaa_jax.rewards.iou import score_iou
 from vlaa_jax.rollout.engine import Rollout
 from vlaa_jax.schema import Record, Score
 from vlaa_jax.settings.grpo import GrpoSettings
+from vlaa_jax.train.claim import plain
 from vlaa_jax.train.rollout_log import RolloutLog, TokenFigures
-from vlaa_jax.train.rundir import plain
 
 TINY = Path(vlaa_jax.__file__).parent / "assets" / "tiny"
 TOKENIZER = Tokenizer.from_file(str(TINY / "tokenizer.json"))

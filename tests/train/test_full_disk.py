@@ -27,11 +27,9 @@ def save(checkpoints, step):
 def until_full(checkpoints):
     for step in range(1, 10):
         save(checkpoints, step)
-        for _ in range(50):
-            checkpoints.check()
-            if checkpoints.latest == step and (checkpoints._directory / str(step)).exists():
-                break
-            time.sleep(0.1)
+        while checkpoints._manager.is_saving_in_progress():
+            time.sleep(0.02)
+        checkpoints.check()
 
 
 def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(tmp_path, capfd):

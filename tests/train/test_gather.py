@@ -1,7 +1,6 @@
 """Dynamic sampling: what is drawn again, when it stops, and what is kept."""
 
 import threading
-import time
 from concurrent.futures import Future
 from types import SimpleNamespace
 
@@ -114,14 +113,13 @@ def test_an_interrupt_does_not_wait_for_what_is_queued():
     done, release = [], threading.Event()
 
     def job(number):
-        release.wait(30)
+        release.wait(120)
         done.append(number)
 
-    start = time.monotonic()
     with pytest.raises(KeyboardInterrupt), scoring_threads() as pool:
         jobs = [pool.submit(job, number) for number in range(20)]
         raise KeyboardInterrupt
-    assert time.monotonic() - start < 10
+    assert not done
     release.set()
     assert sum(future.cancelled() for future in jobs) >= 20 - gather.SCORING_THREADS
 

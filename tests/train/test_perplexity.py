@@ -128,7 +128,7 @@ def test_two_models_count_alike(data, ranked, tmp_path):
 
 
 def _plain(values):
-    from vlaa_jax.train.rundir import plain
+    from vlaa_jax.train.claim import plain
 
     return plain(values)
 

@@ -12,6 +12,7 @@ from vlaa_jax.schema import UserError
 from vlaa_jax.settings.grpo import GrpoSettings
 from vlaa_jax.settings.shared import OptimizerSettings, RunSettings
 from vlaa_jax.train.checkpoint import Progress
+from vlaa_jax.train.claim import Claim
 from vlaa_jax.train.rundir import RunDir
 from vlaa_jax.train.validation import Validation
 
@@ -19,17 +20,16 @@ SETTINGS = GrpoSettings()
 
 
 def opened(path, settings=SETTINGS):
-    return RunDir(path, settings, Console(quiet=True))
+    return RunDir(Claim(path, settings), Console(quiet=True))
 
 
 def test_a_second_run_in_the_same_directory_is_refused_and_a_dead_one_is_not(tmp_path):
     script = """
         import sys, time
         from pathlib import Path
-        from rich.console import Console
         from vlaa_jax.settings.grpo import GrpoSettings
-        from vlaa_jax.train.rundir import RunDir
-        run = RunDir(Path(sys.argv[1]), GrpoSettings(), Console(quiet=True))
+        from vlaa_jax.train.claim import Claim
+        claim = Claim(Path(sys.argv[1]), GrpoSettings())
         print("open", flush=True)
         time.sleep(120)
     """

@@ -11,6 +11,8 @@ import urllib.request
 from collections.abc import Callable, Mapping
 
 EVERY_S = 5.0
+ANSWER_S = 5.0
+"""Longest wait for an answer of the metadata server."""
 LARGEST = 1024
 """Bytes of an answer."""
 QUIET = ("", "NONE", "FALSE", "MIGRATE_ON_HOST_MAINTENANCE")
@@ -60,7 +62,7 @@ def _ask(host: str, what: str) -> str:
     try:
         # No proxy: the address means this machine alone.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(request, timeout=EVERY_S) as answer:
+        with opener.open(request, timeout=ANSWER_S) as answer:
             return answer.read(LARGEST).decode("ascii", "replace").strip()[:80]
     except (OSError, ValueError):
         return ""

@@ -1,4 +1,4 @@
-"""Everything that comes from a checkpoint: weights on the mesh, tokenizer, image processor."""
+"""Everything that comes from a checkpoint: what reads records, and weights on the mesh."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,51 +13,34 @@ from jax.sharding import Mesh
 
 from vlaa_jax import disk
 from vlaa_jax.data.images.processor import ImageProcessor
-from vlaa_jax.data.samples.preprocessor import Preprocessor
-from vlaa_jax.data.text.chat import Chat
 from vlaa_jax.models.qwen_vl import lora, weights
 from vlaa_jax.models.qwen_vl.attend import choose
 from vlaa_jax.models.qwen_vl.axes import PARAM_AXES, layout
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
-from vlaa_jax.models.qwen_vl.hf_config import read_config
 from vlaa_jax.models.qwen_vl.model import Compute, split_model
 from vlaa_jax.models.qwen_vl.trees import merge, part_of
 from vlaa_jax.models.qwen_vl.vision import PixelNorm
 from vlaa_jax.parallel.mesh import data_shards, platform_of
 from vlaa_jax.parallel.sharding import Layout, dotted, tree_shardings
+from vlaa_jax.policy.reading import Reading
 from vlaa_jax.rollout.sampling import allowed_tokens
 from vlaa_jax.rollout.weights import is_matrix
-from vlaa_jax.schema import UserError
 from vlaa_jax.settings.shared import DataSettings, ModelSettings
 
 WEIGHT_SUFFIXES = (".safetensors", ".safetensors.index.json", ".bin", ".pt", ".pth")
 
 
 @dataclass(frozen=True)
-class Pretrained:
+class Pretrained(Reading):
     """What a checkpoint brings; its weights are read by `load_params`."""
 
     path: Path
-    sidecars: Path
-    config: QwenVLConfig
     graphdef: nnx.GraphDef
     base_graphdef: nnx.GraphDef
     """Structure without LoRA branches; the same as `graphdef` where there are none."""
     abstract: Mapping[str, Any]
     """Shapes, dtypes and shardings of the parameters, LoRA branches included."""
-    chat: Chat
-    processor: ImageProcessor
     allowed_V: np.ndarray
-
-    @property
-    def window_units(self) -> int:
-        """Merge units along a window's side; 0 for a tower without windows."""
-        vision = self.config.vision
-        return vision.window_size // (vision.patch_size * vision.merge_size)
-
-    def preprocessor(self, data: DataSettings) -> Preprocessor:
-        """What stands between records and the model, with the run's system prompt."""
-        return Preprocessor(self.chat, self.processor, data.system_prompt)
 
     def load_params(self, seed: int = 0) -> dict[str, Any]:
         """Reads the weights straight onto the mesh, each device its own slices.
@@ -71,7 +54,12 @@ class Pretrained:
 
 
 def open_pretrained(
-    model: ModelSettings, data: DataSettings, mesh: Mesh, *, trains: bool = True
+    model: ModelSettings,
+    data: DataSettings,
+    mesh: Mesh,
+    *,
+    trains: bool = True,
+    reading: Reading | None = None,
 ) -> Pretrained:
     """Opens an HF directory, one of our checkpoints, a hub id, or the embedded default.
 
@@ -80,27 +68,22 @@ def open_pretrained(
         data: limits of image sizes.
         mesh: the device mesh.
         trains: whether anything trains at all.
+        reading: its small files, where they are open already.
 
     Raises:
         UserError: there is nothing there, or it does not fit together.
     """
-    path = _locate(model.checkpoint)
-    sidecars = weights.sidecar_dir(path)
-    config = read_config(sidecars)
-    processor = ImageProcessor.from_dir(sidecars, data.min_pixels or None, data.max_pixels or None)
+    reading = reading or Reading.of(model.checkpoint, data)
+    config, chat, processor = reading.config, reading.chat, reading.processor
     compute = compute_of(model, config, mesh, pixel_norm(processor))
     base_graphdef, _ = split_model(config, compute)
     graphdef, shapes = split_model(config, compute, model.lora)
-    chat = Chat.from_dir(sidecars)
     return Pretrained(
-        path=path,
-        sidecars=sidecars,
-        config=config,
+        **vars(reading),
+        path=weights.resolve(model.checkpoint),
         graphdef=graphdef,
         base_graphdef=base_graphdef,
         abstract=place_params(shapes, model, layout(config, mesh), trains=trains),
-        chat=chat,
-        processor=processor,
         allowed_V=allowed_tokens(config.text.vocab_size, chat.vocab_size, chat.structural_ids),
     )
 
@@ -132,23 +115,6 @@ def compute_of(
         attention=choose(model.attention, platform, exact=model.exact),
         exact=high if model.exact else None,
     )
-
-
-def config_of(checkpoint: str) -> QwenVLConfig:
-    """The model configuration of a checkpoint; nothing large is read."""
-    return weights.load_config(_locate(checkpoint))
-
-
-def _locate(checkpoint: str) -> Path:
-    if not checkpoint:
-        raise UserError(
-            "model.checkpoint is not set: give an HF directory, a converted checkpoint or a hub id "
-            "with --config.model.checkpoint=..., or use a :tiny config"
-        )
-    path = weights.resolve(checkpoint)
-    if not path.exists():
-        raise UserError(f"model.checkpoint: {checkpoint} does not exist and is no hub id")
-    return path
 
 
 def place_params(

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from PIL import Image
 
 from vlaa_jax.data.images.planner import ladder, vision_shape
-from vlaa_jax.data.judging.judge import GoldProblems, Judge, Limits
+from vlaa_jax.data.judging.judge import GoldProblems, Judge
 from vlaa_jax.data.rows.batches import BatchLayout, PromptBatch, collate_prompts
 from vlaa_jax.data.samples.preprocessor import Encoded
 from vlaa_jax.models.qwen_vl.model import PromptInputs
@@ -18,6 +18,7 @@ from vlaa_jax.models.qwen_vl.vision import VisionInputs
 from vlaa_jax.parallel import hosts
 from vlaa_jax.parallel.local import local_shards, parts_of, put_known, put_local
 from vlaa_jax.parallel.mesh import batch_sharding, data_shards
+from vlaa_jax.policy.checked import PromptCheck
 from vlaa_jax.policy.pretrained import Pretrained
 from vlaa_jax.schema import Record
 from vlaa_jax.settings.shared import PromptSettings
@@ -54,14 +55,8 @@ class Encoder:
         return Prompt(record, encoded, images[0].size if images else None)
 
     def judge(self, gold_problems: GoldProblems | None) -> Judge:
-        """Refuses what encoding would refuse, and golds that their verifier cannot score."""
-        limits = Limits(
-            self.data.max_prompt_tokens,
-            "data.max_prompt_tokens",
-            self.data.vision_rows_per_bin,
-            self.pretrained.window_units,
-        )
-        return Judge(gold_problems, self.pretrained.preprocessor(self.data), limits)
+        """Refuses what encoding would refuse."""
+        return PromptCheck(self.pretrained, self.data).judge(gold_problems)
 
 
 def prompt_inputs(batch: PromptBatch) -> PromptInputs:

@@ -22,12 +22,13 @@ from vlaa_jax.models.qwen_vl.vision import VisionInputs
 from vlaa_jax.models.reward_head.head import ScalarHead, load_scalar_head
 from vlaa_jax.parallel import hosts
 from vlaa_jax.parallel.mesh import data_shards
-from vlaa_jax.policy.pretrained import config_of, pixel_norm
-from vlaa_jax.rewards.iou import native_box_space
+from vlaa_jax.policy.checked import HEAD, headless
+from vlaa_jax.policy.pretrained import pixel_norm
+from vlaa_jax.policy.reading import config_of
 from vlaa_jax.rewards.mixed import MixedReward
 from vlaa_jax.rewards.open_ended import AnswerItem, AnswerScorer, Judged
 from vlaa_jax.schema import Record, UserError
-from vlaa_jax.settings.rewards import NATIVE, RewardSettings
+from vlaa_jax.settings.rewards import RewardSettings
 
 
 class InProcessRewardHead(AnswerScorer):
@@ -167,14 +168,22 @@ def mixed_reward(settings: RewardSettings, mesh: Mesh, dtype: str, checkpoint: s
     Raises:
         UserError: the head or the checkpoint cannot be used.
     """
-    if settings.answer_box_space == NATIVE:
-        space = native_box_space(config_of(checkpoint).family)
-        settings = dataclasses.replace(settings, answer_box_space=space)
-    if settings.open_ended == "reward_head":
-        if hosts.count() > 1:
-            raise UserError(
-                "rewards.open_ended: reward_head works on one host; serve the head and "
-                "name the server instead"
-            )
-        return MixedReward(settings, head_scorer(settings, mesh, dtype))
-    return MixedReward(settings)
+    return with_head(headless(settings, config_of(checkpoint).family), settings, mesh, dtype)
+
+
+def with_head(reward: MixedReward, settings: RewardSettings, mesh: Mesh, dtype: str) -> MixedReward:
+    """A `headless` reward, or in its place one with the head where the settings choose it.
+
+    Raises:
+        UserError: the head cannot be used.
+    """
+    if settings.open_ended != HEAD:
+        return reward
+    if hosts.count() > 1:
+        raise UserError(
+            "rewards.open_ended: reward_head works on one host; serve the head and name the "
+            "server instead"
+        )
+    reward.close()
+    whole = dataclasses.replace(reward.settings, open_ended=HEAD)
+    return MixedReward(whole, head_scorer(settings, mesh, dtype))

@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from vlaa_jax.data.judging.judge import GoldProblems, Judge, Limits
 from vlaa_jax.data.loaders.loader import Loader
 from vlaa_jax.data.loaders.order import Order
 from vlaa_jax.data.loaders.rows import Samples, count_batches, row_budget, row_loader
@@ -47,19 +46,6 @@ def row_targets(batch: RowBatch, *, vision: bool) -> RowTargets:
     images = VisionInputs(*host.vision) if vision else None
     rows = RowInputs(host.ids_BT, host.positions_BT3, host.segment_ids_BT, host.unit_src_BT, images)
     return RowTargets(rows, predicts)
-
-
-@dataclass(frozen=True)
-class RowCheck:
-    """Refuses, without touching pixels, what no row can hold; see ``usable.load_checked``."""
-
-    pretrained: Pretrained
-    data: RowSettings
-
-    def judge(self, gold_problems: GoldProblems | None) -> Judge:
-        """Measures records with their answers; nobody asks for their golds."""
-        limits = Limits(self.data.tokens_per_row, "data.tokens_per_row")
-        return Judge(None, self.pretrained.preprocessor(self.data), limits, "sft")
 
 
 class RowSource:

@@ -19,18 +19,19 @@ from rich.console import Console
 from vlaa_jax import disk
 from vlaa_jax.evaluate.nouns import Unit
 from vlaa_jax.parallel.mesh import make_mesh
+from vlaa_jax.policy.checked import load_checked
 from vlaa_jax.policy.groups import Groups
 from vlaa_jax.policy.pretrained import open_pretrained
 from vlaa_jax.policy.prompts import Collator, Encoder
 from vlaa_jax.policy.reward_head import mixed_reward
 from vlaa_jax.policy.sampler import Sampler
 from vlaa_jax.policy.scoring import CompletionScorer
-from vlaa_jax.policy.usable import heldout_prompts, load_checked
+from vlaa_jax.policy.usable import heldout_prompts
 from vlaa_jax.rewards.mixed import check_failed
 from vlaa_jax.schema import Score, Summary, UserError
 from vlaa_jax.settings.study import HeldoutSettings
-from vlaa_jax.train.grpo_data import files
-from vlaa_jax.train.rundir import check_settings, lock, plain
+from vlaa_jax.train.claim import check_settings, lock, plain
+from vlaa_jax.train.opening import files
 
 OUTPUTS, UNITS = "outputs.jsonl", "units.json"
 HIT = 0.5
@@ -79,14 +80,14 @@ def sample(settings: HeldoutSettings, workdir: Path) -> tuple[Groups, list[Score
     mesh = make_mesh(**asdict(settings.mesh))
     pretrained = open_pretrained(settings.model, settings.data, mesh, trains=False)
     encoder = Encoder(pretrained, settings.data)
-    _, images, path = files(settings.data, workdir)
+    places = files(settings.data, workdir)
     limit = settings.rollout.max_new_tokens
     model = settings.model
     reward = mixed_reward(settings.rewards, mesh, model.dtype, model.checkpoint)
     try:
         reward.start()
         records, _ = load_checked(
-            path or Path(), images, encoder, gold_problems=reward.gold_problems
+            places.heldout or Path(), places.images, encoder, gold_problems=reward.gold_problems
         )
         prompts = heldout_prompts(records, encoder)
         collator = Collator(pretrained, settings.data, mesh)
@@ -94,7 +95,9 @@ def sample(settings: HeldoutSettings, workdir: Path) -> tuple[Groups, list[Score
         keys_P = sampler.keys(0, 0, len(prompts))
         rollout = sampler(pretrained.load_params(), prompts, keys_P)
         jax.block_until_ready(rollout.tokens_PGT)
-        scorer = CompletionScorer(reward, pretrained.chat, pretrained.processor, images, limit)
+        scorer = CompletionScorer(
+            reward, pretrained.chat, pretrained.processor, places.images, limit
+        )
         texts = scorer.texts(rollout)
         scores = scorer.score(prompts, texts, rollout)
         check_failed(scores, settings.rewards.max_failed_frac, where="held-out records")

@@ -15,7 +15,7 @@ from vlaa_jax.study.execute import DONE, execute, state_of
 from vlaa_jax.study.grid import Step, data_folder, steps, table
 from vlaa_jax.study.read import read_cells
 from vlaa_jax.study.report import write_report
-from vlaa_jax.train.rundir import check_settings, lock, plain
+from vlaa_jax.train.claim import check_settings, lock, plain
 
 
 def run(settings: StudySettings, workdir: Path, console: Console) -> Summary:

@@ -23,6 +23,7 @@ from vlaa_jax.data.loaders.order import records_digest
 from vlaa_jax.models.qwen_vl.trees import merge
 from vlaa_jax.parallel import hosts
 from vlaa_jax.schema import Record, UserError
+from vlaa_jax.train.claim import steps_of
 from vlaa_jax.train.state import TrainState
 
 PARAMS, OPTIMIZER, PROGRESS = "params", "optimizer", "progress"
@@ -238,14 +239,6 @@ def problem(step_directory: Path) -> str | None:
         if found := digests.problem(step_directory / item):
             return f"{item}/{found}"
     return None
-
-
-def steps_of(directory: Path) -> list[int]:
-    """Steps of the checkpoints that have their final name, newest first."""
-    if not directory.is_dir():
-        return []
-    names = [path.name for path in directory.iterdir() if path.is_dir()]
-    return sorted((int(name) for name in names if name.isdigit()), reverse=True)
 
 
 def _hear_no_late_words() -> None:

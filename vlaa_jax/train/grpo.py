@@ -25,7 +25,7 @@ from vlaa_jax.policy.logprobs import GroupLogprobs
 from vlaa_jax.policy.micro import MicroPlan
 from vlaa_jax.policy.pretrained import Pretrained, open_pretrained
 from vlaa_jax.policy.prompts import Collator, Encoder, Placed, Prompt
-from vlaa_jax.policy.reward_head import mixed_reward
+from vlaa_jax.policy.reward_head import with_head
 from vlaa_jax.policy.sampler import Sampler
 from vlaa_jax.policy.scoring import CompletionScorer
 from vlaa_jax.policy.spread import Deal
@@ -41,13 +41,14 @@ from vlaa_jax.train.grpo_update import Metrics, PolicyUpdate
 from vlaa_jax.train.inputs import inputs, same_inputs
 from vlaa_jax.train.learner import Learner
 from vlaa_jax.train.metrics import StepClock
-from vlaa_jax.train.rundir import RunDir, check_files
+from vlaa_jax.train.opening import Opened
+from vlaa_jax.train.rundir import RunDir
 from vlaa_jax.train.validation import Benchmarks, Measure, Validation
 
 
 def run(
     settings: GrpoSettings,
-    workdir: Path,
+    found: Opened,
     console: Console,
     benchmarks: Benchmarks | None = None,
 ) -> Summary:
@@ -55,28 +56,27 @@ def run(
 
     Args:
         settings: of the run.
-        workdir: its directory.
+        found: its directory and its records.
         console: where people read along.
         benchmarks: what to measure beside the held-out records, if anything.
 
     Raises:
-        UserError: the run directory, the checkpoint or the data cannot be used.
+        UserError: a checkpoint cannot be used, or weights do not fit the mesh.
     """
     began = time.monotonic()
-    check_files(settings.data)
-    with RunDir(workdir, settings, console) as rundir:
+    with RunDir(found.claim, console) as rundir:
         mesh = make_mesh(**dataclasses.asdict(settings.mesh))
         _check_shards(settings, data_shards(mesh))
-        model = settings.model
-        reward = rundir.closes(mixed_reward(settings.rewards, mesh, model.dtype, model.checkpoint))
-        pretrained = open_pretrained(settings.model, settings.data, mesh)
-        reward.start()
+        assert found.reward is not None
+        reward = with_head(found.reward, settings.rewards, mesh, settings.model.dtype)
+        rundir.closes(reward).start()
+        pretrained = open_pretrained(settings.model, settings.data, mesh, reading=found.reading)
         deal = Deal(mesh, settings.rollout.at_once)
-        data = open_data(settings, Encoder(pretrained, settings.data), reward, rundir, deal)
+        data = open_data(settings, found, Encoder(pretrained, settings.data), rundir, deal)
         distribution = _distribution(settings, pretrained, mesh)
         learner = _learner(settings, pretrained, distribution, mesh)
         _begin(rundir, pretrained, data, learner)
-        console.print(_header(settings, workdir, data, learner, mesh), highlight=False)
+        console.print(_header(settings, rundir.path, data, learner, mesh), highlight=False)
 
         sampler, held_sampler = _samplers(settings, pretrained, data, mesh)
         placed = Placed(sampler.collator)

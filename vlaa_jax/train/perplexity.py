@@ -25,17 +25,17 @@ from vlaa_jax.data.rows.batches import RowBatch
 from vlaa_jax.data.synthetic.dataset import write_dataset
 from vlaa_jax.foreign import parse_json, read_object
 from vlaa_jax.parallel.mesh import data_shards, make_mesh
+from vlaa_jax.policy.checked import RowCheck, Usable, load_checked
 from vlaa_jax.policy.distribution import Distribution
 from vlaa_jax.policy.pretrained import Pretrained, open_pretrained
-from vlaa_jax.policy.rows import RowCheck, RowSource
-from vlaa_jax.policy.usable import Usable, load_checked
+from vlaa_jax.policy.rows import RowSource
 from vlaa_jax.schema import Record, Summary, UserError
 from vlaa_jax.settings.perplexity import PerplexitySettings
+from vlaa_jax.train.claim import check_files, check_settings, lock, plain
 from vlaa_jax.train.console import minutes
-from vlaa_jax.train.grpo_data import image_root
 from vlaa_jax.train.histogram import write_histogram
 from vlaa_jax.train.inputs import inputs
-from vlaa_jax.train.rundir import check_files, check_settings, lock, plain
+from vlaa_jax.train.opening import image_root
 
 RANKING = "perplexity.jsonl"
 

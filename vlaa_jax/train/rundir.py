@@ -1,11 +1,7 @@
 """The directory of a run: whose it is, what has been reached, what was measured. No algorithm."""
 
-import dataclasses
-import fcntl
-import json
-import os
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -14,26 +10,22 @@ import numpy as np
 from rich.console import Console
 
 from vlaa_jax import disk
-from vlaa_jax.data.sources.table import source_class
-from vlaa_jax.foreign import local_path
 from vlaa_jax.parallel import hosts
 from vlaa_jax.parallel.compiling import Compilations
 from vlaa_jax.policy.pretrained import copy_sidecars
 from vlaa_jax.report.page import leave_report
 from vlaa_jax.report.record import RunRecord
 from vlaa_jax.schema import Summary, UserError
-from vlaa_jax.settings.fields import harmless_names, path_names
-from vlaa_jax.settings.shared import DataSettings, RunSettings
+from vlaa_jax.settings.shared import RunSettings
 from vlaa_jax.train.board import Shown
-from vlaa_jax.train.checkpoint import Checkpoints, Progress, steps_of
+from vlaa_jax.train.checkpoint import Checkpoints, Progress
+from vlaa_jax.train.claim import Claim, plain
 from vlaa_jax.train.console import minutes, written
 from vlaa_jax.train.learner import Learner
 from vlaa_jax.train.metrics import MetricsWriter, StepClock
 from vlaa_jax.train.plot import write_plot
 from vlaa_jax.train.rollout_log import RolloutLog
 from vlaa_jax.train.trackers import Wandb
-
-LOCK = "lock"
 
 
 class Closing(Protocol):
@@ -47,24 +39,19 @@ C = TypeVar("C", bound=Closing)
 
 
 class RunDir:
-    """Opens the directory of one run, new or where it was interrupted.
-
-    With several hosts, one of them writes, and all read: the directory is one they share. A lock is
-    held while it is open. The run's settings are written down by `begin`, when everything
-    else was opened: a mistyped option must not claim the directory.
+    """Opens what a run has written: its checkpoints, its records, its metrics.
 
     Args:
-        path: the run directory.
-        settings: of the task; with a group ``run``.
+        claim: of its directory, for settings with a group ``run``; closed with this.
         console: where people read along.
 
     Raises:
-        UserError: it cannot be written, is in use, or holds a run with other settings.
+        UserError: the newest checkpoint is damaged.
     """
 
-    def __init__(self, path: Path, settings: Any, console: Console) -> None:
-        self.path, self.console = path, console
-        self._settings, self._run = settings, _run_settings(settings)
+    def __init__(self, claim: Claim, console: Console) -> None:
+        self.path, self.console = claim.path, console
+        self._claim, self._run = claim, _run_settings(claim.settings)
         self._steps = self._run.steps
         self.progress = Progress(0, {})
         self._saved = 0
@@ -74,25 +61,20 @@ class RunDir:
         self._writer: MetricsWriter | None = None
         self._wandb: Wandb | None = None
         self._ends = ExitStack()
+        self.closes(claim)
         self.compilations = self.closes(Compilations(console.print if hosts.is_writer() else None))
         try:
-            _same_everywhere(settings)
-            hosts.from_writer(lambda: self._claim(path), "the run directory")
-            if not (path / LOCK).exists():
-                raise UserError(f"--workdir={path}: the hosts do not share this directory")
             self.checkpoints = self.closes(
-                Checkpoints(path / "checkpoints", self._run.keep_checkpoints, self._run.damaged)
+                Checkpoints(
+                    self.path / "checkpoints", self._run.keep_checkpoints, self._run.damaged
+                )
             )
-            self.rollouts = self.closes(RolloutLog(path, console.print))
+            self.rollouts = self.closes(RolloutLog(self.path, console.print))
             for step, problem in self.checkpoints.put_aside:
                 console.print(f"checkpoint {step} is damaged ({problem}): kept as {step}.damaged")
         except BaseException:
             self._ends.close()
             raise
-
-    def _claim(self, path: Path) -> None:
-        self._ends.callback(lock(path))
-        check_settings(path, self._settings)
 
     @property
     def steps(self) -> int:
@@ -114,7 +96,7 @@ class RunDir:
         return part
 
     def begin(self, progress: Progress, sidecars: Path) -> None:
-        """Claims the directory for these settings and goes to a position.
+        """Claims the directory for good and goes to a position.
 
         Args:
             progress: where the run stands.
@@ -124,21 +106,12 @@ class RunDir:
         if hosts.is_writer():
             self._writer = self.closes(MetricsWriter(self.path, progress.step))
             if self._run.wandb:
-                told = plain(self._settings)
+                told = plain(self._claim.settings)
                 self._wandb = self.closes(Wandb(self.path, self._run.wandb, told))
             copy_sidecars(sidecars, self.path / "hf")
-            disk.write_json(self.path / "config.json", plain(self._settings))
+            disk.write_json(self.path / "config.json", plain(self._claim.settings))
         if progress.step:
             self.console.print(f"resuming at step {progress.step}")
-
-    def list_rejects(self, path: Path, usable: int, rejects: Sequence[Any]) -> None:
-        """Says how many records were left out, and writes down why."""
-        if rejects and hosts.is_writer():
-            listing = self.path / f"rejects-{path.stem}.txt"
-            disk.write_text(listing, "".join(f"{r}\n" for r in rejects))
-            self.console.print(
-                f"{path}: {usable} records, {len(rejects)} left out (reasons in {listing})"
-            )
 
     def report(
         self, step: int, metrics: Mapping[str, float], clock: StepClock, words: Sequence[str]
@@ -238,140 +211,13 @@ class RunDir:
     def __exit__(
         self, kind: object = None, error: BaseException | None = None, trace: object = None
     ) -> None:
-        with disk.refusals(self.path, self._kept):
+        with disk.refusals(self.path, self._claim.kept):
             try:
                 if error is not None:
                     raise error
             finally:
                 self._ends.close()
 
-    def _kept(self) -> str:
-        """What is said of a run that cannot write any more."""
-        saved = steps_of(self.path / "checkpoints")
-        if not saved:
-            return "nothing was saved yet, the same command begins again"
-        return f"steps up to {saved[0]} are saved, the same command goes on from there"
-
 
 def _run_settings(settings: Any) -> RunSettings:
     return settings.run
-
-
-def _same_everywhere(settings: Any) -> None:
-    """Looks whether all hosts were given the same settings, but for those that change no number."""
-    told = hosts.gather(plain(settings), "the settings")
-    harmless = harmless_names(type(settings))
-    for host, other in enumerate(told):
-        changed = sorted(set(_differences(told[0], other)) - harmless)
-        if changed:
-            raise UserError(
-                f"host {host} was started with other settings than host 0 ({', '.join(changed)}); "
-                "give all hosts the same command"
-            )
-
-
-def lock(path: Path) -> Callable[[], None]:
-    """Takes the directory for this process; what it returns gives it back.
-
-    The lock belongs to the open file, so it goes with the process, however that ends.
-
-    Raises:
-        UserError: the directory cannot be written, or another process holds it.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        if not os.access(path, os.W_OK):
-            raise PermissionError(13, os.strerror(13))
-        descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise UserError(f"--workdir={path}: cannot be used ({error.strerror})") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
-        os.close(descriptor)
-        by = f" by process {holder}" if holder.isdigit() else ""
-        raise UserError(
-            f"--workdir={path}: a run is going on in it{by}; wait for it or choose another workdir"
-        ) from error
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-    return lambda: os.close(descriptor)
-
-
-def check_settings(path: Path, settings: Any) -> None:
-    """Looks whether the directory holds a run with other settings.
-
-    Raises:
-        UserError: it does, or what it holds cannot be read.
-    """
-    file = path / "config.json"
-    if not file.exists():
-        return
-    try:
-        recorded = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(recorded, dict):
-            raise ValueError("it holds no settings")
-    except (OSError, ValueError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"--workdir={path}: config.json cannot be read ({reason})") from error
-    harmless, paths = harmless_names(type(settings)), path_names(type(settings))
-    changed = sorted(
-        f"{name}: {old!r} -> {new!r}"
-        for name, (old, new) in _differences(recorded, plain(settings)).items()
-        if name not in harmless and not (name in paths and _same_path(old, new))
-    )
-    if changed:
-        raise UserError(
-            f"--workdir={path} holds a run with other settings ({', '.join(changed[:5])}); "
-            "give the same command to resume it, or another workdir"
-        )
-
-
-def _same_path(old: Any, new: Any) -> bool:
-    """Whether two spellings mean one place: ``images/``, ``./images`` and its whole path do."""
-    if not (isinstance(old, str) and isinstance(new, str) and old and new):
-        return False
-    return os.path.abspath(local_path(old)) == os.path.abspath(local_path(new))
-
-
-def check_files(data: DataSettings) -> None:
-    """Looks whether the data is there at all, before anything large is loaded.
-
-    Raises:
-        UserError: a path is missing, does not exist, or holds no records of a form that is known.
-    """
-    if data.records == "embedded":
-        return
-    rooted = False
-    for name in ("records", "heldout", "validation"):
-        path = getattr(data, name, "")
-        if not path and name == "records":
-            raise UserError("data.records is not set: give it with --config.data.records=...")
-        try:
-            rooted |= bool(path) and source_class(path).needs_root
-        except UserError as error:
-            raise UserError(f"data.{name}: {error}") from None
-    root = data.image_root
-    if rooted and not root:
-        raise UserError("data.image_root is not set: give it with --config.data.image_root=...")
-    if root and not local_path(root).is_dir():
-        raise UserError(f"data.image_root: {root} does not exist")
-
-
-def plain(settings: Any) -> dict[str, Any]:
-    """Settings as JSON holds them."""
-    return json.loads(json.dumps(dataclasses.asdict(settings)))
-
-
-def _differences(
-    a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = ""
-) -> dict[str, tuple[Any, Any]]:
-    found: dict[str, tuple[Any, Any]] = {}
-    for name in a.keys() | b.keys():
-        left, right = a.get(name), b.get(name)
-        if isinstance(left, dict) and isinstance(right, dict):
-            found |= _differences(left, right, f"{prefix}{name}.")
-        elif left != right:
-            found[f"{prefix}{name}"] = (left, right)
-    return found

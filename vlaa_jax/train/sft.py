@@ -3,7 +3,6 @@
 import dataclasses
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -28,7 +27,8 @@ from vlaa_jax.train.console import header
 from vlaa_jax.train.inputs import inputs, same_inputs
 from vlaa_jax.train.learner import Learner, Outcome
 from vlaa_jax.train.metrics import StepClock
-from vlaa_jax.train.rundir import RunDir, check_files
+from vlaa_jax.train.opening import Opened
+from vlaa_jax.train.rundir import RunDir
 from vlaa_jax.train.sft_data import open_data, open_validation
 from vlaa_jax.train.sft_loss import sft_loss
 from vlaa_jax.train.validation import Benchmarks, Validation
@@ -37,24 +37,23 @@ Metrics = dict[str, float]
 
 
 def run(
-    settings: SftSettings, workdir: Path, console: Console, benchmarks: Benchmarks | None = None
+    settings: SftSettings, found: Opened, console: Console, benchmarks: Benchmarks | None = None
 ) -> Summary:
     """Trains on answers in a run directory, from wherever that stands to the last step.
 
     Args:
         settings: of the run.
-        workdir: its directory.
+        found: its directory and its records.
         console: where people read along.
         benchmarks: what to measure beside the held-out questions, if anything.
 
     Raises:
-        UserError: the run directory, the checkpoint or the data cannot be used.
+        UserError: a checkpoint cannot be used, or rows or weights do not fit the mesh.
     """
-    check_files(settings.data)
-    with RunDir(workdir, settings, console) as rundir:
+    with RunDir(found.claim, console) as rundir:
         mesh = make_mesh(**dataclasses.asdict(settings.mesh))
-        pretrained = open_pretrained(settings.model, settings.data, mesh)
-        data = open_data(settings, pretrained, mesh, rundir)
+        pretrained = open_pretrained(settings.model, settings.data, mesh, reading=found.reading)
+        data = open_data(settings, found, pretrained, mesh)
         if not settings.run.steps:
             updates = round(settings.data.epochs * data.train.updates_per_epoch())
             rundir.set_steps(max(updates, 1))
@@ -71,10 +70,10 @@ def run(
         progress = same_inputs(data.resume(progress, loader), now)
         rundir.begin(progress, pretrained.sidecars)
         kinds, name = {"with answers": len(data.records)}, settings.model.checkpoint
-        console.print(header(workdir, name, *learner.count(), kinds, mesh), highlight=False)
+        console.print(header(rundir.path, name, *learner.count(), kinds, mesh), highlight=False)
         watched = Watched(distribution, data.validation)
         measure = benchmarks(pretrained, mesh) if benchmarks else None
-        validation = open_validation(settings, pretrained, data, mesh, rundir, measure)
+        validation = open_validation(settings, pretrained, found, mesh, rundir, measure)
         validation.measure(learner.params, "before")
         with rundir.saving(learner, updates_per_step=1):
             train(Parts(learner, loader, data.train, pretrained, mesh), rundir, watched, validation)

@@ -1,20 +1,16 @@
 """The fetch command against a local server that speaks the hub's file API."""
 
-import hashlib
 import io
-import json
-import os
 import subprocess
 import sys
 import tarfile
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from hub_server import environment_of, hub_of
+
 ROOT = Path(__file__).parents[3]
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPO = "UCSC-VLAA/VLAA-Thinking"
 
 
@@ -35,59 +31,12 @@ def archive(*members):
 
 @pytest.fixture
 def hub():
-    """A hub whose files a test may change; `.asked` counts what was downloaded."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *unused):
-            pass
-
-        def do_HEAD(self):
-            self.answer(body=False)
-
-        def do_GET(self):
-            self.answer(body=True)
-
-        def answer(self, body):
-            path = self.path.split("?")[0]
-            if "/tree/" in path:
-                entries = [
-                    {"type": "file", "path": name, "size": len(data), "oid": COMMIT}
-                    for name, data in server.files.items()
-                ]
-                return self.reply(json.dumps(entries).encode(), body)
-            if path.startswith(f"/api/datasets/{REPO}"):
-                files = [{"rfilename": name} for name in server.files]
-                told = {"id": REPO, "sha": COMMIT, "siblings": files}
-                return self.reply(json.dumps(told).encode(), body)
-            name = path.rpartition("/resolve/")[2].partition("/")[2]
-            if name not in server.files:
-                self.send_error(404)
-                return None
-            if body:
-                server.asked.append(name)
-            return self.reply(server.files[name], body)
-
-        def reply(self, data, body):
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(data)))
-            self.send_header("X-Repo-Commit", COMMIT)
-            self.send_header("ETag", hashlib.sha256(data).hexdigest())
-            self.end_headers()
-            if body:
-                self.wfile.write(data)
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.files, server.asked = {}, []
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with hub_of(REPO) as server:
+        yield server
 
 
 def fetched(hub, out, *options):
-    port = hub.server_address[1]
-    env = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": f"http://127.0.0.1:{port}"}
-    env |= {"PYTHONPATH": str(ROOT), "HF_HOME": str(out.parent / "home")}
+    env = {**environment_of(hub, out.parent / "home"), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "vlaa_jax.data", "fetch", f"--out={out}", *options]
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
 

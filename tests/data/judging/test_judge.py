@@ -15,10 +15,9 @@ from vlaa_jax.data.commands.cli import run
 from vlaa_jax.data.judging.check import check
 from vlaa_jax.data.sources.table import open_source
 from vlaa_jax.parallel.mesh import make_mesh
+from vlaa_jax.policy.checked import RowCheck, load_checked
 from vlaa_jax.policy.pretrained import open_pretrained
 from vlaa_jax.policy.prompts import Encoder
-from vlaa_jax.policy.rows import RowCheck
-from vlaa_jax.policy.usable import load_checked
 from vlaa_jax.rewards.mixed import MixedReward
 from vlaa_jax.schema import UserError
 from vlaa_jax.settle import settle

@@ -191,6 +191,27 @@ def test_a_damaged_file_is_one_line(root):
     assert run(["check", str(path)]) == 2
 
 
+def test_values_that_are_none_are_one_line(root):
+    """Texts that are no UTF-8 and times beyond the calendar, in a file that is whole."""
+    pyarrow = pytest.importorskip("pyarrow")
+    texts = pyarrow.array([b"ok", b"\xff"], pyarrow.binary()).view(pyarrow.string())
+    times = pyarrow.array([0, 2**62], pyarrow.timestamp("us"))
+    for name, column in (("texts", texts), ("times", times)):
+        path = root / f"{name}.parquet"
+        pyarrow.parquet.write_table(pyarrow.table({"question": ["a", "b"], name: column}), path)
+        with pytest.raises(UserError, match=rf"{name}\.parquet: cannot be read: ") as refused:
+            open_source(path)
+        assert str(refused.value).isprintable()
+
+
+def test_a_file_without_the_images_of_the_first_is_named(root):
+    (root / "set").mkdir()
+    table(root / "set/0.parquet", ROWS[:2])
+    table(root / "set/1.parquet", [{"uid": "u", "problem": "How?", "solution": 1}])
+    with pytest.raises(UserError, match=r"1\.parquet: has no column picture"):
+        open_source(root / "set", columns=by_source.columns(COLUMNS))
+
+
 @pytest.mark.parametrize("form", ["parquet", "talk", "columns"])
 def test_converted_records_are_those_read_in_place(root, form, capsys):
     images, out = root / "images", root / "mine.jsonl"

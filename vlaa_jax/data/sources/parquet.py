@@ -6,7 +6,8 @@ large: ``python -m vlaa_jax.data convert`` writes records and image files once.
 
 import threading
 from collections import OrderedDict
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,7 +15,7 @@ from vlaa_jax.data.images.files import in_memory
 from vlaa_jax.data.records.reject import Refusal
 from vlaa_jax.data.sources.source import ParsedSource
 from vlaa_jax.foreign import image_suffix, shown
-from vlaa_jax.schema import Record, UserError
+from vlaa_jax.schema import Record, UserError, printable
 
 _KEPT = 4
 """Row groups of images that are kept: neighbours are often asked for together."""
@@ -55,6 +56,11 @@ class ParquetRecords(ParsedSource):
         fields = ("image", "images")
         wanted = [*(self._parse.columns.get(field, field) for field in fields), *fields]
         self._image_column = next((name for name in wanted if name in names), None)
+        for file, path in zip(self._files, _files(self.path), strict=True):
+            if self._image_column not in (None, *file.schema_arrow.names):
+                raise UserError(
+                    f"{path}: has no column {self._image_column}, as the first file has"
+                )
         self._groups = [
             (number, group, file.metadata.row_group(group).num_rows)
             for number, file in enumerate(self._files)
@@ -64,18 +70,21 @@ class ParquetRecords(ParsedSource):
         self._rows = [
             (place, row, fields)
             for place, (number, group, _) in enumerate(self._groups)
-            for row, fields in enumerate(self._table(number, group, texts).to_pylist())
+            for row, fields in enumerate(self._values(number, group, texts))
         ]
         self._images: OrderedDict[int, list[Any]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def _table(self, number: int, group: int, columns: list[str]) -> Any:
-        import pyarrow
-
-        try:
-            return self._files[number].read_row_group(group, columns=columns)
-        except (pyarrow.ArrowException, OSError) as error:
-            raise UserError(f"{self.path}: cannot be read: {str(error)[:200]}") from error
+    def _values(self, number: int, group: int, columns: list[str]) -> list[dict[str, Any]]:
+        """The rows of a group; their bytes are looked at before values are made of them."""
+        with _said(self.path, "cannot be read"):
+            file = self._files[number]
+            table = file.read_row_group(group, columns=columns)
+            table.validate(full=True)
+            rows = list(table.to_pylist())
+            if len(rows) != file.metadata.row_group(group).num_rows:
+                raise ValueError(f"row group {group} has other rows in {', '.join(columns)}")
+            return rows
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -93,9 +102,9 @@ class ParquetRecords(ParsedSource):
         group, row, _ = self._rows[index]
         with self._lock:
             if group not in self._images:
-                column = [self._image_column or ""]
-                table = self._table(*self._groups[group][:2], column)
-                self._images[group] = table.column(0).to_pylist()
+                name = self._image_column or ""
+                values = self._values(*self._groups[group][:2], [name])
+                self._images[group] = [fields.get(name) for fields in values]
                 if len(self._images) > _KEPT:
                     self._images.popitem(last=False)
             self._images.move_to_end(group)
@@ -112,15 +121,31 @@ class ParquetRecords(ParsedSource):
 
 def _opened(path: Path) -> Any:
     try:
-        import pyarrow
         import pyarrow.parquet
     except ImportError:
         how = "pip install 'vlaa_jax[parquet]'"
         raise UserError(f"{path}: to read Parquet, install pyarrow: {how}") from None
+    with _said(path, "is no sound Parquet file"):
+        file = pyarrow.parquet.ParquetFile(path)
+        _ = file.schema_arrow.names  # made of bytes now, and not all of them are names
+        return file
+
+
+@contextmanager
+def _said(path: Path, what: str) -> Iterator[None]:
+    """Makes a UserError of what pyarrow raises about a file.
+
+    That are its own kinds, and those of Python where a value cannot be made: texts that are no
+    UTF-8, times out of range, time zones that nobody knows.
+    """
+    import pyarrow
+
+    odd = (pyarrow.ArrowException, OSError, ValueError, ArithmeticError, LookupError)
     try:
-        return pyarrow.parquet.ParquetFile(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path}: is no sound Parquet file: {str(error)[:200]}") from error
+        yield
+    except odd as error:
+        reason = " ".join(printable(str(error)).split())[:200]
+        raise UserError(f"{path}: {what}: {reason}") from error
 
 
 def _bytes(item: Any, column: str) -> bytes:

@@ -36,7 +36,8 @@ EMBEDDED = "embedded"
 MARKER_NAME = "vlaa_jax.json"
 """The file that makes a directory a finished converted checkpoint; written last."""
 FORMAT_VERSION = 1
-HUB_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "README.md"]
+SIDECAR_PATTERNS = ["*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "README.md"]
+HUB_PATTERNS = ["*.safetensors", *SIDECAR_PATTERNS]
 """What is fetched from the hub: weights, configuration, tokenizer; no pickles."""
 
 
@@ -95,11 +96,12 @@ def embedded_dir() -> FilePath:
     return FilePath(str(resources.files("vlaa_jax") / "assets" / "tiny"))
 
 
-def resolve(path: str | FilePath, revision: str | None = None) -> FilePath:
+def resolve(path: str | FilePath, revision: str | None = None, *, whole: bool = True) -> FilePath:
     """A local directory for a path or a hub id such as ``Qwen/Qwen2.5-VL-3B-Instruct``.
 
     A path that exists is returned, with a leading ``~`` as the home folder; ``embedded`` is the
-    tiny checkpoint in this package; else a hub id is downloaded (or found in the cache).
+    tiny checkpoint in this package; else a hub id is downloaded (or found in the cache), without
+    its weights unless it is wanted whole.
 
     Raises:
       UserError: it is neither, or the download fails.
@@ -112,7 +114,9 @@ def resolve(path: str | FilePath, revision: str | None = None) -> FilePath:
     try:
         return FilePath(
             huggingface_hub.snapshot_download(
-                str(path), revision=revision, allow_patterns=HUB_PATTERNS
+                str(path),
+                revision=revision,
+                allow_patterns=HUB_PATTERNS if whole else SIDECAR_PATTERNS,
             )
         )
     except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
@@ -132,7 +136,7 @@ def existing(path: str | FilePath) -> FilePath:
 
 def sidecar_dir(path: str | FilePath) -> FilePath:
     """Where the config.json, tokenizer and processor files of any checkpoint lie."""
-    path = resolve(path)
+    path = resolve(path, whole=False)
     if path.parent.name == "checkpoints" and (path / "params").is_dir():
         path = path.parent.parent
     return path / "hf" if (path / "hf" / "config.json").exists() else path
