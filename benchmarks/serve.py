@@ -2,10 +2,11 @@
 
     python benchmarks/serve.py --json serve.json
 
-The same questions on images go to `python -m vlaa_jax.serve` over HTTP, many at once, and to the
-evaluator's engine in this process, which has them all beforehand and sorts them by length. Both
+The same questions on images go to `python -m vlaa_jax.serve` over HTTP, many at once, to the
+evaluator's engine in this process, which has them all beforehand and sorts them by length, and to
+the server's decoder without a server, which shows what of the difference is HTTP. All
 begin at encoded images and end at text. They take turns, so that whatever else the machine does
-falls on both; the first round of each compiles. Every answer must be the same in both (exit code 1
+falls on all; the first round of each compiles. Every answer must be the same in all (exit code 1
 where one is lost, or is another's). Client and server share the cores.
 """
 
@@ -21,16 +22,30 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw
 
-from vlaa_jax.evaluate.generate import Job
+from vlaa_jax.data.images.files import decode_image
+from vlaa_jax.evaluate.generate import Done, Generated, Generator, Job, seed_of
 from vlaa_jax.evaluate.own_engine import OwnEngine
 from vlaa_jax.evaluate.served import Served
+from vlaa_jax.policy.prompts import Encoder, Prompt
+from vlaa_jax.rollout.sampling import Sampling
+from vlaa_jax.rollout.stream import Wanted
+from vlaa_jax.schema import Record
+from vlaa_jax.serve.opened import keep_compiled, open_checkpoint, open_model
+from vlaa_jax.serve.worker import Job as Request
+from vlaa_jax.serve.worker import Worker
 from vlaa_jax.settings.build import build
-from vlaa_jax.settings.evaluate import EvaluateSettings, GenerationSettings
+from vlaa_jax.settings.evaluate import (
+    EvaluatedModelSettings,
+    EvaluateSettings,
+    GenerationSettings,
+)
+from vlaa_jax.settings.serve import ServerSettings, ServeSettings
 
 ROOT = Path(__file__).parent.parent
 SIZES = ((84, 56), (112, 84), (140, 112), (168, 140))
@@ -60,7 +75,48 @@ def jobs(count: int, first: int = 0) -> list[Job]:
     return [job(place) for place in range(first, first + count)]
 
 
-def ask(generator: OwnEngine | Served, wanted: list[Job]) -> tuple[float, dict[str, Any]]:
+class Inside:
+    """The server's decoder in this process, asked by as many at once as the server is."""
+
+    def __init__(self, options: argparse.Namespace, model: dict) -> None:
+        self.clients, self.tokens = options.clients, options.tokens
+        server = ServerSettings(
+            slots=options.clients, burst=options.burst, max_new_tokens=options.tokens
+        )
+        settings = ServeSettings(model=EvaluatedModelSettings(**model), server=server)
+        opened = open_checkpoint(settings)
+        self.pretrained, self.stream, self.collator = open_model(opened, server)
+        self.encode = Encoder(self.pretrained, opened.data, options.tokens)
+
+    def prompt(self, job: Job) -> Prompt:
+        images = tuple(decode_image(data) for data in job.images())
+        return self.encode(Record(job.name, job.prompt, ("image",) * len(images)), images)
+
+    async def generate(self, wanted: list[Job], done: Done) -> None:
+        loop, queue = asyncio.get_running_loop(), iter(wanted)
+        worker = Worker(self.stream, self.collator, loop, print)
+        stops = self.pretrained.chat.stop_ids
+
+        async def client() -> None:
+            for job in queue:
+                prompt = await loop.run_in_executor(pool, self.prompt, job)
+                rule = Wanted(Sampling(), self.tokens, stops, seed_of(job, 1))
+                worker.submit(found := Request(prompt, rule))
+                tokens: list[int] = []
+                while True:
+                    news = await found.news.get()
+                    tokens += news.tokens_T.tolist()
+                    if news.ended:
+                        break
+                text = self.pretrained.chat.decode(tokens)
+                done(job, Generated(text, news.ended, len(tokens)))
+
+        with ThreadPoolExecutor(2) as pool:
+            await asyncio.gather(*(client() for _ in range(self.clients)))
+        await asyncio.to_thread(worker.close)
+
+
+def ask(generator: Generator, wanted: list[Job]) -> tuple[float, dict[str, Any]]:
     """Seconds for all answers, and the answers."""
     found: dict[str, tuple] = {}
 
@@ -94,21 +150,32 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def compare(options: argparse.Namespace, own: OwnEngine, served: Served, pid: int) -> dict:
+def compare(
+    options: argparse.Namespace, own: OwnEngine, inside: Inside, served: Served, pid: int
+) -> dict:
     wanted, rounds, wrong = jobs(options.requests), [], 0
     for number in range(options.rounds + 1):
+        began = time.process_time()
         direct_s, direct = ask(own, wanted)
+        direct_cpu_s, began = time.process_time() - began, time.process_time()
+        inside_s, found = ask(inside, wanted)
+        inside_cpu_s = time.process_time() - began
+        wrong += sum(direct[job.index] != found[job.index] for job in wanted)
         before = cpu_s(pid), resource.getrusage(resource.RUSAGE_SELF).ru_utime
         served_s, answers = ask(served, wanted)
         wrong += sum(direct[job.index] != answers.get(job.index) for job in wanted)
         tokens = sum(out.tokens for out in direct.values())
         row = {
             "direct_s": direct_s,
+            "inside_s": inside_s,
             "served_s": served_s,
             "tokens": tokens,
             "direct_tokens_per_s": tokens / direct_s,
             "served_tokens_per_s": tokens / served_s,
             "share": direct_s / served_s,
+            "inside_share": direct_s / inside_s,
+            "direct_cpu_s": direct_cpu_s,
+            "inside_cpu_s": inside_cpu_s,
             "server_cpu_s": cpu_s(pid) - before[0],
             "client_cpu_s": resource.getrusage(resource.RUSAGE_SELF).ru_utime - before[1],
             "load": os.getloadavg()[0],
@@ -150,6 +217,8 @@ def main() -> int:
     model = {"checkpoint": options.model, "dtype": "float32", "unroll": 0}
     direct = {"model": model, "generation": {"batch": options.clients, **sampled}}
     own = OwnEngine(build(EvaluateSettings, direct))
+    keep_compiled(ServerSettings().compilation_cache)
+    inside = Inside(options, model)
     process, name, url = start(options)
     try:
         there = {"source": "server", "url": url, "model": name, "concurrency": options.clients}
@@ -157,7 +226,7 @@ def main() -> int:
         result: dict = {
             "settings": {k: str(v) for k, v in vars(options).items() if k != "json"},
             "cores": os.cpu_count(),
-            **compare(options, own, served, process.pid),
+            **compare(options, own, inside, served, process.pid),
             "memory": [],
         }
         for row in memory(options, served, process.pid):

@@ -195,11 +195,11 @@ def test_missing_keys_take_the_released_values():
 def test_positions_of_a_file_that_does_not_say_how_many():
     for raw, most in ((RAW_3B, 128_000), (RAW_2VL_2B, 32_768)):
         silent = {key: value for key, value in raw.items() if key != "max_position_embeddings"}
-        assert QwenVLConfig.from_hf(silent).text.max_positions == most
+        assert parse_config(silent).text.max_positions == most
         silent["text_config"] = {"max_position_embeddings": 4096}
-        assert QwenVLConfig.from_hf(silent).text.max_positions == 4096
+        assert parse_config(silent).text.max_positions == 4096
     with pytest.raises(UserError, match="max_position_embeddings must be positive"):
-        QwenVLConfig.from_hf(RAW_3B | {"max_position_embeddings": 0})
+        parse_config(RAW_3B | {"max_position_embeddings": 0})
 
 
 def test_class_defaults_of_transformers_are_not_used():
