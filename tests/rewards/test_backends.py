@@ -305,3 +305,8 @@ def test_results_must_match_the_items():
 def test_a_backend_without_what_it_needs_is_a_user_error(fields, message):
     with pytest.raises(UserError, match=message):
         MixedReward(RewardSettings(**fields))
+
+
+def test_a_reward_may_be_closed_by_everybody_who_holds_it():
+    with MixedReward(RewardSettings(open_ended="score_endpoint", endpoint_url="http://h:1")) as one:
+        one.close()

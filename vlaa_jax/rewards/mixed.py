@@ -50,6 +50,7 @@ class MixedReward:
     ) -> None:
         self.settings = settings or RewardSettings()
         self._verifiers = make_verifiers(Setup(self.settings, open_ended))
+        self._held: tuple[Verifier, ...] = tuple(self._verifiers.values())
 
     @property
     def uses_devices(self) -> bool:
@@ -122,8 +123,9 @@ class MixedReward:
         return problems
 
     def close(self) -> None:
-        """End worker processes and backends."""
-        for verifier in self._verifiers.values():
+        """End worker processes and backends; once is enough, and twice does no harm."""
+        held, self._held = self._held, ()
+        for verifier in held:
             verifier.close()
 
     def __enter__(self) -> "MixedReward":
