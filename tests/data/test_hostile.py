@@ -7,24 +7,21 @@ import io
 import json
 import struct
 import zlib
-from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
 from converters.tiny_tokenizer import tiny_config, write_sidecars
 from vlaa_jax.data.builds.build import BuildSettings, build, iter_rejects
-from vlaa_jax.data.images.processor import ImageProcessor
 from vlaa_jax.data.judging.check import check
 from vlaa_jax.data.judging.judge import Judge
 from vlaa_jax.data.loaders.order import Order
 from vlaa_jax.data.loaders.prompts import prompt_loader
-from vlaa_jax.data.samples.preprocessor import Preprocessor
 from vlaa_jax.data.sources.built import BuiltRecords
 from vlaa_jax.data.sources.table import open_source
-from vlaa_jax.data.text.chat import Chat
 from vlaa_jax.policy.checked import load_checked
 from vlaa_jax.policy.prompts import Encoder
+from vlaa_jax.policy.reading import Reading
 from vlaa_jax.rewards.mixed import MixedReward
 from vlaa_jax.schema import UserError
 from vlaa_jax.settings.shared import PromptSettings
@@ -153,10 +150,7 @@ def test_build_keeps_the_good_ones_and_reads_nothing_outside(place, reward, tmp_
 def test_training_sorts_out_every_item_before_the_first_step(place, reward):
     """Headers only: damage behind one is met when the image comes up, and stops in one line."""
     data = PromptSettings(bad_records="skip")
-    chat, processor = Chat.from_dir(place / "hf"), ImageProcessor.from_dir(place / "hf")
-    reader = Preprocessor(chat, processor)
-    checkpoint = SimpleNamespace(preprocessor=lambda data: reader, window_units=4)
-    encoder = Encoder(checkpoint, data)
+    encoder = Encoder(Reading.of(str(place / "hf"), data), data)
     usable, rejects = load_checked(
         place / "grpo.json", place / "images", encoder, gold_problems=reward.gold_problems
     )
