@@ -89,7 +89,7 @@ def test_rejects_name_their_place_in_the_file(paths, encoder, tmp_path):
             ]
         ]
         assert all(r.file == str(path) for r in rejects)
-    stop = Encoder(encoder.pretrained, replace(DATA, bad_records="stop"))
+    stop = Encoder(encoder.reading, replace(DATA, bad_records="stop"))
     with pytest.raises(UserError) as refused:
         load_checked(write(path, [raw[0], bad[1]]), paths.images, stop)
     assert str(refused.value).count(str(path)) == 1
@@ -145,7 +145,7 @@ def test_boxes_in_resized_pixels_are_held_against_the_resized_image(paths, encod
         manifest = build(
             open_source(path, images, kind=settings.kind),
             tmp_path / "b",
-            encoder.pretrained.sidecars,
+            encoder.reading.sidecars,
             settings,
             **checks,
         )

@@ -1,7 +1,6 @@
 """From a record to a prompt on the devices: encoding, collating, placing on the mesh."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +9,6 @@ from jax.sharding import Mesh
 from PIL import Image
 
 from vlaa_jax.data.images.planner import ladder, vision_shape
-from vlaa_jax.data.judging.judge import GoldProblems, Judge
 from vlaa_jax.data.rows.batches import BatchLayout, PromptBatch, collate_prompts
 from vlaa_jax.data.samples.preprocessor import Encoded
 from vlaa_jax.models.qwen_vl.model import PromptInputs
@@ -40,37 +38,14 @@ class Prompt(NamedTuple):
     whole: bool = True
 
 
-@dataclass(frozen=True)
-class Encoder:
-    """Encodes one record; called in the loader's threads.
-
-    Attributes:
-        pretrained: tokenizer, image processor, and how many positions the model has.
-        data: limits of a prompt.
-        new_tokens: of the longest answer; the model has to have room for it, too.
-    """
-
-    pretrained: Pretrained
-    data: PromptSettings
-    new_tokens: int = 0
-
-    def __post_init__(self) -> None:
-        _ = self._check  # refuses answers that are too long
-
-    @property
-    def _check(self) -> PromptCheck:
-        return PromptCheck(self.pretrained, self.data, self.new_tokens)
+class Encoder(PromptCheck):
+    """Encodes one record by the limits it is judged by; called in the loader's threads."""
 
     def __call__(self, record: Record, images: tuple[Image.Image, ...]) -> Prompt:
         """Tokens and pixels of a record and its decoded images."""
-        limit, _ = self._check.limit
-        reader = self.pretrained.preprocessor(self.data)
-        encoded = reader.encode(record, images, max_tokens=limit)
+        limit, _ = self.limit
+        encoded = self.reading.preprocessor(self.data).encode(record, images, max_tokens=limit)
         return Prompt(record, encoded, images[0].size if images else None)
-
-    def judge(self, gold_problems: GoldProblems | None) -> Judge:
-        """Refuses what encoding would refuse."""
-        return self._check.judge(gold_problems)
 
 
 def prompt_inputs(batch: PromptBatch) -> PromptInputs:

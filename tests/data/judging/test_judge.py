@@ -79,7 +79,7 @@ def encoder():
 def test_everybody_says_the_same(place, encoder, reward, tmp_path):
     file, images = place / "VLAA-Thinking-GRPO-25K.json", place / "images"
     golds, limit = reward.gold_problems, encoder.data.max_prompt_tokens
-    hf_dir = encoder.pretrained.sidecars
+    hf_dir = encoder.reading.sidecars
     _, trained = load_checked(file, images, encoder, gold_problems=golds)
     assert [(r.id, r.field) for r in trained] == EXPECTED
 
@@ -105,7 +105,7 @@ def test_everybody_says_the_same(place, encoder, reward, tmp_path):
 
 
 def test_all_bad_records_are_told_at_once_with_counts(place, encoder):
-    strict = Encoder(encoder.pretrained, replace(encoder.data, bad_records="stop"))
+    strict = Encoder(encoder.reading, replace(encoder.data, bad_records="stop"))
     with pytest.raises(UserError) as refused:
         load_checked(place / "VLAA-Thinking-GRPO-25K.json", place / "images", strict)
     said = str(refused.value)
@@ -122,7 +122,7 @@ def test_the_small_variant_takes_photos_of_any_size(place, encoder, config):
         path = place / "sft.json"
         path.write_text(json.dumps(raw))
     task = Encoder if config is grpo else RowCheck
-    usable, rejects = load_checked(path, place / "images", task(encoder.pretrained, settings.data))
+    usable, rejects = load_checked(path, place / "images", task(encoder.reading, settings.data))
     assert len(usable) == len(PHOTOS) and not rejects
     assert all(record.lengths.image_sizes == (PHOTOS[record.place],) for record in usable)
 
