@@ -260,7 +260,7 @@ def _opened(name: str) -> FileIO:
 
 
 def _is_size(value: Any) -> bool:
-    sides = value if isinstance(value, list) and len(value) == 2 else [None]
+    sides: list[Any] = value if isinstance(value, list) and len(value) == 2 else [None]
     return all(type(side) in (int, float) and 1 <= side <= MAX_SIDE for side in sides)
 
 

@@ -57,8 +57,9 @@ def rational(tree: Tree) -> Fraction | None:
     match tree:
         case ("num" | "dec", Fraction() as value):
             return value
-        case ("neg", part) if (value := rational(part)) is not None:
-            return -value
+        case ("neg", part):
+            inner = rational(part)
+            return None if inner is None else -inner
         case ("add" | "div" as kind, left, right):
             first, last = rational(left), rational(right)
             if first is not None and last is not None and (kind == "add" or last):
