@@ -244,6 +244,14 @@ def test_a_forked_copy_of_the_parent_does_not_end_its_pool(make_pool):
     assert pool.map([["echo", 2]])[0].value == 2
 
 
+def test_a_pool_that_nobody_uses_any_more_is_closed():
+    pool = KillablePool("pool_tasks:misbehave", workers=1)
+    told, workers = pool.submit(["sleep", 0.2]), pool.workers
+    del pool  # what still runs holds it, and lets it go on its own event loop
+    assert told.result(timeout=20).value == 0.2
+    assert wait_until(lambda: not workers)
+
+
 def test_nothing_but_json_crosses_the_pipe(make_pool):
     pool = make_pool(workers=1)
     with pytest.raises(TypeError, match="not JSON serializable"):

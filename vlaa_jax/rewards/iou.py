@@ -228,8 +228,9 @@ def match_boxes(answers: Sequence[Box], golds: Sequence[Box]) -> float:
 
 def _clip(box: Box, bounds: Box) -> Box:
     left, top, right, bottom = bounds
-    x1, x2 = (min(max(x, left), right) for x in (box[0], box[2]))
-    y1, y2 = (min(max(y, top), bottom) for y in (box[1], box[3]))
+    x1, y1, x2, y2 = box
+    x1, x2 = min(max(x1, left), right), min(max(x2, left), right)
+    y1, y2 = min(max(y1, top), bottom), min(max(y2, top), bottom)
     return x1, y1, x2, y2
 
 
