@@ -1,3 +1,4 @@
+import asyncio
 import json
 import os
 import signal
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vlaa_jax.rewards.pool import KillablePool
+from vlaa_jax.rewards.pool import KillablePool, _Worker
 
 
 @pytest.fixture
@@ -79,6 +80,30 @@ def test_the_deadline_is_cpu_time_so_that_a_busy_host_fails_no_task(make_pool):
     assert waiting.result(timeout=10).value == 0.1
     strict = make_pool(workers=1, timeout_s=0.2, patience=1)
     assert strict.map([["sleep", 5]])[0].timed_out
+
+
+def test_a_process_may_get_the_socket_number_of_one_that_was_just_killed():
+    async def replaced():
+        overrun = _Worker("pool_tasks:misbehave", 4096)
+        await overrun.reply()
+        outcome = await overrun.run(b'["sleep", 60]\n', 0.05, 1)
+        overrun.end()  # in the same turn of the loop, as where several overrun at once
+        following = _Worker("pool_tasks:misbehave", 4096)
+        try:
+            return outcome, await asyncio.wait_for(following.reply(), 20)
+        finally:
+            following.end()
+
+    outcome, ready = asyncio.run(replaced())
+    assert outcome.timed_out and ready.value == "ready"
+
+
+def test_a_worker_that_does_not_even_read_its_task_is_killed(make_pool):
+    pool = make_pool(workers=1, timeout_s=0.2, patience=4)
+    os.kill(pool.map(["pid"])[0].value, signal.SIGSTOP)
+    stuck, found = pool.submit(["echo", "x" * 2_000_000]), pool.submit(["echo", 1])
+    assert stuck.result(timeout=20).timed_out
+    assert found.result(timeout=20).value == 1
 
 
 @pytest.mark.parametrize(
@@ -193,7 +218,7 @@ def test_senseless_settings_are_refused(settings):
 
 SCRIPT = """
 import os, sys, threading, time
-from vlaa_jax.rewards.pool import KillablePool
+from vlaa_jax.rewards.pool import KillablePool, _Worker
 pool = KillablePool("pool_tasks:misbehave", workers=2, timeout_s=60)
 futures = [pool.submit("deaf") for _ in range(3)]
 while sum(worker.done for worker in list(pool.workers)) < 2:

@@ -211,21 +211,27 @@ class _Worker:
         self.done += 1
         used_before = _cpu_seconds(self.process.pid) or 0.0
         last, left = time.monotonic() + limit_s * patience, limit_s
+        answer = asyncio.ensure_future(self._answer(line))
         try:
-            await asyncio.get_running_loop().sock_sendall(self._channel, line)
-        except OSError:  # it died before it had the task
-            return Outcome(error="the worker died", pool_failed=True)
-        reply = asyncio.ensure_future(self.reply())
-        try:
-            while not (await asyncio.wait([reply], timeout=max(left, 0.001)))[0]:
+            while not (await asyncio.wait([answer], timeout=max(left, 0.001)))[0]:
                 used = _cpu_seconds(self.process.pid)
                 left = 0.0 if used is None else limit_s - (used - used_before)
                 left = min(left, last - time.monotonic())
                 if left <= 0:
                     return Outcome(error=f"timed out after {limit_s:g} s", timed_out=True)
-            return reply.result()
+            return answer.result()
         finally:
-            reply.cancel()
+            # The loop must have let go of the channel before it is closed: the next process's may
+            # get its number, and would wait for ever.
+            answer.cancel()
+            await asyncio.wait([answer])
+
+    async def _answer(self, line: bytes) -> Outcome:
+        try:
+            await asyncio.get_running_loop().sock_sendall(self._channel, line)
+        except OSError:  # it died before it had the task
+            return Outcome(error="the worker died", pool_failed=True)
+        return await self.reply()
 
     async def reply(self) -> Outcome:
         """What the process says next."""
