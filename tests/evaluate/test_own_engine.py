@@ -3,6 +3,9 @@
 import asyncio
 import io
 import shutil
+import threading
+import time
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
@@ -78,6 +81,39 @@ def test_a_trainer_s_weights_are_cut_for_sampling_as_its_rollouts_are():
         engine._stream.use(params)
         laid_out = jax.tree.leaves(engine._stream._params)
         assert any("tensor" in str(leaf.sharding.spec) for leaf in laid_out) is cut
+
+
+def test_questions_fill_no_shards_that_only_training_has(jobs):
+    mesh = make_mesh(fsdp=2, devices=jax.local_devices()[:2])
+    model = ModelSettings(checkpoint="embedded", dtype="float32")
+    pretrained = open_pretrained(model, PromptSettings(), mesh)
+    settings = build(EvaluateSettings, {"generation": {"new_tokens": 4, "batch": 3}})
+    engine = OwnEngine(settings, (pretrained, mesh), tensor=2)
+    engine.use(pretrained.load_params())
+    wanted = jobs(1)[:3]
+    assert set(_texts(engine, wanted)) == {job.name for job in wanted}
+
+
+def test_nothing_more_is_read_for_a_run_that_was_interrupted():
+    engine, interrupted, late = _engine(new_tokens=1), threading.Event(), []
+    window = 8 * len(jax.local_devices())
+    image = _png(56, 56)
+
+    def read(place):
+        if place >= window:  # which is read while the first one is answered
+            interrupted.wait(60)
+            late.append(place)
+            time.sleep(0.2)
+        return [image]
+
+    def done(job, out):
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    wanted = [Job("a", str(i), 0, "Why?", partial(read, i)) for i in range(2 * window)]
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(engine.generate(wanted, done))
+    assert len(late) <= 4
 
 
 def _asking(prompt, image, index="7"):

@@ -68,7 +68,8 @@ class OwnEngine:
         )
         self._pretrained, self._mesh = opened or _opened(settings, data)
         self._encode = Encoder(self._pretrained, data, generation.new_tokens)
-        self._collator = Collator(self._pretrained, data, self._mesh)
+        mesh = sampling_mesh(self._mesh, tensor) if tensor else self._mesh
+        self._collator = Collator(self._pretrained, data, mesh)
         self._stream = Stream(
             self._pretrained.graphdef,
             None,
@@ -78,7 +79,7 @@ class OwnEngine:
             max_new_tokens=generation.new_tokens,
             burst=_BURST,
             allowed_V=self._pretrained.allowed_V,
-            mesh=sampling_mesh(self._mesh, tensor) if tensor else self._mesh,
+            mesh=mesh,
         )
         self._sampling, self._stop_ids = _sampling(settings), self._pretrained.chat.stop_ids
         self._together = min(TOGETHER, self._stream.per_shard)
@@ -117,16 +118,19 @@ class OwnEngine:
     def _answer(self, jobs: Sequence[Job], done: Done) -> None:
         queue: deque[Asked] = deque()
         answering: dict[int, _Answering] = {}
-        with ThreadPoolExecutor(_READERS) as pool:
+        pool = ThreadPoolExecutor(_READERS)
+        try:
             windows, more = self._windows(pool, by_question(jobs)), True
             while more or queue or answering:
                 while more and len(queue) < self._at_once:
-                    window = next(windows, None)
-                    more = window is not None
-                    queue += window or ()
+                    held = len(queue)
+                    queue += next(windows, ())  # under no other name: images are large
+                    more = len(queue) > held
                 self._seat(queue, answering)
                 for news in self._stream.step():
                     self._tell(news, answering, done)
+        finally:
+            pool.shutdown(cancel_futures=True)  # what was to be read is of no use any more
 
     @property
     def _at_once(self) -> int:
