@@ -22,7 +22,11 @@ class LoopThread:
         self._lock = threading.Lock()
         self._open: set[Future[Any]] | None = set()  # None once closing
         self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:  # no thread to be had
+            self._loop.close()
+            raise
 
     def submit(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
         """Start a coroutine on the loop.

@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from vlaa_jax.rewards.pool import KillablePool, _Worker
+from vlaa_jax.rewards.pool import MOST_STILLBORN, KillablePool, _Worker
 
 
 @pytest.fixture
@@ -218,7 +219,7 @@ def test_senseless_settings_are_refused(settings):
 
 SCRIPT = """
 import os, sys, threading, time
-from vlaa_jax.rewards.pool import KillablePool, _Worker
+from vlaa_jax.rewards.pool import MOST_STILLBORN, KillablePool, _Worker
 pool = KillablePool("pool_tasks:misbehave", workers=2, timeout_s=60)
 futures = [pool.submit("deaf") for _ in range(3)]
 while sum(worker.done for worker in list(pool.workers)) < 2:
@@ -267,6 +268,49 @@ def test_a_forked_copy_of_the_parent_does_not_end_its_pool(make_pool):
         os._exit(0)
     os.waitpid(pid, 0)
     assert pool.map([["echo", 2]])[0].value == 2
+
+
+def test_a_forked_copy_of_the_parent_is_told_so_and_does_not_wait(make_pool):
+    pool = make_pool(workers=1)
+    assert pool.map([["echo", 1]])[0].value == 1
+    pid = os.fork()
+    if pid == 0:
+        with contextlib.suppress(TimeoutError):
+            os._exit("forked from" in pool.submit(["echo", 2]).result(timeout=5).error)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+
+
+def test_a_thread_that_cannot_be_had_is_an_error_of_one_task(make_pool, monkeypatch):
+    def scarce(thread):
+        raise RuntimeError("can't start new thread")
+
+    pool = make_pool(workers=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", scarce)
+        failed = pool.submit(["echo", 1]).result(timeout=5)
+        pool.start()
+    assert failed.pool_failed and failed.error.endswith("can't start new thread")
+    assert pool.map([["echo", 2]])[0].value == 2
+
+
+def test_a_process_that_is_killed_as_it_starts_is_an_error_of_one_task(tmp_path):
+    task, third = tmp_path / "task.py", tmp_path / "starts"
+    task.write_text(
+        "import os\n"
+        f"with open({str(third)!r}, 'a') as starts:\n    starts.write('.')\n"
+        f"if os.path.getsize({str(third)!r}) != 3:\n    os.kill(os.getpid(), 9)\n"
+        "def echo(item):\n    return item or os._exit(1)\n"
+    )
+    with KillablePool(f"{task}:echo", workers=1) as pool:
+        outcomes = [pool.map([item])[0] for item in (1, 2, 3, 0, *range(4, 4 + MOST_STILLBORN + 1))]
+    assert [o.value for o in outcomes if not o.pool_failed] == [3, None]
+    said = [(outcome.error or "").split(":")[0] for outcome in outcomes]
+    before, after = (
+        ["no process for the task"] * 2,
+        ["no process for the task"] * (MOST_STILLBORN - 1),
+    )
+    assert said == [*before, "", "the worker died", *after, *["the pool broke"] * 2]
 
 
 def test_a_pool_that_nobody_uses_any_more_is_closed():

@@ -8,6 +8,7 @@ process behind: not on ``close``, not at exit, not on Ctrl-C, and not when this 
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -26,7 +27,12 @@ from vlaa_jax.loop_thread import LoopThread
 START_PAUSE_S = 0.05
 """Before a task for which no process could be started is left to another one."""
 
+MOST_STILLBORN = 8
+"""Processes in a row that die as they start, as for want of memory, until the pool is broken."""
+
 CLOSED = "the pool is closed"
+FORKED = "the pool belongs to the process that this one was forked from"
+DIED = "the worker died"
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,7 @@ class KillablePool:
         self._task, self._memory_mb, self._recycle_after = task, memory_mb, recycle_after
         self._limits = timeout_s, patience
         self._closed = ""  # why no more tasks are taken
+        self._owner, self._stillborn = os.getpid(), 0
         self._lock = threading.Lock()  # of the loop, which the first task starts
         self._loop: LoopThread | None = None
         # On the loop: free places for a process, each with the process where it has one.
@@ -117,20 +124,29 @@ class KillablePool:
             except Exception as error:  # whatever breaks, nobody waits for ever
                 told.set_result(Outcome(error=f"the pool broke: {error}", pool_failed=True))
 
-        with self._lock:
-            if self._loop is None and not self._closed:
-                self._loop = loop = LoopThread("killable-pool")
-                self._finalizer = weakref.finalize(self, _end, os.getpid(), loop, self.workers)
         try:
-            if self._closed or self._loop is None:
-                raise CancelledError
-            self._loop.submit(self._run(line)).add_done_callback(tell)
+            self._running().submit(self._run(line)).add_done_callback(tell)
         except CancelledError:
             told.set_result(self._refusal())
+        except RuntimeError as error:  # no thread to be had: it may pass
+            told.set_result(Outcome(error=f"no thread for the pool: {error}", pool_failed=True))
         return told
 
+    def _running(self) -> LoopThread:
+        """The loop; CancelledError where it takes no more tasks."""
+        if os.getpid() != self._owner:  # a lock may be held for ever here, and no thread runs
+            raise CancelledError
+        with self._lock:
+            if self._closed:
+                raise CancelledError
+            if self._loop is None:
+                self._loop = loop = LoopThread("killable-pool")
+                self._finalizer = weakref.finalize(self, _end, self._owner, loop, self.workers)
+            return self._loop
+
     def _refusal(self) -> Outcome:
-        return Outcome(error=self._closed or CLOSED, pool_failed=True)
+        closed = self._closed or CLOSED if os.getpid() == self._owner else FORKED
+        return Outcome(error=closed, pool_failed=True)
 
     async def _run(self, line: bytes) -> Outcome:
         """Run one task where there is a place; no line is no task, and only starts a process."""
@@ -167,9 +183,13 @@ class KillablePool:
         self.workers.add(worker)
         problem = (await worker.reply()).error
         if problem is None:
+            self._stillborn = 0
             return worker
-        self._closed = f"the pool broke: cannot start workers for {self._task}: {problem}"
         self._retire(worker)
+        self._stillborn += 1
+        if problem == DIED and self._stillborn < MOST_STILLBORN:
+            raise ChildProcessError(errno.ECHILD, "it died as it started")
+        self._closed = f"the pool broke: cannot start workers for {self._task}: {problem}"
         return None
 
     def _retire(self, worker: "_Worker") -> None:
@@ -230,7 +250,7 @@ class _Worker:
         try:
             await asyncio.get_running_loop().sock_sendall(self._channel, line)
         except OSError:  # it died before it had the task
-            return Outcome(error="the worker died", pool_failed=True)
+            return Outcome(error=DIED, pool_failed=True)
         return await self.reply()
 
     async def reply(self) -> Outcome:
@@ -242,7 +262,7 @@ class _Worker:
                 if piece.endswith(b"\n"):
                     answer = json.loads(said)
                     return Outcome(answer.get("value"), answer.get("error"))
-        return Outcome(error="the worker died")
+        return Outcome(error=DIED)
 
     def end(self) -> None:
         """Kill the process and reap it."""
