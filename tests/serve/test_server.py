@@ -402,6 +402,26 @@ def test_decoding_that_fails_ends_the_server_and_leaves_nobody_waiting(server, m
             broken.stream.drop(int(job))
 
 
+def test_prompts_that_cannot_be_prefilled_together_are_prefilled_alone(server, monkeypatch):
+    stream, all_wait, tried = server.stream, threading.Event(), []
+    places, prefill = stream.places, stream.prefill
+
+    def scarce(prompts):
+        tried.append(len(prompts.ids_PT))
+        if len(prompts.ids_PT) > 1:
+            raise RuntimeError("out of memory")
+        return prefill(prompts)
+
+    monkeypatch.setattr(stream, "places", lambda *a: places(*a) if all_wait.is_set() else [])
+    monkeypatch.setattr(stream, "prefill", scarce)
+    with ThreadPoolExecutor(4) as pool:
+        replies = [pool.submit(server.post, ask(max_tokens=2)) for _ in range(4)]
+        wait_for(lambda: server.served._worker.waiting == 4)
+        all_wait.set()
+        assert [reply.result().status_code for reply in replies] == [200] * 4
+    assert tried == [4, 1, 1, 1, 1]
+
+
 def test_a_client_that_does_not_read_its_stream_is_left():
     """The socket of such a client is full: sending to it does not return."""
     told = []

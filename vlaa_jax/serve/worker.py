@@ -148,6 +148,10 @@ class Worker:
             prompts = [(job or jobs[0]).prompt for job in places]
             part = self.stream.prefill(self._collator(prompts)[0])
         except Exception as error:  # of these prompts alone: the buffers are as they were
+            if len(jobs) > 1:  # or of so many at once: nobody fails for who waits beside him
+                for alone in jobs:
+                    self._seat([[alone if alone in own else None] for own in here])
+                return
             status = 400 if isinstance(error, UserError) else 500
             said = str(error).splitlines() or [type(error).__name__]
             self._deliver([(job, _failed(said[0], status)) for job in jobs])
