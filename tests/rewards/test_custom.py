@@ -7,6 +7,7 @@ import textwrap
 
 import pytest
 
+from vlaa_jax.rewards.custom import MAX_FILE_BYTES
 from vlaa_jax.rewards.mixed import MixedReward, RewardSettings
 from vlaa_jax.schema import ScoreRequest, UserError
 
@@ -85,14 +86,19 @@ def test_without_a_function_there_is_no_score(mixed):
         ("{file}:missing", "has no function 'missing' (functions: score, one, short)"),
         ("/no/such/file.py:score", "No such file"),
         ("{broken}:score", "is not Python"),
+        ("{folder}:score", "Is a directory"),
+        ("{large}:score", "larger than"),
     ],
 )
 def test_a_bad_path_is_refused_at_the_door(file, tmp_path, path, reason):
-    broken = tmp_path / "broken.py"
+    broken, folder, large = (tmp_path / f"{name}.py" for name in ("broken", "folder", "large"))
     broken.write_text("def score(:\n")
+    folder.mkdir()
+    large.write_text("#" * (MAX_FILE_BYTES + 1))
+    path = path.format(file=file, broken=broken, folder=folder, large=large)
     with pytest.raises(UserError) as caught:
-        MixedReward(RewardSettings(custom=path.format(file=file, broken=broken)))
-    assert reason in str(caught.value)
+        MixedReward(RewardSettings(custom=path))
+    assert str(caught.value).startswith("rewards.custom") and reason in str(caught.value)
 
 
 def test_the_command_hands_over_further_fields(file):

@@ -89,6 +89,8 @@ def _checked(path: str) -> str:
     place = Path(file).expanduser()
     try:
         tree = ast.parse(read_bytes(place, MAX_FILE_BYTES), filename=file)
+    except UserError as error:
+        raise UserError(f"rewards.custom: {error}") from None
     except OSError as error:
         raise UserError(f"rewards.custom: {file}: {error.strerror}") from None
     except (SyntaxError, ValueError) as error:
