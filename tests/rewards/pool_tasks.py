@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import time
 
 
@@ -15,6 +16,8 @@ def misbehave(item):
     if name == "sleep":
         time.sleep(argument)
         return argument
+    if name == "child":
+        return subprocess.Popen(["sleep", "60"]).pid
     if name == "spin":
         while True:
             pass

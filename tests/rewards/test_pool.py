@@ -172,6 +172,15 @@ def test_close_leaves_no_process_and_answers_the_waiting(make_pool):
     pool.close()  # twice is once
 
 
+@pytest.mark.parametrize("ending", [None, "spin", "exit"])
+def test_what_a_task_has_started_ends_with_its_process(make_pool, ending):
+    pool = make_pool(workers=1, timeout_s=0.3)
+    (pid,) = [outcome.value for outcome in pool.map(["child"])]
+    assert is_alive(pid)
+    pool.map([ending]) if ending else pool.close()
+    assert wait_until(lambda: not is_alive(pid))
+
+
 def test_closing_an_unused_pool_starts_nothing(make_pool):
     pool = make_pool(workers=2)
     pool.close()

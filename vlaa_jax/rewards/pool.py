@@ -11,6 +11,7 @@ import contextlib
 import errno
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -265,7 +266,9 @@ class _Worker:
         return Outcome(error=DIED)
 
     def end(self) -> None:
-        """Kill the process and reap it."""
+        """Kill the process with those that its task has started, and reap it."""
+        with contextlib.suppress(OSError):  # it leads a group of its own
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.kill()
         self.process.wait()
         self._channel.close()
