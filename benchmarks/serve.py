@@ -108,7 +108,7 @@ class Inside:
                     tokens += news.tokens_T.tolist()
                     if news.ended:
                         break
-                text = self.pretrained.chat.decode(tokens)
+                text = self.pretrained.chat.decode_batch([tokens])[0]
                 done(job, Generated(text, news.ended, len(tokens)))
 
         with ThreadPoolExecutor(2) as pool:

@@ -11,8 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vlaa_jax import digests
-from vlaa_jax.data.images.files import decode_image, in_memory
-from vlaa_jax.data.images.inspect import inspect
+from vlaa_jax.data.images.files import decode_image, in_memory, inspect
 from vlaa_jax.evaluate.generate import Done, Generated, Job, by_question, seed_of
 from vlaa_jax.models.qwen_vl.model import PromptInputs
 from vlaa_jax.models.qwen_vl.weights import step_of
