@@ -2,12 +2,12 @@
 
     python benchmarks/serve.py --json serve.json
 
-The same questions on images go to `python -m vlaa_jax.serve` over HTTP, many at once, to the
-evaluator's engine in this process, which has them all beforehand and sorts them by length, and to
-the server's decoder without a server, which shows what of the difference is HTTP. All
-begin at encoded images and end at text. They take turns, so that whatever else the machine does
-falls on all; the first round of each compiles. Every answer must be the same in all (exit code 1
-where one is lost, or is another's). Client and server share the cores.
+The same questions on images go to `python -m vlaa_jax.serve` over HTTP, many at once; to the
+rollout engine in this process, which has them all beforehand and one rule for all; and to the
+evaluator, which has them beforehand and decodes as the server does: what is left is HTTP. All begin
+at encoded images and end at text. They take turns, so that whatever else the machine does falls on
+all; the first round of each compiles. Every answer must be the same in all (exit code 1 where one
+is lost, or is another's). Client and server share the cores.
 """
 
 import argparse
@@ -26,26 +26,25 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 from PIL import Image, ImageDraw
 
 from vlaa_jax.data.images.files import decode_image
 from vlaa_jax.evaluate.generate import Done, Generated, Generator, Job, seed_of
 from vlaa_jax.evaluate.own_engine import OwnEngine
 from vlaa_jax.evaluate.served import Served
-from vlaa_jax.policy.prompts import Encoder, Prompt
+from vlaa_jax.parallel.mesh import make_mesh
+from vlaa_jax.policy.pretrained import open_pretrained
+from vlaa_jax.policy.prompts import Collator, Encoder, Prompt
+from vlaa_jax.rollout.engine import Engine
 from vlaa_jax.rollout.sampling import Sampling
-from vlaa_jax.rollout.stream import Wanted
 from vlaa_jax.schema import Record
-from vlaa_jax.serve.opened import keep_compiled, open_checkpoint, open_model
-from vlaa_jax.serve.worker import Job as Request
-from vlaa_jax.serve.worker import Worker
+from vlaa_jax.serve.opened import keep_compiled
 from vlaa_jax.settings.build import build
-from vlaa_jax.settings.evaluate import (
-    EvaluatedModelSettings,
-    EvaluateSettings,
-    GenerationSettings,
-)
-from vlaa_jax.settings.serve import ServerSettings, ServeSettings
+from vlaa_jax.settings.evaluate import EvaluateSettings, GenerationSettings
+from vlaa_jax.settings.serve import ServerSettings
+from vlaa_jax.settings.shared import PromptSettings
 
 ROOT = Path(__file__).parent.parent
 SIZES = ((84, 56), (112, 84), (140, 112), (168, 140))
@@ -75,45 +74,55 @@ def jobs(count: int, first: int = 0) -> list[Job]:
     return [job(place) for place in range(first, first + count)]
 
 
-class Inside:
-    """The server's decoder in this process, asked by as many at once as the server is."""
+class Direct:
+    """The rollout engine, called as a rollout calls it: prompts of one padded length at a time."""
 
-    def __init__(self, options: argparse.Namespace, model: dict) -> None:
-        self.clients, self.tokens = options.clients, options.tokens
-        server = ServerSettings(
-            slots=options.clients, burst=options.burst, max_new_tokens=options.tokens
+    def __init__(self, options: argparse.Namespace, settings: EvaluateSettings) -> None:
+        data = PromptSettings()
+        mesh = make_mesh(devices=jax.local_devices())
+        self.pretrained = open_pretrained(settings.model.shared(), data, mesh, trains=False)
+        self.encode = Encoder(self.pretrained, data, options.tokens)
+        self.collator = Collator(self.pretrained, data, mesh)
+        self.batch, self.params = options.clients, self.pretrained.load_params()
+        self.engine = Engine(
+            self.pretrained.graphdef,
+            completions=1,
+            max_new_tokens=options.tokens,
+            sampling=Sampling(),
+            eos_id=self.pretrained.chat.stop_ids,
+            allowed_V=self.pretrained.allowed_V,
+            slots=self.batch,
+            burst=options.burst,
+            mesh=mesh,
         )
-        settings = ServeSettings(model=EvaluatedModelSettings(**model), server=server)
-        opened = open_checkpoint(settings)
-        self.pretrained, self.stream, self.collator = open_model(opened, server)
-        self.encode = Encoder(self.pretrained, opened.data, options.tokens)
 
     def prompt(self, job: Job) -> Prompt:
         images = tuple(decode_image(data) for data in job.images())
         return self.encode(Record(job.name, job.prompt, ("image",) * len(images)), images)
 
     async def generate(self, wanted: list[Job], done: Done) -> None:
-        loop, queue = asyncio.get_running_loop(), iter(wanted)
-        worker = Worker(self.stream, self.collator, loop, print)
-        stops = self.pretrained.chat.stop_ids
-
-        async def client() -> None:
-            for job in queue:
-                prompt = await loop.run_in_executor(pool, self.prompt, job)
-                rule = Wanted(Sampling(), self.tokens, stops, seed_of(job, 1))
-                worker.submit(found := Request(prompt, rule))
-                tokens: list[int] = []
-                while True:
-                    news = await found.news.get()
-                    tokens += news.tokens_T.tolist()
-                    if news.ended:
-                        break
-                text = self.pretrained.chat.decode_batch([tokens])[0]
-                done(job, Generated(text, news.ended, len(tokens)))
-
         with ThreadPoolExecutor(2) as pool:
-            await asyncio.gather(*(client() for _ in range(self.clients)))
-        await asyncio.to_thread(worker.close)
+            asked = list(zip(wanted, pool.map(self.prompt, wanted), strict=True))
+        lengths: dict[int, list[tuple[Job, Prompt]]] = {}
+        for one in asked:
+            lengths.setdefault(self.collator.prompt_bucket([one[1]]), []).append(one)
+        for length, same in lengths.items():
+            self.answer(length, same, done)
+
+    def answer(self, length: int, asked: list[tuple[Job, Prompt]], done: Done) -> None:
+        prompts = [prompt for _, prompt in asked]
+        parts = (prompts[i : i + self.batch] for i in range(0, len(prompts), self.batch))
+        out = self.engine.generate(
+            self.params,
+            (self.collator((part * self.batch)[: self.batch])[0] for part in parts),
+            jax.vmap(jax.random.key)(np.array([seed_of(job, 1) for job, _ in asked], np.uint32)),
+            prefix_length=length,
+        )
+        tokens = [out.tokens_PGT[p, 0, : out.length_PG[p, 0]].tolist() for p in range(len(asked))]
+        texts = self.pretrained.chat.decode_batch(tokens)
+        for p, (job, _) in enumerate(asked):
+            reason = "length" if out.truncated_PG[p, 0] else "stop"
+            done(job, Generated(texts[p], reason, len(tokens[p])))
 
 
 def ask(generator: Generator, wanted: list[Job]) -> tuple[float, dict[str, Any]]:
@@ -151,31 +160,28 @@ def cpu_s(pid: int) -> float:
 
 
 def compare(
-    options: argparse.Namespace, own: OwnEngine, inside: Inside, served: Served, pid: int
+    options: argparse.Namespace, direct: Direct, own: OwnEngine, served: Served, pid: int
 ) -> dict:
     wanted, rounds, wrong = jobs(options.requests), [], 0
     for number in range(options.rounds + 1):
         began = time.process_time()
-        direct_s, direct = ask(own, wanted)
-        direct_cpu_s, began = time.process_time() - began, time.process_time()
-        inside_s, found = ask(inside, wanted)
-        inside_cpu_s = time.process_time() - began
-        wrong += sum(direct[job.index] != found[job.index] for job in wanted)
+        engine_s, answers = ask(direct, wanted)
+        engine_cpu_s, began = time.process_time() - began, time.process_time()
+        evaluator_s, found = ask(own, wanted)
+        evaluator_cpu_s = time.process_time() - began
+        wrong += sum(answers[job.index] != found.get(job.index) for job in wanted)
         before = cpu_s(pid), resource.getrusage(resource.RUSAGE_SELF).ru_utime
-        served_s, answers = ask(served, wanted)
-        wrong += sum(direct[job.index] != answers.get(job.index) for job in wanted)
-        tokens = sum(out.tokens for out in direct.values())
+        served_s, found = ask(served, wanted)
+        wrong += sum(answers[job.index] != found.get(job.index) for job in wanted)
         row = {
-            "direct_s": direct_s,
-            "inside_s": inside_s,
+            "engine_s": engine_s,
+            "evaluator_s": evaluator_s,
             "served_s": served_s,
-            "tokens": tokens,
-            "direct_tokens_per_s": tokens / direct_s,
-            "served_tokens_per_s": tokens / served_s,
-            "share": direct_s / served_s,
-            "inside_share": direct_s / inside_s,
-            "direct_cpu_s": direct_cpu_s,
-            "inside_cpu_s": inside_cpu_s,
+            "share": engine_s / served_s,
+            "share_of_evaluator": evaluator_s / served_s,
+            "tokens": sum(out.tokens for out in answers.values()),
+            "engine_cpu_s": engine_cpu_s,
+            "evaluator_cpu_s": evaluator_cpu_s,
             "server_cpu_s": cpu_s(pid) - before[0],
             "client_cpu_s": resource.getrusage(resource.RUSAGE_SELF).ru_utime - before[1],
             "load": os.getloadavg()[0],
@@ -183,8 +189,11 @@ def compare(
         print({name: round(value, 2) for name, value in row.items()}, flush=True)
         if number:
             rounds.append(row)
-    share = statistics.median(row["share"] for row in rounds)
-    return {"rounds": rounds, "median_share": share, "wrong": wrong}
+    medians = {
+        name: statistics.median(row[name] for row in rounds)
+        for name in ("share", "share_of_evaluator")
+    }
+    return {"rounds": rounds, "medians": medians, "wrong": wrong}
 
 
 def memory(options: argparse.Namespace, served: Served, pid: int) -> Iterator[dict]:
@@ -215,10 +224,10 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the server is ended then, too
     sampled = {"temperature": 1.0, "new_tokens": options.tokens, "seed": 1}
     model = {"checkpoint": options.model, "dtype": "float32", "unroll": 0}
-    direct = {"model": model, "generation": {"batch": options.clients, **sampled}}
-    own = OwnEngine(build(EvaluateSettings, direct))
+    generation = {"batch": options.clients, **sampled}
+    settings = build(EvaluateSettings, {"model": model, "generation": generation})
     keep_compiled(ServerSettings().compilation_cache)
-    inside = Inside(options, model)
+    direct, own = Direct(options, settings), OwnEngine(settings)
     process, name, url = start(options)
     try:
         there = {"source": "server", "url": url, "model": name, "concurrency": options.clients}
@@ -226,7 +235,7 @@ def main() -> int:
         result: dict = {
             "settings": {k: str(v) for k, v in vars(options).items() if k != "json"},
             "cores": os.cpu_count(),
-            **compare(options, own, inside, served, process.pid),
+            **compare(options, direct, own, served, process.pid),
             "memory": [],
         }
         for row in memory(options, served, process.pid):
@@ -236,7 +245,8 @@ def main() -> int:
     finally:
         process.terminate()
         process.wait(60)
-    print(f"served / direct: {result['median_share']:.2f}; wrong answers: {result['wrong']}")
+    shares = ", ".join(f"{name} {value:.2f}" for name, value in result["medians"].items())
+    print(f"throughput served: {shares}; wrong answers: {result['wrong']}")
     return 1 if result["wrong"] else 0
 
 

@@ -11,6 +11,8 @@ Variants, after a colon; several with commas, applied in the order of this list.
                    with aha cues, which are a file of their own; give it as data.records
     lora           low-rank adapters on all linear maps of the decoder
     tiny           embedded checkpoint and data; a laptop CPU, a minute or two
+    base           what makes the embedded checkpoint, from random weights; it is run by
+                   converters/tiny_checkpoint.py, which draws its records
     small          embedded checkpoint, own photos of any size: give data.records, data.image_root
 
 The paper trains 190 updates of 128 samples on 25K and 985 on 126K. Here samples are packed into
@@ -82,6 +84,15 @@ def _tiny(config: ConfigDict) -> None:
     config.rewards.update(base.rewards.to_dict())
 
 
+def _base(config: ConfigDict) -> None:
+    """From random weights, so everything trains, at a rate for a narrow model."""
+    _tiny(config)
+    config.model.freeze = ()
+    config.data.update(records="", tokens_per_row=384, rows=8, epochs=2.0)
+    config.optimizer.update(lr=2.5e-3, min_lr=5e-5, b2=0.98, weight_decay=0.02)
+    config.run.save_every = 200
+
+
 def _small(config: ConfigDict) -> None:
     """The embedded checkpoint on photos of one's own, on a laptop."""
     _tiny(config)
@@ -110,10 +121,11 @@ def _lora(config: ConfigDict) -> None:
 VARIANTS: dict[str, Callable[[ConfigDict], None]] = {
     **{name: grpo.VARIANTS[name] for name in ("3b", "7b", "2vl-2b", "2vl-7b")},
     "tiny": _tiny,
+    "base": _base,
     "small": _small,
     "25k": _subset,
     "126k": _all,
     "aha": _all,
     "lora": _lora,
 }
-EXCLUSIVE = ({"3b", "7b", "2vl-2b", "2vl-7b", "tiny", "small"}, {"25k", "126k", "aha"})
+EXCLUSIVE = ({"3b", "7b", "2vl-2b", "2vl-7b", "tiny", "base", "small"}, {"25k", "126k", "aha"})

@@ -75,7 +75,8 @@ def test_a_trainer_s_weights_are_cut_for_sampling_as_its_rollouts_are():
     params = pretrained.load_params()
     for tensor, cut in ((0, False), (2, True)):
         engine = OwnEngine(build(EvaluateSettings, {}), (pretrained, mesh), tensor)
-        laid_out = jax.tree.leaves(engine._engine.weights(params))
+        engine._stream.use(params)
+        laid_out = jax.tree.leaves(engine._stream._params)
         assert any("tensor" in str(leaf.sharding.spec) for leaf in laid_out) is cut
 
 

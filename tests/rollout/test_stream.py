@@ -96,24 +96,20 @@ def stream(graphdef, params, **options):
     return Stream(graphdef, params, allowed_V=ALLOWED, **sizes, **given)
 
 
-def run(stream, places, put=lambda p: p, wanted=WANTED):
+def run(stream, places, put=lambda p: p, wanted=WANTED, most=1):
     """Seats requests as there is room; what is said of each completion, by (place, choice)."""
     waiting, tickets, said = list(places), {}, {}
     while waiting or stream.growing:
-        while waiting:
-            here = {}
-            while waiting:
-                shard = stream.place(wanted[waiting[0]].completions, list(here))
-                if shard is None:
-                    break
-                here[shard] = waiting.pop(0)
-            if not here:
-                break
-            any_ = next(iter(here.values()))
-            batch = together([prompt(here.get(s, any_)) for s in range(stream.shards)])
-            asked = [wanted[here[s]] if s in here else None for s in range(stream.shards)]
-            for shard, ticket in enumerate(stream.seat(stream.prefill(put(batch)), asked)):
-                tickets[ticket] = here.get(shard)
+        while shards := stream.places([wanted[place].completions for place in waiting], most):
+            here = [[] for _ in range(stream.shards)]
+            for shard in shards:
+                here[shard].append(waiting.pop(0))
+            seated = [place for own in here for place in [*own, *[None] * (most - len(own))]]
+            any_ = next(place for place in seated if place is not None)
+            batch = together([prompt(any_ if place is None else place) for place in seated])
+            asked = [None if place is None else wanted[place] for place in seated]
+            got = stream.seat(stream.prefill(put(batch)), asked)
+            tickets.update(zip(got, seated, strict=True))
         for news in stream.step():
             said.setdefault((tickets[news.ticket], news.choice), []).append(news)
     return said
@@ -135,11 +131,13 @@ def test_mixed_requests_get_what_each_gets_alone_and_compile_nothing_new(setup, 
     made = stream(*setup, **options)
     everyone = range(len(WANTED))
     check(run(made, everyone), alone, everyone)
+    check(run(made, everyone, most=3), alone, everyone)
     before = made.compile_count
     others = [w._replace(seed=w.seed + 1, limit=w.limit - w.limit // 3) for w in WANTED]
     others = [w._replace(sampling=Sampling(1.1, 3 + i, 0.9)) for i, w in enumerate(others)]
     run(made, reversed(everyone), wanted=others)
     check(run(made, everyone), alone, everyone)
+    check(run(made, reversed(everyone), most=3), alone, everyone)
     assert made.compile_count == before
 
 
@@ -156,6 +154,7 @@ def test_on_a_mesh_too(setup, alone, shape):
         return jax.device_put(batch, batch_sharding(mesh))
 
     check(run(made, everyone, put), alone, everyone)
+    check(run(made, everyone, put, most=2), alone, everyone)
 
 
 def test_a_request_that_is_dropped_frees_its_slots_and_changes_nobody(setup, alone):
@@ -163,14 +162,14 @@ def test_a_request_that_is_dropped_frees_its_slots_and_changes_nobody(setup, alo
     endless = Wanted(Sampling(1.0), LIMIT, (), 9, completions=3)
     (gone,) = made.seat(made.prefill(prompt(0)), [endless])
     (kept,) = made.seat(made.prefill(prompt(3)), [WANTED[3]])
-    assert made.place(1) is None
+    assert made.places([1]) == []
     said = made.step()
     assert {news.ticket for news in said} == {gone, kept}
     made.drop(gone, 1)
-    assert made.place(1) == 0
-    assert made.place(2) is None
+    assert made.places([1, 1]) == made.places([1], most=2) == [0]
+    assert made.places([2]) == []
     made.drop(gone)
-    assert made.place(3) == 0
+    assert made.places([3]) == [0]
     while made.growing:
         said += made.step()
     assert not [news for news in said[4:] if news.ticket == gone]

@@ -1,25 +1,24 @@
 """Outputs from this project's engine on the mesh: weights, tokenizer and sampler, no trainer."""
 
 import dataclasses
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from vlaa_jax import digests
 from vlaa_jax.data.images.files import decode_image, in_memory, inspect
+from vlaa_jax.data.images.planner import ladder
 from vlaa_jax.evaluate.generate import Done, Generated, Job, by_question, seed_of
-from vlaa_jax.models.qwen_vl.model import PromptInputs
 from vlaa_jax.models.qwen_vl.weights import step_of
-from vlaa_jax.parallel.mesh import data_shards, make_mesh
+from vlaa_jax.parallel.mesh import make_mesh
 from vlaa_jax.policy.pretrained import Pretrained, open_pretrained
 from vlaa_jax.policy.prompts import Collator, Encoder, Prompt
-from vlaa_jax.rollout.engine import Engine, Rollout
 from vlaa_jax.rollout.sampling import Sampling
+from vlaa_jax.rollout.stream import TOGETHER, News, Stream, Wanted
 from vlaa_jax.rollout.weights import sampling_mesh
 from vlaa_jax.schema import Record, UserError
 from vlaa_jax.settings.evaluate import EvaluateSettings
@@ -27,7 +26,7 @@ from vlaa_jax.settings.shared import PromptSettings
 
 _BATCHES_READ = 8
 """Batches whose images are read and sorted by length together."""
-_BURST = 64
+_BURST = 16
 """Tokens between two looks for outputs that have ended."""
 _READERS = 2
 
@@ -36,7 +35,7 @@ Asked = tuple[list[Job], Prompt]
 
 
 class OwnEngine:
-    """Decodes questions in batches of prompts of one padded length.
+    """Decodes questions, those of one length about the same time.
 
     Weights are read onto the mesh at the first question, so that a run with nothing left to do
     never reads them; a trainer gives its own with ``use``.
@@ -69,19 +68,19 @@ class OwnEngine:
         self._pretrained, self._mesh = opened or _opened(settings, data)
         self._encode = Encoder(self._pretrained, data, generation.new_tokens)
         self._collator = Collator(self._pretrained, data, self._mesh)
-        shards = data_shards(self._mesh)
-        self._batch = -(-generation.batch // shards) * shards
-        self._engine = Engine(
+        self._stream = Stream(
             self._pretrained.graphdef,
-            completions=generation.samples,
+            None,
+            slots=generation.batch,
+            rows=generation.samples,
+            max_prompt=ladder(generation.max_prompt_tokens, data.min_prompt_bucket),
             max_new_tokens=generation.new_tokens,
-            sampling=_sampling(settings),
-            eos_id=self._pretrained.chat.stop_ids,
-            allowed_V=self._pretrained.allowed_V,
-            slots=self._batch,
             burst=_BURST,
+            allowed_V=self._pretrained.allowed_V,
             mesh=sampling_mesh(self._mesh, tensor) if tensor else self._mesh,
         )
+        self._sampling, self._stop_ids = _sampling(settings), self._pretrained.chat.stop_ids
+        self._together = min(TOGETHER, self._stream.per_shard)
         self._params: Mapping[str, Any] | None = None
 
     def use(self, params: Mapping[str, Any]) -> None:
@@ -108,56 +107,89 @@ class OwnEngine:
         """Answer all jobs; all samples of a question are drawn together."""
         if jobs and self._params is None:
             self._params = self._pretrained.load_params()
-        waiting = iter(by_question(jobs))
+        self._stream.use(self._params)
+        queue: deque[Asked] = deque()
+        answering: dict[int, _Answering] = {}
         with ThreadPoolExecutor(_READERS) as pool:
-            while some := list(islice(waiting, self._batch * _BATCHES_READ)):
-                asked = list(zip(some, pool.map(self._prompt, some), strict=True))
-                for same in self._by_length(asked):
-                    self._decode(same, done)
+            windows = self._windows(pool, by_question(jobs))
+            more = True
+            while more or queue or answering:
+                while more and len(queue) < self._at_once:
+                    window = next(windows, None)
+                    more = window is not None
+                    queue += window or ()
+                self._seat(queue, answering)
+                for news in self._stream.step():
+                    self._tell(news, answering, done)
+        self._stream.use(None)
+
+    @property
+    def _at_once(self) -> int:
+        """Questions that are prefilled together."""
+        return self._together * self._stream.shards
+
+    def _windows(self, pool: Executor, questions: list[list[Job]]) -> Iterator[list[Asked]]:
+        """Questions with their prompts, sorted by length; the next ones are read meanwhile."""
+        size = self._stream.per_shard * self._stream.shards * _BATCHES_READ
+        read: list[tuple[list[list[Job]], Iterator[Prompt]]] = []
+        for start in range(0, len(questions) + size, size):
+            part = questions[start : start + size]
+            read.append((part, pool.map(self._prompt, part)))
+            if start:
+                found = zip(*read.pop(0), strict=True)
+                yield sorted(found, key=lambda asked: asked[1].encoded.length)
 
     def _prompt(self, jobs: Sequence[Job]) -> Prompt:
         job = jobs[0]
         images = tuple(decode_image(data, job.name) for data in job.images())
         return self._encode(_record(job, len(images)), images)
 
-    def _by_length(self, asked: Sequence[Asked]) -> Iterator[list[Asked]]:
-        """Questions of one padded length together, in their order."""
-        lengths: dict[int, list[Asked]] = {}
-        for one in asked:
-            lengths.setdefault(self._collator.prompt_bucket([one[1]]), []).append(one)
-        for length in sorted(lengths):
-            yield lengths[length]
+    def _seat(self, queue: deque[Asked], answering: "dict[int, _Answering]") -> None:
+        """Seats questions as long as there is room for as many as are prefilled together."""
+        stream = self._stream
+        while queue:
+            wanted = min(len(queue), self._at_once)
+            shards = stream.places([self._settings.samples] * wanted, self._together)
+            if len(shards) < wanted:
+                return
+            here: list[list[Asked | None]] = [[] for _ in range(stream.shards)]
+            for shard in shards:
+                here[shard].append(queue.popleft())
+            seats = [one for own in here for one in (*own, *[None] * (self._together - len(own)))]
+            some = next(one for one in seats if one is not None)
+            part = stream.prefill(self._collator([(one or some)[1] for one in seats])[0])
+            tickets = stream.seat(part, [one and self._wanted(one) for one in seats])
+            answering.update(
+                (ticket, _Answering(one[0], [[] for _ in range(self._settings.samples)]))
+                for ticket, one in zip(tickets, seats, strict=True)
+                if one is not None
+            )
 
-    def _decode(self, asked: Sequence[Asked], done: Done) -> None:
-        prompts = [prompt for _, prompt in asked]
-        seeds = [seed_of(dataclasses.replace(jobs[0], sample=0), self._settings.seed)
-                 for jobs, _ in asked]  # fmt: skip
-
-        def finished(places: list[int], rollout: Rollout) -> None:
-            for row, place in enumerate(places):
-                self._tell(asked[place][0], rollout, row, done)
-
-        self._engine.generate(
-            self._params or {},
-            self._parts(prompts),
-            jax.vmap(jax.random.key)(np.array(seeds, np.uint32)),
-            prefix_length=self._collator.prompt_bucket(prompts),
-            on_finished=finished,
+    def _wanted(self, asked: Asked) -> Wanted:
+        first = dataclasses.replace(asked[0][0], sample=0)
+        settings = self._settings
+        return Wanted(
+            self._sampling,
+            settings.new_tokens,
+            self._stop_ids,
+            seed_of(first, settings.seed),
+            completions=settings.samples,
         )
 
-    def _parts(self, prompts: Sequence[Prompt]) -> Iterator[PromptInputs]:
-        for start in range(0, len(prompts), self._batch):
-            part = list(prompts[start : start + self._batch])
-            yield self._collator((part * self._batch)[: self._batch])[0]
-
-    def _tell(self, jobs: Sequence[Job], rollout: Rollout, row: int, done: Done) -> None:
-        lengths_G = rollout.length_PG[row]
-        tokens = [rollout.tokens_PGT[row, g, : lengths_G[g]] for g in range(len(lengths_G))]
-        texts = self._pretrained.chat.decode_batch([ids.tolist() for ids in tokens])
-        for job in jobs:
-            cut = bool(rollout.truncated_PG[row, job.sample])
-            reason = "length" if cut else "stop"
-            done(job, Generated(texts[job.sample], reason, int(lengths_G[job.sample])))
+    def _tell(self, news: News, answering: "dict[int, _Answering]", done: Done) -> None:
+        """Books tokens, and tells of an output that has ended."""
+        question = answering[news.ticket]
+        tokens = question.tokens[news.choice]
+        tokens += news.tokens_T.tolist()
+        if not news.ended:
+            return
+        question.left -= 1
+        if not question.left:
+            del answering[news.ticket]
+        for job in question.jobs:
+            if job.sample == news.choice:
+                text = self._pretrained.chat.decode(tokens)
+                done(job, Generated(text, news.ended, len(tokens)))
 
     def describe(self) -> Mapping[str, Any]:
         """What decides the outputs."""
@@ -178,6 +210,18 @@ class OwnEngine:
             "min_pixels": processor.min_pixels,
             "max_pixels": processor.max_pixels,
         }
+
+
+@dataclasses.dataclass
+class _Answering:
+    """A question in hand: who asked, and the tokens of each sample so far."""
+
+    jobs: list[Job]
+    tokens: list[list[int]]
+    left: int = 0
+
+    def __post_init__(self) -> None:
+        self.left = len(self.tokens)
 
 
 def _record(job: Job, images: int) -> Record:

@@ -30,6 +30,9 @@ from vlaa_jax.rollout.weights import SAMPLE, SamplingWeights
 
 Array = jax.Array
 
+TOGETHER = 4
+"""Prompts of a data shard that are prefilled together where enough wait. More gain little: four
+small images fill a vision buffer, and four long prompts keep the device busy."""
 MAX_LIKELIEST = 20
 """Likeliest tokens that are told of each place; what OpenAI's interface allows."""
 _KEYS = "threefry2x32"
@@ -85,7 +88,7 @@ class Stream:
 
     Args:
         graphdef: structure of the model.
-        params: the policy's parameters; cast and laid out for decoding once.
+        params: the policy's parameters, or None until there are some; see `use`.
         slots: prefixes held at once, rounded up to a multiple of the data shards.
         rows: completions of each; a request for more takes several slots, which repeats its
             prefix, and one for fewer leaves rows idle.
@@ -94,12 +97,16 @@ class Stream:
         burst: tokens between two looks of the host.
         allowed_V: which ids may be sampled.
         mesh: where weights and buffers lie, a `weights.sampling_mesh`; None leaves that to jax.
+
+    Attributes:
+        shards: data shards.
+        per_shard: slots of each.
     """
 
     def __init__(
         self,
         graphdef: nnx.GraphDef,
-        params: Mapping[str, Any],
+        params: Mapping[str, Any] | None,
         *,
         slots: int,
         rows: int,
@@ -110,17 +117,18 @@ class Stream:
         mesh: Mesh | None = None,
     ) -> None:
         self.shards = 1 if mesh is None else data_shards(mesh)
-        self._per_shard = -(-slots // self.shards)
+        self.per_shard = -(-slots // self.shards)
         self.burst = min(burst, max_new_tokens)
         self._prefixes = rungs(max_prompt, 64, 2)
         self._pasts = rungs(max_new_tokens, max(_LEAST_PAST, 2 * self.burst), 4)
         self._allowed_V = jnp.asarray(allowed_V)
         self._weights = SamplingWeights(graphdef, mesh)
-        self._params = self._weights(params)
-        self._jit(mesh)
+        self._params: Mapping[str, Any] | None = None
         self._buffers: Buffers | None = None
+        self.use(params)
+        self._jit(mesh)
         self._tickets, self._spare = 0, 0
-        count = self._per_shard * self.shards
+        count = self.per_shard * self.shards
         self._rules = RowRules.empty(count, rows)
         self._ticket_P = np.full(count, _FREE)
         self._first_P = np.zeros(count, int)
@@ -162,6 +170,15 @@ class Stream:
         self._resize = jax.jit(lambda b, *n: place(generate.resize(b, *n)), static_argnums=(1, 2))
         self._burst = jax.jit(burst, donate_argnums=1)
 
+    def use(self, params: Mapping[str, Any] | None) -> None:
+        """Decodes with these parameters from now on, cast and laid out once; when nobody is seated.
+
+        None gives up what is held of weights and buffers.
+        """
+        self._params = None if params is None else self._weights(params)
+        if params is None:
+            self._buffers = None
+
     @property
     def compile_count(self) -> int:
         """Programs compiled so far."""
@@ -182,70 +199,77 @@ class Stream:
     @property
     def most(self) -> int:
         """Completions that a request may ask for."""
-        return self._per_shard * self.rows
+        return self.per_shard * self.rows
 
     @property
     def growing(self) -> int:
         """Completions that are being decoded."""
         return int(self._rules.growing_PG.sum())
 
-    def place(self, completions: int, taken: Sequence[int] = ()) -> int | None:
-        """The emptiest data shard with room for a request, or None.
+    def places(self, completions: Sequence[int], most: int = 1) -> list[int]:
+        """Data shards for the first of some requests, as many as have room now.
 
         Args:
-            completions: of the request.
-            taken: shards that others are about to be seated on.
+            completions: of each request, in the order they are to be served.
+            most: requests that may go to one shard.
         """
         free_S = (self._ticket_P == _FREE).reshape(self.shards, -1).sum(axis=1)
-        free_S[list(taken)] = 0
-        shard = int(free_S.argmax())
-        return shard if free_S[shard] >= self._slots_of(completions) else None
+        found: list[int] = []
+        for count in completions:
+            open_S = [free if found.count(s) < most else 0 for s, free in enumerate(free_S)]
+            shard = int(np.argmax(open_S))  # the emptiest
+            if open_S[shard] < self._slots_of(count):
+                break
+            free_S[shard] -= self._slots_of(count)
+            found.append(shard)
+        return found
 
     def _slots_of(self, completions: int) -> int:
         return -(-completions // self.rows)
 
     def prefill(self, prompt: PromptInputs) -> PrefixCache:
-        """The prefixes of prompts, one per data shard, for `seat`."""
+        """The prefixes of prompts, as many for each data shard, for `seat`."""
         part: PrefixCache = self._prefill(self._params, prompt)
         return part
 
-    def seat(self, part: PrefixCache, wanted_S: Sequence[Wanted | None]) -> list[int]:
+    def seat(self, part: PrefixCache, wanted_P: Sequence[Wanted | None]) -> list[int]:
         """Begins to answer prompts.
 
         Args:
-            part: their prefixes.
-            wanted_S: how each is answered, on a shard with room (`place`); None for padding.
+            part: their prefixes, those of a shard together.
+            wanted_P: how each is answered, on a shard with room (`places`); None for padding.
 
         Returns:
             A ticket for each, by which `News` name it.
         """
         tickets, slots = [], []
-        for shard, wanted in enumerate(wanted_S):
+        for place, wanted in enumerate(wanted_P):
+            shard = place * self.shards // len(wanted_P)
             self._tickets += 1
             tickets.append(self._tickets)
             slots.append([] if wanted is None else self._occupy(shard, self._tickets, wanted))
             self._prompt_P[slots[-1]] = part.k_LPKSH.shape[3]
         self._buffers = self._fit(self._buffers or self._new(part))
-        seeds = [0 if wanted is None else wanted.seed for wanted in wanted_S]
-        seeds_S2 = np.array([(seed >> 32, seed & 0xFFFFFFFF) for seed in seeds], np.uint32)
+        seeds = [0 if wanted is None else wanted.seed for wanted in wanted_P]
+        seeds_P2 = np.array([(seed >> 32, seed & 0xFFFFFFFF) for seed in seeds], np.uint32)
         for turn in range(max(map(len, slots))):
             here = [own[turn] if turn < len(own) else None for own in slots]
-            places = [NOWHERE if p is None else p % self._per_shard for p in here]
-            choice_SG = turn * self.rows + np.arange(self.rows) + np.zeros((len(here), 1), int)
+            places = [NOWHERE if p is None else p % self.per_shard for p in here]
+            choice_PG = turn * self.rows + np.arange(self.rows) + np.zeros((len(here), 1), int)
             self._buffers = self._insert(
                 self._buffers,
                 part,
-                seeds_S2,
-                choice_SG.astype(np.uint32),
-                np.array(places, np.int32)[:, None],
-                np.array([p is not None for p in here])[:, None],
+                seeds_P2,
+                choice_PG.astype(np.uint32),
+                np.array(places, np.int32).reshape(self.shards, -1),
+                np.array([p is not None for p in here]).reshape(self.shards, -1),
             )
         return tickets
 
     def _occupy(self, shard: int, ticket: int, wanted: Wanted) -> list[int]:
         """Takes slots of a shard and writes the request's rules to their rows."""
-        first, rules = shard * self._per_shard, self._rules
-        free = np.flatnonzero(self._ticket_P[first : first + self._per_shard] == _FREE) + first
+        first, rules = shard * self.per_shard, self._rules
+        free = np.flatnonzero(self._ticket_P[first : first + self.per_shard] == _FREE) + first
         slots = free[: self._slots_of(wanted.completions)].tolist()
         if len(slots) < self._slots_of(wanted.completions):
             raise ValueError(f"no room for {wanted.completions} completions on shard {shard}")

@@ -5,9 +5,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from vlaa_jax.policy.prompts import Collator, Prompt
-from vlaa_jax.rollout.stream import News, Stream, Wanted
+from vlaa_jax.rollout.stream import TOGETHER, News, Stream, Wanted
 from vlaa_jax.schema import UserError
 from vlaa_jax.serve.errors import Refusal
 
@@ -49,6 +50,7 @@ class Worker:
         self._unwanted: list[tuple[Job, int | None]] = []
         self._seated: dict[int, Job] = {}
         self._open = True
+        self._at_once = TOGETHER * stream.shards
         self._thread = threading.Thread(target=self._run, name="decode", daemon=True)
         self._thread.start()
 
@@ -120,39 +122,43 @@ class Worker:
                 self._let_go(job)
 
     def _seat_some(self) -> bool:
-        """Seats one job per data shard, in the order they came; False where none has room."""
-        here: dict[int, Job] = {}
-        with self._changed:
-            while self._waiting:
-                count = self._waiting[0].wanted.completions
-                shard = self.stream.place(count, list(here))
-                if shard is None:
-                    break
-                here[shard] = self._waiting.popleft()
-        if here:
-            self._seat(here)
-        return bool(here)
+        """Seats some of those who wait, in the order they came; False where none has room.
 
-    def _seat(self, here: dict[int, Job]) -> None:
-        stand_in = next(iter(here.values()))
-        shards = range(self.stream.shards)
+        They are prefilled alone or `TOGETHER`: two sizes, so that who waits changes little of
+        what is compiled; padding four to three costs less than three alone.
+        """
+        with self._changed:
+            counts = [job.wanted.completions for job in islice(self._waiting, self._at_once)]
+            shards = self.stream.places(counts, TOGETHER)
+            most = TOGETHER if len(shards) > self.stream.shards * TOGETHER // 2 else 1
+            if most == 1:
+                shards = self.stream.places(counts)
+            here: list[list[Job]] = [[] for _ in range(self.stream.shards)]
+            for shard in shards:
+                here[shard].append(self._waiting.popleft())
+        if shards:
+            self._seat([[*jobs, *[None] * (most - len(jobs))] for jobs in here])
+        return bool(shards)
+
+    def _seat(self, here: list[list[Job | None]]) -> None:
+        """Seats jobs by data shard; None is padding."""
+        places = [job for jobs in here for job in jobs]
+        jobs = [job for job in places if job is not None]
         try:
-            prompts = [here.get(shard, stand_in).prompt for shard in shards]
+            prompts = [(job or jobs[0]).prompt for job in places]
             part = self.stream.prefill(self._collator(prompts)[0])
         except Exception as error:  # of these prompts alone: the buffers are as they were
             status = 400 if isinstance(error, UserError) else 500
             said = str(error).splitlines() or [type(error).__name__]
-            self._deliver([(job, _failed(said[0], status)) for job in here.values()])
+            self._deliver([(job, _failed(said[0], status)) for job in jobs])
             return
-        wanted = [here[shard].wanted if shard in here else None for shard in shards]
         try:
-            tickets = self.stream.seat(part, wanted)
+            tickets = self.stream.seat(part, [job and job.wanted for job in places])
         except Exception:  # the buffers are lost; these are neither waiting nor seated
-            self._deliver([(job, _failed("decoding failed", 500)) for job in here.values()])
+            self._deliver([(job, _failed("decoding failed", 500)) for job in jobs])
             raise
-        for shard, ticket in enumerate(tickets):
-            if shard in here:
-                job = here[shard]
+        for job, ticket in zip(places, tickets, strict=True):
+            if job is not None:
                 job.ticket, job.growing = ticket, set(range(job.wanted.completions))
                 self._seated[ticket] = job
 

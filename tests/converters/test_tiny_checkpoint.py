@@ -1,0 +1,47 @@
+"""How the embedded checkpoint is made, at a size that makes a poor one."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from converters.tiny_checkpoint import IN_FORMAT, TURNS, write_records
+from vlaa_jax.data.sources.record_file import load_records
+from vlaa_jax.data.synthetic import TASKS
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_records_hold_every_task_and_break_the_format_as_often_as_said(tmp_path):
+    count = 420
+    records = load_records(write_records(tmp_path, count), kind="sft")
+    assert len(records) == count
+    assert set(TURNS) == set(TASKS)
+    asked = Counter(record.question.split()[0] for record in records)
+    assert asked["Give"] == count * TURNS.count("iou") // len(TURNS)
+    answers = [record.answer for record in records]
+    whole = sum(a.startswith("<think>") and a.endswith("</answer>") for a in answers) / count
+    assert abs(whole - IN_FORMAT) < 4 * np.sqrt(IN_FORMAT * (1 - IN_FORMAT) / count)
+    again = write_records(tmp_path / "again", 30).read_text().splitlines()
+    assert again == (tmp_path / "records.jsonl").read_text().splitlines()[:30]
+
+
+def test_the_command_trains_goes_on_and_writes_a_directory(tmp_path):
+    out, work = tmp_path / "out", tmp_path / "work"
+    for steps in (1, 2):
+        command = [sys.executable, "-m", "converters.tiny_checkpoint", out, f"--work={work}"]
+        command += ["--samples=40", f"--config.run.steps={steps}"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert not done.returncode, done.stderr
+    rows = [json.loads(line) for line in (work / "run" / "metrics.jsonl").open()]
+    assert [row["step"] for row in rows] == [1, 2]
+    weights, start = (load_file(path / "model.safetensors") for path in (out, work / "start"))
+    assert sorted(weights) == sorted(start)
+    same = [np.array_equal(weights[name].astype(np.float32), start[name]) for name in start]
+    assert not any(same)
+    assert json.loads((out / "config.json").read_text())["torch_dtype"] == "bfloat16"
+    assert (out / "tokenizer.json").read_bytes() == (work / "start" / "tokenizer.json").read_bytes()
