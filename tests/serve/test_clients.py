@@ -124,7 +124,7 @@ def test_sampled_text_and_logprobs_are_the_engines_and_the_trainers(server, clie
     for g, choice in enumerate(reply.choices):
         length = rollout.length_PG[0, g]
         tokens = rollout.tokens_PGT[0, g, :length]
-        assert choice.message.content == server.pretrained.chat.decode_batch([tokens])[0]
+        assert choice.message.content == server.pretrained.chat.decode(tokens)
         assert choice.finish_reason == ("length" if rollout.truncated_PG[0, g] else "stop")
         entries = choice.logprobs.content
         got = [entry.logprob for entry in entries]

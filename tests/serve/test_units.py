@@ -31,7 +31,7 @@ def test_text_in_pieces_is_the_text_of_the_whole(chat):
         writer, said = Writer(vocabulary), ""
         for start in range(0, len(ids), 3):
             said += writer.add(ids[start : start + 3])[0]
-        assert said + writer.end() == chat.decode_batch([ids])[0]
+        assert said + writer.end() == chat.decode(ids)
 
 
 @pytest.mark.parametrize("text", ["héllo wörld", "数字 42 🙂 done", "a\n\n  b\t<think> c </think>"])

@@ -76,7 +76,7 @@ def test_answer_continues_the_prompt(chat, hf, question, answer):
         {"role": "assistant", "content": answer},
     ]
     text = hf.apply_chat_template(messages, tokenize=False)
-    ours = chat.decode_batch([[*prompt, *tail]], skip_special_tokens=False)[0]
+    ours = chat.decode(np.concatenate([prompt, tail]), skip_special_tokens=False)
     assert ours == unicodedata.normalize("NFC", text.removesuffix("\n"))
     if not answer[:1].isspace():  # else the newline before it may merge with it in one call
         whole = hf.apply_chat_template(messages, return_dict=False)
@@ -110,6 +110,7 @@ def test_ids_and_decoding(chat, hf):
     )
     assert chat.pad_id == hf.pad_token_id
     ids = answer_ids(chat, "q", "<answer> 42 </answer>")
+    assert chat.decode(ids) == "<answer> 42 </answer>"
     assert chat.decode_batch([ids, ids[:0]]) == ["<answer> 42 </answer>", ""]
 
 

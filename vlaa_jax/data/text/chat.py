@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from vlaa_jax.data.text.template import MAX_OUTPUT_CHARS, Messages, messages, template_file, try_out
 from vlaa_jax.foreign import local_path, read_bytes, read_object
@@ -200,6 +200,11 @@ class Chat:
     def spelling(self, token_id: int) -> str:
         """A token as the vocabulary spells it: a character per byte, or that of a special token."""
         return str(self._backend.id_to_token(token_id) or "")
+
+    def decode(self, ids: ArrayLike, skip_special_tokens: bool = True) -> str:
+        """Text of one sequence of ids."""
+        flat = np.asarray(ids).reshape(-1).tolist()
+        return self.decode_batch([flat], skip_special_tokens)[0]
 
     def decode_batch(
         self, ids: Sequence[Sequence[int]], skip_special_tokens: bool = True
