@@ -85,9 +85,8 @@ class CheckReport:
             if path not in seen:
                 seen.add(path)
                 self.modes.update([fact.mode] if fact.mode else [])
-                self._row(path.split("/", 1)[0] if "/" in path else "").update(
-                    ["images", fact.status]
-                )
+                folder = path.split("/", 1)[0] if "/" in path else ""
+                self._row(folder).update(["images", fact.status])
         for name, remark in remarks(one.record):
             self.remarks.add(source.reject(one.place, name, remark, one.record.id))
         if one.verdict.measure is not None:

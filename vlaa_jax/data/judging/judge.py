@@ -317,8 +317,7 @@ class Findings:
 
     def lines(self) -> list[str]:
         """A line for each kind, the most frequent first: its first place, and how many."""
-        found = []
-        for kind, count in self._counts.most_common():
-            more = f" ({count:,} like this)" if count > 1 else ""
-            found.append(f"{self._first[kind]}{more}")
-        return found
+        return [
+            f"{self._first[kind]} ({count:,} like this)" if count > 1 else str(self._first[kind])
+            for kind, count in self._counts.most_common()
+        ]

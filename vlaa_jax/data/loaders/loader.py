@@ -150,9 +150,9 @@ class Loader(Generic[T]):
 
     def close(self) -> None:
         """Stop reading ahead and leave no thread behind."""
-        executors = [*_executors(self.iterator), *([self._pool] if self._pool else [])]
+        executors = [*_executors(self.iterator), self._pool]
         self.iterator.close()
-        for executor in executors:  # Grain tells its threads to end, but does not wait for them
+        for executor in filter(None, executors):  # Grain ends its threads, but does not wait
             executor.shutdown(wait=True)
 
     def __enter__(self) -> "Loader[T]":

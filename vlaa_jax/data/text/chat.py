@@ -204,7 +204,7 @@ class Chat:
     def decode(self, ids: ArrayLike, skip_special_tokens: bool = True) -> str:
         """Text of one sequence of ids."""
         flat = np.asarray(ids).reshape(-1).tolist()
-        return self.decode_batch([flat], skip_special_tokens)[0]
+        return str(self._backend.decode(flat, skip_special_tokens=skip_special_tokens))
 
     def decode_batch(
         self, ids: Sequence[Sequence[int]], skip_special_tokens: bool = True
