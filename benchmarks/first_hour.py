@@ -277,7 +277,7 @@ def record(page):
         "every command; times are those of two cores with an empty compile cache, on a machine "
         f"with a load of {os.getloadavg()[2]:.1f} from other work when this began. The model "
         "is the 1.2-million-parameter one in the package: it shows the way, it learns nothing of "
-        "photos in six steps. For a real one put `:3b` in place of `:tiny` and leave the four "
+        "photos in six steps. For a real one put `:3b` in place of `:tiny` and leave the three "
         "`data.` limits out.\n\n## The photos and their records"
     )
     first = (page.folder / "photos.jsonl").read_text().splitlines()[:2]

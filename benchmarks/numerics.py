@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from grpo_step import MINI, NEW, encoded_prompts
+from step_room.mini import MINI, NEW, encoded_prompts
 from vlaa_jax.data.rows.batches import BatchLayout, collate_prompts
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.hf_config import parse_config

@@ -29,7 +29,9 @@ import transformers
 
 from data_room.padding import SIZE_MIX
 from data_room.samples import HUB_PIXELS, answer, checkpoint, text
-from grpo_step import END, IMAGE, MINI, START, VIDEO, hf_state, release_memory
+from step_room.machine import release_memory
+from step_room.mini import END, IMAGE, MINI, START, VIDEO
+from step_room.theirs import hf_state
 from vlaa_jax.data.images.processor import ImageProcessor
 from vlaa_jax.data.rows.batches import BatchLayout, collate_rows
 from vlaa_jax.data.rows.packing import PackBudget, Packer, fit_budget

@@ -12,7 +12,7 @@ Variants, after a colon; several with commas:
     pass8        eight samples at temperature 0.8, for pass@k and the spread
     paper-rules  scores by VLMEvalKit of April 2025, the paper's time
     tiny         embedded checkpoint, a miniature of the six benchmarks and a scripted judge; a
-                 laptop CPU, about two minutes
+                 laptop CPU, half a minute
 
 The same directory and command go on after a stop at any point. Scores between the two regimes of
 decoding differ by about a point on average in the paper (34.5 and 35.4 for the 3B model).

@@ -50,6 +50,150 @@ SYSTEM_PROMPT = (
 )
 TINY_SYSTEM_PROMPT = "Think inside <think> </think>, then answer inside <answer> </answer>."
 
+_MODEL = {
+    "checkpoint": "",
+    "dtype": "bfloat16",  # (inferred)
+    "remat": "full",
+    "unroll": 1,
+    "attention": "auto",
+    "numerics": "plain",
+    "freeze": (),  # (inferred) the framework trains everything
+    "lora": {
+        "rank": 0,  # 0: train the weights themselves
+        "alpha": 32.0,
+        "modules": (
+            *("q_proj", "k_proj", "v_proj", "o_proj"),
+            *("gate_proj", "up_proj", "down_proj"),
+        ),
+        "vision_modules": (),
+    },
+}
+
+_DATA = {
+    "records": "",
+    "image_root": "",
+    "heldout": "",
+    "columns": "",  # the records' own; see docs/data.md
+    "system_prompt": SYSTEM_PROMPT,
+    "max_prompt_tokens": 2048,  # (inferred)
+    "min_prompt_bucket": 256,
+    # Holds any image of max_pixels, whatever its shape; one size, one set of programs.
+    "vision_rows_per_bin": 32,
+    "vision_bins_per_shard": 0,
+    "min_pixels": 0,
+    "max_pixels": 262_144,  # (inferred) pixels, the paper's evaluation limit
+    "bad_records": "stop",
+    "verifier_types": (),  # all
+    "box_space": "",  # normalized; see docs/data.md on vg
+    "source_weights": "",  # every record once an epoch
+    "embedded_train": 1000,
+    "embedded_heldout": 200,
+    "workers": 8,
+}
+
+_ROLLOUT = {
+    "prompts": 512,  # (inferred) the paper's batch of 512, taken as prompts
+    "completions": 4,
+    "max_new_tokens": 1024,  # (inferred)
+    "temperature": 0.8,
+    "top_p": 1.0,  # (inferred)
+    "top_k": 0,
+    "min_p": 0.0,
+    "tensor": 0,  # as mesh.tensor; 7B on v5e wants 2
+    "batch_prompts": 64,
+    "prefill_prompts": 16,
+    "burst": 64,
+}
+
+_ALGO = {
+    "advantage": "grpo",  # (inferred) mean and standard deviation of the group
+    "loss": "clip",
+    "clip_low": 0.2,  # (inferred)
+    "clip_high": 0.2,  # (inferred)
+    "dual_clip": 0.0,
+    "aggregation": "sequence_mean",
+    "kl_estimator": "k3",  # (inferred)
+    "kl_coef": 1e-3,
+    "kl_target": 5e-4,
+    "kl_horizon": 10_000.0,  # (inferred)
+    "kl_in_reward": False,
+    "entropy_coef": 0.0,
+    "importance_cap": 0.0,
+    "dynamic_sampling": 0,
+    "mask_truncated": False,
+    "epochs": 1,
+    "updates_per_rollout": 8,  # (inferred) 512 x 4 responses in batches of 256
+    "micro_prompts": 16,
+    "logprob_chunk": 0,
+}
+
+_OPTIMIZER = {
+    "lr": 1e-6,  # (inferred) peak
+    "min_lr": 5e-7,
+    "warmup_frac": 0.03,
+    "b1": 0.9,  # (inferred)
+    "b2": 0.95,  # (inferred)
+    "eps": 1e-8,  # (inferred)
+    "weight_decay": 0.0,  # (inferred)
+    "grad_clip": 1.0,  # (inferred)
+    "max_skipped": 10,
+}
+
+_BENCHMARKS = {  # where the held-out records are looked at; docs/evaluation.md
+    "root": "",  # none
+    "names": (
+        *("mathvista", "mathvision", "mathverse"),
+        *("dynamath", "wemath", "logicvista"),
+    ),
+    "limit": 64,
+    "check_digest": True,
+    "new_tokens": 800,
+    "batch": 16,
+}
+
+_RUN = {
+    "steps": 49,
+    "save_every": 5,
+    "keep_checkpoints": 2,
+    "wandb": "",  # a project; WANDB_MODE=offline needs no network
+    "damaged": "stop",  # "older": go on from the newest checkpoint that is sound
+    "eval_every": 0,
+    "eval_completions": 1,
+    "log_rollouts_every": 1,
+    "compilation_cache": "~/.cache/vlaa_jax/xla",
+}
+
+_REWARDS = {
+    "open_ended": "score_endpoint",
+    "beta": 0.2,  # (inferred)
+    "endpoint_url": "",
+    "endpoint_model": "",
+    "endpoint_key_env": "VLAA_REWARD_API_KEY",
+    "endpoint_concurrency": 8,
+    "endpoint_timeout_s": 60.0,
+    "endpoint_retries": 3,
+    "endpoint_backoff_s": 0.5,
+    "endpoint_batch": 8,
+    "endpoint_images": True,
+    "endpoint_max_tokens": 64,
+    "head_checkpoint": "",  # with open_ended "reward_head": its model,
+    "head_file": "",  # and its weight, a safetensors file
+    "head_batch": 8,
+    "head_max_pixels": 0,  # 0: the checkpoint's own
+    "head_max_tokens": 4096,
+    "cache_entries": 100_000,
+    "math_workers": 4,
+    "math_timeout_s": 5.0,
+    "custom": "",  # FILE.py:function, for records of the type "custom"
+    "custom_timeout_s": 60.0,
+    "custom_batch": 64,
+    "max_failed_frac": 0.1,
+    "format_weight": 0.0,
+    "overlong_weight": 0.0,
+    "overlong_buffer": 256,
+    "repetition_weight": 0.0,
+    "repetition_ngram": 20,
+}
 
 JUDGE = {
     "url": "",
@@ -107,146 +251,17 @@ def _paper() -> ConfigDict:
         {
             "task": "grpo",
             "seed": 0,
-            "model": {
-                "checkpoint": "",
-                "dtype": "bfloat16",  # (inferred)
-                "remat": "full",
-                "unroll": 1,
-                "attention": "auto",
-                "numerics": "plain",
-                "freeze": (),  # (inferred) the framework trains everything
-                "lora": {
-                    "rank": 0,  # 0: train the weights themselves
-                    "alpha": 32.0,
-                    "modules": (
-                        *("q_proj", "k_proj", "v_proj", "o_proj"),
-                        *("gate_proj", "up_proj", "down_proj"),
-                    ),
-                    "vision_modules": (),
-                },
-            },
-            "data": {
-                "records": "",
-                "image_root": "",
-                "heldout": "",
-                "columns": "",  # the records' own; see docs/data.md
-                "system_prompt": SYSTEM_PROMPT,
-                "max_prompt_tokens": 2048,  # (inferred)
-                "min_prompt_bucket": 256,
-                # Holds any image of max_pixels, whatever its shape; one size, one set of programs.
-                "vision_rows_per_bin": 32,
-                "vision_bins_per_shard": 0,
-                "min_pixels": 0,
-                "max_pixels": 262_144,  # (inferred) pixels, the paper's evaluation limit
-                "bad_records": "stop",
-                "verifier_types": (),  # all
-                "box_space": "",  # normalized; see docs/data.md on vg
-                "source_weights": "",  # every record once an epoch
-                "embedded_train": 1000,
-                "embedded_heldout": 200,
-                "workers": 8,
-            },
-            "rollout": {
-                "prompts": 512,  # (inferred) the paper's batch of 512, taken as prompts
-                "completions": 4,
-                "max_new_tokens": 1024,  # (inferred)
-                "temperature": 0.8,
-                "top_p": 1.0,  # (inferred)
-                "top_k": 0,
-                "min_p": 0.0,
-                "tensor": 0,  # as mesh.tensor; 7B on v5e wants 2
-                "batch_prompts": 64,
-                "prefill_prompts": 16,
-                "burst": 64,
-            },
-            "algo": {
-                "advantage": "grpo",  # (inferred) mean and standard deviation of the group
-                "loss": "clip",
-                "clip_low": 0.2,  # (inferred)
-                "clip_high": 0.2,  # (inferred)
-                "dual_clip": 0.0,
-                "aggregation": "sequence_mean",
-                "kl_estimator": "k3",  # (inferred)
-                "kl_coef": 1e-3,
-                "kl_target": 5e-4,
-                "kl_horizon": 10_000.0,  # (inferred)
-                "kl_in_reward": False,
-                "entropy_coef": 0.0,
-                "importance_cap": 0.0,
-                "dynamic_sampling": 0,
-                "mask_truncated": False,
-                "epochs": 1,
-                "updates_per_rollout": 8,  # (inferred) 512 x 4 responses in batches of 256
-                "micro_prompts": 16,
-                "logprob_chunk": 0,
-            },
-            "optimizer": {
-                "lr": 1e-6,  # (inferred) peak
-                "min_lr": 5e-7,
-                "warmup_frac": 0.03,
-                "b1": 0.9,  # (inferred)
-                "b2": 0.95,  # (inferred)
-                "eps": 1e-8,  # (inferred)
-                "weight_decay": 0.0,  # (inferred)
-                "grad_clip": 1.0,  # (inferred)
-                "max_skipped": 10,
-            },
+            "model": _MODEL,
+            "data": _DATA,
+            "rollout": _ROLLOUT,
+            "algo": _ALGO,
+            "optimizer": _OPTIMIZER,
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "slices": 0},
-            "benchmarks": {  # where the held-out records are looked at; docs/evaluation.md
-                "root": "",  # none
-                "names": (
-                    *("mathvista", "mathvision", "mathverse"),
-                    *("dynamath", "wemath", "logicvista"),
-                ),
-                "limit": 64,
-                "check_digest": True,
-                "new_tokens": 800,
-                "batch": 16,
-            },
+            "benchmarks": _BENCHMARKS,
             "judge": JUDGE,  # of benchmarks
-            "run": {
-                "steps": 49,
-                "save_every": 5,
-                "keep_checkpoints": 2,
-                "wandb": "",  # a project; WANDB_MODE=offline needs no network
-                "damaged": "stop",  # "older": go on from the newest checkpoint that is sound
-                "eval_every": 0,
-                "eval_completions": 1,
-                "log_rollouts_every": 1,
-                "compilation_cache": "~/.cache/vlaa_jax/xla",
-            },
-            "rewards": {
-                "open_ended": "score_endpoint",
-                "beta": 0.2,  # (inferred)
-                "endpoint_url": "",
-                "endpoint_model": "",
-                "endpoint_key_env": "VLAA_REWARD_API_KEY",
-                "endpoint_concurrency": 8,
-                "endpoint_timeout_s": 60.0,
-                "endpoint_retries": 3,
-                "endpoint_backoff_s": 0.5,
-                "endpoint_batch": 8,
-                "endpoint_images": True,
-                "endpoint_max_tokens": 64,
-                "head_checkpoint": "",  # with open_ended "reward_head": its model,
-                "head_file": "",  # and its weight, a safetensors file
-                "head_batch": 8,
-                "head_max_pixels": 0,  # 0: the checkpoint's own
-                "head_max_tokens": 4096,
-                "cache_entries": 100_000,
-                "math_workers": 4,
-                "math_timeout_s": 5.0,
-                "custom": "",  # FILE.py:function, for records of the type "custom"
-                "custom_timeout_s": 60.0,
-                "custom_batch": 64,
-                "answer_box_space": placeholder(str),  # None: of the gold; "native": family's
-                "max_failed_frac": 0.1,
-                "format_weight": 0.0,
-                "overlong_weight": 0.0,
-                "overlong_buffer": 256,
-                "repetition_weight": 0.0,
-                "repetition_ngram": 20,
-            },
+            "run": _RUN,
+            # None: the space of the gold; "native": of the model's family.
+            "rewards": {**_REWARDS, "answer_box_space": placeholder(str)},
         }
     )
 

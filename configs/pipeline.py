@@ -16,6 +16,8 @@ providers' lists when this was written; look them up before a run, and see ``run
 Values marked (inferred) are not published.
 """
 
+from functools import partial
+
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
@@ -63,91 +65,92 @@ def _model(url: str, model: str, key_env: str, **options: object) -> dict[str, o
     }
 
 
+def _openai(model: str, **options: object) -> dict[str, object]:
+    return _model("https://api.openai.com/v1", model, "OPENAI_API_KEY", **options)
+
+
+_COLLECT = {
+    "sources": "",
+    # coco and vg: (inferred) what becomes SFT and the 3,000 with boxes
+    "limits": "clevr_math=35000,geoqa170k=6499,math_puma=30000,arxivqa=54399,"
+    "docvqa=10194,vizwiz=20523,allava_laion=47066,coco=11727,vg=41242",
+    "unique_images": True,
+    "embedded": 60,
+    "seed": 0,
+}
+
+_CAPTIONER = {
+    "max_tokens": 1024,  # (inferred)
+    "temperature": 0.0,  # (inferred)
+    "concurrency": 64,
+    "price_prompt": 2.5,
+    "price_completion": 10.0,
+    "expected_tokens": 300,
+}
+
+_REASONER = {
+    "max_tokens": 8192,  # (inferred)
+    "concurrency": 128,
+    "timeout_s": 900.0,
+    "deadline_s": 3600.0,
+    "price_prompt": 0.55,
+    "price_completion": 2.19,
+    "expected_tokens": 1200,
+}
+
+_CHEAP = {  # (inferred)
+    "price_prompt": 0.5,
+    "price_completion": 1.5,
+    "temperature": 0.0,
+    "concurrency": 64,
+}
+
+_SPLIT = {
+    "rule": "aha",
+    "low": 0.0,
+    "high": 1.0,
+    "rl_caps": "clevr_math=2000,geoqa170k=6499,math_puma=6696,arxivqa=1000,docvqa=1000,"
+    "vizwiz=1000,allava_laion=3000,coco=2000,vg=2000",
+    "aha_cap": 55_000,
+    "seed": 0,
+    "samples": 8,
+    "prompt": "",
+}
+
+_RUN = {
+    "runner": "asyncio",
+    "beam_options": "",
+    "in_flight": 0,
+    "max_cost": 0.0,
+    "dry_run": False,
+    "preview": 0,
+    "max_failed": 20,
+    "rest_s": 5.0,
+}
+
+
 def _paper() -> ConfigDict:
-    openai = ("https://api.openai.com/v1", "OPENAI_API_KEY")
-    cheap = {"price_prompt": 0.5, "price_completion": 1.5, "temperature": 0.0}  # (inferred)
+    reasoner = ("https://api.deepseek.com/v1", "deepseek-reasoner", "DEEPSEEK_API_KEY")
+    cheap = partial(_openai, "gpt-3.5-turbo", **_CHEAP)
     return ConfigDict(
         {
             "task": "pipeline",
-            "collect": {
-                "sources": "",
-                # coco and vg: (inferred) what becomes SFT and the 3,000 with boxes
-                "limits": "clevr_math=35000,geoqa170k=6499,math_puma=30000,arxivqa=54399,"
-                "docvqa=10194,vizwiz=20523,allava_laion=47066,coco=11727,vg=41242",
-                "unique_images": True,
-                "embedded": 60,
-                "seed": 0,
-            },
-            "caption": {
-                "model": _model(
-                    *(openai[0], "gpt-4o-2024-08-06", openai[1]),
-                    max_tokens=1024,  # (inferred)
-                    temperature=0.0,  # (inferred)
-                    concurrency=64,
-                    price_prompt=2.5,
-                    price_completion=10.0,
-                    expected_tokens=300,
-                ),
-                "prompt": "",
-            },
-            "distil": {
-                "model": _model(
-                    *("https://api.deepseek.com/v1", "deepseek-reasoner", "DEEPSEEK_API_KEY"),
-                    max_tokens=8192,  # (inferred)
-                    concurrency=128,
-                    timeout_s=900.0,
-                    deadline_s=3600.0,
-                    price_prompt=0.55,
-                    price_completion=2.19,
-                    expected_tokens=1200,
-                ),
-                "prompt": "",
-            },
+            "collect": _COLLECT,
+            "caption": {"model": _openai("gpt-4o-2024-08-06", **_CAPTIONER), "prompt": ""},
+            "distil": {"model": _model(*reasoner, **_REASONER), "prompt": ""},
             "rewrite": {
-                "model": _model(
-                    *(openai[0], "gpt-3.5-turbo", openai[1]),
-                    max_tokens=4096,  # (inferred)
-                    concurrency=64,
-                    expected_tokens=1000,
-                    **cheap,
-                ),
+                "model": cheap(max_tokens=4096, expected_tokens=1000),  # (inferred)
                 "prompt": "",
                 "gap": "length",  # (inferred) "more than 15 words difference"
                 "max_gap": 15,
             },
             "verify": {
-                "model": _model(
-                    *(openai[0], "gpt-3.5-turbo", openai[1]),
-                    max_tokens=8,
-                    concurrency=64,
-                    expected_tokens=1,
-                    **cheap,
-                ),
+                "model": cheap(max_tokens=8, expected_tokens=1),
                 "prompt": "",
                 "how": "judge",
             },
-            "split": {
-                "rule": "aha",
-                "low": 0.0,
-                "high": 1.0,
-                "rl_caps": "clevr_math=2000,geoqa170k=6499,math_puma=6696,arxivqa=1000,docvqa=1000,"
-                "vizwiz=1000,allava_laion=3000,coco=2000,vg=2000",
-                "aha_cap": 55_000,
-                "seed": 0,
-                "model": _model("", "", "", max_tokens=1024, temperature=0.8),
-                "samples": 8,
-                "prompt": "",
-            },
-            "run": {
-                "runner": "asyncio",
-                "beam_options": "",
-                "in_flight": 0,
-                "max_cost": 0.0,
-                "dry_run": False,
-                "preview": 0,
-                "max_failed": 20,
-                "rest_s": 5.0,
-            },
+            "split": {**_SPLIT, "model": _model("", "", "", max_tokens=1024, temperature=0.8)},
+            "run": _RUN,
         }
     )
 

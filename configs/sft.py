@@ -1,14 +1,15 @@
 """SFT as in VLAA-Thinker (arXiv 2504.11468, section 3.1): one epoch, the vision tower frozen.
 
     python -m vlaa_jax.main --config=configs/sft.py:3b,25k --workdir=runs/sft-3b \
-        --config.data.records=VLAA-Thinking-SFT-126K.json --config.data.image_root=images
+        --config.data.records=top-25000.json --config.data.image_root=images
 
 Variants, after a colon; several with commas, applied in the order of this list.
 
     3b 7b          Qwen2.5-VL-Instruct, cut over 8 and 16 devices (configs/grpo.py), 16 rows at once
     2vl-2b 2vl-7b  Qwen2-VL-Instruct, likewise
-    25k 126k aha   how much is learnt: the 25K of highest perplexity, everything, or the 55K answers
-                   with aha cues, which are a file of their own; give it as data.records
+    25k 126k aha   how much is learnt: the 25K of highest perplexity (configs/perplexity.py writes
+                   them), everything, or the 55K answers with aha cues; each is a file of its own:
+                   give it as data.records
     lora           low-rank adapters on all linear maps of the decoder
     tiny           embedded checkpoint and data; a laptop CPU, a minute or two
     base           what makes the embedded checkpoint, from random weights; it is run by
@@ -107,7 +108,7 @@ def _all(config: ConfigDict) -> None:
 
 
 def _subset(config: ConfigDict) -> None:
-    """The records of highest perplexity: a file that the subset command writes."""
+    """The records of highest perplexity: a file that configs/perplexity.py writes."""
     config.run.save_every = 20
 
 

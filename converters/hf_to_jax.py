@@ -50,7 +50,7 @@ def convert(
     Args:
       source: HF directory with safetensors weights in any layout, or a hub id.
       target: the checkpoint to make.
-      dtype: a name in ``weights.DTYPES``; by default each tensor keeps its own.
+      dtype: a name in ``sources.DTYPES``; by default each tensor keeps its own.
       overwrite: replace an existing target.
       show_progress: draw a bar on stderr.
 

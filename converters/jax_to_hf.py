@@ -55,7 +55,7 @@ def export(
       checkpoint: a converted checkpoint, a training run (its newest step) or ``RUN/checkpoints/N``.
       target: the HF directory to make.
       layout: spelling of the names, a ``Layout`` or ``source`` (what was converted).
-      dtype: a name in ``weights.DTYPES``. By default a converted checkpoint keeps what it stores,
+      dtype: a name in ``sources.DTYPES``. By default a converted checkpoint keeps what it stores,
         and a training run takes what its source's config.json records.
       max_shard_bytes: upper bound of a weight file.
       overwrite: replace an existing target.

@@ -46,7 +46,7 @@ SIZES: dict[str, Any] = {
 """Sizes that differ from `tiny_config`'s: small enough to train on one core."""
 
 SEED = 20250411
-SAMPLES = 90_000
+SAMPLES = 72_000
 IN_FORMAT = 0.3
 """Share of targets in the answer format."""
 TURNS = ("iou", "mcq", "recall", "iou", "digit", "math", "iou", "mcq", "recall", "open_ended")

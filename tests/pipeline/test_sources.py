@@ -1,53 +1,15 @@
 """Adapters read small files in the public forms of their sources."""
 
-import io
 import json
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from vlaa_jax.pipeline.collect import collect, iter_samples
-from vlaa_jax.pipeline.embedded import draw, write_sources
+from source_files import collected, picture, put, talk
 from vlaa_jax.pipeline.sources import SOURCES
 from vlaa_jax.pipeline.sources.arxivqa import letters_of
 from vlaa_jax.pipeline.sources.formats import Unusable
 from vlaa_jax.pipeline.sources.math_puma import gold_of
 from vlaa_jax.schema import VERIFIER_TYPES, UserError
-from vlaa_jax.settings.pipeline import CollectSettings
-
-
-def picture(number, kind="PNG", size=(12, 10)):
-    pixels = np.random.default_rng(number).integers(0, 255, (*size[::-1], 3), np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, kind)
-    return buffer.getvalue()
-
-
-def put(folder, files):
-    for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, list):
-            content = "\n".join(json.dumps(row) for row in content).encode()
-        path.write_bytes(content)
-    return folder
-
-
-def collected(tmp_path, name, files, **settings):
-    """Samples and rejects of one source."""
-    folder = put(tmp_path / "in" / name, files)
-    work = tmp_path / "work"
-    work.mkdir(exist_ok=True)
-    found = collect(CollectSettings(f"{name}={folder}", **settings), work, work / "images")
-    rejects = [json.loads(line) for line in found.rejects.read_text().splitlines()]
-    samples = [sample for _, sample in iter_samples(found.samples)]
-    assert found.originals[name] == len(samples) + len(rejects)
-    return samples, {reject["origin"]: reject["reason"] for reject in rejects}
-
-
-def talk(question, answer):
-    return [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
 
 
 def test_clevr_math_with_its_scenes(tmp_path):
@@ -209,31 +171,6 @@ def test_arxivqa(tmp_path):
     assert sample.image.endswith(".jpg") and sample.license == "CC-BY-SA-4.0"
 
 
-def test_a_row_that_no_file_can_hold_is_left_out_and_null_is_missing(tmp_path):
-    row = {"image": "images/a.jpg", "question": "Which?", "label": "A"}
-    bad = [
-        row | {"id": "long" * 90, "options": ["x", "y"]},
-        row | {"id": "half", "options": ["x\ud800", "y"]},
-    ]
-    good = row | {"id": None, "options": ["x", "y"], "rationale": None}
-    files = {"arxivqa.jsonl": [*bad, good], "images/a.jpg": picture(0, "JPEG")}
-    (sample,), rejects = collected(tmp_path, "arxivqa", files)
-    assert sample.meta["rationale"] == ""
-    assert set(rejects.values()) == {"image name too long", "field options is not Unicode text"}
-
-
-def test_images_that_are_links_out_of_the_folder_are_named_as_such(tmp_path):
-    elsewhere = tmp_path / "another disk"
-    elsewhere.mkdir()
-    (elsewhere / "a.jpg").write_bytes(picture(0, "JPEG"))
-    row = {"id": "a", "image": "images/a.jpg", "question": "?", "options": ["x", "y"], "label": "A"}
-    folder = put(tmp_path / "in" / "arxivqa", {"arxivqa.jsonl": [row]})
-    (folder / "images").symlink_to(elsewhere)
-    samples, rejects = collected(tmp_path, "arxivqa", {})
-    assert not samples
-    assert set(rejects.values()) == {"image is a link out of the source's folder"}
-
-
 def test_docvqa_in_its_official_form(tmp_path):
     row = {"questionId": 3, "question": "What date?", "image": "documents/ffbf_1.png"}
     whole = {
@@ -316,92 +253,12 @@ def test_llava_cot_boxes_are_explored_and_the_rest_imitated(tmp_path):
     assert list(rejects.values()) == ["trace without its four sections"]
 
 
-def arxiv(count, **changes):
-    rows = []
-    for i in range(count):
-        row = {
-            "id": str(i),
-            "image": f"{i}.png",
-            "question": "?",
-            "options": ["A) x", "B) y"],
-            "label": "A",
-        }
-        rows.append(row | changes.get(str(i), {}))
-    return {"arxivqa.jsonl": rows} | {f"images/{i}.png": picture(i) for i in range(count)}
-
-
-def test_an_image_is_taken_once_whatever_its_name(tmp_path):
-    files = arxiv(4) | {"images/3.png": picture(1)}
-    samples, rejects = collected(tmp_path, "arxivqa", files)
-    assert [sample.id for sample in samples] == ["arxivqa-0", "arxivqa-1", "arxivqa-2"]
-    assert rejects == {"arxivqa.jsonl#3": "image used before"}
-
-
-def test_bad_images_are_rejected_with_a_reason(tmp_path):
-    files = arxiv(6) | {
-        "images/0.png": b"",
-        "images/1.png": picture(1)[:60],
-        "images/2.png": b"<html>gone</html>",
-        "images/3.png": picture(3, size=(1, 300)),
-    }
-    files["arxivqa.jsonl"][4]["image"] = "../../../etc/passwd"
-    samples, rejects = collected(tmp_path, "arxivqa", files)
-    assert [sample.id for sample in samples] == ["arxivqa-5"]
-    assert list(rejects.values()) == [
-        "image of unknown format",
-        "image corrupt",
-        "image of unknown format",
-        "image too narrow",
-        "image missing",
-    ]
-
-
-def test_broken_rows_are_rejected_and_the_others_taken(tmp_path):
-    files = arxiv(2)
-    good = [json.dumps(row).encode() for row in files["arxivqa.jsonl"]]
-    deep = b'{"id": ' + b"[" * 50_000 + b"]" * 50_000 + b"}"
-    lines = [
-        good[0],
-        b'{"id": "x", "image"',
-        b'{"id": "\xff"}',
-        deep,
-        b'{"id": 1}',
-        good[0],
-        good[1],
-    ]
-    files["arxivqa.jsonl"] = b"\n".join(lines)
-    samples, rejects = collected(tmp_path, "arxivqa", files, unique_images=False)
-    assert [sample.id for sample in samples] == ["arxivqa-0", "arxivqa-1"]
-    assert sorted(rejects.values())[-3:] == ["row is not JSON"] * 3
-    assert "id used before" in rejects.values()
-
-
-def test_limits_draw_by_seed(tmp_path):
-    def drawn(seed):
-        folder = tmp_path / str(seed)
-        samples, _ = collected(folder, "arxivqa", arxiv(12), limits="arxivqa=4", seed=seed)
-        return [sample.id for sample in samples]
-
-    assert len(drawn(0)) == 4
-    assert drawn(0) != drawn(1)
-
-
 def test_a_gold_that_cannot_be_scored_is_imitated_only(tmp_path):
     output = "So.\n†Answer: it rises on the left and falls on the right"
     row = {"image_url": "1.png", "instruction": "How does it run?", "output": output}
     files = {"train.json": [row | {"instruction_2": "How?", "output_2": ""}], "1.png": picture(0)}
     (sample,), _ = collected(tmp_path, "math_puma", files)
     assert sample.uses == ("sft",)
-
-
-@pytest.mark.parametrize("name", SOURCES)
-def test_a_folder_without_the_files_is_one_line(tmp_path, name):
-    (tmp_path / name).mkdir()
-    (tmp_path / "work").mkdir()
-    with pytest.raises(UserError, match=r"holds no"):
-        collect(
-            CollectSettings(f"{name}={tmp_path / name}"), tmp_path / "work", tmp_path / "images"
-        )
 
 
 def test_the_table_of_sources_is_sound():
@@ -412,53 +269,3 @@ def test_the_table_of_sources_is_sound():
         for column in zip(*(s.published for s in SOURCES.values()), strict=True)
     ]
     assert totals == [203_182, 144_895, 126_413, 25_195]  # arXiv 2504.11468, table 1
-
-
-WEIRD = (
-    None,
-    7,
-    True,
-    "",
-    "x" * 200_000,
-    "\ud800",
-    [],
-    {},
-    ["a"],
-    [[1], [2]],
-    1e300,
-    "a\0b",
-    "../x",
-)
-
-
-@pytest.mark.parametrize("name", SOURCES)
-def test_no_field_of_another_form_gets_past_an_adapter(tmp_path, name):
-    drawn = [one for one in draw(40, 0) if one.source == name]
-    if not drawn:
-        drawn = draw(40, 0)[:1]
-        files = {
-            "docvqa": {
-                "train.jsonl": [
-                    {"questionId": 1, "question": "?", "image": "a.png", "answers": ["b"]}
-                ]
-            },
-            "vizwiz": {
-                "train.json": [{"image": "a.png", "question": "?", "answers": [{"answer": "b"}]}]
-            },
-        }[name]
-        put(tmp_path / name, files)
-    else:
-        write_sources(tmp_path, drawn[:1])
-    folder = tmp_path / name
-    assert all(make().gt for _, make in SOURCES[name].adapter(folder))
-    for path in folder.glob("*.json*"):
-        (row,) = [json.loads(line) for line in path.read_text().splitlines()]
-        changed = [row | {field: value} for field in row for value in WEIRD]
-        changed += [{k: v for k, v in row.items() if k != field} for field in row]
-        path.write_text("\n".join(json.dumps(x) for x in [*changed, *WEIRD, [row]]))
-        for _, make in SOURCES[name].adapter(folder):
-            try:
-                make().image.read()
-            except Unusable as refused:
-                assert refused.reason and len(refused.reason) < 60
-        path.write_text(json.dumps(row))

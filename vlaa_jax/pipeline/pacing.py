@@ -185,7 +185,7 @@ class Breaker:
 
 @dataclass(frozen=True)
 class Pace:
-    """What a Pacer is to keep to; units as in ``settings.ServedModel``."""
+    """What a Pacer is to keep to; units as in ``settings.pipeline.ServedModel``."""
 
     name: str
     """The endpoint in messages."""

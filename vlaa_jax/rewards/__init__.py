@@ -1,1 +1,1 @@
-"""The mixed reward: five verifiers, no array framework."""
+"""The mixed reward: five verifiers and one of one's own, no array framework."""

@@ -2,7 +2,7 @@
 
 It is **not** equivalent to a reward model: it sees no image, knows no synonyms, and can be raised
 by copying the gold's wording. It exists so that the whole loop runs without a network or a second
-model, and is the default of ``:tiny`` only.
+model, and is the default of ``:tiny`` and ``:small`` only.
 """
 
 import re

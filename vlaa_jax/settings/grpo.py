@@ -63,7 +63,7 @@ class AlgoSettings(Group, name="algo"):
     """Prompts per gradient-accumulation step; 0 takes a whole update at once."""
     logprob_chunk: int = setting(1024, at_least(0))
     """Tokens whose logits over the vocabulary exist at the same time, over all devices; 0 takes as
-    many as make 2^26 logits on a data shard."""
+    many as make 2^28 logits on a data shard."""
 
     @property
     def updates_per_step(self) -> int:

@@ -54,7 +54,7 @@ class SftSettings(Group):
     """Of the order of records, new adapters, and held-out sampling."""
     logprob_chunk: int = setting(0, at_least(0))
     """Tokens whose logits over the vocabulary exist at the same time, over all devices; 0 takes as
-    many as make 2^26 logits on a data shard."""
+    many as make 2^28 logits on a data shard."""
     model: ModelSettings = field(default_factory=ModelSettings)
     data: RowSettings = field(default_factory=RowSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)

@@ -121,7 +121,7 @@ class DataSettings(Group, name="data"):
     max_pixels: int = setting(0, at_least(0))
     """Area larger images are shrunk to; 0 takes the checkpoint's preprocessor_config.json."""
     bad_records: str = setting("stop", one_of("stop", "skip"), harmless=True)
-    """"stop" at the first bad record, or "skip" and count them."""
+    """"stop" before the first step where there are bad records, or "skip" and count them."""
     source_weights: str = setting("", reads_as(by_source.source_weights))
     """How often records of each source come, as in "vg=2,synthesis=1"; sources not named do not
     come at all. Empty: every record once an epoch."""
@@ -149,7 +149,8 @@ class PromptSettings(DataSettings):
     min_prompt_bucket: int = setting(64, at_least(1))
     """Smallest padded prompt length; larger ones come from the ladder."""
     verifier_types: tuple[str, ...] = setting((), one_of(*VERIFIER_TYPES))
-    """Only records of these are used: any of digit, mcq, math, iou, open_ended; empty takes all."""
+    """Only records of these are used: any of digit, mcq, math, iou, open_ended, custom; empty takes
+    all."""
     box_space: str = setting("", reads_as(by_source.box_spaces))
     """Space of iou boxes that do not name their own: one of BOX_SPACES, or one per source, as in
     "vg=normalized_square,coco=normalized". Empty: "normalized", or what a build was told."""
