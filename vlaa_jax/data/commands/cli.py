@@ -5,8 +5,9 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
+from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from vlaa_jax import disk
 from vlaa_jax.data.builds.build import BuildSettings, build, iter_rejects
@@ -22,9 +23,7 @@ from vlaa_jax.foreign import local_path, read_text
 from vlaa_jax.schema import BOX_SPACES, KINDS, UserError
 from vlaa_jax.settings import by_source
 
-T = TypeVar("T")
 Verb = Callable[[argparse.Namespace, GoldProblems | None], int]
-_EXAMPLES_SHOWN = 10
 
 
 def run(argv: Sequence[str] | None = None, gold_problems: GoldProblems | None = None) -> int:
@@ -255,7 +254,7 @@ def _build(args: argparse.Namespace, gold_problems: GoldProblems | None) -> int:
             f"  {name}: {kept:,} kept, {counts.get('rejected', 0):,} rejected, "
             f"{mean:,.0f} tokens a sample"
         )
-    for reject, _ in zip(iter_rejects(args.out), range(_EXAMPLES_SHOWN), strict=False):
+    for reject in islice(iter_rejects(args.out), 10):
         print(f"  {reject}")
     if manifest["rejected"]:
         print(f"  {manifest['rejected']:,} rejected in all, listed in {args.out}/rejects.jsonl")
@@ -312,7 +311,7 @@ def _preprocessor(args: argparse.Namespace) -> Preprocessor | None:
     return Preprocessor.from_dir(args.checkpoint, *limits, prompt)
 
 
-def _read(flag: str, reads: Callable[[str], T], text: str) -> T:
+def _read(flag: str, reads: Callable[[str], Any], text: str) -> Any:
     try:
         return reads(text)
     except ValueError as error:

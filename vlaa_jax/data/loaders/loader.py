@@ -96,12 +96,11 @@ def _mixed(
         have = ", ".join(sorted({record.source for record in records})) or "none"
         wanted = ", ".join(missing) or "any source with a positive weight"
         raise UserError(f"source_weights: no records of {wanted}; sources present: {have}")
-    names = sorted(positive)
     parts = [
         _component(by_source[name], order, order.seed + 1 + i).map(records.__getitem__)
-        for i, name in enumerate(names)
+        for i, name in enumerate(sorted(positive))
     ]
-    return grain.MapDataset.mix(parts, [positive[name] for name in names])
+    return grain.MapDataset.mix(parts, [positive[name] for name in sorted(positive)])
 
 
 def records_digest(records: Sequence[Record]) -> str:

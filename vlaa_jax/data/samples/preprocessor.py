@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,9 +28,6 @@ class Unfit(UserError):
     def __init__(self, field: str, reason: str, record_id: str) -> None:
         super().__init__(f"record {record_id!r}: {reason}")
         self.field, self.reason, self.record_id = field, reason, record_id
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.field, self.reason, self.record_id)
 
 
 class Encoded(NamedTuple):

@@ -113,9 +113,6 @@ class ParquetRecords(ParsedSource):
         """The image files of one of the records, byte for byte."""
         return self._encoded(record.place)
 
-    def __getstate__(self) -> dict[str, Any]:
-        raise TypeError(f"{self.path}: Parquet files cannot be sent to another process")
-
 
 def _opened(path: Path) -> Any:
     try:

@@ -21,7 +21,6 @@ class RecordFile(ParsedSource):
     """JSON array or JSON Lines, whatever the suffix; only byte offsets are kept in memory."""
 
     needs_root = True
-
     max_record_bytes = 8 << 20
     """Longer records are refused unread."""
     _fd: int | None = None

@@ -54,7 +54,7 @@ class Source(Sequence[Record]):
     """Records at random access, and their images.
 
     ``source[i]`` raises UserError where the record is unusable; ``source.read(i)`` returns a Reject
-    instead. Safe to use from several threads, and picklable, as Grain wants of a source.
+    instead. Safe to use from several threads.
 
     Attributes:
         path: file or folder.
