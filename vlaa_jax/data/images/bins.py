@@ -180,9 +180,9 @@ class BinPacker:
     ask ``pack_shards``.
     """
 
-    def __init__(self, rows_per_bin: int, at_most: int, window_units: int = 4):
-        """No bins yet: they are opened as images need them, up to ``at_most``."""
-        self._rows, self._at_most, self._window_units = rows_per_bin, at_most, window_units
+    def __init__(self, rows_per_bin: int, n_bins: int, window_units: int = 4):
+        """No bins yet: they are opened as images need them, up to ``n_bins``."""
+        self._rows, self._n_bins, self._window_units = rows_per_bin, n_bins, window_units
         self._bins: list[_Bin] = []
 
     def place(self, grid: Grid) -> Placed | None:
@@ -191,7 +191,7 @@ class BinPacker:
         home = next((i for i, b in enumerate(bins) if b.room >= units and b.fits(grid)), len(bins))
         if home == len(bins):
             new = _Bin(self._rows, self._window_units)
-            if home == self._at_most or not new.fits(grid):
+            if home == self._n_bins or not new.fits(grid):
                 return None
             bins.append(new)
         found = bins[home]

@@ -135,8 +135,11 @@ class ImageProcessor:
             raise UserError(f"{path}: {problem}")
         found |= {"min_pixels": min_pixels} if min_pixels else {}
         found |= {"max_pixels": max_pixels} if max_pixels else {}
+        values: dict[str, Any] = {
+            n: tuple(v) if isinstance(v, list) else v for n, v in found.items()
+        }
         try:
-            return cls(**{n: tuple(v) if isinstance(v, list) else v for n, v in found.items()})
+            return cls(**values)
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
 

@@ -103,10 +103,14 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 def _gap(found: Any, form: Any, name: str = "") -> str | None:
     """The name of the first part that is not there or of another form."""
-    if not isinstance(found, type(form) if isinstance(form, list | dict) else form):
+    kind: Any = type(form) if isinstance(form, list | dict) else form
+    if not isinstance(found, kind):
         return name
-    parts = [(one, form[0], name) for one in found] if isinstance(form, list) else []
-    parts += [(found.get(k), f, k) for k, f in form.items()] if isinstance(form, dict) else []
+    parts: list[tuple[Any, Any, str]] = []
+    if isinstance(form, list):
+        parts = [(one, form[0], name) for one in found]
+    elif isinstance(form, dict):
+        parts = [(found.get(key), part, key) for key, part in form.items()]
     return next(filter(None, (_gap(*part) for part in parts)), None)
 
 
