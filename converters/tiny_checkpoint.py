@@ -46,10 +46,10 @@ SIZES: dict[str, Any] = {
 """Sizes that differ from `tiny_config`'s: small enough to train on one core."""
 
 SEED = 20250411
-SAMPLES = 72_000
+SAMPLES = 50_000
 IN_FORMAT = 0.3
 """Share of targets in the answer format."""
-TURNS = ("iou", "mcq", "recall", "iou", "digit", "math", "iou", "mcq", "recall", "open_ended")
+TURNS = ("iou", "mcq", "digit", "iou", "recall", "math", "iou", "mcq", "open_ended", "iou")
 """What is drawn in turn: boxes are learnt last; `recall` is what multiple choice lacks most."""
 
 

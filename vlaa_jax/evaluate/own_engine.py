@@ -10,8 +10,7 @@ import jax
 from jax.sharding import Mesh
 
 from vlaa_jax import digests
-from vlaa_jax.data.images.files import decode_image, in_memory
-from vlaa_jax.data.images.inspect import inspect
+from vlaa_jax.data.images.files import decode_image, in_memory, inspect
 from vlaa_jax.data.images.planner import ladder
 from vlaa_jax.evaluate.generate import Done, Generated, Job, by_question, seed_of
 from vlaa_jax.models.qwen_vl.weights import step_of
