@@ -110,7 +110,7 @@ def write_records(folder: Path, count: int) -> Path:
         The file of records; images lie below `folder`.
     """
     path = folder / "records.jsonl"
-    if not path.exists():
+    if not path.exists() or path.read_bytes().count(b"\n") != count:
         disk.write_text(path, "".join(_lines(folder, count)))
     return path
 
