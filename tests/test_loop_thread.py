@@ -41,6 +41,23 @@ def test_work_handed_in_while_it_closes_is_cancelled():
         assert ends == ["cancelled"] * 4
 
 
+def test_whoever_has_waited_longest_is_cancelled_first():
+    """Thousands that wait for one queue are each searched for in it otherwise."""
+    thread, ended = LoopThread("test"), []
+
+    async def wait(number):
+        try:
+            await asyncio.sleep(600)
+        finally:
+            ended.append(number)
+
+    for number in range(300):
+        thread.submit(wait(number))
+    thread.run(asyncio.sleep(0))  # all have begun
+    thread.close()
+    assert ended == list(range(300))
+
+
 def test_scoring_ends_with_its_reward(silent_server):
     settings = RewardSettings(
         open_ended="score_endpoint",

@@ -20,7 +20,7 @@ class LoopThread:
     def __init__(self, name: str = "endpoint") -> None:
         self._loop = asyncio.new_event_loop()
         self._lock = threading.Lock()
-        self._open: set[Future[Any]] | None = set()  # None once closing
+        self._open: dict[Future[Any], None] | None = {}  # in their order; None once closing
         self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
         try:
             self._thread.start()
@@ -39,14 +39,14 @@ class LoopThread:
                 work.close()
                 raise CancelledError("the event loop is closed")
             future = asyncio.run_coroutine_threadsafe(work, self._loop)
-            self._open.add(future)
+            self._open[future] = None
         future.add_done_callback(self._forget)
         return future
 
     def _forget(self, future: "Future[Any]") -> None:
         with self._lock:
             if self._open is not None:
-                self._open.discard(future)
+                self._open.pop(future, None)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine to its end; interrupting the caller cancels it."""
@@ -66,12 +66,13 @@ class LoopThread:
             left, self._open = self._open, None  # what comes from here on is refused
         if left is None:
             return
+        # Oldest first: a queue finds whoever waits for it at its front, among thousands.
+        for future in left:
+            future.cancel()
         with contextlib.suppress(Exception):
             asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result(timeout=5.0)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=5.0)
-        for future in left:
-            future.cancel()  # handed in, but never begun
         if not self._thread.is_alive():
             self._loop.close()
 
