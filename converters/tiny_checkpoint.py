@@ -1,12 +1,13 @@
 """Makes the embedded checkpoint: a weak base model for the tiny default, as a real HF directory.
 
-A Qwen2.5-VL of about 1.2 million parameters is trained from scratch to answer questions about
-drawn images, by the project's own SFT (`configs/sft.py:base`). Many of its targets break the answer
-format on purpose: the result answers correctly and in the format some of the time, as a base model
-does, and leaves GRPO something to teach. The finished directory is part of the package, so that no
-run has to train it; anyone can make it again, and the same command goes on after a stop:
+A Qwen2.5-VL of about 1.2 million parameters is trained to answer questions about drawn images, by
+the project's own SFT (`configs/sft.py:base`), from random weights or from where a former base
+stands. Many of its targets break the answer format on purpose: the result answers correctly and in
+the format some of the time, as a base model does, and leaves GRPO something to teach. The finished
+directory is part of the package, so that no run has to train it (how it was made: docs/sft.md). The
+same command goes on after a stop:
 
-    python -m converters.tiny_checkpoint OUT_DIR --work=WORK_DIR
+    python -m converters.tiny_checkpoint OUT_DIR --work=WORK_DIR [--start=HF_DIR] [--config...=...]
 """
 
 import argparse
@@ -173,10 +174,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Make the embedded checkpoint.")
     parser.add_argument("out_dir", type=Path)
     parser.add_argument("--work", type=Path, required=True, help="for records and the run")
+    parser.add_argument("--start", type=Path, help="weights to go on from; default: random ones")
     parser.add_argument("--samples", type=int, default=SAMPLES)
     options, more = parser.parse_known_args()
-    start, drawn, run = (options.work / name for name in ("start", "drawn", "run"))
-    write_start(start)
+    drawn, run = (options.work / name for name in ("drawn", "run"))
+    start = options.start or options.work / "start"
+    if options.start is None:
+        write_start(start)
     records = write_records(drawn, options.samples)
     command = [sys.executable, "-m", "vlaa_jax.main", "--config=configs/sft.py:base"]
     command += [f"--workdir={run}", f"--config.model.checkpoint={start}"]

@@ -1,4 +1,7 @@
-"""Drawing the embedded images: a tinted sheet, strong colours, three shapes.
+"""Drawing the embedded images: a sheet lit from two sides, strong colours, three shapes.
+
+The light says where on the sheet a place is, as it does in photographs. A tower with rotary
+positions alone sees how far apart two things are, but on an even sheet not where they are.
 
 Everything is drawn at twice the size and averaged down, so that edges are smooth and positions are
 accurate to half a pixel.
@@ -33,6 +36,8 @@ SIZES = (
 """(width, height) in pixels; the first is twice as frequent as the others."""
 
 _SCALE = 2
+_DIM = 100.0
+"""Red light that is lost from left to right, and green from top to bottom, of 255."""
 T = TypeVar("T")
 Box = tuple[float, float, float, float]
 
@@ -59,8 +64,12 @@ class Canvas:
         self.width, self.height = size or pick(rng, SIZES)
         # The tint makes every image its own, so that parts of the data set can share none.
         shade = int(rng.integers(228, 246))
-        tint = tuple(int(shade + x) for x in rng.integers(-8, 9, 3))
-        self._image = Image.new("RGB", (self.width * _SCALE, self.height * _SCALE), tint)
+        tint = shade + rng.integers(-8, 9, 3)
+        right, down = (np.linspace(0, _DIM, n * _SCALE) for n in (self.width, self.height))
+        sheet = np.broadcast_to(tint.astype(float), (len(down), len(right), 3)).copy()
+        sheet[..., 0] -= right
+        sheet[..., 1] -= down[:, None]
+        self._image = Image.fromarray(sheet.round().astype(np.uint8))
         self._draw = ImageDraw.Draw(self._image)
 
     def finish(self) -> Image.Image:

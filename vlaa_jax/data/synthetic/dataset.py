@@ -20,7 +20,7 @@ from vlaa_jax.data.synthetic import TASKS, draw_sample
 from vlaa_jax.data.synthetic.sample import SyntheticSample
 from vlaa_jax.schema import UserError
 
-FORMAT = 1
+FORMAT = 3
 """Counts up when the drawings change, so that a data set of an older version is written anew."""
 
 GRPO_FILE = "VLAA-Thinking-GRPO-25K.json"
