@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from converters import hf_to_jax, jax_to_hf
-from vlaa_jax.data.images.grid import Grid
 from vlaa_jax.data.images.planner import gather_patches, plan_vision
 from vlaa_jax.data.images.processor import ImageProcessor
 from vlaa_jax.data.text.positions import mrope_positions
@@ -32,7 +31,7 @@ from vlaa_jax.models.qwen_vl.model import RowInputs, split_model
 from vlaa_jax.models.qwen_vl.safetensors_io import SafetensorsReader
 from vlaa_jax.models.qwen_vl.vision import VisionInputs
 from vlaa_jax.models.qwen_vl.weights import existing, load_params
-from vlaa_jax.schema import UserError
+from vlaa_jax.schema import Grid, UserError
 
 TOLERANCE = 1e-5
 """Largest difference of logits over the largest logit; float32 reorderings stay near 1e-6."""

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from one_image import image_size, inspect_image
 from test_config import RAW_2VL_2B, RAW_3B
-from vlaa_jax.data.images.files import image_size, open_image
-from vlaa_jax.data.images.inspect import inspect_image
+from vlaa_jax.data.images.files import open_image
 from vlaa_jax.data.images.processor import ImageProcessor
 from vlaa_jax.data.records.literals import parse_literal
 from vlaa_jax.data.sources.record_file import RecordFile

@@ -55,6 +55,9 @@ class LoopThread:
 
     def close(self) -> None:
         """Cancel what still runs and end the thread."""
+        if threading.current_thread() is self._thread:  # by a finalizer: it may run anywhere
+            threading.Thread(target=self.close).start()
+            return
         with self._lock:
             left, self._open = self._open, None  # what comes from here on is refused
         if left is None:

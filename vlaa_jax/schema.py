@@ -16,6 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+KINDS = ("grpo", "sft")
+"""What records are read for: grpo needs ``verifier_type`` and ``gt``, sft needs ``answer``."""
+
 VERIFIER_TYPES = ("digit", "mcq", "math", "iou", "open_ended", "custom")
 """The five verifiers of VLAA-Thinker (arXiv 2504.11468, section 4.1), and one's own.
 
@@ -32,6 +35,10 @@ BOX_SPACES = (
 ``resized_pixels``     pixels of the image as the model saw it after resizing
 ``original_pixels``    pixels of the original image
 """
+
+
+Grid = tuple[int, int, int]
+"""(frames, patch rows, patch columns) of an image or a video."""
 
 
 def printable(text: str) -> str:

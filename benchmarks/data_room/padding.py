@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from data_room.samples import HUB_PIXELS, answer, checkpoint, text
-from vlaa_jax.data.images.grid import Grid
 from vlaa_jax.data.images.processor import ImageProcessor
 from vlaa_jax.data.rows.packing import PackBudget, Packer, fit_budget
 from vlaa_jax.data.text.chat import Chat
+from vlaa_jax.schema import Grid
 
 SIZE_MIX = (
     # (width, height), records of the source in the SFT file (arXiv 2504.11468, Table 1)

@@ -24,7 +24,7 @@ from PIL import Image
 
 from data_room.samples import HUB_PIXELS, checkpoint, write_records
 from vlaa_jax.data.builds.build import BuildSettings, build
-from vlaa_jax.data.loaders.order import Order
+from vlaa_jax.data.loaders.loader import Order
 from vlaa_jax.data.loaders.rows import Samples, row_budget, row_loader
 from vlaa_jax.data.rows.packing import PackBudget
 from vlaa_jax.data.samples.preprocessor import Preprocessor

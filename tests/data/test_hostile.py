@@ -15,8 +15,7 @@ from converters.tiny_tokenizer import tiny_config, write_sidecars
 from vlaa_jax.data.builds.build import BuildSettings, build, iter_rejects
 from vlaa_jax.data.judging.check import check
 from vlaa_jax.data.judging.judge import Judge
-from vlaa_jax.data.loaders.order import Order
-from vlaa_jax.data.loaders.prompts import prompt_loader
+from vlaa_jax.data.loaders.loader import Order, prompt_loader
 from vlaa_jax.data.sources.built import BuiltRecords
 from vlaa_jax.data.sources.table import open_source
 from vlaa_jax.policy.checked import load_checked

@@ -15,7 +15,7 @@ from vlaa_jax.report.page import leave_report, render
 from vlaa_jax.report.pieces import Pieces, covered
 from vlaa_jax.report.record import RunRecord
 from vlaa_jax.report.serve import make_server
-from vlaa_jax.rewards.iou import boxes_on_image
+from vlaa_jax.rewards.iou import Frame, boxes_on_image
 
 HOSTILE = "</script><script>window.pwned=1</script><!--<img src=x onerror=window.pwned=1>"
 TEXTS = [["<answer> 1 </answer>"], ["<answer> A </answer>"], ["x"], ["y"], ["z"]]
@@ -129,9 +129,9 @@ def test_an_image_that_cannot_be_read_is_left_out(run):
 )
 def test_boxes_are_drawn_where_their_space_puts_them(space, box):
     sizes = {"image_size": (200, 100), "resized_size": (100, 40)}
-    said, gold = boxes_on_image(box, "[0, 0, 1, 1]", box_space=space, **sizes)
+    said, gold = boxes_on_image(box, "[0, 0, 1, 1]", Frame(space, **sizes))
     assert np.allclose(said, [[0.25, 0.5, 0.75, 1.0]])
-    said, gold = boxes_on_image("none", box, box_space=space, **sizes)
+    said, gold = boxes_on_image("none", box, Frame(space, **sizes))
     assert (said, np.allclose(gold, [[0.25, 0.5, 0.75, 1.0]])) == ([], True)
 
 

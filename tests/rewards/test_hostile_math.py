@@ -42,7 +42,7 @@ def test_hangs_fail_with_a_reason_the_rest_is_scored_and_nothing_is_left():
     # Long enough for an ordinary comparison on a busy machine.
     with MixedReward(RewardSettings(math_timeout_s=2.0, math_workers=4)) as mixed:
         scores = mixed.score(requests)
-        workers = [w.process.pid for w in mixed._verifiers["math"]._pool._crew.workers]
+        workers = [w.process.pid for w in mixed._verifiers["math"]._pool.workers]
     for (gold, answer, expected), score in zip(rows, scores, strict=True):
         if expected is None:
             assert score.failed, answer

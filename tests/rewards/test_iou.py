@@ -4,13 +4,13 @@ import random
 import pytest
 
 from vlaa_jax.rewards.iou import (
+    Frame,
     iou,
     iou_gold_problem,
     match_boxes,
     native_box_space,
     parse_boxes,
     score_iou,
-    to_normalized,
 )
 from vlaa_jax.schema import UserError
 
@@ -122,16 +122,15 @@ def test_one_box_in_any_two_spaces_is_one_box(gold_space, answer_space):
     value = score_iou(
         SAME_BOX[answer_space],
         SAME_BOX[gold_space],
-        box_space=gold_space,
-        answer_space=answer_space,
-        **SIZES,
+        Frame(gold_space, **SIZES),
+        answer_space,
     )
     assert value == pytest.approx(1.0, abs=1e-12)
 
 
 @pytest.mark.parametrize("space", SAME_BOX)
 def test_a_box_past_the_image_is_clipped_in_every_space(space):
-    value = score_iou("[-9999, -9999, 9999, 9999]", SAME_BOX[space], box_space=space, **SIZES)
+    value = score_iou("[-9999, -9999, 9999, 9999]", SAME_BOX[space], Frame(space, **SIZES))
     assert value == pytest.approx(0.25, abs=1e-12)  # a quarter of the whole picture
 
 
@@ -145,12 +144,11 @@ def test_a_box_past_the_image_is_clipped_in_every_space(space):
 )
 def test_a_missing_size_is_a_failure_not_a_zero(space, missing):
     with pytest.raises(ValueError, match=missing):
-        score_iou("[0.1, 0.1, 0.5, 0.5]", SAME_BOX[space], box_space=space,
-                  answer_space="normalized")  # fmt: skip
+        score_iou("[0.1, 0.1, 0.5, 0.5]", SAME_BOX[space], Frame(space), "normalized")
 
 
 def test_padding_of_a_tall_image_is_left_and_right():
-    box = to_normalized((0.25, 0.0, 0.75, 1.0), "normalized_square", image_size=(200, 400))
+    box = Frame("normalized_square", (200, 400)).normalized((0.25, 0.0, 0.75, 1.0))
     assert box == pytest.approx((0.0, 0.0, 1.0, 1.0))
 
 
@@ -168,9 +166,9 @@ def test_padding_of_a_tall_image_is_left_and_right():
     ],
 )
 def test_a_bad_gold_is_refused(gold, space):
-    assert iou_gold_problem(gold, space)
+    assert iou_gold_problem(gold, Frame(space))
     with pytest.raises(ValueError):
-        score_iou(UNIT, gold, box_space=space)
+        score_iou(UNIT, gold, Frame(space))
 
 
 @pytest.mark.parametrize(
@@ -186,14 +184,14 @@ def test_a_bad_gold_is_refused(gold, space):
     ],
 )
 def test_a_gold_outside_the_image_is_refused_before_any_answer(gold, space, sizes):
-    assert "outside the image" in iou_gold_problem(gold, space, **sizes)
+    assert "outside the image" in iou_gold_problem(gold, Frame(space, **sizes))
     with pytest.raises(ValueError, match="outside the image"):
-        score_iou(UNIT, gold, box_space=space, **sizes)
+        score_iou(UNIT, gold, Frame(space, **sizes))
 
 
 def test_an_image_without_extent_is_a_problem_not_an_error():
     for space in ("normalized_square", "original_pixels"):
-        assert iou_gold_problem(UNIT, space, (0, 200))
+        assert iou_gold_problem(UNIT, Frame(space, (0, 200)))
 
 
 @pytest.mark.parametrize(
@@ -207,7 +205,7 @@ def test_an_image_without_extent_is_a_problem_not_an_error():
     ],
 )
 def test_a_gold_that_reaches_into_the_image_is_fine(gold, space, sizes):
-    assert iou_gold_problem(gold, space, **sizes) is None
+    assert iou_gold_problem(gold, Frame(space, **sizes)) is None
 
 
 def test_each_family_has_its_own_space():

@@ -42,7 +42,7 @@ def wait_until(condition, seconds=20.0):
 
 
 def busy(pool):
-    return [worker.process.pid for worker in list(pool._crew.workers) if worker.done]
+    return [worker.process.pid for worker in list(pool.workers) if worker.done]
 
 
 def test_order_is_kept_when_tasks_end_in_another(make_pool):
@@ -149,7 +149,7 @@ def test_close_leaves_no_process_and_answers_the_waiting(make_pool):
 def test_closing_an_unused_pool_starts_nothing(make_pool):
     pool = make_pool(workers=2)
     pool.close()
-    assert pool._crew.workers == set() and pool._crew._threads == []
+    assert pool.workers == set() and pool._loop is None
 
 
 def test_a_task_that_cannot_be_imported_is_an_error_everywhere():
@@ -196,9 +196,9 @@ import os, sys, threading, time
 from vlaa_jax.rewards.pool import KillablePool
 pool = KillablePool("pool_tasks:misbehave", workers=2, timeout_s=60)
 futures = [pool.submit("deaf") for _ in range(3)]
-while sum(worker.done for worker in list(pool._crew.workers)) < 2:
+while sum(worker.done for worker in list(pool.workers)) < 2:
     time.sleep(0.01)
-print(*(worker.process.pid for worker in pool._crew.workers), flush=True)
+print(*(worker.process.pid for worker in pool.workers), flush=True)
 {ending}
 """
 
@@ -242,6 +242,14 @@ def test_a_forked_copy_of_the_parent_does_not_end_its_pool(make_pool):
         os._exit(0)
     os.waitpid(pid, 0)
     assert pool.map([["echo", 2]])[0].value == 2
+
+
+def test_a_pool_that_nobody_uses_any_more_is_closed():
+    pool = KillablePool("pool_tasks:misbehave", workers=1)
+    told, workers = pool.submit(["sleep", 0.2]), pool.workers
+    del pool  # what still runs holds it, and lets it go on its own event loop
+    assert told.result(timeout=20).value == 0.2
+    assert wait_until(lambda: not workers)
 
 
 def test_nothing_but_json_crosses_the_pipe(make_pool):

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from vlaa_jax.parallel.mesh import make_mesh
 from vlaa_jax.serve.app import Served, make_app
-from vlaa_jax.serve.opened import open_checkpoint, open_model
+from vlaa_jax.serve.opened import open_checkpoint, open_model, warm_up
 from vlaa_jax.settings.evaluate import EvaluatedModelSettings
 from vlaa_jax.settings.serve import ServerSettings, ServeSettings
 
@@ -72,9 +72,12 @@ class Running:
 
 
 def open_embedded(settings):
-    """The checkpoint on one device, with a stream of these sizes."""
+    """The checkpoint on one device, with a stream of these sizes that has decoded before."""
     mesh = make_mesh(devices=jax.devices()[:1])
-    return open_model(open_checkpoint(ServeSettings(model=MODEL, server=settings), mesh), settings)
+    opened = open_checkpoint(ServeSettings(model=MODEL, server=settings), mesh)
+    model = open_model(opened, settings)
+    warm_up(*model)
+    return model
 
 
 def body_of(body):

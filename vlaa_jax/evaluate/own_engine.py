@@ -10,8 +10,7 @@ import jax
 from jax.sharding import Mesh
 
 from vlaa_jax import digests
-from vlaa_jax.data.images.files import decode_image, in_memory
-from vlaa_jax.data.images.inspect import inspect
+from vlaa_jax.data.images.files import decode_image, in_memory, inspect
 from vlaa_jax.data.images.planner import ladder
 from vlaa_jax.evaluate.generate import Done, Generated, Job, by_question, seed_of
 from vlaa_jax.models.qwen_vl.weights import step_of
@@ -109,11 +108,16 @@ class OwnEngine:
         if jobs and self._params is None:
             self._params = self._pretrained.load_params()
         self._stream.use(self._params)
+        try:
+            self._answer(jobs, done)
+        finally:
+            self._stream.use(None)
+
+    def _answer(self, jobs: Sequence[Job], done: Done) -> None:
         queue: deque[Asked] = deque()
         answering: dict[int, _Answering] = {}
         with ThreadPoolExecutor(_READERS) as pool:
-            windows = self._windows(pool, by_question(jobs))
-            more = True
+            windows, more = self._windows(pool, by_question(jobs)), True
             while more or queue or answering:
                 while more and len(queue) < self._at_once:
                     window = next(windows, None)
@@ -122,7 +126,6 @@ class OwnEngine:
                 self._seat(queue, answering)
                 for news in self._stream.step():
                     self._tell(news, answering, done)
-        self._stream.use(None)
 
     @property
     def _at_once(self) -> int:
@@ -159,7 +162,9 @@ class OwnEngine:
             seats = [one for own in here for one in (*own, *[None] * (self._together - len(own)))]
             some = next(one for one in seats if one is not None)
             part = stream.prefill(self._collator([(one or some)[1] for one in seats])[0])
-            tickets = stream.seat(part, [one and self._wanted(one) for one in seats])
+            tickets = stream.seat(
+                part, [None if one is None else self._wanted(one) for one in seats]
+            )
             answering.update(
                 (ticket, _Answering(one[0], [[] for _ in range(self._settings.samples)]))
                 for ticket, one in zip(tickets, seats, strict=True)

@@ -17,10 +17,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
-from vlaa_jax.data.images.files import decode_image
-from vlaa_jax.data.images.processor import MAX_ASPECT
-from vlaa_jax.data.records.parse import clean_image_path
-from vlaa_jax.data.records.reject import Refusal
+from vlaa_jax.data.images.files import MAX_ASPECT, decode_image
+from vlaa_jax.data.records.parse import Refusal, clean_image_path
 from vlaa_jax.foreign import image_suffix, own_file, read_object
 from vlaa_jax.pipeline.sample import Sample
 from vlaa_jax.pipeline.sources import SOURCES, Source

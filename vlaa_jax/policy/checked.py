@@ -6,11 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from vlaa_jax.data.judging.findings import Findings
-from vlaa_jax.data.judging.judge import GoldProblems, Judge, Limits, examine
+from vlaa_jax.data.judging.judge import Findings, GoldProblems, Judge, Limits, examine
 from vlaa_jax.data.progress import progress
-from vlaa_jax.data.records.reject import Reject
-from vlaa_jax.data.sources.source import ImageOpener, Source
+from vlaa_jax.data.sources.source import ImageOpener, Reject, Source
 from vlaa_jax.data.sources.table import open_source
 from vlaa_jax.policy.reading import Reading
 from vlaa_jax.rewards.iou import native_box_space

@@ -9,8 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from vlaa_jax.data.loaders.loader import Loader
-from vlaa_jax.data.loaders.order import Order
+from vlaa_jax.data.loaders.loader import Loader, Order
 from vlaa_jax.data.loaders.rows import Samples, count_batches, row_budget, row_loader
 from vlaa_jax.data.rows.batches import RowBatch, collate_rows
 from vlaa_jax.data.rows.packing import PackBudget, pack

@@ -2,9 +2,7 @@
 
 from dataclasses import replace
 
-from vlaa_jax.data.loaders.loader import Loader
-from vlaa_jax.data.loaders.order import Order, ordered
-from vlaa_jax.data.loaders.prompts import prompt_loader
+from vlaa_jax.data.loaders.loader import Loader, Order, ordered, prompt_loader
 from vlaa_jax.parallel import hosts
 from vlaa_jax.policy.checked import Usable
 from vlaa_jax.policy.prompts import Encoder, Prompt

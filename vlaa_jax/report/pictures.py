@@ -11,7 +11,7 @@ from vlaa_jax.data.images.files import open_image
 from vlaa_jax.data.images.processor import ImageProcessor, to_rgb
 from vlaa_jax.foreign import read_object
 from vlaa_jax.report.record import Completion, RunRecord
-from vlaa_jax.rewards.iou import NATIVE_SPACES, Box, Size, boxes_on_image
+from vlaa_jax.rewards.iou import NATIVE_SPACES, Box, Frame, Size, boxes_on_image
 from vlaa_jax.schema import BOX_SPACES, UserError
 from vlaa_jax.settings.rewards import NATIVE
 
@@ -73,13 +73,10 @@ class Pictures:
         if completion.verifier_type != "iou" or size is None:
             return [], []
         try:
+            resized = self._processor.resized(*size) if self._processor else None
+            frame = Frame(completion.box_space, size, resized)
             return boxes_on_image(
-                completion.extracted,
-                completion.gt or "",
-                box_space=completion.box_space,
-                answer_space=self._answer_space,
-                image_size=size,
-                resized_size=self._processor.resized(*size) if self._processor else None,
+                completion.extracted, completion.gt or "", frame, self._answer_space
             )
         except (ValueError, UserError):
             return [], []

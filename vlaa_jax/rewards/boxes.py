@@ -77,42 +77,34 @@ def find_boxes(text: str) -> tuple[list[Box], str, str] | None:
 
 
 def _read(text: str) -> tuple[list[Box], str, str]:
-    stack: list[list[Any]] = [[]]
-    closing: list[str] = []
+    stack: list[tuple[str, list[Any]]] = [("", [])]  # what closes a bracket, and what is in it
     bracketed: list[int] = []  # where brackets stand
     bare: list[int] = []  # and where numbers do
     for match in _TOKEN.finditer(text):
-        kind = match.lastgroup
-        if kind is None:
-            continue
-        token = match[kind]
+        kind, token, (closing, items) = match.lastgroup, match[match.lastgroup or 0], stack[-1]
         if kind == "open":
-            bracketed.append(match.start())
-            closing.append(_PAIRS[token])
-            stack.append([])
+            bracketed += match.span()
+            stack.append((_PAIRS[token], []))
             if len(stack) > MAX_DEPTH:
                 raise _Malformed
         elif kind == "close":
-            if not closing or closing.pop() != token:
+            bracketed += match.span()
+            if token != closing:
                 raise _Malformed
-            bracketed.append(match.end())
-            inside = stack.pop()
-            stack[-1].append(inside)
+            stack.pop()
+            stack[-1][1].append(items)
         elif kind == "number":
             if not closing:
                 bare += match.span()
-            stack[-1].append(float(token))
+            items.append(float(token))
         elif kind == "sign":
-            items = stack[-1]
-            if token == ":" and closing[-1:] == ["}"] and items and isinstance(items[-1], str):
+            if token == ":" and closing == "}" and items and isinstance(items[-1], str):
                 items[-1] = _Key(items[-1])
-        elif kind == "word":
-            stack[-1].append(token)
-        else:
-            stack[-1].append(_quoted(token))
-    if closing:
+        elif kind is not None:
+            items.append(token if kind == "word" else _quoted(token))
+    if len(stack) > 1:
         raise _Malformed
-    boxes = _boxes_in(stack[0], outermost=True)
+    boxes = _boxes_in(stack[0][1], outermost=True)
     if not boxes or len(boxes) > MAX_BOXES:
         raise _Malformed
     around = bracketed or bare

@@ -5,7 +5,6 @@ for both. The grade must come back as one JSON object; prose is a failure, not a
 """
 
 import asyncio
-import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -17,23 +16,16 @@ from vlaa_jax.foreign import parse_json
 from vlaa_jax.rewards.open_ended import AnswerItem, Judged
 from vlaa_jax.rewards.score_endpoint import EndpointScorer
 from vlaa_jax.schema import UserError
-from vlaa_jax.settings.rewards import RewardSettings
 
 MAX_GRADE = 10
+RUBRIC = resources.files("vlaa_jax.rewards").joinpath("judge_rubric.txt").read_text()
 _OBJECT = re.compile(r"(?:```(?:json)?\s*)?(\{[^{}]*\})(?:\s*```)?", re.IGNORECASE)
 
 
 class ChatJudge(EndpointScorer):
     """An ``AnswerScorer`` that asks a chat model for a grade."""
 
-    name = "chat_judge"
-
-    def __init__(self, settings: RewardSettings) -> None:
-        super().__init__(settings)
-        self._rubric = resources.files("vlaa_jax.rewards").joinpath("judge_rubric.txt").read_text()
-        digest = hashlib.sha256(self._rubric.encode()).hexdigest()[:16]
-        where, images = self._endpoint.settings, settings.endpoint_images
-        self.identity = f"judge {where.url} {where.model} {digest} {images}"
+    name, contract, path = "chat_judge", "judge", "chat/completions"
 
     async def _score(self, items: Sequence[AnswerItem]) -> list[Judged]:
         return list(await asyncio.gather(*(self._grade(item) for item in items)))
@@ -47,7 +39,7 @@ class ChatJudge(EndpointScorer):
                 "max_tokens": self._settings.endpoint_max_tokens,
             }
             grade = await self._endpoint.post(
-                "chat/completions",
+                self.path,
                 payload,
                 lambda reply: read_grade(reply["choices"][0]["message"]["content"]),
             )
@@ -59,7 +51,7 @@ class ChatJudge(EndpointScorer):
         images = [image_part(path) for path in self._shown(item)]
         material = json.dumps({"question": item.question, "answer": item.answer})
         return [
-            {"role": "system", "content": self._rubric},
+            {"role": "system", "content": RUBRIC},
             {"role": "user", "content": [*images, {"type": "text", "text": material}]},
         ]
 
@@ -74,6 +66,6 @@ def read_grade(text: Any) -> float:
     if not match:
         raise ValueError(f"not a grade: {str(text)[:60]!r}")
     grade = parse_json(match[1]).get("score")
-    if isinstance(grade, bool) or not isinstance(grade, int) or not 0 <= grade <= MAX_GRADE:
+    if type(grade) is not int or not 0 <= grade <= MAX_GRADE:
         raise ValueError(f"grade {grade!r} is not a whole number from 0 to {MAX_GRADE}")
     return float(grade)

@@ -1,7 +1,6 @@
 """The command line of the rewards: JSON lines in, one JSON line out for each, in the same order."""
 
 import argparse
-import contextlib
 import dataclasses
 import difflib
 import json
@@ -11,6 +10,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -40,23 +40,18 @@ line could not be read or scored, 2 usage.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    options = _parser().parse_args(argv)
-    table = _Table(options.open_ended or RewardSettings.open_ended)
-    code, name = EXIT_OK, "standard input" if options.file == "-" else options.file
+    options = vars(_parser().parse_args(argv))  # of the settings those that were given
+    file, batch = options.pop("file"), options.pop("batch")
+    name = "standard input" if file == "-" else file
+    table = _Table()
     try:
-        settings = RewardSettings(
-            **{
-                f.name: getattr(options, f.name)
-                for f in dataclasses.fields(RewardSettings)
-                if getattr(options, f.name, None) is not None
-            }
-        )
+        settings = RewardSettings(**options)
         with (
             disk.refusals(Path("standard output"), "run the command again"),
-            _opened(options.file) as descriptor,
+            _opened(file) as stream,
             MixedReward(settings) as mixed,
         ):
-            for lines in read_batches(descriptor, options.batch):
+            for lines in read_batches(stream.fileno(), batch):
                 for output, score in score_lines(lines, mixed, name, table.ignored):
                     sys.stdout.write(json.dumps(output, allow_nan=False) + "\n")
                     table.add(score)
@@ -72,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = EXIT_INTERRUPTED
-    print(table.text(), file=sys.stderr)
+    print(table.text(options.get("open_ended", RewardSettings.open_ended)), file=sys.stderr)
     return code
 
 
@@ -81,17 +76,16 @@ def read_batches(descriptor: int, limit: int) -> Iterator[list[tuple[int, bytes]
 
     Yields the complete lines that one read brought, at most ``limit`` at a time, without blanks.
     """
-    number, partial, held = 0, [b""], 0
+    number, partial = 0, bytearray()
     while True:
         piece = os.read(descriptor, 1 << 18)
         head, newline, tail = piece.rpartition(b"\n")
         if piece and not newline:
-            if held <= MAX_LINE_BYTES:  # beyond, it is refused whatever follows
-                partial.append(piece)
-            held += len(piece)
+            if len(partial) <= MAX_LINE_BYTES:  # beyond, it is refused whatever follows
+                partial += piece
             continue
-        lines = b"".join([*partial, head if piece else b""]).split(b"\n")
-        partial, held = [tail], len(tail)
+        lines = bytes(partial + head).split(b"\n")
+        partial = bytearray(tail)
         numbered = [(number + i, line) for i, line in enumerate(lines, 1) if line.strip()]
         number += len(lines)
         for start in range(0, len(numbered), limit):
@@ -108,11 +102,7 @@ def score_lines(
 ) -> list[tuple[dict[str, Any], Score]]:
     """Output objects with their scores, in order; that of an unreadable line is a failed one.
 
-    Args:
-        lines: numbered lines.
-        mixed: scores them.
-        name: of the file, for messages.
-        ignored: counts the fields that nobody reads.
+    ``name`` is the file's, for messages; ``ignored`` counts the fields that nobody reads.
     """
     read: list[tuple[Any, ScoreRequest | Score]] = []
     for number, line in lines:
@@ -133,11 +123,7 @@ def score_lines(
 
 
 def read_object(line: bytes) -> dict[str, Any]:
-    """The JSON object on a line.
-
-    Raises:
-        ValueError: the line is something else.
-    """
+    """The JSON object on a line; ValueError where it holds something else."""
     if len(line) > MAX_LINE_BYTES:
         raise ValueError(f"longer than {MAX_LINE_BYTES:,} bytes")
     # Broken UTF-8 in one line must not end the run; sampled text has it now and then.
@@ -148,18 +134,15 @@ def read_object(line: bytes) -> dict[str, Any]:
 
 
 def read_request(row: dict[str, Any]) -> ScoreRequest:
-    """The request in an input object.
-
-    Raises:
-        ValueError: says which field is wrong.
-    """
-    for field in ("verifier_type", "gt", "response"):
+    """The request in an input object; ValueError says which field is wrong."""
+    for field in _REQUIRED:
         if field not in row:
             present = ", ".join(map(repr, list(row)[:12])) or "none"
             raise ValueError(f"field {field!r} is missing (fields here: {present})")
     for field, (is_right, problem) in _FIELD_CHECKS.items():
-        if row.get(field) is not None and not is_right(row[field]):
-            raise ValueError(f"field {field!r} {problem}")
+        value = row.get(field)
+        if (value is not None or field in _REQUIRED) and not is_right(value):
+            raise ValueError(f"field {field!r} {problem.format(type(value).__name__)}")
     sizes = (row.get("image_size"), row.get("resized_size"))
     image_size, resized_size = (size and (int(size[0]), int(size[1])) for size in sizes)
     try:
@@ -167,11 +150,11 @@ def read_request(row: dict[str, Any]) -> ScoreRequest:
     except ValueError as error:
         raise ValueError(f"field 'gt': {error}") from None
     return ScoreRequest(
-        verifier_type=_text(row, "verifier_type"),
+        verifier_type=row["verifier_type"],
         gt=gold,
-        response=_text(row, "response"),
+        response=row["response"],
         id="" if row.get("id") is None else str(row["id"]),
-        question=_text(row, "question"),
+        question=row.get("question") or "",
         image_size=image_size,
         resized_size=resized_size,
         box_space=row.get("box_space"),
@@ -200,29 +183,28 @@ def _as_flags(message: str) -> str:
 class _Table:
     """Counts per verifier type, for stderr."""
 
-    def __init__(self, backend: str) -> None:
-        self._backend = backend
+    def __init__(self) -> None:
         self._rows: dict[str, list[float]] = {}
-        self.failed = 0
         self.ignored: Counter[str] = Counter()
 
-    def add(self, score: Score) -> None:
-        row = self._rows.setdefault(score.verifier_type or "(unreadable)", [0, 0, 0, 0.0])
-        row[0] += 1
-        row[1] += score.extracted is not None
-        row[2] += score.failed
-        row[3] += 0.0 if score.failed else score.parts["raw"]
-        self.failed += score.failed
+    @property
+    def failed(self) -> bool:
+        return any(failed for _, _, failed, _ in self._rows.values())
 
-    def text(self) -> str:
+    def add(self, score: Score) -> None:
+        raw = 0.0 if score.failed else score.parts["raw"]
+        counted = (1, score.extracted is not None, score.failed, raw)
+        row = self._rows.setdefault(score.verifier_type or "(unreadable)", [0.0] * 4)
+        row[:] = map(sum, zip(row, counted, strict=True))
+
+    def text(self, backend: str) -> str:
         lines = [f"{'verifier':14} {'lines':>8} {'extracted':>10} {'failed':>8} {'mean':>8}"]
         for name, (count, extracted, failed, total) in sorted(self._rows.items()):
-            scored = count - failed
-            mean = f"{total / scored:8.4f}" if scored else f"{'-':>8}"
+            mean = f"{total / (count - failed):8.4f}" if count > failed else f"{'-':>8}"
             lines.append(f"{name:14} {count:8.0f} {extracted:10.0f} {failed:8.0f} {mean}")
         if "open_ended" in self._rows:
-            said = f"were scored by {self._backend}"
-            if self._backend == "none":
+            said = f"were scored by {backend}"
+            if backend == "none":
                 said = "have no score: choose --open-ended (see docs/rewards.md)"
             lines.append(f"open-ended answers {said}")
         for field, count in self.ignored.most_common():
@@ -237,6 +219,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m vlaa_jax.rewards",
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
     )
     add = parser.add_argument
     add("file", help="JSON lines; - reads standard input")
@@ -267,53 +250,38 @@ def _positive(text: str) -> int:
     return value
 
 
-@contextlib.contextmanager
-def _opened(name: str) -> Iterator[int]:
-    """File descriptor of a file to read, or of standard input for ``-``."""
-    if name == "-":
-        yield sys.stdin.fileno()
-        return
+def _opened(name: str) -> FileIO:
+    """A file to read, or standard input for ``-``."""
     try:
-        descriptor = os.open(name, os.O_RDONLY)
-        os.read(descriptor, 0)
+        at = sys.stdin.fileno() if name == "-" else name
+        return open(at, "rb", buffering=0, closefd=name != "-")
     except OSError as error:
         raise UserError(f"{name}: {error.strerror}") from None
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _text(row: dict[str, Any], field: str) -> str:
-    value = row.get(field, "")
-    if value is None and field == "question":
-        return ""
-    if not isinstance(value, str):
-        raise ValueError(f"field {field!r} must be text, is {type(value).__name__}")
-    return value
 
 
 def _is_size(value: Any) -> bool:
-    sides = value if isinstance(value, list) and len(value) == 2 else [None]
-    return all(
-        isinstance(side, (int, float)) and not isinstance(side, bool) and 1 <= side <= MAX_SIDE
-        for side in sides
-    )
+    sides: list[Any] = value if isinstance(value, list) and len(value) == 2 else [None]
+    return all(type(side) in (int, float) and 1 <= side <= MAX_SIDE for side in sides)
 
 
 def _are_paths(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(path, str) for path in value)
 
 
-_SIZE_PROBLEM = f"must be [width, height], from 1 to {MAX_SIDE:,} each"
+_REQUIRED = ("verifier_type", "gt", "response")
+_TEXT = (lambda value: isinstance(value, str), "must be text, is {}")
+_SIZE = (_is_size, f"must be [width, height], from 1 to {MAX_SIDE:,} each")
 _FIELD_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "id": (lambda value: isinstance(value, (str, int)), "must be text or a whole number"),
     "box_space": (lambda value: value in BOX_SPACES, f"must be one of {', '.join(BOX_SPACES)}"),
-    "image_size": (_is_size, _SIZE_PROBLEM),
-    "resized_size": (_is_size, _SIZE_PROBLEM),
+    "image_size": _SIZE,
+    "resized_size": _SIZE,
     "images": (_are_paths, "must be a list of paths"),
+    "verifier_type": _TEXT,
+    "response": _TEXT,
+    "question": _TEXT,
 }
-"""Of the fields that may be left out: what is right, and how it is said that something is not."""
+"""What is right in a field, and how it is said that something is not; {} is the type of that."""
 
 
 def _finite(value: float) -> float | None:

@@ -28,7 +28,7 @@ def same(gold: Shape, answer: Shape, factor: Fraction = ONE) -> bool:
         return _same_pairs(ours, said)
     if gold.kind == "list" or answer.kind == "list" or gold.kind in ("set", "tuple"):
         return _same_collections(gold, answer, factor)
-    if gold.kind == answer.kind == "union" and len(gold.parts) == len(answer.parts):
+    if gold.kind == answer.kind == "union":
         return _matched(gold.parts, answer.parts, same)
     if gold.kind == answer.kind == "member":
         return equal(gold.parts[0], answer.parts[0]) and same(gold.parts[1], answer.parts[1])
@@ -128,7 +128,7 @@ def _is_function(tree: Tree) -> bool:
 
 def _same_relations(gold: Shape, answer: Shape) -> bool:
     ours, said = _simple_relations(gold), _simple_relations(answer)
-    return bool(ours) and len(ours) == len(said) and _matched(ours, said, _same_relation)
+    return bool(ours) and _matched(ours, said, _same_relation)
 
 
 def _simple_relations(shape: Shape) -> list[tuple[str, Tree]]:
@@ -147,7 +147,7 @@ def _same_relation(left: tuple[str, Tree], right: tuple[str, Tree]) -> bool:
     if left[0] != right[0]:
         return False
     for cleared in (False, True):
-        trees = [_numerator(side[1]) if cleared else side[1] for side in (left, right)]
+        trees = [_over(side[1])[0] if cleared else side[1] for side in (left, right)]
         if variables(trees[0]) != variables(trees[1]) or (cleared and left[0] not in ("=", "!=")):
             return False
         constant = ratio(*trees)
@@ -156,23 +156,19 @@ def _same_relation(left: tuple[str, Tree], right: tuple[str, Tree]) -> bool:
     return False
 
 
-def _numerator(tree: Tree) -> Tree:
-    return _over(tree)[0]
-
-
 def _over(tree: Tree) -> tuple[Tree, Tree]:
     """A tree as numerator and denominator, so that ``x/y = 2`` is ``x = 2y``."""
-    if tree[0] in ("add", "mul", "div"):
-        (a, b), (c, d) = _over(tree[1]), _over(tree[2])
-        if tree[0] == "add":
-            return ("add", ("mul", a, d), ("mul", c, b)), ("mul", b, d)
-        return (
-            (("mul", a, c), ("mul", b, d)) if tree[0] == "mul" else (("mul", a, d), ("mul", b, c))
-        )
     if tree[0] == "neg":
         over, under = _over(tree[1])
         return ("neg", over), under
-    return tree, ("num", ONE)
+    if tree[0] not in ("add", "mul", "div"):
+        return tree, ("num", ONE)
+    (a, b), (c, d) = _over(tree[1]), _over(tree[2])
+    if tree[0] == "add":
+        return ("add", ("mul", a, d), ("mul", c, b)), ("mul", b, d)
+    if tree[0] == "div":
+        c, d = d, c
+    return ("mul", a, c), ("mul", b, d)
 
 
 # -- intervals
@@ -279,21 +275,14 @@ def _same_collections(gold: Shape, answer: Shape, factor: Fraction) -> bool:
         ours, said = (
             p[0].parts if len(p) == 1 and p[0].kind == "tuple" else p for p in (ours, said)
         )
-    if len(ours) != len(said):
-        return False
-
-    def alike(a: Shape, b: Shape) -> bool:
-        return same(a, b, factor)
-
-    ordered = gold.kind == "tuple" and answer.kind in ("tuple", "list")
-    if gold.kind == "tuple" and not ordered:
+    if gold.kind != "tuple":
+        return _matched(ours, said, lambda a, b: same(a, b, factor))
+    if len(ours) != len(said) or answer.kind not in ("tuple", "list"):
         return False
     is_open = answer.kind == "tuple" and answer.signs not in (gold.signs, MATRIX)
-    if ordered and is_open and _span(gold):
+    if is_open and _span(gold):
         return False  # an interval may be open or closed, a point may not
-    if ordered:
-        return all(alike(a, b) for a, b in zip(ours, said, strict=True))
-    return _matched(ours, said, alike)
+    return all(same(a, b, factor) for a, b in zip(ours, said, strict=True))
 
 
 def _matched(ours: Sequence[Any], said: Sequence[Any], alike: Callable[[Any, Any], bool]) -> bool:

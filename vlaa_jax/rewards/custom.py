@@ -14,12 +14,12 @@ that is killed when it overruns; the file is named by the user, and nothing else
 
 import ast
 import dataclasses
-import math
 from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+from vlaa_jax.foreign import read_bytes
 from vlaa_jax.rewards.pool import KillablePool, Outcome
 from vlaa_jax.rewards.verifier import Finish, Item, Missing, Setup, Verdict, Verifier
 from vlaa_jax.schema import UserError
@@ -65,22 +65,20 @@ class CustomVerifier(Verifier):
         self._pool.close()
 
     def _verdicts(self, count: int, outcome: Outcome) -> list[Verdict]:
-        said = outcome.value
-        if outcome.error is not None:
-            return [Verdict(error=f"{self._name}: {outcome.error}")] * count
-        if not isinstance(said, list) or len(said) != count:
+        said, problem = outcome.value, outcome.error
+        if problem is None and (not isinstance(said, list) or len(said) != count):
             got = f"{len(said)} scores" if isinstance(said, list) else type(said).__name__
-            return [
-                Verdict(error=f"{self._name}: {count} answers were sent, {got} came back")
-            ] * count
+            problem = f"{count} answers were sent, {got} came back"
+        if problem is not None:
+            return [Verdict(error=f"{self._name}: {problem}")] * count
         return [self._verdict(score) for score in said]
 
     def _verdict(self, score: Any) -> Verdict:
         if score is None:
             return Verdict(error=f"{self._name}: no score")
-        if isinstance(score, bool) or not isinstance(score, (int, float)) or not 0 <= score <= 1:
+        if type(score) not in (int, float) or not 0 <= score <= 1:
             return Verdict(error=f"{self._name}: {str(score)[:40]!r} is not a number from 0 to 1")
-        return Verdict(float(score)) if math.isfinite(score) else Verdict(error="not finite")
+        return Verdict(float(score))
 
 
 def _checked(path: str) -> str:
@@ -90,9 +88,7 @@ def _checked(path: str) -> str:
         raise UserError(f"rewards.custom is {path!r}: use FILE.py:function")
     place = Path(file).expanduser()
     try:
-        if place.stat().st_size > MAX_FILE_BYTES:
-            raise UserError(f"rewards.custom: {file} is larger than {MAX_FILE_BYTES:,} bytes")
-        tree = ast.parse(place.read_bytes(), filename=file)
+        tree = ast.parse(read_bytes(place, MAX_FILE_BYTES), filename=file)
     except OSError as error:
         raise UserError(f"rewards.custom: {file}: {error.strerror}") from None
     except (SyntaxError, ValueError) as error:
@@ -110,11 +106,7 @@ def _row(item: Item) -> dict[str, Any]:
 
 
 def make(setup: Setup) -> Verifier:
-    """The verifier of one's own.
-
-    Raises:
-        UserError: there is no such file, or no such function in it.
-    """
+    """The verifier of one's own; errors as of ``CustomVerifier``."""
     settings = setup.settings
     if not settings.custom:
         return Missing("no reward of one's own: set rewards.custom=FILE.py:function")

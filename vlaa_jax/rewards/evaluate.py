@@ -14,7 +14,7 @@ from typing import Any
 
 import mpmath
 
-from vlaa_jax.rewards.trees import Tree
+from vlaa_jax.rewards.trees import Tree, walk
 
 mp = mpmath.mp.clone()
 mp.dps = 50
@@ -37,35 +37,28 @@ def value_at(tree: Tree, point: int) -> Any:
     Raises:
         Undefined: there is none.
     """
-    kind = tree[0]
-    if kind in ("num", "dec"):
-        return mp.mpf(tree[1].numerator) / tree[1].denominator
-    if kind == "var":
-        return _drawn(tree[1], point)
-    if kind == "based":
-        return _drawn(f"{tree[1]} to the base {tree[2]}", 0)
-    if kind == "inf":
-        return mp.mpf("1.23456789e4321")
-    if kind == "app":
-        said = ",".join(mp.nstr(value_at(part, point), 20) for part in tree[2:])
-        return _drawn(f"{tree[1]}({said})", point)
-    if kind == "pow" and _is_odd_root(tree[2]):
-        over, under = tree[2][1][1], tree[2][2]
-        return _power(_root(value_at(tree[1], point), value_at(under, point)), mp.mpf(int(over)))
-    name, parts = (tree[1], tree[2:]) if kind == "call" else (kind, tree[1:])
-    function, largest = _FUNCTIONS[name]
-    values = [value_at(part, point) for part in parts]
-    if any(abs(value) > largest for value in values):
-        raise Undefined
-    return function(*values)
-
-
-def _is_odd_root(tree: Tree) -> bool:
-    """Whether an exponent is p/q with q odd, so that the root of a negative number is real."""
-    if tree[0] != "div" or tree[1][0] != "num" or tree[2][0] != "num":
-        return False
-    over, under = tree[1][1], tree[2][1]
-    return over > 0 and under in (3, 5, 7, 9) and over.denominator == 1
+    match tree:
+        case ("num" | "dec", number):
+            return mp.mpf(number.numerator) / number.denominator
+        case ("var", name):
+            return _drawn(name, point)
+        case ("based", digits, base):
+            return _drawn(f"{digits} to the base {base}", 0)
+        case ("inf",):
+            return mp.mpf("1.23456789e4321")
+        case ("app", name, *parts):
+            said = ",".join(mp.nstr(value_at(part, point), 20) for part in parts)
+            return _drawn(f"{name}({said})", point)
+        case ("pow", base, ("div", ("num", over), ("num", under))) if (
+            over > 0 and over.denominator == 1 and under in (3, 5, 7, 9)
+        ):  # the root of a negative number is real
+            return _power(_root(value_at(base, point), mp.mpf(int(under))), mp.mpf(int(over)))
+        case ("call", name, *parts) | (name, *parts):
+            function, largest = _FUNCTIONS[name]
+            values = [value_at(part, point) for part in parts]
+            if any(abs(value) > largest for value in values):
+                raise Undefined
+            return function(*values)
 
 
 def sample(tree: Tree) -> list[Any]:
@@ -82,15 +75,12 @@ def sample(tree: Tree) -> list[Any]:
 
 def variables(tree: Tree) -> frozenset[str]:
     """Names of the variables and functions in a tree."""
-    if tree[0] in ("var", "app"):
-        below = tree[2:] if tree[0] == "app" else ()
-        return frozenset({str(tree[1])}).union(*(variables(part) for part in below))
-    return frozenset().union(*(variables(part) for part in tree[1:] if isinstance(part, tuple)))
+    return frozenset(str(part[1]) for part in walk(tree) if part[0] in ("var", "app"))
 
 
 def is_decimal(tree: Tree) -> bool:
     """Whether a number in a tree is written with a point, so that it may be rounded."""
-    return tree[0] == "dec" or any(is_decimal(part) for part in tree[1:] if isinstance(part, tuple))
+    return any(part[0] == "dec" for part in walk(tree))
 
 
 def equal(left: Tree, right: Tree, factor: Fraction = Fraction(1)) -> bool:
@@ -124,8 +114,6 @@ def ratio(left: Tree, right: Tree) -> Any:
 
 def _close(left: Any, right: Any, rounded: bool) -> bool:
     size = max(abs(left), abs(right))
-    if size == 0:
-        return True
     if rounded:
         return bool(abs(left - right) <= ROUNDED * min(size, mp.mpf(1)) * mp.mpf("1.001"))
     return bool(abs(left - right) <= EXACT * max(size, EXACT))
@@ -140,7 +128,7 @@ def _drawn(name: str, point: int) -> Any:
 
 def _power(base: Any, exponent: Any) -> Any:
     if base == 0:
-        if exponent.real <= 0 if isinstance(exponent, mp.mpc) else exponent <= 0:
+        if exponent.real <= 0:
             raise Undefined
         return mp.mpf(0)
     if abs(exponent) > _ANGLE or abs(exponent * mp.log(abs(base), 2)) > _MOST_BITS:

@@ -44,19 +44,17 @@ def extract_answer(response: str) -> Extraction:
     said = response[begin:]
     if THINK_OPEN in said:
         return Extraction(None, "the think block is not closed")
-    opens, closes = said.count(ANSWER_OPEN), said.count(ANSWER_CLOSE)
-    if opens == 0 and closes == 0:
-        return Extraction(None, "no answer block")
-    if opens > 1 or closes > 1:
-        return Extraction(None, "more than one answer block")
-    start, end = said.find(ANSWER_OPEN), said.find(ANSWER_CLOSE)
-    if opens == 0 or closes == 0 or end < start:
+    blocks = max(said.count(ANSWER_OPEN), said.count(ANSWER_CLOSE))
+    if blocks != 1:
+        return Extraction(None, f"{'more than one' if blocks else 'no'} answer block")
+    before, _, rest = said.partition(ANSWER_OPEN)
+    block, closed, _ = rest.partition(ANSWER_CLOSE)
+    if not closed:
         return Extraction(None, "the answer block is not closed")
-    block = said[start + len(ANSWER_OPEN) : end]
     answer = block.strip()
     if not answer:
         return Extraction(None, "the answer block is empty")
-    first = begin + start + len(ANSWER_OPEN) + len(block) - len(block.lstrip())
+    first = begin + len(before + ANSWER_OPEN) + len(block) - len(block.lstrip())
     return Extraction(answer, span=(first, first + len(answer)))
 
 

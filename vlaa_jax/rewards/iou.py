@@ -6,6 +6,7 @@ Boxes are [x1, y1, x2, y2]. An inverted, empty or non-finite box is worth 0; not
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 from vlaa_jax.rewards.boxes import Box, find_boxes, parse_boxes
 from vlaa_jax.rewards.commitment import stands_around
@@ -24,6 +25,8 @@ NATIVE_SPACES = {"qwen2_vl": "normalized_1000", "qwen2_5_vl": "resized_pixels"}
 
 _SIDES = {"normalized": 1.0, "normalized_1000": 1000.0}
 """Width and height of the image in spaces that no size is needed for."""
+_SIZE_OF = {"resized_pixels": "resized_size"}
+"""What other spaces are measured by, where it is not ``image_size``."""
 _PART = re.compile(r"\b(?:half|twice|double|triple|quarter|part|third)\b(?:\s+of)?\W*$", re.I)
 
 
@@ -39,26 +42,78 @@ def native_box_space(family: str) -> str:
     return NATIVE_SPACES[family]
 
 
+class Frame(NamedTuple):
+    """The space that boxes are in, and the sizes that it may be measured by."""
+
+    space: str | None = None
+    """One of ``schema.BOX_SPACES``. None reads a gold within [0, 1] as ``normalized`` and any other
+    as ``original_pixels``."""
+    image_size: Size | None = None
+    """(width, height) of the original image."""
+    resized_size: Size | None = None
+    """(width, height) of the image as the model saw it."""
+
+    def known(self, golds: Sequence[Box]) -> "Frame":
+        """The frame with the space that its golds tell, where it names none."""
+        if self.space:
+            return self
+        inside = all(0.0 <= value <= 1.0 for box in golds for value in box)
+        return self._replace(space="normalized" if inside else "original_pixels")
+
+    def extent(self) -> Box:
+        """Where the image lies.
+
+        Raises:
+            ValueError: the space is unknown, or the size it needs is missing.
+        """
+        space = self.space or ""
+        if space in _SIDES:
+            return 0.0, 0.0, _SIDES[space], _SIDES[space]
+        if space not in BOX_SPACES:
+            raise ValueError(f"box_space {space!r} is not one of {', '.join(BOX_SPACES)}")
+        name = _SIZE_OF.get(space, "image_size")
+        size: Size | None = getattr(self, name)
+        if size is None or min(size) <= 0:
+            raise ValueError(f"{space} boxes need {name} [width, height]")
+        if space != "normalized_square":
+            return 0.0, 0.0, float(size[0]), float(size[1])
+        # The picture sits in the middle of the square (LLaVA's expand2square).
+        pad_x, pad_y = (0.5 - side / (2 * max(size)) for side in size)
+        return pad_x, pad_y, 1.0 - pad_x, 1.0 - pad_y
+
+    def bounds(self) -> Box:
+        """What boxes are clipped to; nothing bounds the pixels of an image of unknown size."""
+        space = self.space or ""
+        if space in _SIDES or getattr(self, _SIZE_OF.get(space, "image_size")) is not None:
+            return self.extent()
+        side = 1.0 if space == "normalized_square" else MAX_COORDINATE
+        return 0.0, 0.0, side, side
+
+    def normalized(self, box: Box) -> Box:
+        """A box as fractions of the original image's width and height, unclipped.
+
+        Errors as of ``extent``.
+        """
+        left, top, right, bottom = self.extent()
+        x1, x2 = ((x - left) / (right - left) for x in (box[0], box[2]))
+        y1, y2 = ((y - top) / (bottom - top) for y in (box[1], box[3]))
+        return x1, y1, x2, y2
+
+
+ANYWHERE = Frame()
+
+
 def score_iou(
-    answer: str,
-    gold: str,
-    *,
-    box_space: str | None = None,
-    answer_space: str | None = None,
-    image_size: Size | None = None,
-    resized_size: Size | None = None,
+    answer: str, gold: str, frame: Frame = ANYWHERE, answer_space: str | None = None
 ) -> float:
     """IoU of the answer's box with the gold's, in [0, 1]; 0.0 where the answer has no usable box.
 
     Args:
         answer: extracted answer text; a list, a dict or JSON with four numbers.
         gold: same syntax.
-        box_space: one of ``schema.BOX_SPACES`` for the gold. None reads a gold within [0, 1] as
-            ``normalized`` and any other as ``original_pixels``.
+        frame: of the gold.
         answer_space: space of the answer; None means that of the gold, which is what the question
             asked for.
-        image_size: (width, height) of the original image; needed to convert between spaces.
-        resized_size: (width, height) of the image as the model saw it.
 
     With several gold boxes the boxes are matched one to one for the largest total, which is divided
     by the larger count, so a missing box and a surplus box cost the same.
@@ -66,37 +121,27 @@ def score_iou(
     Raises:
         ValueError: the gold holds no usable box, or a conversion lacks a size.
     """
-    problem = iou_gold_problem(gold, box_space, image_size, resized_size)
+    problem = iou_gold_problem(gold, frame)
     if problem:
         raise ValueError(problem)
     targets = _gold_boxes(gold)
-    space = box_space or _guess_space(targets)
-    said = answer_space or space
+    frame = frame.known(targets)
     # Scaling an axis changes no IoU, so boxes of one space are compared where they are.
-    common = _bounds(space, image_size, resized_size) if space == said else None
-
-    def place(box: Box, box_space: str) -> Box:
-        if common is not None:
-            return _clip(box, common)
-        return _clip(to_normalized(box, box_space, image_size, resized_size), (0.0, 0.0, 1.0, 1.0))
-
-    golds = [place(box, space) for box in targets]
-    boxes = _committed_boxes(answer)
-    if boxes is None or (len(golds) == 1 and len(boxes) != 1):
+    alike = answer_space in (None, frame.space)
+    bounds = frame.bounds() if alike else (0.0, 0.0, 1.0, 1.0)
+    golds = [_clip(box if alike else frame.normalized(box), bounds) for box in targets]
+    boxes, lead, tail = find_boxes(answer) or ([], "", "")
+    stands = stands_around(lead, tail) and not _PART.search(lead)
+    if not stands or (len(golds) == 1 and len(boxes) != 1) or not all(map(_usable, boxes)):
         return 0.0
-    if not all(_finite(box) and _usable(box) for box in boxes):
-        return 0.0
-    return match_boxes([place(box, said) for box in boxes], golds)
+    said = frame if alike else frame._replace(space=answer_space)
+    return match_boxes(
+        [_clip(box if alike else said.normalized(box), bounds) for box in boxes], golds
+    )
 
 
 def boxes_on_image(
-    answer: str | None,
-    gold: str,
-    *,
-    box_space: str | None = None,
-    answer_space: str | None = None,
-    image_size: Size | None = None,
-    resized_size: Size | None = None,
+    answer: str | None, gold: str, frame: Frame, answer_space: str | None = None
 ) -> tuple[list[Box], list[Box]]:
     """The boxes of an answer and of its gold as ``score_iou`` reads them, to draw them.
 
@@ -108,50 +153,43 @@ def boxes_on_image(
         ValueError: a conversion lacks a size.
     """
     golds = _gold_boxes(gold)
-    space = box_space or _guess_space(golds)
-    said = parse_boxes(answer) or [] if answer else []
-
-    def place(boxes: Sequence[Box], box_space: str) -> list[Box]:
-        sound = [box for box in boxes if _finite(box) and _usable(box)]
-        return [to_normalized(box, box_space, image_size, resized_size) for box in sound]
-
-    return place(said, answer_space or space), place(golds, space)
+    frame = frame.known(golds)
+    said = frame._replace(space=answer_space or frame.space)
+    boxes = parse_boxes(answer or "") or []
+    return (
+        [said.normalized(box) for box in filter(_usable, boxes)],
+        [frame.normalized(box) for box in filter(_usable, golds)],
+    )
 
 
 @lru_cache(maxsize=4096)  # a gold is compared with a whole group of answers
-def iou_gold_problem(
-    gold: str,
-    box_space: str | None = None,
-    image_size: Size | None = None,
-    resized_size: Size | None = None,
-) -> str | None:
+def iou_gold_problem(gold: str, frame: Frame = ANYWHERE) -> str | None:
     """Why no answer can be compared with this gold; None when all is well.
 
     Args:
         gold: list, dict or JSON with the box or boxes.
-        box_space: as in ``score_iou``.
-        image_size: (width, height) of the original image. With it a box in original pixels or in
-            the padding of a square is refused where nothing of it lies on the image.
-        resized_size: (width, height) as the model sees it; the same for resized pixels.
+        frame: with the size of its space known, a box in pixels or in the padding of a square is
+            refused where nothing of it lies on the image.
     """
-    if box_space is not None and box_space not in BOX_SPACES:
-        return f"box_space {box_space!r} is not one of {', '.join(BOX_SPACES)}"
+    space = frame.space
+    if space is not None and space not in BOX_SPACES:
+        return f"box_space {space!r} is not one of {', '.join(BOX_SPACES)}"
     boxes = _gold_boxes(gold)
     if not boxes:
         return f"gold {gold[:60]!r} holds no box [x1, y1, x2, y2]"
     for box in boxes:
-        if not _finite(box) or not _usable(box):
+        if not _usable(box):
             return f"gold {gold[:60]!r} has an inverted, empty or non-finite box"
-        top = 1.0 if box_space == "normalized_square" else _SIDES.get(box_space or "")
+        top = 1.0 if space == "normalized_square" else _SIDES.get(space or "")
         if top and max(map(abs, box)) > 1.5 * top:
-            return f"gold {gold[:60]!r} is not in {box_space} coordinates (0..{top:g})"
-    space = box_space or _guess_space(boxes)
+            return f"gold {gold[:60]!r} is not in {space} coordinates (0..{top:g})"
+    frame = frame.known(boxes)
     try:
-        bounds = _bounds(space, image_size, resized_size)
+        bounds = frame.bounds()
     except ValueError as error:
         return str(error)
     if not all(_usable(_clip(box, bounds)) for box in boxes):
-        return f"gold {gold[:60]!r} lies outside the image ({space})"
+        return f"gold {gold[:60]!r} lies outside the image ({frame.space})"
     return None
 
 
@@ -162,7 +200,7 @@ def _gold_boxes(gold: str) -> tuple[Box, ...]:
 
 def iou(left: Box, right: Box) -> float:
     """Intersection over union of two boxes, continuous convention; 0.0 for unusable boxes."""
-    if not (_finite(left) and _finite(right) and _usable(left) and _usable(right)):
+    if not (_usable(left) and _usable(right)):
         return 0.0
     wide = min(left[2], right[2]) - max(left[0], right[0])
     high = min(left[3], right[3]) - max(left[1], right[1])
@@ -188,83 +226,19 @@ def match_boxes(answers: Sequence[Box], golds: Sequence[Box]) -> float:
     return min(1.0, total / max(len(answers), len(golds)))
 
 
-def _committed_boxes(answer: str) -> list[Box] | None:
-    """The boxes of an answer that stands by them."""
-    found = find_boxes(answer)
-    if found is None:
-        return None
-    boxes, lead, tail = found
-    return boxes if stands_around(lead, tail) and not _PART.search(lead) else None
-
-
-def to_normalized(
-    box: Box, space: str, image_size: Size | None = None, resized_size: Size | None = None
-) -> Box:
-    """A box as fractions of the original image's width and height, unclipped.
-
-    Raises:
-        ValueError: the space is unknown, or the size it needs is missing.
-    """
-    left, top, right, bottom = _extent(space, image_size, resized_size)
-    wide, high = right - left, bottom - top
-    x1, y1, x2, y2 = box
-    return (x1 - left) / wide, (y1 - top) / high, (x2 - left) / wide, (y2 - top) / high
-
-
-def _extent(space: str, image_size: Size | None, resized_size: Size | None) -> Box:
-    """Where the image lies in a space.
-
-    Raises:
-        ValueError: the space is unknown, or the size it needs is missing.
-    """
-    if space in _SIDES:
-        return 0.0, 0.0, _SIDES[space], _SIDES[space]
-    if space not in BOX_SPACES:
-        raise ValueError(f"box_space {space!r} is not one of {', '.join(BOX_SPACES)}")
-    size = resized_size if space == "resized_pixels" else image_size
-    if size is None or min(size) <= 0:
-        name = "resized_size" if space == "resized_pixels" else "image_size"
-        raise ValueError(f"{space} boxes need {name} [width, height]")
-    if space != "normalized_square":
-        return 0.0, 0.0, float(size[0]), float(size[1])
-    # The picture sits in the middle of the square (LLaVA's expand2square).
-    pad_x, pad_y = (0.5 - side / (2 * max(size)) for side in size)
-    return pad_x, pad_y, 1.0 - pad_x, 1.0 - pad_y
-
-
-def _bounds(space: str, image_size: Size | None, resized_size: Size | None) -> Box:
-    """What boxes are clipped to; nothing bounds the pixels of an image of unknown size."""
-    known = resized_size if space == "resized_pixels" else image_size
-    if known is not None or space in _SIDES:
-        return _extent(space, image_size, resized_size)
-    side = 1.0 if space == "normalized_square" else MAX_COORDINATE
-    return 0.0, 0.0, side, side
-
-
-def _guess_space(boxes: Sequence[Box]) -> str:
-    inside = all(0.0 <= value <= 1.0 for box in boxes for value in box)
-    return "normalized" if inside else "original_pixels"
-
-
 def _clip(box: Box, bounds: Box) -> Box:
     left, top, right, bottom = bounds
-    return (
-        min(max(box[0], left), right),
-        min(max(box[1], top), bottom),
-        min(max(box[2], left), right),
-        min(max(box[3], top), bottom),
-    )
-
-
-def _finite(box: Box) -> bool:
-    # A comparison with NaN is false, so this refuses NaN and infinity too.
     x1, y1, x2, y2 = box
-    top = MAX_COORDINATE
-    return -top <= x1 <= top and -top <= y1 <= top and -top <= x2 <= top and -top <= y2 <= top
+    x1, x2 = min(max(x1, left), right), min(max(x2, left), right)
+    y1, y2 = min(max(y1, top), bottom), min(max(y2, top), bottom)
+    return x1, y1, x2, y2
 
 
 def _usable(box: Box) -> bool:
-    return box[2] > box[0] and box[3] > box[1]
+    # A comparison with NaN is false, so this refuses NaN and infinity too.
+    x1, y1, x2, y2 = box
+    top = MAX_COORDINATE
+    return -top <= x1 < x2 <= top and -top <= y1 < y2 <= top
 
 
 def _area(box: Box) -> float:
@@ -277,19 +251,11 @@ def make(setup: Setup) -> Verifier:
         spaces = ", ".join(BOX_SPACES)
         raise UserError(f"rewards.answer_box_space: there is no model here; give one of {spaces}")
 
-    def rule(request: ScoreRequest, answer: str) -> float:
-        return score_iou(
-            answer,
-            request.gt,
-            box_space=request.box_space,
-            answer_space=setup.settings.answer_box_space,
-            image_size=request.image_size,
-            resized_size=request.resized_size,
-        )
+    def frame(request: ScoreRequest) -> Frame:
+        return Frame(request.box_space, request.image_size, request.resized_size)
 
+    answer_space = setup.settings.answer_box_space
     return RuleVerifier(
-        rule,
-        lambda request: iou_gold_problem(
-            request.gt, request.box_space, request.image_size, request.resized_size
-        ),
+        lambda request, answer: score_iou(answer, request.gt, frame(request), answer_space),
+        lambda request: iou_gold_problem(request.gt, frame(request)),
     )

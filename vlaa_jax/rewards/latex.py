@@ -10,51 +10,51 @@ from fractions import Fraction
 from functools import lru_cache
 
 from vlaa_jax.rewards.latex_tokens import FUNCTIONS, GREEK, Unreadable, spelled_out, tokens_of
-from vlaa_jax.rewards.trees import MATRIX, Shape, Tree, is_plain_fraction, is_whole, pick
+from vlaa_jax.rewards.trees import MATRIX, Shape, Tree, pick
 
 MAX_NESTING = 70
 MAX_NUMBER = 60
 """Characters of one number."""
 
-_INVERSES = {"sin": "arcsin", "cos": "arccos", "tan": "arctan"}
+_MATRIX = re.compile(
+    r"\s*\\begin\{([pbv]?matrix|array)\}(?:\{[clr|]*\})?(.*)\\end\{\1\}\s*", re.DOTALL
+)
 _CAPITALS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _SIGNS = frozenset({"=", "<", ">", "<=", ">=", "!=", "in"})
 _OPENING = frozenset({"(", "[", "{", "lbrace"})
 _CLOSING = frozenset({")", "]", "}", "rbrace", ""})
 _GROUPS = {"(": ")", "{": "}", "|": "|", "[": "]"}
 _BEHIND = {"!": "factorial", "°": "degrees", "%": "percent"}
+_DEGREES = {"sqrt": "2", "∛": "3"}
 _LEVELS = {"+": 1, "-": 1, "pm": 1, "*": 2, "/": 2}
 """How tight an operator binds; a product without signs binds tighter."""
 _OPERATORS = {"+": "add", "-": "add", "pm": "pm", "*": "mul", "/": "div"}
 _NO_FACTORS = _SIGNS | {"cup", "pm", "rbrace", "lbrace", "infty"}
 
 
-def read(text: str) -> Shape:
-    """The shape of an expression without its delimiters.
-
-    Raises:
-        Unreadable: it is not understood with certainty.
-    """
-    text = spelled_out(text)
-    matrix = re.fullmatch(
-        r"\s*\\begin\{([pbv]?matrix|array)\}(?:\{[clr|]*\})?(.*)\\end\{\1\}\s*", text, re.DOTALL
-    )
-    if matrix:
-        rows = re.split(r"\\\\", re.sub(r"\\\\\s*$", "", matrix[2]))
-        cells = [[_Reader(cell).cell() for cell in row.split("&")] for row in rows]
-        if all(len(row) == 1 for row in cells):
-            return Shape("tuple", tuple(cell for row in cells for cell in row), MATRIX)
-        return Shape("tuple", tuple(Shape("tuple", tuple(row), MATRIX) for row in cells), MATRIX)
-    return _Reader(text).shape()
-
-
 @lru_cache(maxsize=8_192)  # a gold comes back once per completion
 def shape_of(text: str) -> Shape | None:
-    """What ``read`` gives; None where that is not understood."""
+    """The shape of an expression without its delimiters; None where that is not certain."""
     try:
-        return read(text)
+        text = spelled_out(text)
+        matrix = _MATRIX.fullmatch(text)
+        return _matrix(matrix[2]) if matrix else _Reader(text).shape()
     except Unreadable:
         return None
+
+
+def same_shape(left: str, right: str) -> bool:
+    """Whether two expressions are understood, and mean the same as they stand."""
+    shape = shape_of(left)
+    return shape is not None and shape == shape_of(right)
+
+
+def _matrix(inside: str) -> Shape:
+    rows = re.split(r"\\\\", re.sub(r"\\\\\s*$", "", inside))
+    cells = [[_Reader(cell).cell() for cell in row.split("&")] for row in rows]
+    if all(len(row) == 1 for row in cells):
+        return Shape("tuple", tuple(cell for (cell,) in cells), MATRIX)
+    return Shape("tuple", tuple(Shape("tuple", tuple(row), MATRIX) for row in cells), MATRIX)
 
 
 class _Reader:
@@ -186,7 +186,7 @@ class _Reader:
             if tree[0] == "pm" or (sign == "pm" and not pm):
                 raise Unreadable
             number = tree[1] if tree[0] == "neg" else tree
-            if sign == "/" and is_whole(number) and self._next.isdigit():
+            if sign == "/" and number[0] == "num" and self._next.isdigit():
                 tree = ("div", tree, _number(self._take()))
                 if self._next == "^":
                     raise Unreadable
@@ -208,20 +208,16 @@ class _Reader:
         """A product without signs that begins with a factor; a mixed number is a sum."""
         tree = first
         while self._starts_factor():
+            whole = tree is first and first[0] == "num"
             if self._next[0].isdigit():
-                if tree is not first:
-                    raise Unreadable
-                return self._mixed(tree)
+                over, slash, under = self._take(), self._take(), self._take()
+                if not (whole and over.isdigit() and slash == "/" and under.isdigit()):
+                    raise Unreadable  # two numbers side by side
+                return ("add", tree, ("div", _number(over), _number(under)))
             factor = self._power()
-            is_mixed = tree is first and is_whole(first) and is_plain_fraction(factor)
+            is_mixed = whole and factor[0] == "div" and factor[1][0] == factor[2][0] == "num"
             tree = ("add" if is_mixed else "mul", tree, factor)
         return tree
-
-    def _mixed(self, whole: Tree) -> Tree:
-        over, slash, under = self._take(), self._take(), self._take()
-        if not (is_whole(whole) and over.isdigit() and slash == "/" and under.isdigit()):
-            raise Unreadable  # two numbers side by side
-        return ("add", whole, ("div", _number(over), _number(under)))
 
     def _starts_factor(self) -> bool:
         token = self._next
@@ -272,12 +268,12 @@ class _Reader:
             if token == "(" and self._next == "_" and tree[0] == "num":
                 return self._based(str(tree[1]))
             return ("call", "abs", tree) if token == "|" else tree
-        if token == "frac":
-            return self._fraction()
-        if token == "binom":
-            return ("call", "binom", self._argument_group(), self._argument_group())
-        if token in ("sqrt", "∛"):
-            return self._root(3 if token == "∛" else 2)
+        if token in ("frac", "binom"):
+            kind = ("div",) if token == "frac" else ("call", "binom")
+            return (*kind, self._argument_group(), self._argument_group())
+        if token in _DEGREES:
+            degree = self._closed("]") if self._try("[") else _number(_DEGREES[token])
+            return ("call", "root", self._primary(), degree)
         if token in FUNCTIONS:
             return self._function(token)
         if token in ("pi", "infty"):
@@ -345,31 +341,16 @@ class _Reader:
         token = self._next
         if not token.isdigit():
             return self._primary()
-        if len(token) > 1:  # \frac12
-            self._tokens[self._at] = token[1:]
-        else:
-            self._at += 1
+        self._tokens[self._at] = token[1:]  # \frac12
+        self._at += len(token) == 1
         return _number(token[0])
 
-    def _fraction(self) -> Tree:
-        over = self._argument_group()
-        return ("div", over, self._argument_group())
-
-    def _root(self, degree_of_name: int) -> Tree:
-        degree: Tree = ("num", Fraction(degree_of_name))
-        if self._try("["):
-            degree = self._closed("]")
-        return ("call", "root", self._primary(), degree)
-
     def _function(self, name: str) -> Tree:
-        base: Tree | None = None
-        if name in ("log", "ln") and self._try("_"):
-            base = self._argument_group()
-        exponent: Tree | None = None
-        if self._try("^"):
-            exponent = self._exponent()
-            if exponent == ("neg", ("num", Fraction(1))) and name in _INVERSES:
-                name, exponent = _INVERSES[name], None
+        has_base = name in ("log", "ln") and self._try("_")
+        base = self._argument_group() if has_base else None
+        exponent = self._exponent() if self._try("^") else None
+        if exponent == ("neg", ("num", Fraction(1))) and name in ("sin", "cos", "tan"):
+            name, exponent = f"arc{name}", None
         tree: Tree = ("call", name, *self._arguments())
         if base is not None:
             tree = ("div", tree, ("call", name, base))

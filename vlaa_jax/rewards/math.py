@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from vlaa_jax.rewards.extract import strip_answer_tags
-from vlaa_jax.rewards.latex import shape_of
+from vlaa_jax.rewards.latex import same_shape
 from vlaa_jax.rewards.mcq import chosen_letter
 from vlaa_jax.rewards.pool import KillablePool, Outcome
 from vlaa_jax.rewards.reading import (
@@ -63,7 +63,7 @@ def prepare_case(answer: str, gold: str) -> MathCase:
     factors = factors_between(target, said)
     if target.number is not None and said.number is not None:
         return MathCase(verdict=any(_close(target, said, factor) for factor in factors))
-    if not factors or _looks_like(said, target):
+    if not factors or same_shape(said.latex, target.latex):
         return MathCase(verdict=1 in factors)
     item: dict[str, Any] = {"gold": target.latex, "answer": said.latex}
     if factors != [1]:
@@ -112,11 +112,6 @@ def _verbatim(text: str) -> str:
     return re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", plain(text))
 
 
-def _looks_like(answer: Reading, gold: Reading) -> bool:
-    shape = shape_of(gold.latex)
-    return shape is not None and shape == shape_of(answer.latex)
-
-
 class MathVerifier(Verifier):
     """Compares on the host what it can, and the rest in a pool of processes.
 
@@ -154,15 +149,12 @@ class MathVerifier(Verifier):
         ]
 
     def gold_problems(self, requests: Sequence[ScoreRequest]) -> list[str | None]:
-        """Texts are judged here; then each gold is compared with itself in the processes.
-
-        Raises:
-            UserError: the processes failed, so that nothing is known about the golds.
-        """
+        """Texts are judged here, the rest by ``parser_problems``; errors as of that."""
         problems = [math_gold_problem(request.gt) for request in requests]
-        sound = [i for i, problem in enumerate(problems) if problem is None]
-        checks = [(requests[i].gt, self_check_item(requests[i].gt)) for i in sound]
-        for i, problem in zip(sound, parser_problems(self._pool, checks), strict=True):
+        items = [None if problems[i] else self_check_item(r.gt) for i, r in enumerate(requests)]
+        asked = [i for i, item in enumerate(items) if item]
+        found = parser_problems(self._pool, [(requests[i].gt, items[i] or {}) for i in asked])
+        for i, problem in zip(asked, found, strict=True):
             problems[i] = problem
         return problems
 
@@ -172,7 +164,7 @@ class MathVerifier(Verifier):
 
 
 def parser_problems(
-    pool: KillablePool, checks: Sequence[tuple[str, dict[str, Any] | None]]
+    pool: KillablePool, checks: Sequence[tuple[str, dict[str, Any]]]
 ) -> list[str | None]:
     """Why the parser cannot use each gold; None where it parses and equals itself in time.
 
@@ -181,35 +173,31 @@ def parser_problems(
 
     Args:
         pool: runs ``TASK``.
-        checks: golds, each with the item that compares it with itself; None where it needs none.
+        checks: golds, each with the item that compares it with itself.
 
     Raises:
         UserError: the pool failed, so that nothing is known about the golds.
     """
-    problems: list[str | None] = [None] * len(checks)
-    asked = {i: pool.submit(item) for i, (_, item) in enumerate(checks) if item is not None}
-    outcomes = {i: _asked(future.result()) for i, future in asked.items()}
-    for i, outcome in outcomes.items():
-        gold, item = checks[i]
-        again = outcome.error is not None
-        problems[i] = _gold_verdict(gold, _asked(pool.submit(item).result()) if again else outcome)
+    problems: list[str | None] = []
+    futures = [pool.submit(item) for _, item in checks]
+    outcomes = [_about_a_gold(future.result()) for future in futures]
+    for (gold, item), outcome in zip(checks, outcomes, strict=True):
+        if outcome.error is not None:
+            outcome = _about_a_gold(pool.submit(item).result())
+        if outcome.error is not None:
+            problems.append(f"gold {gold[:60]!r}: {outcome.error}")
+        else:
+            unequal = f"gold {gold[:60]!r} is not equal to itself"
+            said = outcome.value
+            problems.append(None if said.get("equal") else said.get("gold_problem", unequal))
     return problems
 
 
-def _asked(outcome: Outcome) -> Outcome:
+def _about_a_gold(outcome: Outcome) -> Outcome:
     if outcome.pool_failed:
-        reason = " ".join((outcome.error or "the pool failed").split())
-        raise UserError(f"golds could not be checked: {reason}; run the command again")
+        why = " ".join((outcome.error or "the pool failed").split())
+        raise UserError(f"golds could not be checked: {why}; run the command again")
     return outcome
-
-
-def _gold_verdict(gold: str, outcome: Outcome) -> str | None:
-    if outcome.error is not None:
-        return f"gold {gold[:60]!r}: {outcome.error}"
-    if outcome.value.get("equal"):
-        return None
-    problem: str = outcome.value.get("gold_problem", f"gold {gold[:60]!r} is not equal to itself")
-    return problem
 
 
 def _verdict(outcome: Outcome) -> Verdict:

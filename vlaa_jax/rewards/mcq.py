@@ -17,7 +17,7 @@ from types import MappingProxyType
 
 from vlaa_jax.rewards.commitment import before_reason, commit
 from vlaa_jax.rewards.extract import strip_answer_tags
-from vlaa_jax.rewards.latex import shape_of
+from vlaa_jax.rewards.latex import same_shape
 from vlaa_jax.rewards.reading import Reading, factors_between, read_answer
 from vlaa_jax.rewards.text import plain
 from vlaa_jax.rewards.units import UNIT
@@ -177,9 +177,8 @@ class _Chooser:
                 yield named, match.end() if match else end
 
     def _is_own(self, letter: str, said: str) -> bool:
-        own = self.options.get(letter, "")
-        said = said.strip(" .,:;()[]") or "-"
-        return bool(own) and any(alike(said, own) for alike in (_same_words, _same_value))
+        own = {name: text for name, text in self.options.items() if name == letter}
+        return _option_with(said.strip(" .,:;()[]"), own) is not None
 
     def _contradicts(self, letter: str, rest: str) -> bool:
         """Whether what follows a letter names another option, by letter or by text."""
@@ -216,11 +215,10 @@ def listed_options(question: str) -> Mapping[str, str]:
     """
     by_line = _run_from_a([(match[1], match[2]) for match in _OPTION_LINE.finditer(question)])
     starts = list(_OPTION_INLINE.finditer(question))
-    pieces = [
-        (match[1], question[match.end() : after.start() if after else len(question)].strip(" ,;\n"))
-        for match, after in zip(starts, [*starts[1:], None], strict=False)
-    ]
-    in_a_row = _run_from_a(pieces)
+    ends = [*(match.start() for match in starts[1:]), len(question)]
+    pieces = [question[at.end() : end] for at, end in zip(starts, ends, strict=False)]
+    texts = [piece.strip(" ,;\n") for piece in pieces]
+    in_a_row = _run_from_a([(at[1], text) for at, text in zip(starts, texts, strict=True)])
     return MappingProxyType(by_line if len(by_line) >= len(in_a_row) else in_a_row)
 
 
@@ -267,8 +265,7 @@ def _same_value(left: str, right: str) -> bool:
         return False
     factors = factors_between(ours, said)[:1]
     if said.number is None or ours.number is None:
-        shape = shape_of(said.latex)
-        return factors == [1] and shape is not None and shape == shape_of(ours.latex)
+        return factors == [1] and same_shape(said.latex, ours.latex)
     return any(said.number * factor == ours.number for factor in factors)
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from statistics import fmean
 
 from vlaa_jax.schema import Score, UserError
 
@@ -35,25 +36,21 @@ def reward_metrics(scores: Sequence[Score]) -> dict[str, float]:
     if not scores:
         return {}
     metrics = {
-        "reward/extracted_frac": _mean([score.parts["format"] for score in scores]),
-        "reward/failed_frac": _mean([float(score.failed) for score in scores]),
+        "reward/extracted_frac": fmean([score.parts["format"] for score in scores]),
+        "reward/failed_frac": fmean([float(score.failed) for score in scores]),
     }
     sound = [score for score in scores if not score.failed]
     if sound:
-        metrics["reward/mean"] = _mean([score.parts["raw"] for score in sound])
+        metrics["reward/mean"] = fmean([score.parts["raw"] for score in sound])
     for name in sorted({score.verifier_type for score in scores}):
         raw = [score.parts["raw"] for score in sound if score.verifier_type == name]
         if raw:
-            metrics[f"reward/{name}"] = _mean(raw)
+            metrics[f"reward/{name}"] = fmean(raw)
         failed = sum(score.failed for score in scores if score.verifier_type == name)
         if failed:
             metrics[f"reward/failed/{name}"] = float(failed)
     for part in ("structure", "overlong", "repetition"):
         values = [score.parts[part] for score in scores if part in score.parts]
         if values:
-            metrics[f"reward/part/{part}"] = _mean(values)
+            metrics[f"reward/part/{part}"] = fmean(values)
     return metrics
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

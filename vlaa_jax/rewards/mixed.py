@@ -5,10 +5,9 @@ broken is not wrong    a scorer that fails yields NaN with a reason, never 0
 raw before shaped      ``parts["raw"]`` is the verifier's word; options are added on top
 """
 
-import functools
 import importlib
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 
 from vlaa_jax.rewards.extract import extract_answer, has_strict_structure
 from vlaa_jax.rewards.metrics import check_failed, reward_metrics
@@ -18,23 +17,14 @@ from vlaa_jax.rewards.verifier import Finish, Item, Setup, Verdict, Verifier, re
 from vlaa_jax.schema import VERIFIER_TYPES, Score, ScoreRequest, UserError
 from vlaa_jax.settings.rewards import RewardSettings
 
-__all__ = ["MixedReward", "RewardSettings", "check_failed", "make_verifiers", "reward_metrics"]
-
-
-def make_verifiers(setup: Setup) -> dict[str, Verifier]:
-    """A verifier for each row of ``schema.VERIFIER_TYPES``: ``make`` of the module of that name.
-
-    Raises:
-        UserError: the settings name something that cannot be made from them.
-    """
-    return {
-        name: importlib.import_module(f"vlaa_jax.rewards.{name}").make(setup)
-        for name in VERIFIER_TYPES
-    }
+__all__ = ["MixedReward", "RewardSettings", "check_failed", "reward_metrics"]
 
 
 class MixedReward:
     """Scores model outputs; thread-safe, so that scoring can overlap device work.
+
+    It holds a verifier for each row of ``schema.VERIFIER_TYPES``: ``make`` of the module of that
+    name.
 
     Args:
         settings: all knobs.
@@ -49,8 +39,12 @@ class MixedReward:
         self, settings: RewardSettings | None = None, open_ended: AnswerScorer | None = None
     ) -> None:
         self.settings = settings or RewardSettings()
-        self._verifiers = make_verifiers(Setup(self.settings, open_ended))
-        self._held: tuple[Verifier, ...] = tuple(self._verifiers.values())
+        setup = Setup(self.settings, open_ended)
+        self._verifiers: dict[str, Verifier] = {
+            name: importlib.import_module(f"vlaa_jax.rewards.{name}").make(setup)
+            for name in VERIFIER_TYPES
+        }
+        self._held = [*self._verifiers.values()]
 
     @property
     def uses_devices(self) -> bool:
@@ -92,15 +86,15 @@ class MixedReward:
         answers = [extract_answer(request.response).answer for request in requests]
         verdicts = self._verdicts(requests, answers)
         scores = []
-        for index, (request, answer, verdict) in enumerate(
+        for i, (request, answer, verdict) in enumerate(
             zip(requests, answers, verdicts, strict=True)
         ):
             parts = {"raw": verdict.reward, "format": float(answer is not None), **verdict.parts}
             reward = verdict.reward
             if shaped:
-                said = tokens[index] if tokens is not None else None
-                length = lengths[index] if lengths is not None else None
-                reward = self._shape(request, parts, length, max_length, said)
+                said = tokens[i] if tokens is not None else None
+                length = lengths[i] if lengths is not None else 0
+                reward = self._shape(request.response, parts, length, max_length or 0, said)
             scores.append(Score(reward, request.verifier_type, answer, parts, verdict.error))
         return scores
 
@@ -113,18 +107,19 @@ class MixedReward:
         Raises:
             UserError: the worker processes failed, so that nothing is known about the golds.
         """
-        problems: list[str | None] = [None] * len(requests)
-        for name, places in _by_type(requests).items():
-            verifier = self._verifiers.get(name)
-            group = [requests[i] for i in places]
-            found = [_unknown(name)] * len(group) if verifier is None else _checked(verifier, group)
-            for i, problem in zip(places, found, strict=True):
-                problems[i] = problem
+        problems = [_unknown(r) or (None if r.gt.strip() else "gold is empty") for r in requests]
+        for name, verifier in self._verifiers.items():
+            sound = (i for i, problem in enumerate(problems) if problem is None)
+            places = [i for i in sound if requests[i].verifier_type == name]
+            if places:
+                found = verifier.gold_problems([requests[i] for i in places])
+                for i, problem in zip(places, found, strict=True):
+                    problems[i] = problem
         return problems
 
     def close(self) -> None:
         """End worker processes and backends; once is enough, and twice does no harm."""
-        held, self._held = self._held, ()
+        held, self._held = self._held, []
         for verifier in held:
             verifier.close()
 
@@ -138,18 +133,17 @@ class MixedReward:
         self, requests: Sequence[ScoreRequest], answers: Sequence[str | None]
     ) -> list[Verdict]:
         """What the verifiers say; an output without an answer earns 0 from all of them."""
-        verdicts = [Verdict(0.0)] * len(requests)
+        problems = map(_unknown, requests)
+        verdicts = [Verdict(error=problem) if problem else Verdict(0.0) for problem in problems]
         finishing: list[tuple[list[int], Finish]] = []
-        for name, places in _by_type(requests).items():
-            if name not in self._verifiers:
-                for i in places:
-                    verdicts[i] = Verdict(error=_unknown(name))
-                continue
-            found = [(i, Item(requests[i], answer)) for i in places if (answer := answers[i])]
-            items = [item for _, item in found]
-            if items:
-                finish = _guarded(self._verifiers[name], items)
-                finishing.append(([i for i, _ in found], finish))
+        for name, verifier in self._verifiers.items():
+            asked = {
+                i: Item(request, answer)
+                for i, (request, answer) in enumerate(zip(requests, answers, strict=True))
+                if answer and request.verifier_type == name
+            }
+            if asked:
+                finishing.append(([*asked], _guarded(verifier, [*asked.values()])))
         # All have begun, so processes and servers are at work while rules score here.
         for places, finish in finishing:
             for i, verdict in zip(places, finish(), strict=True):
@@ -158,22 +152,22 @@ class MixedReward:
 
     def _shape(
         self,
-        request: ScoreRequest,
+        response: str,
         parts: dict[str, float],
-        length: int | None,
-        max_length: int | None,
+        length: int,
+        max_length: int,
         tokens: Sequence[Hashable] | None,
     ) -> float:
         """The reward with the options that are on; their values are added to ``parts``."""
         settings, reward = self.settings, parts["raw"]
         if weight := settings.format_weight:
-            parts["structure"] = float(has_strict_structure(request.response))
+            parts["structure"] = float(has_strict_structure(response))
             reward = (1 - weight) * reward + weight * parts["structure"]
-        if settings.overlong_weight and length is not None and max_length is not None:
+        if settings.overlong_weight:
             parts["overlong"] = overlong_penalty(length, max_length, settings.overlong_buffer)
             reward += settings.overlong_weight * parts["overlong"]
         if settings.repetition_weight:
-            said = tokens if tokens is not None else request.response.split()
+            said = response.split() if tokens is None else tokens
             parts["repetition"] = repetition_penalty(said, settings.repetition_ngram)
             reward += settings.repetition_weight * parts["repetition"]
         return reward
@@ -192,23 +186,13 @@ class MixedReward:
                 raise ValueError(f"{count} requests but {len(given)} {name}")
 
 
-def _by_type(requests: Sequence[ScoreRequest]) -> Mapping[str, list[int]]:
-    places: dict[str, list[int]] = {}
-    for index, request in enumerate(requests):
-        places.setdefault(request.verifier_type, []).append(index)
-    return places
-
-
 def _guarded(verifier: Verifier, items: Sequence[Item]) -> Finish:
     """Begin a batch; whatever a verifier raises is a failure of its items and of no others."""
-
-    def raising(error: Exception) -> list[Verdict]:
-        raise error
-
     try:
         finish = verifier.begin(items)
     except Exception as error:
-        finish = functools.partial(raising, error)
+        failed = [Verdict(error=reason(error))] * len(items)
+        return lambda: failed
 
     def finished() -> list[Verdict]:
         try:
@@ -216,7 +200,7 @@ def _guarded(verifier: Verifier, items: Sequence[Item]) -> Finish:
             if len(verdicts) != len(items):
                 raise ValueError(f"{len(items)} answers, but {len(verdicts)} verdicts")
         except Exception as error:
-            verdicts = [Verdict(error=reason(error))] * len(items)
+            return [Verdict(error=reason(error))] * len(items)
         return [_sound(verdict) for verdict in verdicts]
 
     return finished
@@ -231,12 +215,7 @@ def _sound(verdict: Verdict) -> Verdict:
     return Verdict(error=f"the score is {verdict.reward}", parts=verdict.parts)
 
 
-def _checked(verifier: Verifier, requests: Sequence[ScoreRequest]) -> list[str | None]:
-    empty = [i for i, request in enumerate(requests) if not request.gt.strip()]
-    asked = [request for request in requests if request.gt.strip()]
-    found = iter(verifier.gold_problems(asked))
-    return ["gold is empty" if i in empty else next(found) for i in range(len(requests))]
-
-
-def _unknown(name: str) -> str:
-    return f"verifier_type {name!r} is not one of {', '.join(VERIFIER_TYPES)}"
+def _unknown(request: ScoreRequest) -> str | None:
+    if request.verifier_type in VERIFIER_TYPES:
+        return None
+    return f"verifier_type {request.verifier_type!r} is not one of {', '.join(VERIFIER_TYPES)}"

@@ -9,8 +9,9 @@ import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 
@@ -96,14 +97,9 @@ class TextSimilarityScorer(AnswerScorer):
 
     def score_answers(self, items: Sequence[AnswerItem]) -> list[Judged]:
         """Score on the calling thread; never fails."""
-        return [
-            Judged(
-                SCALE * BASELINE
-                if item.reference is None
-                else SCALE * text_similarity(item.answer, item.reference)
-            )
-            for item in items
-        ]
+        texts = ((item.answer, item.reference) for item in items)
+        alike = (BASELINE if gold is None else text_similarity(said, gold) for said, gold in texts)
+        return [Judged(SCALE * similarity) for similarity in alike]
 
 
 class RememberedScores:
@@ -121,16 +117,15 @@ class RememberedScores:
         self._scorer = scorer
         self._capacity = entries
         self._cache: OrderedDict[str, float] = OrderedDict()
-        self._digests: dict[tuple[str, int, int], str] = {}
 
     def judge(self, texts: Sequence[AnswerItem]) -> list[Judged]:
         """One Judged per text, in order; one whose images cannot be read fails by itself."""
         keys = [self._key(text) for text in texts]
-        named = [(key, text) for key, text in zip(keys, texts, strict=True) if isinstance(key, str)]
-        known = {key: Judged(self._cache[key]) for key, _ in named if key in self._cache}
+        named = {key: text for key, text in zip(keys, texts, strict=True) if isinstance(key, str)}
+        known = {key: Judged(self._cache[key]) for key in named if key in self._cache}
         for key in known:
             self._cache.move_to_end(key)
-        known |= self._ask({key: text for key, text in named if key not in known})
+        known |= self._ask({key: text for key, text in named.items() if key not in known})
         return [key if isinstance(key, Judged) else known[key] for key in keys]
 
     def _ask(self, asked: dict[str, AnswerItem]) -> dict[str, Judged]:
@@ -152,20 +147,20 @@ class RememberedScores:
         """What a score is remembered under; why there is none where an image cannot be read."""
         try:
             seen = text.images if self._scorer.sees_images else ()
-            images = [self._image_digest(path) for path in seen]
+            stats = [(path, Path(path).stat()) for path in seen]
+            images = [_image_digest(path, at.st_size, at.st_mtime_ns) for path, at in stats]
         except (OSError, ValueError) as error:  # ValueError: a path with a null character
             said = " ".join(str(getattr(error, "strerror", None) or error).split())
             names = ", ".join(map(repr, text.images))[:200]
             return Judged(error=f"image {names}: {said}")
-        beside = repr(text.reference) if self._scorer.sees_reference else ""
-        return _digest([self._scorer.identity, text.question, text.answer, beside, *images])
+        beside = text.reference if self._scorer.sees_reference else None
+        parts = [self._scorer.identity, text.question, text.answer, beside, *images]
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
 
-    def _image_digest(self, path: str) -> str:
-        stat = Path(path).stat()
-        key = (path, stat.st_size, stat.st_mtime_ns)
-        if key not in self._digests:
-            self._digests[key] = hashlib.sha256(read_bytes(Path(path), MAX_IMAGE_BYTES)).hexdigest()
-        return self._digests[key]
+
+@lru_cache(maxsize=1 << 16)
+def _image_digest(path: str, size: int, mtime_ns: int) -> str:
+    return hashlib.sha256(read_bytes(Path(path), MAX_IMAGE_BYTES)).hexdigest()
 
 
 class OpenEndedVerifier(Verifier):
@@ -216,13 +211,12 @@ class OpenEndedVerifier(Verifier):
                 judged = iter(self._scores.judge(texts))
         except Exception as error:
             return [Verdict(error=f"{self._scorer.name}: {reason(error)}")] * len(items)
-        pairs = zip(judged, judged, strict=True)
-        return [self._verdict(self._scorer.name, *pair) for pair in pairs]
+        return [self._verdict(*pair) for pair in zip(judged, judged, strict=True)]
 
-    def _verdict(self, name: str, response: Judged, reference: Judged) -> Verdict:
+    def _verdict(self, response: Judged, reference: Judged) -> Verdict:
         for said, of in ((response, ""), (reference, "reference: ")):
             if said.error is not None:
-                return Verdict(error=f"{name}: {of}{said.error}")
+                return Verdict(error=f"{self._scorer.name}: {of}{said.error}")
         reward = reference_reward(response.score, reference.score, self._beta)
         parts = {"response_score": response.score, "reference_score": reference.score}
         return Verdict(reward, parts=parts)
@@ -235,21 +229,14 @@ def make(setup: Setup) -> Verifier:
         UserError: the settings name a backend that cannot be made from them.
     """
     settings = setup.settings
-    scorer = setup.open_ended or make_scorer(settings)
-    if scorer is None:
+    if setup.open_ended is None and settings.open_ended == "none":
         return Missing("no open-ended backend: choose rewards.open_ended")
+    scorer = setup.open_ended or _backend(settings)
     return OpenEndedVerifier(scorer, settings.beta, settings.cache_entries)
 
 
-def make_scorer(settings: RewardSettings) -> AnswerScorer | None:
-    """The backend these settings describe; None for ``none``.
-
-    Raises:
-        UserError: the backend needs something that is not set.
-    """
+def _backend(settings: RewardSettings) -> AnswerScorer:
     chosen = settings.open_ended
-    if chosen == "none":
-        return None
     if chosen == "text_similarity":
         return TextSimilarityScorer()
     if chosen == "reward_head":
@@ -265,10 +252,3 @@ def make_scorer(settings: RewardSettings) -> AnswerScorer | None:
     from vlaa_jax.rewards.score_endpoint import ScoreEndpoint
 
     return ChatJudge(settings) if chosen == "chat_judge" else ScoreEndpoint(settings)
-
-
-def _digest(parts: Iterable[str]) -> str:
-    # Lengths keep ("ab", "c") and ("a", "bc") apart; lone surrogates occur in sampled text.
-    data = [part.encode(errors="surrogatepass") for part in parts]
-    framed = b"".join(len(part).to_bytes(8, "big") + part for part in data)
-    return hashlib.sha256(framed).hexdigest()

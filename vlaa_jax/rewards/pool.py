@@ -6,10 +6,10 @@ pool may be used from any thread, keeps order, survives crashes of its workers, 
 process behind: not on ``close``, not at exit, not on Ctrl-C, and not when this process is killed.
 """
 
+import asyncio
 import contextlib
 import json
 import os
-import queue
 import socket
 import subprocess
 import sys
@@ -17,12 +17,16 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
+
+from vlaa_jax.loop_thread import LoopThread
 
 START_PAUSE_S = 0.05
-"""Before a task for which no process could be started is left to another worker."""
+"""Before a task for which no process could be started is left to another one."""
+
+CLOSED = "the pool is closed"
 
 
 @dataclass(frozen=True)
@@ -36,22 +40,10 @@ class Outcome:
     """The error is not the task's: no process for it, or a pool that broke or is closed."""
 
 
-class _Job(NamedTuple):
-    line: bytes
-    future: "Future[Outcome]"
-
-
-class _Terms(NamedTuple):
-    task: str
-    workers: int
-    timeout_s: float
-    patience: float
-    memory_mb: int
-    recycle_after: int
-
-
 class KillablePool:
     """Runs ``module:function`` on JSON values in processes that are killed when they overrun.
+
+    One that nobody uses any more is closed.
 
     Args:
         task: ``"package.module:function"``; imported in the children only. The module's
@@ -75,21 +67,25 @@ class KillablePool:
     ) -> None:
         if workers < 1 or not timeout_s > 0 or not patience >= 1:
             raise ValueError("a pool needs at least one worker and a timeout above 0 seconds")
-        terms = _Terms(task, workers, timeout_s, patience, memory_mb, recycle_after)
-        self._crew = _Crew(terms)
-        self._finalizer = weakref.finalize(self, self._crew.close)
+        self.workers: set[_Worker] = set()
+        self._task, self._memory_mb, self._recycle_after = task, memory_mb, recycle_after
+        self._limits = timeout_s, patience
+        self._closed = ""  # why no more tasks are taken
+        self._lock = threading.Lock()  # of the loop, which the first task starts
+        self._loop: LoopThread | None = None
+        # On the loop: free places for a process, each with the process where it has one.
+        self._free: asyncio.Queue[_Worker | None] = asyncio.Queue()
+        for _ in range(workers):
+            self._free.put_nowait(None)
 
     def start(self) -> None:
-        """Start the processes now, in the background, rather than with the first task."""
-        self._crew.start()
+        """Start the processes now, in the background, rather than with the first tasks."""
+        for _ in range(self._free.qsize()):
+            self._submit(b"")
 
     def submit(self, item: Any) -> "Future[Outcome]":
         """Queue one JSON-able item; the future always resolves to an Outcome."""
-        job = _Job(json.dumps(item).encode() + b"\n", Future())
-        job.future.set_running_or_notify_cancel()
-        self._crew.start()
-        self._crew.queue(job)
-        return job.future
+        return self._submit(json.dumps(item).encode() + b"\n")
 
     def map(self, items: Iterable[Any]) -> list[Outcome]:
         """Outcomes of all items, in their order. Blocks; callable from any thread."""
@@ -98,7 +94,10 @@ class KillablePool:
 
     def close(self) -> None:
         """Kill every process. Tasks still queued or running resolve to an error."""
-        self._finalizer()
+        with self._lock:
+            self._closed = self._closed or CLOSED
+        if self._loop is not None:
+            self._finalizer()
 
     def __enter__(self) -> "KillablePool":
         return self
@@ -106,134 +105,99 @@ class KillablePool:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    def _submit(self, line: bytes) -> "Future[Outcome]":
+        told: Future[Outcome] = Future()
+        told.set_running_or_notify_cancel()
 
-class _Crew:
-    """A thread for each worker. It holds no pool, so that one nobody uses any more is closed."""
-
-    def __init__(self, terms: _Terms) -> None:
-        self._terms = terms
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()  # of all below; who holds it does not wait
-        self._closed = ""  # why no more tasks are taken
-        self._threads: list[threading.Thread] = []
-        self._owner = os.getpid()
-        self.workers: set[_Worker] = set()
-
-    # -- called from any thread
-
-    def start(self) -> None:
-        with self._lock:
-            if self._closed or self._threads:
-                return
-            for _ in range(self._terms.workers):
-                thread = threading.Thread(target=self._run, name="killable-pool", daemon=True)
-                self._threads.append(thread)
-                thread.start()
-
-    def queue(self, job: _Job) -> None:
-        with self._lock:
-            if not self._closed:
-                self._jobs.put(job)
-                return
-        job.future.set_result(Outcome(error=self._closed, pool_failed=True))
-
-    def close(self) -> None:
-        if os.getpid() != self._owner:  # a forked copy must not end its parent's pool
-            return
-        self._stop("the pool is closed")
-        with self._lock:
-            for worker in self.workers:
-                worker.process.kill()  # its thread sees that, and reaps it
-        for thread in self._threads:
-            if thread is not threading.current_thread():
-                thread.join()
-
-    def _stop(self, reason: str) -> None:
-        """Take no more tasks: the threads refuse those in the queue, and end."""
-        with self._lock:
-            if not self._closed:
-                self._closed = reason
-                for _ in self._threads:
-                    self._jobs.put(None)
-
-    # -- the thread of one worker
-
-    def _run(self) -> None:
-        worker = None
-        with contextlib.suppress(Exception):  # where it stays, the first task says so
-            worker = self._started()
-        for job in iter(self._jobs.get, None):
+        def tell(done: "Future[Outcome]") -> None:
             try:
-                worker = self._serve(job, worker)
-            except Exception as error:
-                self._stop(f"the pool broke: {error}")
-                if not job.future.done():  # whatever breaks, nobody waits for ever
-                    self.queue(job)
-        if worker is not None:
-            self._retire(worker)
+                told.set_result(done.result())
+            except CancelledError:
+                told.set_result(self._refusal())
+            except Exception as error:  # whatever breaks, nobody waits for ever
+                told.set_result(Outcome(error=f"the pool broke: {error}", pool_failed=True))
 
-    def _serve(self, job: _Job, worker: "_Worker | None") -> "_Worker | None":
-        """Run one task; the worker for the next, where it can take one."""
+        with self._lock:
+            if self._loop is None and not self._closed:
+                self._loop = loop = LoopThread("killable-pool")
+                self._finalizer = weakref.finalize(self, _end, os.getpid(), loop, self.workers)
         try:
-            worker = worker or self._started()
-        except OSError as error:  # out of processes or memory: it may pass
-            if self.workers:
-                time.sleep(START_PAUSE_S)
-                self.queue(job)
-            else:
-                said = f"no process for the task: {error.strerror}"
-                job.future.set_result(Outcome(error=said, pool_failed=True))
-            return None
-        if worker is None:
-            self.queue(job)  # which refuses it
-            return None
-        outcome = worker.run(job.line)
-        if outcome.error is not None and self._closed:
-            outcome = Outcome(error=self._closed, pool_failed=True)
-        job.future.set_result(outcome)
-        if outcome.error is None and worker.done < self._terms.recycle_after:
-            return worker
-        self._retire(worker)
-        return None
+            if self._closed or self._loop is None:
+                raise CancelledError
+            self._loop.submit(self._run(line)).add_done_callback(tell)
+        except CancelledError:
+            told.set_result(self._refusal())
+        return told
 
-    def _started(self) -> "_Worker | None":
+    def _refusal(self) -> Outcome:
+        return Outcome(error=self._closed or CLOSED, pool_failed=True)
+
+    async def _run(self, line: bytes) -> Outcome:
+        """Run one task where there is a place; no line is no task, and only starts a process."""
+        while True:
+            worker = await self._free.get()
+            kept: _Worker | None = None
+            try:
+                worker = worker or await self._started()
+                if self._closed or worker is None:
+                    return self._refusal()
+                outcome = await worker.run(line, *self._limits) if line else Outcome()
+                if outcome.error is None and worker.done < self._recycle_after:
+                    kept = worker
+                return outcome
+            except OSError as error:  # out of processes or memory: it may pass
+                if not line or not self.workers:
+                    said = f"no process for the task: {error.strerror}"
+                    return Outcome(error=said, pool_failed=True)
+                await asyncio.sleep(START_PAUSE_S)
+            finally:
+                if worker is not None and kept is None:
+                    self._retire(worker)
+                self._free.put_nowait(kept)
+
+    async def _started(self) -> "_Worker | None":
         """A worker that has imported the task; None where the pool is closed, or breaks by this.
 
         Raises:
             OSError: there is no process to be had.
         """
-        with self._lock:
-            if self._closed:
-                return None
-            worker = _Worker(self._terms)
-            self.workers.add(worker)
-        problem = worker.reply(None).error
+        if self._closed:
+            return None
+        worker = _Worker(self._task, self._memory_mb)
+        self.workers.add(worker)
+        problem = (await worker.reply()).error
         if problem is None:
             return worker
-        self._stop(f"the pool broke: cannot start workers for {self._terms.task}: {problem}")
+        self._closed = f"the pool broke: cannot start workers for {self._task}: {problem}"
         self._retire(worker)
         return None
 
     def _retire(self, worker: "_Worker") -> None:
-        with self._lock:
-            self.workers.discard(worker)
+        self.workers.discard(worker)
         worker.end()
+
+
+def _end(owner: int, loop: LoopThread, workers: "set[_Worker]") -> None:
+    """Close what a pool holds; a forked copy must not end its parent's."""
+    if os.getpid() == owner:
+        loop.close()
+        while workers:
+            workers.pop().end()
 
 
 class _Worker:
     """One process, and the socket to it."""
 
-    def __init__(self, terms: _Terms) -> None:
-        self.done, self._terms = 0, terms
+    def __init__(self, task: str, memory_mb: int) -> None:
+        self.done = 0
         environment = dict(os.environ)
         environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
         self._channel, theirs = socket.socketpair()
+        self._channel.setblocking(False)
+        command = [sys.executable, "-P", "-m", "vlaa_jax.rewards.worker", str(theirs.fileno())]
         with theirs:
             self.process = subprocess.Popen(
-                [
-                    *(sys.executable, "-P", "-m", "vlaa_jax.rewards.worker", str(theirs.fileno())),
-                    *(str(os.getpid()), terms.task, str(terms.memory_mb)),
-                ],
+                [*command, str(os.getpid()), task, str(memory_mb)],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -242,61 +206,43 @@ class _Worker:
                 start_new_session=True,  # Ctrl-C reaches us alone; we end the children
             )
 
-    def run(self, line: bytes) -> Outcome:
+    async def run(self, line: bytes, limit_s: float, patience: float) -> Outcome:
+        """What the process makes of a task, within a limit of CPU time, or in any case of time."""
         self.done += 1
-        clock = _Clock(self.process.pid, self._terms.timeout_s, self._terms.patience)
+        used_before = _cpu_seconds(self.process.pid) or 0.0
+        last, left = time.monotonic() + limit_s * patience, limit_s
         try:
-            self._channel.settimeout(None)
-            self._channel.sendall(line)
+            await asyncio.get_running_loop().sock_sendall(self._channel, line)
         except OSError:  # it died before it had the task
             return Outcome(error="the worker died", pool_failed=True)
-        return self.reply(clock)
+        reply = asyncio.ensure_future(self.reply())
+        try:
+            while not (await asyncio.wait([reply], timeout=max(left, 0.001)))[0]:
+                used = _cpu_seconds(self.process.pid)
+                left = 0.0 if used is None else limit_s - (used - used_before)
+                left = min(left, last - time.monotonic())
+                if left <= 0:
+                    return Outcome(error=f"timed out after {limit_s:g} s", timed_out=True)
+            return reply.result()
+        finally:
+            reply.cancel()
 
-    def reply(self, clock: "_Clock | None") -> Outcome:
-        """What the process says next, waited for as long as a clock allows."""
-        said = bytearray()
-        while not said.endswith(b"\n"):
-            self._channel.settimeout(clock.next_look() if clock else None)
-            try:
-                piece = self._channel.recv(1 << 16)
-            except TimeoutError:
-                if clock and clock.is_over():
-                    return Outcome(error=f"timed out after {clock.limit_s:g} s", timed_out=True)
-                continue
-            except OSError:
-                piece = b""
-            if not piece:
-                return Outcome(error="the worker died")
-            said += piece
-        answer = json.loads(bytes(said))
-        return Outcome(answer.get("value"), answer.get("error"))
+    async def reply(self) -> Outcome:
+        """What the process says next."""
+        loop, said = asyncio.get_running_loop(), bytearray()
+        with contextlib.suppress(OSError):
+            while piece := await loop.sock_recv(self._channel, 1 << 16):
+                said += piece
+                if piece.endswith(b"\n"):
+                    answer = json.loads(said)
+                    return Outcome(answer.get("value"), answer.get("error"))
+        return Outcome(error="the worker died")
 
     def end(self) -> None:
         """Kill the process and reap it."""
         self.process.kill()
         self.process.wait()
         self._channel.close()
-
-
-class _Clock:
-    """When a task has overrun: by its worker's CPU time, or in any case by the clock."""
-
-    def __init__(self, pid: int, limit_s: float, patience: float) -> None:
-        self._pid, self.limit_s = pid, limit_s
-        self._used_before = _cpu_seconds(pid) or 0.0
-        self._look = time.monotonic() + limit_s
-        self._last = time.monotonic() + limit_s * patience
-
-    def next_look(self) -> float:
-        """Seconds until it may have."""
-        return max(0.001, self._look - time.monotonic())
-
-    def is_over(self) -> bool:
-        """Whether it has; else the next look is when the CPU time that is left may be used up."""
-        used, now = _cpu_seconds(self._pid), time.monotonic()
-        left = 0.0 if used is None else self.limit_s - (used - self._used_before)
-        self._look = min(now + left, self._last)
-        return left <= 0 or now >= self._last
 
 
 def _cpu_seconds(pid: int) -> float | None:

@@ -68,6 +68,8 @@ _ARC = re.compile(  # degrees, minutes, seconds
     r"\$?(\d{1,4})\s*(?:°|degrees?|度)\s*(\d{1,2}(?:\.\d{1,9})?)\s*(?:'|minutes?|分|\^\{?\\prime\}?)"
     r"(?:\s*(\d{1,2}(?:\.\d{1,9})?)\s*(?:''|\"|seconds?|秒|\^\{?\\prime\\prime\}?))?\$?"
 )
+_IN_WORDS = ("words", "chinese", "times", "zh_times", "minus")
+"""Groups of a numeral that is more than figures."""
 _PARTS = ["", "", "hal", "thi", "qua", "fif", "six", "sev", "eig", "nin", "ten"]
 _PART = re.compile(
     r"(?:(?P<over>[a-z]+|\d+)[\s-]+)?(?P<part>hal(?:f|ves)|thirds?|quarters?|fifths?|sixths?"
@@ -154,10 +156,7 @@ def read_gold(text: str) -> Reading | None:
 def with_decimal_comma(text: str) -> Fraction | None:
     """``1000,99`` as a decimal; only asked for where the gold is one number, not a list."""
     match = _COMMA.fullmatch(unwrap(fold(text)).strip())
-    if not match:
-        return None
-    value = Fraction(f"{match[2]}.{match[3]}")
-    return -value if match[1] == "-" else value
+    return Fraction(f"{match[1]}{match[2]}.{match[3]}") if match else None
 
 
 def _exact(text: str) -> Fraction | None:
@@ -243,11 +242,8 @@ def _is_known(reading: Reading) -> bool:
 
 def _stands(value: str, tail: str) -> bool:
     """Whether a sentence after a literal answer is in keeping with it."""
-    if (
-        _names_value(tail)
-        or _UNSETTLED.search(tail)
-        or (value not in _NEGATIVE and _NEGATED.search(tail))
-    ):
+    denied = value not in _NEGATIVE and _NEGATED.search(tail)
+    if denied or _names_value(tail) or _UNSETTLED.search(tail):
         return False
     others = {_LITERALS[said.lower()] for said in _LITERAL.findall(tail)} - {value}
     return not others & {"yes", "no", "true", "false"}
@@ -273,21 +269,15 @@ def _value(text: str) -> Reading | None:
     if text.count("$") == 1:
         text = text.strip("$").strip()
     if "$" in text:
-        joined = _joined(text)
-        if joined is None:
+        pieces = text.split("$")
+        joints = [piece.strip(" \x01") for piece in pieces[2:-1:2]]
+        if len(pieces) % 2 == 0 or not all(joints):  # side by side
             return None
-        text = joined
-    part = _PART.fullmatch(text)
-    if part:
+        text = " ".join(pieces).strip()
+    if part := _PART.fullmatch(text):
         return _part(part)
     numeral = NUMERAL.fullmatch(text)
-    if numeral and (
-        numeral["words"]
-        or numeral["chinese"]
-        or numeral["times"]
-        or numeral["zh_times"]
-        or numeral["minus"]
-    ):
+    if numeral and any(map(numeral.group, _IN_WORDS)):
         number = value_of(numeral)
         return None if number is None else Reading(str(number), number)
     head, unit, nouns = _split_unit(text)
@@ -303,25 +293,11 @@ def _value(text: str) -> Reading | None:
 
 def _part(match: re.Match[str]) -> Reading | None:
     """``three quarters`` and ``四分之三``."""
-    names = ("over", "zh_over", "zh_under")
-    numerals = [NUMERAL.fullmatch(match[name] or "one") for name in names]
-    over, zh_over, under = (value_of(numeral) if numeral else None for numeral in numerals)
-    if match["part"]:
-        under = Fraction(_PARTS.index(match["part"].lower()[:3]))
-    else:
-        over = zh_over
-    return Reading(str(over / under), over / under) if over is not None and under else None
-
-
-def _joined(text: str) -> str | None:
-    """Text with its delimiters taken out; None where pieces stand side by side without a joint."""
-    pieces = text.split("$")
-    if len(pieces) % 2 == 0:
-        return None
-    for index in range(2, len(pieces) - 1, 2):
-        if not pieces[index].strip(" \x01"):
-            return None
-    return " ".join(pieces).strip()
+    under = str(_PARTS.index(match["part"].lower()[:3])) if match["part"] else match["zh_under"]
+    said = (match["over"] or match["zh_over"] or "one", under)
+    numerals = [NUMERAL.fullmatch(text) for text in said]
+    over, by = (value_of(numeral) if numeral else None for numeral in numerals)
+    return Reading(str(over / by), over / by) if over is not None and by else None
 
 
 def _split_unit(text: str) -> tuple[str, Unit | None, frozenset[str]]:
@@ -330,25 +306,16 @@ def _split_unit(text: str) -> tuple[str, Unit | None, frozenset[str]]:
     bracketed = _BRACKETED.search(text)
     if bracketed and read_unit(bracketed[1]):
         text = f"{text[: bracketed.start()]} {_APART}{bracketed[1]}"
-    match = _UNIT_TAIL.search(text)
-    if (
-        match
-        and match.start()
-        and _is_set_apart(text[: match.start()], match["gap"], match["unit"])
-    ):
-        unit = read_unit(match["unit"])
-        if unit is not None:
-            return text[: match.start()], unit, frozenset()
-    match = _NOUNS.search(text)
-    if (
-        match
-        and match.start()
-        and leaves_as_it_is(" " + match[0].replace(_APART, ""), _names_value)
-    ):
+    if match := _UNIT_TAIL.search(text):
+        head, gap, name = text[: match.start()], match["gap"], match["unit"]
+        if head and _is_set_apart(head, gap, name) and (unit := read_unit(name)):
+            return head, unit, frozenset()
+    if match := _NOUNS.search(text):
+        head, tail = text[: match.start()], " " + match[0].replace(_APART, "")
         words = (match["nouns"] or "").replace(_APART, " ").lower().split()
-        if not _KNOWN.intersection(words) and not (match["zh"] or "").startswith(("和", "或")):
-            nouns = frozenset(word.rstrip("s") for word in words if len(word) > 3)
-            return text[: match.start()], None, nouns
+        joins = _KNOWN.intersection(words) or (match["zh"] or "").startswith(("和", "或"))
+        if head and not joins and leaves_as_it_is(tail, _names_value):
+            return head, None, frozenset(word.rstrip("s") for word in words if len(word) > 3)
     return text, None, frozenset()
 
 

@@ -18,7 +18,7 @@ import math
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from vlaa_jax.endpoint import Endpoint, EndpointError, EndpointSettings, image_data_url
@@ -33,10 +33,17 @@ _SPLITTABLE = ("refused", "malformed", "server")
 class EndpointScorer(AnswerScorer):
     """An ``AnswerScorer`` whose requests run on a thread with an event loop of its own."""
 
+    contract: str
+    """What is agreed with the server, as a part of the identity."""
+    path: str
+    """Of a request, below the address."""
+
     def __init__(self, settings: RewardSettings) -> None:
         self._settings = settings
         self._thread = LoopThread(self.name)
-        self._endpoint = self._thread.run(_make(self._address(settings)))
+        self._endpoint = self._thread.run(_make(self._address()))
+        where, images = self._endpoint.settings, settings.endpoint_images
+        self.identity = f"{self.contract} {where.url} {where.model} images={images}"
 
     def score_answers(self, items: Sequence[AnswerItem]) -> list[Judged]:
         """One Judged per item, in order; a failed request fails its items only."""
@@ -51,9 +58,10 @@ class EndpointScorer(AnswerScorer):
     async def _score(self, items: Sequence[AnswerItem]) -> list[Judged]:
         """What the server says of the items."""
 
-    def _address(self, settings: RewardSettings) -> EndpointSettings:
+    def _address(self) -> EndpointSettings:
+        settings = self._settings
         return EndpointSettings(
-            settings.endpoint_url,
+            settings.endpoint_url.rstrip("/").removesuffix(f"/{self.path}"),  # ours to add
             model=settings.endpoint_model,
             key_env=settings.endpoint_key_env,
             concurrency=settings.endpoint_concurrency,
@@ -70,72 +78,50 @@ class EndpointScorer(AnswerScorer):
 class ScoreEndpoint(EndpointScorer):
     """An ``AnswerScorer`` that speaks the score contract."""
 
-    name = "score_endpoint"
-
-    def __init__(self, settings: RewardSettings) -> None:
-        super().__init__(settings)
-        where = self._endpoint.settings
-        images = settings.endpoint_images
-        self.identity = f"score/1 {where.url} {where.model} images={images}"
-
-    def _address(self, settings: RewardSettings) -> EndpointSettings:
-        address = super()._address(settings)
-        return replace(address, url=address.url.rstrip("/").removesuffix("/score"))  # ours to add
+    name, contract, path = "score_endpoint", "score/1", "score"
 
     async def _score(self, items: Sequence[AnswerItem]) -> list[Judged]:
-        judged: list[Judged] = [Judged(error="not scored")] * len(items)
-        wire: list[tuple[int, dict[str, Any]]] = []
+        judged: dict[str, Judged] = {}
+        wire: list[dict[str, Any]] = []
         for index, item in enumerate(items):
+            said = {"id": str(index), "question": item.question, "answer": item.answer}
             try:
-                wire.append((index, self._wire_item(index, item)))
+                wire.append(said | {"images": [image_data_url(path) for path in self._shown(item)]})
             except UserError as error:
-                judged[index] = Judged(error=str(error))
+                judged[str(index)] = Judged(error=str(error))
         size = self._settings.endpoint_batch
         batches = [wire[i : i + size] for i in range(0, len(wire), size)]
-        for results in await asyncio.gather(*(self._ask(batch) for batch in batches)):
-            for index, result in results.items():
-                judged[index] = result
-        return judged
+        for results in await asyncio.gather(*map(self._ask, batches)):
+            judged |= results
+        return [judged[str(index)] for index in range(len(items))]
 
-    def _wire_item(self, index: int, item: AnswerItem) -> dict[str, Any]:
-        images = [image_data_url(path) for path in self._shown(item)]
-        said = {"question": item.question, "answer": item.answer}
-        return {"id": str(index), **said, "images": images}
-
-    async def _ask(self, batch: Sequence[tuple[int, dict[str, Any]]]) -> dict[int, Judged]:
-        judged: dict[int, Judged] = {}
-        # Breadth first: the good half does not wait until the bad one is taken apart.
-        parts: deque[tuple[Sequence[tuple[int, dict[str, Any]]], int | None]] = deque()
-        parts.append((batch, None))
+    async def _ask(self, batch: list[dict[str, Any]]) -> dict[str, Judged]:
+        """Results by id, of a batch that is asked in halves where it fails as a whole."""
+        judged: dict[str, Judged] = {}
+        parts: deque[tuple[list[dict[str, Any]], int | None]] = deque([(batch, None)])
         async with self._endpoint.turn() as deadline:
             while parts:
+                # Breadth first: the good half does not wait until the bad one is taken apart.
                 part, retries = parts.popleft()
+                ids = [item["id"] for item in part]
                 try:
-                    scores = await self._post([item for _, item in part], deadline, retries)
+                    scores = await self._endpoint.post(
+                        self.path,
+                        {"model": self._endpoint.settings.model, "items": part},
+                        partial(read_results, ids=ids, quote=self._endpoint.quote),
+                        deadline=deadline,
+                        retries=retries,
+                    )
                 except EndpointError as error:
+                    scores = [Judged(error=str(error))] * len(part)
                     if error.kind in _SPLITTABLE and len(part) > 1:
                         parts.extend(_halves(part, error.kind))
-                    else:
-                        judged.update((index, Judged(error=str(error))) for index, _ in part)
-                else:
-                    judged.update(zip((index for index, _ in part), scores, strict=True))
+                        continue
+                judged |= zip(ids, scores, strict=True)
         return judged
 
-    async def _post(
-        self, items: list[dict[str, Any]], deadline: float, retries: int | None
-    ) -> list[Judged]:
-        return await self._endpoint.post(
-            "score",
-            {"model": self._endpoint.settings.model, "items": items},
-            lambda reply: read_results(reply, [item["id"] for item in items], self._endpoint.quote),
-            deadline=deadline,
-            retries=retries,
-        )
 
-
-def _halves(
-    part: Sequence[tuple[int, dict[str, Any]]], kind: str
-) -> list[tuple[Sequence[tuple[int, dict[str, Any]]], int | None]]:
+def _halves(part: list[dict[str, Any]], kind: str) -> list[tuple[list[dict[str, Any]], int | None]]:
     """Both halves of a batch, with the retries each has; None means as many as are set.
 
     Retries of the whole have just shown that a server error stays: a half is asked once, to find
@@ -176,7 +162,7 @@ def _judged(result: Any, quote: Callable[[str], str]) -> Judged:
     if result.get("error"):
         return Judged(error=quote(str(result["error"])))
     score = result["score"]
-    if isinstance(score, bool) or not isinstance(score, (int, float)):
+    if type(score) not in (int, float):
         raise ValueError(f"score {str(score)[:40]!r} is not a number")
     value = float(score)  # an OverflowError for hundreds of digits
     if not math.isfinite(value):

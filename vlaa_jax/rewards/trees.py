@@ -5,13 +5,12 @@ name), ("inf",), ("add" | "mul" | "div" | "pow", a, b), ("neg", a), ("call", nam
 functions of ``evaluate.py``, ("app", f, a) for f(x), ("based", digits, base).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 Tree = tuple[Any, ...]
-
-
 MATRIX = ("|", "|")
 
 
@@ -38,6 +37,14 @@ class Shape:
     signs: tuple[str, ...] = ()
 
 
+def walk(tree: Tree) -> Iterator[Tree]:
+    """A tree and all that are in it."""
+    yield tree
+    for part in tree[1:]:
+        if isinstance(part, tuple):
+            yield from walk(part)
+
+
 def pick(tree: Tree, sign: int) -> Tree:
     """One branch of a plus-or-minus."""
     if tree[0] != "pm":
@@ -45,29 +52,16 @@ def pick(tree: Tree, sign: int) -> Tree:
     return ("add", tree[1], tree[2] if sign > 0 else ("neg", tree[2]))
 
 
-def is_whole(tree: Tree) -> bool:
-    """Whether a tree is a number without a point."""
-    return tree[0] == "num"
-
-
-def is_plain_fraction(tree: Tree) -> bool:
-    """Whether a tree is a fraction of two such numbers."""
-    return tree[0] == "div" and is_whole(tree[1]) and is_whole(tree[2])
-
-
 def rational(tree: Tree) -> Fraction | None:
     """The value of a number, a fraction of such, or a mixed number; None for anything else."""
-    if tree[0] in ("num", "dec"):
-        value: Fraction = tree[1]
-        return value
-    if tree[0] not in ("neg", "add", "div"):
-        return None
-    parts = [rational(part) for part in tree[1:]]
-    first, last = parts[0], parts[-1]
-    if first is None or last is None:
-        return None
-    if tree[0] == "neg":
-        return -first
-    if tree[0] == "add":
-        return first + last
-    return first / last if last else None
+    match tree:
+        case ("num" | "dec", Fraction() as value):
+            return value
+        case ("neg", part):
+            inner = rational(part)
+            return None if inner is None else -inner
+        case ("add" | "div" as kind, left, right):
+            first, last = rational(left), rational(right)
+            if first is not None and last is not None and (kind == "add" or last):
+                return first + last if kind == "add" else first / last
+    return None

@@ -103,9 +103,7 @@ def read_unit(text: str) -> Unit | None:
             power *= _WORDS_FOR.get((match[key] or "").rstrip("."), 1)
         name = _NAMES[match["name"]]
         names.append(name)
-        over, _, under = name.partition("/")
-        one = registry.Quantity(1.0, over) / (registry.Quantity(1.0, under) if under else 1.0)
-        quantity = quantity * one ** (power if above else -power)
+        quantity = quantity * registry.Quantity(1.0, name) ** (power if above else -power)
     base = quantity.to_base_units()
     scale = Fraction(repr(float(base.magnitude))).limit_denominator(10**15)
     if names == ["percent"]:

@@ -123,10 +123,8 @@ class Stream:
         self._pasts = rungs(max_new_tokens, max(_LEAST_PAST, 2 * self.burst), 4)
         self._allowed_V = jnp.asarray(allowed_V)
         self._weights = SamplingWeights(graphdef, mesh)
-        self._params: Mapping[str, Any] | None = None
-        self._buffers: Buffers | None = None
-        self.use(params)
         self._jit(mesh)
+        self._buffers: Buffers | None = None
         self._tickets, self._spare = 0, 0
         count = self.per_shard * self.shards
         self._rules = RowRules.empty(count, rows)
@@ -134,6 +132,8 @@ class Stream:
         self._first_P = np.zeros(count, int)
         self._step_P = np.zeros(count, int)
         self._prompt_P = np.zeros(count, int)
+        self._params: Mapping[str, Any] | None = None
+        self.use(params)
 
     def _jit(self, mesh: Mesh | None) -> None:
         layout = None if mesh is None else Layout(mesh, SAMPLE)
@@ -171,10 +171,12 @@ class Stream:
         self._burst = jax.jit(burst, donate_argnums=1)
 
     def use(self, params: Mapping[str, Any] | None) -> None:
-        """Decodes with these parameters from now on, cast and laid out once; when nobody is seated.
+        """Decodes with these parameters from now on, cast and laid out once.
 
-        None gives up what is held of weights and buffers.
+        Requests in hand are dropped. None gives up weights and buffers.
         """
+        for ticket in set(self._ticket_P.tolist()) - {_FREE}:
+            self.drop(ticket)
         self._params = None if params is None else self._weights(params)
         if params is None:
             self._buffers = None

@@ -64,7 +64,7 @@ def serve(settings: ServeSettings) -> int:
         from vlaa_jax.serve.app import Served, make_app
     except ModuleNotFoundError as error:
         raise UserError(f"{error.name} is missing: pip install 'vlaa_jax[serve]'") from None
-    from vlaa_jax.serve.opened import keep_compiled, open_checkpoint, open_model
+    from vlaa_jax.serve.opened import keep_compiled, open_checkpoint, open_model, warm_up
 
     server = settings.server
     Access(server)
@@ -72,6 +72,7 @@ def serve(settings: ServeSettings) -> int:
     with _bound(server.host, server.port) as listening:
         keep_compiled(server.compilation_cache)
         pretrained, stream, collator = open_model(open_checkpoint(settings), server)
+        warm_up(pretrained, stream, collator)
         failed: list[Exception] = []
 
         def died(error: Exception) -> None:

@@ -8,11 +8,13 @@ import jax
 from jax.sharding import Mesh
 
 from vlaa_jax.data.images.planner import ladder
+from vlaa_jax.data.samples.preprocessor import Preprocessor
 from vlaa_jax.parallel.mesh import make_mesh
 from vlaa_jax.policy.pretrained import Pretrained, open_pretrained
-from vlaa_jax.policy.prompts import Collator
-from vlaa_jax.rollout.stream import Stream
-from vlaa_jax.schema import UserError
+from vlaa_jax.policy.prompts import Collator, Prompt
+from vlaa_jax.rollout.sampling import Sampling
+from vlaa_jax.rollout.stream import TOGETHER, Stream, Wanted
+from vlaa_jax.schema import Record, UserError
 from vlaa_jax.settings.serve import ServerSettings, ServeSettings
 from vlaa_jax.settings.shared import PromptSettings
 
@@ -63,6 +65,21 @@ def open_model(opened: Opened, server: ServerSettings) -> tuple[Pretrained, Stre
         mesh=mesh,
     )
     return pretrained, stream, Collator(pretrained, data, mesh)
+
+
+def warm_up(pretrained: Pretrained, stream: Stream, collator: Collator) -> None:
+    """Compiles what short texts are answered by, prefilled alone and together.
+
+    Longer prompts and images compile when they first come.
+    """
+    record = Record("warm-up", "Hello", ())
+    encoded = Preprocessor(pretrained.chat, pretrained.processor).encode(record, ())
+    for together in (1, TOGETHER):
+        seats = together * stream.shards
+        part = stream.prefill(collator([Prompt(record, encoded, None)] * seats)[0])
+        stream.seat(part, [Wanted(Sampling(greedy=True), 1, (), 0), *[None] * (seats - 1)])
+        while stream.growing:
+            stream.step()
 
 
 def keep_compiled(folder: str) -> None:

@@ -153,7 +153,9 @@ class Worker:
             self._deliver([(job, _failed(said[0], status)) for job in jobs])
             return
         try:
-            tickets = self.stream.seat(part, [job and job.wanted for job in places])
+            tickets = self.stream.seat(
+                part, [None if job is None else job.wanted for job in places]
+            )
         except Exception:  # the buffers are lost; these are neither waiting nor seated
             self._deliver([(job, _failed("decoding failed", 500)) for job in jobs])
             raise

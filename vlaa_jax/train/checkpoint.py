@@ -19,7 +19,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from vlaa_jax import digests
-from vlaa_jax.data.loaders.order import records_digest
+from vlaa_jax.data.loaders.loader import records_digest
 from vlaa_jax.models.qwen_vl.trees import merge
 from vlaa_jax.parallel import hosts
 from vlaa_jax.schema import Record, UserError

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vlaa_jax import digests
 from vlaa_jax.data.images.files import resolve_inside
-from vlaa_jax.data.loaders.order import records_digest
+from vlaa_jax.data.loaders.loader import records_digest
 from vlaa_jax.models.qwen_vl.weights import step_of
 from vlaa_jax.schema import Record, UserError
 from vlaa_jax.train.checkpoint import Progress

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from rich.console import Console
 
 from vlaa_jax import disk
-from vlaa_jax.data.records.reject import Reject
+from vlaa_jax.data.sources.source import Reject
 from vlaa_jax.data.synthetic.dataset import write_dataset
 from vlaa_jax.foreign import local_path
 from vlaa_jax.parallel import hosts

@@ -19,8 +19,8 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from vlaa_jax import disk
-from vlaa_jax.data.loaders.order import records_digest
-from vlaa_jax.data.records.released import as_released
+from vlaa_jax.data.loaders.loader import records_digest
+from vlaa_jax.data.records.parse import as_released
 from vlaa_jax.data.rows.batches import RowBatch
 from vlaa_jax.data.synthetic.dataset import write_dataset
 from vlaa_jax.foreign import parse_json, read_object

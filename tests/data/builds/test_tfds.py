@@ -12,8 +12,7 @@ import tensorflow_datasets as tfds
 from converters.tiny_tokenizer import tiny_config, write_sidecars
 from vlaa_jax.data.builds.tfds_builder import VlaaThinking
 from vlaa_jax.data.images.processor import ImageProcessor
-from vlaa_jax.data.loaders.order import Order
-from vlaa_jax.data.loaders.prompts import prompt_loader
+from vlaa_jax.data.loaders.loader import Order, prompt_loader
 from vlaa_jax.data.sources.record_file import RecordFile, load_records
 from vlaa_jax.data.sources.table import open_source
 from vlaa_jax.data.sources.tfds_set import TfdsRecords
@@ -138,7 +137,7 @@ def test_a_registered_builder_judges_golds_and_lengths(paths, hf_dir, tmp_path):
         (4, "gone", "image"),
         (5, "outside", "gt"),
     ]
-    assert [reject.as_dict() for reject in builder.rejects] == found
+    assert [json.loads(reject.as_line()) for reject in builder.rejects] == found
     sizes = {request.id: request.image_size for request in requests}
     assert sizes["gone"] is None and all(v for k, v in sizes.items() if k != "gone")
     resize = ImageProcessor.from_dir(hf_dir).resized

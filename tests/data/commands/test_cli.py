@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from converters.tiny_tokenizer import tiny_config, write_sidecars
+from one_image import image_size
 from vlaa_jax.data.commands.cli import kind_of, run
-from vlaa_jax.data.images.files import image_size
 from vlaa_jax.data.images.processor import ImageProcessor
 from vlaa_jax.data.sources.built import BuiltRecords
 from vlaa_jax.data.sources.record_file import RecordFile, load_records

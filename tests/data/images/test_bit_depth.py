@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from one_image import inspect_image
 from vlaa_jax.data.commands.cli import run
-from vlaa_jax.data.images.bit_depth import SCALED_FROM, to_8_bits
-from vlaa_jax.data.images.files import decode_image, open_image
-from vlaa_jax.data.images.inspect import inspect_image
+from vlaa_jax.data.images.files import SCALED_FROM, decode_image, open_image, to_8_bits
 from vlaa_jax.data.images.processor import to_rgb
 from vlaa_jax.data.judging.check import check
 from vlaa_jax.data.judging.judge import Judge

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vlaa_jax.data.images.files import image_size, open_image
-from vlaa_jax.data.images.inspect import inspect_image
+from one_image import image_size, inspect_image
+from vlaa_jax.data.images.files import open_image
 from vlaa_jax.foreign import MAX_IMAGE_BYTES
 from vlaa_jax.schema import UserError
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from vlaa_jax.data.images.files import decode_image, image_size, open_image
+from one_image import image_size
+from vlaa_jax.data.images.files import decode_image, open_image
 from vlaa_jax.data.images.processor import ImageProcessor, smart_resize
 from vlaa_jax.schema import UserError
 
@@ -344,7 +345,7 @@ def test_flipped_bytes_never_crash(folder, data):
             assert image.size[0] * image.size[1] <= 10**6
         (folder / "x").write_bytes(blob[:cut])
         try:
-            size = image_size(folder, "x", max_image_pixels=10**6)
+            size = image_size(folder, "x")
         except UserError as error:
             assert image is None and "\n" not in str(error)
         else:

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlaa_jax.data.images.bins import UNITS_PER_ROW, BinPacker, fits_bins, rows_needed
-from vlaa_jax.data.images.grid import unit_count
+from vlaa_jax.data.images.bins import UNITS_PER_ROW, BinPacker, pack_shards, rows_needed, unit_count
 from vlaa_jax.data.images.planner import gather_patches, ladder, plan_vision
 from vlaa_jax.schema import UserError
 
@@ -181,7 +180,7 @@ def test_what_does_not_fit_is_refused_in_words():
 def test_what_the_packer_takes_the_planner_can_place(images, window_units, bins):
     packer = BinPacker(rows_per_bin=40, n_bins=bins, window_units=window_units)
     taken = [g for g in images if packer.add([g])]
-    assert fits_bins(taken, 40, bins, window_units)
+    assert pack_shards([taken], 40, window_units, bins) is not None
     plan = plan_vision([taken], window_units, rows_per_bin=40, bins_per_shard=bins)
     assert plan.src_SR64.shape == (bins, 40, 64)
 

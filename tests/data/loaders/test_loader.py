@@ -9,8 +9,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from vlaa_jax.data.loaders.order import Order, ordered, records_digest
-from vlaa_jax.data.loaders.prompts import prompt_loader
+from vlaa_jax.data.loaders.loader import Order, ordered, prompt_loader, records_digest
 from vlaa_jax.data.sources.record_file import RecordFile, load_records
 from vlaa_jax.data.synthetic.dataset import write_dataset
 from vlaa_jax.schema import Record, UserError

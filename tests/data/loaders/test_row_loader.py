@@ -12,7 +12,7 @@ from PIL import Image
 from converters.tiny_tokenizer import tiny_config, write_sidecars
 from vlaa_jax.data.builds.build import BuildSettings, build
 from vlaa_jax.data.images.processor import ImageProcessor
-from vlaa_jax.data.loaders.order import Order
+from vlaa_jax.data.loaders.loader import Order
 from vlaa_jax.data.loaders.rows import Samples, row_budget, row_loader
 from vlaa_jax.data.rows.batches import BatchLayout, collate_rows
 from vlaa_jax.data.rows.packing import PackBudget

@@ -10,11 +10,10 @@ from PIL import Image
 
 from vlaa_jax.data.commands.cli import run
 from vlaa_jax.data.judging.check import check
-from vlaa_jax.data.judging.findings import MAX_KINDS, Findings
-from vlaa_jax.data.judging.judge import Judge
+from vlaa_jax.data.judging.judge import MAX_KINDS, Findings, Judge
 from vlaa_jax.data.records.foreign_forms import remarks
-from vlaa_jax.data.records.reject import Reject
 from vlaa_jax.data.sources.record_file import RecordFile
+from vlaa_jax.data.sources.source import Reject
 from vlaa_jax.data.sources.table import open_source
 from vlaa_jax.schema import Record, UserError
 

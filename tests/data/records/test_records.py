@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from vlaa_jax.data.records import json_index
 from vlaa_jax.data.records.literals import parse_literal
-from vlaa_jax.data.records.parse import Parser
-from vlaa_jax.data.records.reject import Refusal, Reject
+from vlaa_jax.data.records.parse import Parser, Refusal
 from vlaa_jax.data.sources.record_file import RecordFile, load_records
+from vlaa_jax.data.sources.source import Reject
 from vlaa_jax.schema import Record, UserError
 
 GRPO = {

@@ -89,7 +89,7 @@ def test_text_only(chat):
 @pytest.mark.parametrize(
     ("fields", "count", "message"),
     [
-        ({"question": "see <|image_pad|>"}, 2, "record 'r1': question contains the special token"),
+        ({"question": "see <|image_pad|>"}, 2, "record 'r1': the text contains the special token"),
         ({"answer": "x<|im_end|>"}, 2, "record 'r1': answer contains the special token"),
         ({"answer": None}, 2, "record 'r1': no answer to learn from"),
         ({}, 1, "record 'r1': names 2 images, 1 were given"),

@@ -9,10 +9,10 @@ from PIL import Image
 
 from vlaa_jax.data.commands.cli import run
 from vlaa_jax.data.judging.judge import Judge, examine
-from vlaa_jax.data.records.reject import Reject
 from vlaa_jax.data.sources.conversations import Conversations
 from vlaa_jax.data.sources.parquet import ParquetRecords
 from vlaa_jax.data.sources.record_file import RecordFile
+from vlaa_jax.data.sources.source import Reject
 from vlaa_jax.data.sources.table import open_source
 from vlaa_jax.schema import Record, UserError
 from vlaa_jax.settings import by_source

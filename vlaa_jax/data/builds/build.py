@@ -11,24 +11,22 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from vlaa_jax import digests, disk
-from vlaa_jax.data.images.inspect import ImageFacts
+from vlaa_jax.data.images.files import ImageFacts
 from vlaa_jax.data.judging.judge import GoldProblems, Judge, Limits, Verdict
 from vlaa_jax.data.progress import progress
-from vlaa_jax.data.records.parse import KINDS
-from vlaa_jax.data.records.reject import Reject
 from vlaa_jax.data.samples.preprocessor import Preprocessor
-from vlaa_jax.data.sources.shards import FORMAT, MANIFEST, ShardWriter, whole_shard
-from vlaa_jax.data.sources.source import Source, iter_indexed
-from vlaa_jax.data.sources.stored import TEXTS
-from vlaa_jax.foreign import local_path
-from vlaa_jax.schema import Record, UserError
+from vlaa_jax.data.sources.built import FORMAT, MANIFEST, ShardWriter, whole_shard
+from vlaa_jax.data.sources.source import TEXTS, Reject, Source, iter_indexed
+from vlaa_jax.foreign import local_path, read_object
+from vlaa_jax.schema import KINDS, Record, UserError
 
 REJECTS = "rejects.jsonl"
 _PLAN = "plan.json"
@@ -92,28 +90,6 @@ class StoredImage(NamedTuple):
         return ImageFacts("corrupt" if self.reason else "found", self.reason, self.size)
 
 
-class _Written(NamedTuple):
-    """A shard of records that is being written, and what is noted of it."""
-
-    writer: ShardWriter
-    rejects: list[dict[str, Any]]
-    totals: dict[str, Counter[str]]
-
-    def refuse(self, record: Record, reject: Reject) -> None:
-        self.totals.setdefault(record.source, Counter())["rejected"] += 1
-        self.rejects.append(reject.as_dict())
-
-    def add(self, record: Record, row: dict[str, Any]) -> None:
-        count = self.totals.setdefault(record.source, Counter())
-        count["records"] += 1
-        for key in ("tokens", "image_tokens", "patches"):
-            count[key] += row[key]
-        self.writer.write(json.dumps(row, ensure_ascii=False).encode())
-
-    def commit(self, **facts: Any) -> dict[str, Any]:
-        return self.writer.commit({"rejects": self.rejects, "totals": self.totals, **facts})
-
-
 def _row(record: Record, verdict: Verdict, images: Mapping[str, StoredImage]) -> dict[str, Any]:
     """What is stored of a record that can be used."""
     assert verdict.measure is not None
@@ -130,176 +106,32 @@ def _row(record: Record, verdict: Verdict, images: Mapping[str, StoredImage]) ->
     }
 
 
-class Builder:
-    """One build; see ``build``."""
+@dataclass
+class _Build:
+    """One build; the threads of the pool read images and measure records."""
 
-    def __init__(
-        self,
-        records: Source,
-        out: Path,
-        hf_dir: Path,
-        settings: BuildSettings,
-        gold_problems: GoldProblems | None,
-        workers: int,
-        show_progress: bool,
-    ) -> None:
-        self.records, self.out, self.settings = records, out, settings
-        self.workers, self.show = workers, show_progress
-        limits = settings.min_pixels, settings.max_pixels
-        self.judge = Judge(
-            gold_problems,
-            Preprocessor.from_dir(hf_dir, *limits, settings.system_prompt),
-            Limits(settings.max_tokens),
-            settings.kind,
-        )
-        self.plan = {
-            "format": FORMAT,
-            "settings": {k: v for k, v in asdict(settings).items() if k != "columns" or v},
-            "records": {"file": records.path.name, "sha256": source_digest(records.path)},
-            "checkpoint": checkpoint_digests(hf_dir),
-            "golds_checked": gold_problems is not None,
-        }
+    records: Source
+    out: Path
+    settings: BuildSettings
+    judge: Judge
+    pool: ThreadPoolExecutor
+    show: bool
 
-    def run(self) -> dict[str, Any]:
-        """Do what is still to be done; returns the manifest."""
-        self._claim()
+    def run(self, plan: dict[str, Any]) -> dict[str, Any]:
+        """Do what is still to be done; returns the manifest, which holds the plan."""
         rejects: list[Reject] = []
         kept, paths = self._scan(rejects)
         image_shards, images = self._store_images(paths)
         record_shards = self._store_records(kept, images)
-        for shard in record_shards:
-            rejects.extend(Reject(**reject) for reject in shard["rejects"])
-        return self._finish(rejects, record_shards, image_shards)
-
-    def _claim(self) -> None:
-        """Make the folder ours, or go on with a build of the same inputs and settings."""
-        self.out.mkdir(parents=True, exist_ok=True)
-        plan_file = self.out / _PLAN
-        if plan_file.exists():
-            if other := _differences(_read_json(plan_file), self.plan):
-                raise UserError(
-                    f"{self.out}: holds a build of other records, settings or checkpoint "
-                    f"({'; '.join(other)}); choose another folder or delete this one"
-                )
-        elif any(self.out.iterdir()):
-            raise UserError(f"{self.out}: is not empty and holds no build; choose another folder")
-        else:
-            disk.write_json(plan_file, self.plan)
-
-    def _scan(self, rejects: list[Reject]) -> tuple[list[tuple[int, str]], dict[str, Place]]:
-        """Usable records as (position, id), and where each image is first used, in that order."""
-        kept: list[tuple[int, str]] = []
-        paths: dict[str, Place] = {}
-        found = iter_indexed(self.records, rejects.append, self.settings.on_duplicate)
-        for index, record in progress(found, len(self.records), "scan records", self.show):
-            kept.append((index, record.id))
-            for number, path in enumerate(record.images):
-                paths.setdefault(path, (index, number))
-        return kept, paths
-
-    def _store_images(
-        self, paths: dict[str, Place]
-    ) -> tuple[list[dict[str, Any]], dict[str, StoredImage]]:
-        """What is known of the shards, and of all images, bad ones included."""
-        step, every = self.settings.shard_images, list(paths.items())
-        starts = range(0, len(every), step)
-        shards: list[dict[str, Any]] = []
-        images: dict[str, StoredImage] = {}
-        stored = 0
-        for number, start in enumerate(progress(starts, len(starts), "image shards", self.show)):
-            part = every[start : start + step]
-            name = f"images-{number:05d}"
-            shard = whole_shard(self.out, name)
-            if shard is None or self._can_be_mended(shard, part):
-                shard = self._write_images(name, part)
-            shards.append(shard)
-            for (path, _), (reason, *size) in zip(part, shard["images"], strict=True):
-                images[path] = StoredImage(stored, reason, (size[0], size[1]))
-                stored += not reason
-        return shards, images
-
-    def _look(self, place: Place, keep: bool = False) -> ImageFacts:
-        index, number = place
-        return self.records.look(self.records[index], number, keep=keep)
-
-    def _can_be_mended(self, shard: dict[str, Any], part: list[tuple[str, Place]]) -> bool:
-        """Whether an image that an earlier run had to refuse can be used now."""
-        both = zip(part, shard["images"], strict=True)
-        refused = [place for (_, place), fact in both if fact[0]]
-        with ThreadPoolExecutor(self.workers) as pool:
-            return any(fact.status == "found" for fact in pool.map(self._look, refused))
-
-    def _write_images(self, name: str, part: list[tuple[str, Place]]) -> dict[str, Any]:
-        facts: list[tuple[str, int, int]] = []
-        self._withdraw()
-        # Image files are compressed already.
-        with (
-            ShardWriter(self.out, name, compress=False) as writer,
-            ThreadPoolExecutor(self.workers) as pool,
-        ):
-            for start in range(0, len(part), _READ_AHEAD):
-                places = [place for _, place in part[start : start + _READ_AHEAD]]
-                for fact in pool.map(lambda place: self._look(place, keep=True), places):
-                    facts.append((fact.reason, *fact.size))
-                    if fact.status == "found":
-                        writer.write(fact.data)
-        return writer.commit({"images": facts})
-
-    def _store_records(
-        self, kept: list[tuple[int, str]], images: dict[str, StoredImage]
-    ) -> list[dict[str, Any]]:
-        step = self.settings.shard_records
-        starts = range(0, len(kept), step)
-        shards = []
-        seen = _digest(images)  # records hold places of images: others, other records
-        for number, start in enumerate(progress(starts, len(starts), "record shards", self.show)):
-            name = f"records-{number:05d}"
-            shard = whole_shard(self.out, name)
-            if shard is None or shard["images_sha256"] != seen:
-                facts = self._write_records(name, kept[start : start + step], images)
-                shard = facts.commit(images_sha256=seen)
-            shards.append(shard)
-        return shards
-
-    def _write_records(
-        self, name: str, part: list[tuple[int, str]], images: dict[str, StoredImage]
-    ) -> "_Written":
-        self._withdraw()
-        # Tokenising takes most of the time, and lets other threads run meanwhile.
-        with ShardWriter(self.out, name) as writer, ThreadPoolExecutor(self.workers) as pool:
-            written = _Written(writer, [], {})
-            for start in range(0, len(part), _READ_AHEAD):
-                places = part[start : start + _READ_AHEAD]
-                records = [replace(self.records[index], id=name) for index, name in places]
-                facts = [[images[path].facts for path in record.images] for record in records]
-                verdicts = self.judge(records, facts, map=pool.map)
-                for (index, _), record, verdict in zip(places, records, verdicts, strict=True):
-                    if verdict.problems:
-                        problem = verdict.problems[0]
-                        written.refuse(record, self.records.reject(index, *problem, record.id))
-                    else:
-                        written.add(record, _row(record, verdict, images))
-        return written
-
-    def _withdraw(self) -> None:
-        """A finished build that is being changed is no finished build."""
-        (self.out / MANIFEST).unlink(missing_ok=True)
-
-    def _finish(
-        self,
-        rejects: list[Reject],
-        record_shards: Sequence[dict[str, Any]],
-        image_shards: Sequence[dict[str, Any]],
-    ) -> dict[str, Any]:
+        rejects += [Reject(**reject) for shard in record_shards for reject in shard["rejects"]]
         rejects.sort(key=lambda reject: reject.index)
-        lines = (json.dumps(reject.as_dict(), ensure_ascii=False) + "\n" for reject in rejects)
-        disk.write_text(self.out / REJECTS, "".join(lines))
+        disk.write_text(self.out / REJECTS, "".join(reject.as_line() for reject in rejects))
         totals: dict[str, Counter[str]] = {}
         for shard in record_shards:
             for source, counts in shard["totals"].items():
                 totals.setdefault(source, Counter()).update(counts)
         manifest = {
-            **self.plan,
+            **plan,
             "record_shards": [
                 _without(shard, "rejects", "totals", "images_sha256") for shard in record_shards
             ],
@@ -312,6 +144,107 @@ class Builder:
         disk.write_json(self.out / MANIFEST, manifest)
         self.records.close()
         return manifest
+
+    def _scan(self, rejects: list[Reject]) -> tuple[list[tuple[int, str]], dict[str, Place]]:
+        """Usable records as (position, id), and where each image is first used, in that order."""
+        kept: list[tuple[int, str]] = []
+        paths: dict[str, Place] = {}
+        found = iter_indexed(self.records, rejects.append, self.settings.on_duplicate)
+        for index, record in progress(found, len(self.records), "scan records", self.show):
+            kept.append((index, record.id))
+            for number, path in enumerate(record.images):
+                paths.setdefault(path, (index, number))
+        return kept, paths
+
+    def _shards(
+        self,
+        what: str,
+        parts: Sequence[Sequence[Any]],
+        stale: Callable[[Any, Any], bool],
+        write: Callable[[str, Any], dict[str, Any]],
+    ) -> Iterator[dict[str, Any]]:
+        """What is known of each shard; those that are whole and not stale are kept."""
+        for number, part in enumerate(progress(parts, len(parts), f"{what} shards", self.show)):
+            name = f"{what}s-{number:05d}"
+            shard = whole_shard(self.out, name)
+            if shard is None or stale(shard, part):
+                # A finished build that is being changed is no finished build.
+                (self.out / MANIFEST).unlink(missing_ok=True)
+                shard = write(name, part)
+            yield shard
+
+    def _store_images(
+        self, paths: dict[str, Place]
+    ) -> tuple[list[dict[str, Any]], dict[str, StoredImage]]:
+        """What is known of the shards, and of all images, bad ones included."""
+        parts = _cut(list(paths.values()), self.settings.shard_images)
+        shards = list(self._shards("image", parts, self._can_be_mended, self._write_images))
+        images: dict[str, StoredImage] = {}
+        stored = 0
+        facts = (fact for shard in shards for fact in shard["images"])
+        for path, (reason, *size) in zip(paths, facts, strict=True):
+            images[path] = StoredImage(stored, reason, (size[0], size[1]))
+            stored += not reason
+        return shards, images
+
+    def _look(self, place: Place, keep: bool = False) -> ImageFacts:
+        index, number = place
+        return self.records.look(self.records[index], number, keep=keep)
+
+    def _can_be_mended(self, shard: dict[str, Any], part: Sequence[Place]) -> bool:
+        """Whether an image that an earlier run had to refuse can be used now."""
+        refused = [place for place, fact in zip(part, shard["images"], strict=True) if fact[0]]
+        return any(fact.status == "found" for fact in self.pool.map(self._look, refused))
+
+    def _write_images(self, name: str, part: Sequence[Place]) -> dict[str, Any]:
+        facts: list[tuple[str, int, int]] = []
+        with ShardWriter(self.out, name, compress=False) as writer:  # the files are compressed
+            for places in _cut(part, _READ_AHEAD):
+                for fact in self.pool.map(partial(self._look, keep=True), places):
+                    facts.append((fact.reason, *fact.size))
+                    if fact.status == "found":
+                        writer.write(fact.data)
+        return writer.commit({"images": facts})
+
+    def _store_records(
+        self, kept: list[tuple[int, str]], images: dict[str, StoredImage]
+    ) -> list[dict[str, Any]]:
+        seen = _digest(images)  # records hold places of images: others, other records
+
+        def write(name: str, part: Sequence[tuple[int, str]]) -> dict[str, Any]:
+            with ShardWriter(self.out, name) as writer:
+                facts = self._write_records(writer, part, images)
+            return writer.commit({**facts, "images_sha256": seen})
+
+        parts = _cut(kept, self.settings.shard_records)
+        return list(self._shards("record", parts, lambda s, _: s["images_sha256"] != seen, write))
+
+    def _write_records(
+        self,
+        writer: ShardWriter,
+        part: Sequence[tuple[int, str]],
+        images: Mapping[str, StoredImage],
+    ) -> dict[str, Any]:
+        """What is noted of a shard beside its bytes: the rejects, and counts by source."""
+        rejects: list[dict[str, Any]] = []
+        totals: dict[str, Counter[str]] = {}
+        # Tokenising takes most of the time, and lets other threads run meanwhile.
+        for places in _cut(part, _READ_AHEAD):
+            records = [replace(self.records[index], id=name) for index, name in places]
+            facts = [[images[path].facts for path in record.images] for record in records]
+            verdicts = self.judge(records, facts, map=self.pool.map)
+            for (index, _), record, verdict in zip(places, records, verdicts, strict=True):
+                count = totals.setdefault(record.source, Counter())
+                if verdict.problems:
+                    count["rejected"] += 1
+                    reject = self.records.reject(index, *verdict.problems[0], record.id)
+                    rejects.append(asdict(reject))
+                else:
+                    row = _row(record, verdict, images)
+                    sizes = {key: row[key] for key in ("tokens", "image_tokens", "patches")}
+                    count.update({"records": 1, **sizes})
+                    writer.write(json.dumps(row, ensure_ascii=False).encode())
+        return {"rejects": rejects, "totals": totals}
 
 
 def build(
@@ -344,18 +277,39 @@ def build(
     Raises:
       UserError: an input cannot be read, or ``out`` cannot be used.
     """
+    folder, checkpoint = local_path(out), local_path(hf_dir)
+    limits = settings.min_pixels, settings.max_pixels
+    reader = Preprocessor.from_dir(checkpoint, *limits, settings.system_prompt)
+    judge = Judge(gold_problems, reader, Limits(settings.max_tokens), settings.kind)
     try:
-        return Builder(
-            source,
-            local_path(out),
-            local_path(hf_dir),
-            settings,
-            gold_problems,
-            max(1, workers),
-            show_progress,
-        ).run()
+        plan = {
+            "format": FORMAT,
+            "settings": {k: v for k, v in asdict(settings).items() if k != "columns" or v},
+            "records": {"file": source.path.name, "sha256": source_digest(source.path)},
+            "checkpoint": checkpoint_digests(checkpoint),
+            "golds_checked": gold_problems is not None,
+        }
+        _claim(folder, plan)
+        with ThreadPoolExecutor(max(1, workers)) as pool:
+            return _Build(source, folder, settings, judge, pool, show_progress).run(plan)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror or error})") from error
+
+
+def _claim(out: Path, plan: dict[str, Any]) -> None:
+    """Make the folder ours, or go on with a build of the same inputs and settings."""
+    out.mkdir(parents=True, exist_ok=True)
+    plan_file = out / _PLAN
+    if plan_file.exists():
+        if other := _differences(read_object(plan_file), plan):
+            raise UserError(
+                f"{out}: holds a build of other records, settings or checkpoint "
+                f"({'; '.join(other)}); choose another folder or delete this one"
+            )
+    elif any(out.iterdir()):
+        raise UserError(f"{out}: is not empty and holds no build; choose another folder")
+    else:
+        disk.write_json(plan_file, plan)
 
 
 def source_digest(path: Path) -> str:
@@ -371,36 +325,27 @@ def checkpoint_digests(hf_dir: Path) -> dict[str, str]:
     return {name: digests.of_file(hf_dir / name) for name in HF_FILES if (hf_dir / name).is_file()}
 
 
-def _digest(*tables: Mapping[str, Any]) -> str:
-    """SHA-256 of mappings whose items repr tells fully."""
-    digest = hashlib.sha256()
-    for table in tables:
-        for item in table.items():
-            digest.update(repr(item).encode())
-        digest.update(b"\n")
-    return digest.hexdigest()
+def _digest(table: Mapping[str, Any]) -> str:
+    """SHA-256 of a mapping whose items repr tells fully."""
+    text = "".join(map(repr, table.items())) + "\n"
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _differences(old: Any, new: Any, where: str = "") -> list[str]:
     """What differs between two plans, in words; digests are only named."""
     if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted(old.keys() | new.keys())
-        found = [
-            _differences(old.get(key), new.get(key), f"{where}.{key}" if where else key)
-            for key in keys
-        ]
-        return [text for texts in found for text in texts]
+        found: list[str] = []
+        for key in sorted(old.keys() | new.keys()):
+            found += _differences(old.get(key), new.get(key), f"{where}.{key}" if where else key)
+        return found
     if old == new:
         return []
     values = "" if len(f"{old}{new}") > 60 else f" was {old!r}, is {new!r}"
     return [f"{where}{values}"]
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error})") from error
+def _cut(items: Sequence[Any], length: int) -> list[Sequence[Any]]:
+    return [items[start : start + length] for start in range(0, len(items), length)]
 
 
 def _without(value: dict[str, Any], *keys: str) -> dict[str, Any]:

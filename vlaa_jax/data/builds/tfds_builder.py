@@ -29,9 +29,8 @@ from absl import logging
 
 from vlaa_jax.data.builds.build import checkpoint_digests
 from vlaa_jax.data.judging.judge import Examined, GoldProblems, Judge, Limits, examine
-from vlaa_jax.data.records.reject import Reject
 from vlaa_jax.data.samples.preprocessor import Preprocessor
-from vlaa_jax.data.sources.stored import TEXTS, plain_space
+from vlaa_jax.data.sources.source import TEXTS, Reject, plain_space
 from vlaa_jax.data.sources.table import open_source
 from vlaa_jax.data.sources.tfds_set import PREPARED, TfdsRecords
 from vlaa_jax.foreign import local_path, read_object
@@ -196,8 +195,7 @@ class VlaaThinking(tfds.core.GeneratorBasedBuilder):
         if not kept:
             first = f"; the first problem: {left_out[0]}" if left_out else ""
             raise UserError(f"{path}: no usable record{first}")
-        lines = (json.dumps(r.as_dict(), ensure_ascii=False) + "\n" for r in left_out)
-        listing.write_text("".join(lines), encoding="utf-8")
+        listing.write_text("".join(r.as_line() for r in left_out), encoding="utf-8")
         for reason, count in Counter(reject.field for reject in left_out).most_common():
             logging.warning("%s: left out %d records for their %s", path, count, reason or "form")
         for reject in left_out[:10]:

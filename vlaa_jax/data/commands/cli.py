@@ -1,14 +1,13 @@
 """Command line of the data room: fetch, check, build, convert, show."""
 
 import argparse
-import json
+import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
+from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from vlaa_jax import disk
 from vlaa_jax.data.builds.build import BuildSettings, build, iter_rejects
@@ -17,17 +16,14 @@ from vlaa_jax.data.commands.fetch import REPOSITORY, fetch
 from vlaa_jax.data.commands.show import describe, find_record
 from vlaa_jax.data.judging.check import CheckReport, check
 from vlaa_jax.data.judging.judge import GoldProblems, Judge, Limits
-from vlaa_jax.data.records.parse import KINDS
-from vlaa_jax.data.records.reject import Reject
 from vlaa_jax.data.samples.preprocessor import Preprocessor
-from vlaa_jax.data.sources.source import ParsedSource, Source
+from vlaa_jax.data.sources.source import ParsedSource, Reject, Source
 from vlaa_jax.data.sources.table import open_source
 from vlaa_jax.foreign import local_path, read_text
-from vlaa_jax.schema import BOX_SPACES, UserError
+from vlaa_jax.schema import BOX_SPACES, KINDS, UserError
 from vlaa_jax.settings import by_source
 
 Verb = Callable[[argparse.Namespace, GoldProblems | None], int]
-_EXAMPLES_SHOWN = 10
 
 
 def run(argv: Sequence[str] | None = None, gold_problems: GoldProblems | None = None) -> int:
@@ -72,7 +68,10 @@ def _parser() -> argparse.ArgumentParser:
     get.add_argument("--records-only", action="store_true", help="leave out 26 GB of images")
 
     about = "look for bad records, images and golds; with --checkpoint, for what does not fit"
-    check = verb("check", _check, about, _sources, _form, _work, _model, _room)
+    check = verb("check", _check, about, _form, _work, _model, _windows)
+    check.add_argument("files", nargs="+", metavar="SOURCE", help=_FORMS)
+    check.add_argument("--max-tokens", type=int, default=0, help="of a sample; 0: any number")
+    check.add_argument("--vision-rows", type=int, default=0, help="of a vision bin; 0: any number")
     check.add_argument("--rejects", help="write every problem to this file, one JSON object a line")
     check.add_argument("--quick", action="store_true", help="headers of images, as training does")
 
@@ -90,17 +89,12 @@ def _parser() -> argparse.ArgumentParser:
     turn = verb("convert", _convert, about, _one, _form, _work)
     turn.add_argument("--out", required=True, metavar="FILE", help="JSON Lines; a new file")
 
-    show = verb("show", _show, "print one record", _one, _form, _model)
+    show = verb("show", _show, "print one record", _one, _form, _model, _windows)
     show.add_argument("which", metavar="WHICH", help="id, position from 0, or #POSITION")
-    show.add_argument("--window-units", type=int, default=4, help="4: Qwen2.5-VL, 0: Qwen2-VL")
     return parser
 
 
 _FORMS = "record file, conversations, Parquet, or folder of a build or TFDS data set"
-
-
-def _sources(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("files", nargs="+", metavar="SOURCE", help=_FORMS)
 
 
 def _one(parser: argparse.ArgumentParser) -> None:
@@ -148,23 +142,30 @@ def _model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--system-prompt", default="", help="text, or @FILE")
 
 
-def _room(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--max-tokens", type=int, default=0, help="of a sample; 0: any number")
-    parser.add_argument("--vision-rows", type=int, default=0, help="of a vision bin; 0: any number")
+def _windows(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--window-units", type=int, default=4, help="4: Qwen2.5-VL, 0: Qwen2-VL")
 
 
 def _opened(args: argparse.Namespace, path: str) -> tuple[Source, str | None]:
     """A source read as what it is for, and how that was found out, where it was guessed."""
-    kind, guess = None if args.kind == "auto" else args.kind, None
-    boxes, columns = _box_space(args), _columns(args)
-    source = open_source(path, args.images, kind=kind, box_space=boxes, columns=columns)
+    source, guess = _source(args, path, None if args.kind == "auto" else args.kind), None
     if isinstance(source, ParsedSource) and source.kind is None:
         source.read_as(kind_of(source))
-        guess = _guessed(source.kind or "")
+        other, has = ("sft", "a") if source.kind == "grpo" else ("grpo", "no")
+        guess = (
+            f"read as {source.kind}, a guess: the first usable record has {has} verifier_type "
+            f"(--kind={other} if that is wrong)"
+        )
     if source.needs_root and args.images is None:
         raise UserError(f"{path}: its images lie in files; give their folder with --images DIR")
     return source, guess
+
+
+def _source(args: argparse.Namespace, path: str, kind: str | None = None) -> Source:
+    columns, boxes = _read("--columns", by_source.columns, args.columns), None
+    if args.box_space:
+        boxes = _read("--box-space", by_source.box_spaces, ",".join(args.box_space))
+    return open_source(path, args.images, kind=kind, box_space=boxes, columns=columns)
 
 
 def kind_of(source: Source) -> str:
@@ -182,19 +183,10 @@ def kind_of(source: Source) -> str:
     )
 
 
-def _guessed(kind: str) -> str:
-    other, has = ("sft", "a") if kind == "grpo" else ("grpo", "no")
-    return (
-        f"read as {kind}, a guess: the first usable record has {has} verifier_type "
-        f"(--kind={other} if that is wrong)"
-    )
-
-
 def _check(args: argparse.Namespace, gold_problems: GoldProblems | None) -> int:
     reader, clean = _preprocessor(args), True
     limits = Limits(args.max_tokens, "--max-tokens", args.vision_rows, args.window_units)
-    with ExitStack() as stack:
-        listing = stack.enter_context(_open(args.rejects)) if args.rejects else None
+    with local_path(args.rejects or os.devnull).open("w", encoding="utf-8") as listing:
         for path in args.files:
             source, guess = _opened(args, path)
             report = check(
@@ -202,11 +194,13 @@ def _check(args: argparse.Namespace, gold_problems: GoldProblems | None) -> int:
                 Judge(gold_problems, reader, limits, source.kind),
                 whole=not args.quick,
                 workers=args.workers,
-                on_reject=partial(_list, file=listing),
+                on_reject=lambda reject: listing.write(reject.as_line()),
                 show_progress=not args.quiet,
             )
-            unknown = _unknown_sources(_box_space(args), report.rows)
-            print("\n".join(_lines(report, guess, unknown, listed=listing is not None)))
+            spaces = source.box_space if isinstance(source.box_space, Mapping) else {}
+            known = {name.casefold() for name in report.rows}
+            unknown = [s for s in spaces if s.casefold() not in known]  # misspelt ones do nothing
+            print("\n".join(_lines(report, guess, unknown, listed=bool(args.rejects))))
             clean = clean and report.clean and not unknown
     return 0 if clean else 1
 
@@ -228,41 +222,17 @@ def _lines(
         yield "  all that can be used fits into: " + " ".join(flags)
 
 
-def _unknown_sources(spaces: str | dict[str, str] | None, sources: Iterable[str]) -> list[str]:
-    """Sources that were given a space and have no record; a misspelt one would change nothing."""
-    if not isinstance(spaces, dict):
-        return []
-    known = {source.casefold() for source in sources}
-    return [s for s in spaces if s.casefold() not in known]
-
-
-def _open(path: str) -> TextIO:
-    try:
-        return local_path(path).open("w", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
-
-
-def _list(reject: Reject, file: TextIO | None) -> None:
-    if file is not None:
-        file.write(json.dumps(reject.as_dict(), ensure_ascii=False) + "\n")
-
-
 def _build(args: argparse.Namespace, gold_problems: GoldProblems | None) -> int:
     if args.checkpoint is None:
         raise UserError("--checkpoint: a build needs one, for the lengths of its records")
     source, guess = _opened(args, args.file)
+    limits = ("max_tokens", "min_pixels", "max_pixels")
     settings = BuildSettings(
-        kind=source.kind or "",
-        max_tokens=args.max_tokens,
-        min_pixels=args.min_pixels,
-        max_pixels=args.max_pixels,
+        source.kind or "",
         system_prompt=_prompt(args.system_prompt),
-        on_duplicate=args.on_duplicate,
-        box_space=_box_space(args) or "normalized",
-        columns=_columns(args),
-        shard_records=args.shard_records,
-        shard_images=args.shard_images,
+        box_space=source.box_space or "normalized",
+        columns=source.columns,
+        **{n: getattr(args, n) for n in (*limits, "on_duplicate", "shard_records", "shard_images")},
     )
     manifest = build(
         source,
@@ -284,7 +254,7 @@ def _build(args: argparse.Namespace, gold_problems: GoldProblems | None) -> int:
             f"  {name}: {kept:,} kept, {counts.get('rejected', 0):,} rejected, "
             f"{mean:,.0f} tokens a sample"
         )
-    for reject, _ in zip(iter_rejects(args.out), range(_EXAMPLES_SHOWN), strict=False):
+    for reject in islice(iter_rejects(args.out), 10):
         print(f"  {reject}")
     if manifest["rejected"]:
         print(f"  {manifest['rejected']:,} rejected in all, listed in {args.out}/rejects.jsonl")
@@ -322,8 +292,7 @@ def _convert(args: argparse.Namespace, gold_problems: GoldProblems | None) -> in
 
 
 def _show(args: argparse.Namespace, gold_problems: GoldProblems | None) -> int:
-    opens = partial(open_source, args.file, box_space=_box_space(args), columns=_columns(args))
-    source = opens(args.images)
+    source = _source(args, args.file)
     record, reader = find_record(source, args.which), _preprocessor(args)
     seen = args.images is not None or not source.needs_root
     facts = [source.look(record, n) for n in range(len(record.images))] if seen else None
@@ -342,20 +311,11 @@ def _preprocessor(args: argparse.Namespace) -> Preprocessor | None:
     return Preprocessor.from_dir(args.checkpoint, *limits, prompt)
 
 
-def _columns(args: argparse.Namespace) -> dict[str, str]:
+def _read(flag: str, reads: Callable[[str], Any], text: str) -> Any:
     try:
-        return by_source.columns(args.columns)
+        return reads(text)
     except ValueError as error:
-        raise UserError(f"--columns: {error}") from error
-
-
-def _box_space(args: argparse.Namespace) -> str | dict[str, str] | None:
-    if not args.box_space:
-        return None
-    try:
-        return by_source.box_spaces(",".join(args.box_space))
-    except ValueError as error:
-        raise UserError(f"--box-space: {error}") from error
+        raise UserError(f"{flag}: {error}") from error
 
 
 def _prompt(value: str) -> str:

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vlaa_jax import disk
-from vlaa_jax.data.judging.findings import Findings
-from vlaa_jax.data.judging.judge import Judge, examine
+from vlaa_jax.data.judging.judge import Findings, Judge, examine
 from vlaa_jax.data.progress import progress
-from vlaa_jax.data.records.released import as_released
+from vlaa_jax.data.records.parse import as_released
 from vlaa_jax.data.sources.source import Source
 from vlaa_jax.schema import UserError
 
@@ -36,8 +35,7 @@ def convert(source: Source, out: Path, images: Path, *, show_progress: bool = Fa
     if out.exists():
         raise UserError(f"{out}: exists already; choose another --out or delete it")
     left_out, lines, written = Findings(), [], 0
-    judge = Judge(kind=source.kind)
-    found = examine(source, judge, whole=False, keep=not source.needs_root)
+    found = examine(source, Judge(kind=source.kind), whole=False, keep=not source.needs_root)
     try:
         for one in progress(found, len(source), f"convert {source.path}", show_progress):
             if one.rejects or one.record is None:

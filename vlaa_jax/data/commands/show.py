@@ -3,11 +3,9 @@
 import re
 from collections.abc import Sequence
 
-from vlaa_jax.data.images.inspect import ImageFacts
-from vlaa_jax.data.images.planner import plan_vision
-from vlaa_jax.data.records.reject import Refusal
+from vlaa_jax.data.images.files import ImageFacts
+from vlaa_jax.data.images.planner import PATCHES_PER_ROW, vision_shape
 from vlaa_jax.data.samples.preprocessor import Preprocessor
-from vlaa_jax.data.sources.record_file import RecordFile
 from vlaa_jax.data.sources.source import Source
 from vlaa_jax.schema import Record, UserError
 
@@ -43,7 +41,7 @@ def _index_of(file: Source, record_id: str) -> int | None:
     field = re.compile(rb'"id"\s*:\s*"?' + record_id.encode() + rb'"?\s*[,}]') if number else None
     unusable = None
     for index in range(len(file)):
-        if field is not None and isinstance(file, RecordFile) and not _holds(file, index, field):
+        if field is not None and not file.mentions(index, field):
             continue
         result = file.read(index)
         if result.id != record_id:
@@ -52,13 +50,6 @@ def _index_of(file: Source, record_id: str) -> int | None:
             return index
         unusable = index if unusable is None else unusable
     return unusable
-
-
-def _holds(file: RecordFile, index: int, pattern: re.Pattern[bytes]) -> bool:
-    try:
-        return pattern.search(file.encoded(index)) is not None
-    except Refusal:
-        return False
 
 
 def describe(
@@ -113,13 +104,9 @@ def _lengths(
     for size, grid in zip(sizes, prompt.grids, strict=True):
         width, height = preprocessor.processor.resized(*size)
         lines.append(f"resized   {size[0]}x{size[1]} -> {width}x{height}, grid {grid}")
-    plan = plan_vision([list(prompt.grids)], window_units)
-    bins, rows = plan.src_SR64.shape[:2]
-    used = int((plan.src_SR64 >= 0).sum())
-    lines.append(
-        f"planner   {bins} bin(s) of {rows} rows: {used:,} patches in {bins * rows * 64:,} places"
-    )
-    return lines
+    rows, bins = vision_shape([prompt.grids], window_units)
+    filled = f"{prompt.patches:,} patches in {bins * rows * PATCHES_PER_ROW:,} places"
+    return [*lines, f"planner   {bins} bin(s) of {rows} rows: {filled}"]
 
 
 def _clip(text: str) -> str:

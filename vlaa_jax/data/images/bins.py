@@ -3,21 +3,35 @@
 Knows grids, not pixels and not batches; ``planner`` turns the result into index arrays.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from copy import copy
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vlaa_jax.data.images.grid import Grid, unit_count
+from vlaa_jax.schema import Grid
 
 UNITS_PER_ROW = 16
 PATCHES_PER_ROW = 64
+MIN_ROWS = 4
+"""Smallest bin. Every rung from 4 up is even, so the patches of a bin are a multiple of 128."""
 # Cost of one more row per bin, as a share of the cost of a patch: 64 * 20480 FLOP (four full
 # blocks) or 64 * 163840 FLOP (all 32 full, Qwen2-VL) over about 1.29 GFLOP of everything else.
 _ATTENTION_SHARE_WINDOWED = 1 / 984
 _ATTENTION_SHARE_FULL = 1 / 123
+
+
+def unit_count(grid: Grid) -> int:
+    """Merge units of a grid, which is also its number of language-model tokens."""
+    t, h, w = grid
+    return t * (h // 2) * (w // 2)
+
+
+def vision_load(grids: Iterable[Grid]) -> int:
+    """Merge units of a sample's images, which the work of the vision tower goes with."""
+    return sum(unit_count(grid) for grid in grids)
 
 
 def row_cost(rows_per_bin: int, window_units: int = 4) -> float:
@@ -68,6 +82,15 @@ def layout(grid: Grid, window_units: int) -> Layout:
     )
 
 
+class Placed(NamedTuple):
+    """One image in its bin."""
+
+    bin: int
+    slots_U: NDArray[np.int32]  # within the bin
+    first_window: int  # windows and frames already in the bin
+    first_frame: int
+
+
 class _Bin:
     """R rows being filled with images. Windows go best-fit; rows are shared between images."""
 
@@ -75,9 +98,15 @@ class _Bin:
         self.rows = rows
         self.window_units = window_units
         self.used = 0  # rows opened so far, or units where there are no windows
+        self.room = rows * UNITS_PER_ROW  # units that are free, to skip full bins quickly
         self.n_windows = 0
         self.n_frames = 0
         self.free: list[list[int]] = [[] for _ in range(UNITS_PER_ROW + 1)]  # rows by free units
+
+    def copy(self) -> "_Bin":
+        twin = copy(self)
+        twin.free = [list(rows) for rows in self.free]
+        return twin
 
     def fits(self, grid: Grid) -> bool:
         if self.window_units == 0:
@@ -103,6 +132,7 @@ class _Bin:
     def place(self, grid: Grid) -> NDArray[np.int32]:
         """Take the image in; the unit slot inside the bin of each of its units."""
         shape = layout(grid, self.window_units)
+        self.room -= len(shape.window_U)
         self.n_windows += shape.n_windows
         self.n_frames += grid[0]
         if self.window_units == 0:
@@ -138,64 +168,45 @@ def rows_needed(grid: Grid, window_units: int = 4) -> int:
     return alone.used if window_units else -(-alone.used // UNITS_PER_ROW)
 
 
+def rows_of_largest(grids: Iterable[Grid], window_units: int = 4) -> int:
+    """Rows that the largest of some images takes; 0 where there are none."""
+    return max((rows_needed(grid, window_units) for grid in grids), default=0)
+
+
 class BinPacker:
     """The bins of one data shard, filled in arrival order. An image never crosses a bin.
 
     ``plan_vision`` is certain to succeed on the same images in the same order; for another order
-    ask ``fits_bins``.
+    ask ``pack_shards``.
     """
 
     def __init__(self, rows_per_bin: int, n_bins: int, window_units: int = 4):
-        self._bins = [_Bin(rows_per_bin, window_units) for _ in range(n_bins)]
+        """No bins yet: they are opened as images need them, up to ``n_bins``."""
+        self._rows, self._n_bins, self._window_units = rows_per_bin, n_bins, window_units
+        self._bins: list[_Bin] = []
+
+    def place(self, grid: Grid) -> Placed | None:
+        """Put an image into the first bin that takes it; None if none does."""
+        units, bins = unit_count(grid), self._bins
+        home = next((i for i, b in enumerate(bins) if b.room >= units and b.fits(grid)), len(bins))
+        if home == len(bins):
+            new = _Bin(self._rows, self._window_units)
+            if home == self._n_bins or not new.fits(grid):
+                return None
+            bins.append(new)
+        found = bins[home]
+        before = found.n_windows, found.n_frames
+        return Placed(home, found.place(grid), *before)
 
     def add(self, grids: Sequence[Grid]) -> bool:
         """Take all the images of a sample, or none of them and return False."""
         if len(grids) == 1:  # the common case needs no copy to roll back to
-            home = next((b for b in self._bins if b.fits(grids[0])), None)
-            if home is not None:
-                home.place(grids[0])
-            return home is not None
-        # Window and frame counts are not rolled back: only used and free decide what fits.
-        before = [(b.used, [list(rows) for rows in b.free]) for b in self._bins]
-        for grid in grids:
-            home = next((b for b in self._bins if b.fits(grid)), None)
-            if home is None:
-                for b, (used, free) in zip(self._bins, before, strict=True):
-                    b.used, b.free = used, free
-                return False
-            home.place(grid)
-        return True
-
-
-class Placed(NamedTuple):
-    """One image in its bin."""
-
-    bin: int
-    slots_U: NDArray[np.int32]  # within the bin
-    first_window: int  # windows and frames already in the bin
-    first_frame: int
-
-
-def _first_fit(
-    grids: Sequence[Grid], order: Sequence[int], rows: int, window_units: int, at_most: int
-) -> list[Placed] | None:
-    """Place the images in the given order; where each went, or None past ``at_most`` bins."""
-    bins: list[_Bin] = []
-    room: list[int] = []  # free units of each bin, to skip full ones quickly
-    placed: dict[int, Placed] = {}
-    for i in order:
-        grid, units = grids[i], unit_count(grids[i])
-        roomy = (b for b, free in enumerate(room) if free >= units)
-        home = next((b for b in roomy if bins[b].fits(grid)), len(bins))
-        if home == at_most:
-            return None
-        if home == len(bins):
-            bins.append(_Bin(rows, window_units))
-            room.append(rows * UNITS_PER_ROW)
-        before = bins[home].n_windows, bins[home].n_frames
-        placed[i] = Placed(home, bins[home].place(grid), *before)
-        room[home] -= units
-    return [placed[i] for i in range(len(grids))]
+            return self.place(grids[0]) is not None
+        before = [one.copy() for one in self._bins]
+        if all(self.place(grid) is not None for grid in grids):
+            return True
+        self._bins = before
+        return False
 
 
 class Packing(NamedTuple):
@@ -213,19 +224,15 @@ def pack_shards(
     placed, bins = [], 1
     for grids in shards:
         # Sorting is stable, so equal images keep their order and the plan is deterministic.
-        order = sorted(range(len(grids)), key=lambda i: -rows_needed(grids[i], window_units))
-        found = _first_fit(grids, order, rows, window_units, at_most)
-        if found is None:  # rare: arrival order may fit where decreasing order does not
-            found = _first_fit(grids, range(len(grids)), rows, window_units, at_most)
-        if found is None:
+        by_size = sorted(range(len(grids)), key=lambda i: -rows_needed(grids[i], window_units))
+        for order in (by_size, range(len(grids))):  # rare: only arrival order may fit
+            packer = BinPacker(rows, at_most, window_units)
+            where = {i: packer.place(grids[i]) for i in order}
+            found = [p for i in range(len(grids)) if (p := where[i]) is not None]
+            if len(found) == len(grids):
+                break
+        else:
             return None
         placed.append(found)
         bins = max(bins, 1 + max((p.bin for p in found), default=0))
     return Packing(rows, bins, placed)
-
-
-def fits_bins(grids: Sequence[Grid], rows_per_bin: int, n_bins: int, window_units: int = 4) -> bool:
-    """Whether ``plan_vision`` can place a shard's images, in this order, into so many bins."""
-    if any(rows_needed(g, window_units) > rows_per_bin for g in grids):
-        return False
-    return pack_shards([grids], rows_per_bin, window_units, n_bins) is not None

@@ -6,20 +6,30 @@ the file.
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, cast
+from typing import BinaryIO, NamedTuple, cast
 
+import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from vlaa_jax.data.images.bit_depth import to_8_bits
-from vlaa_jax.data.images.metered import Metered
 from vlaa_jax.foreign import MAX_IMAGE_BYTES, is_lfs_pointer, local_path
 from vlaa_jax.schema import UserError
 
 MAX_IMAGE_PIXELS = 89_478_485
 """Pillow's own bound (a quarter of a gibibyte of RGB); larger files are refused, not loaded."""
+MAX_ASPECT = 200
+"""How many times the other one side of an image may be."""
+MAX_READS = 1 << 18
+"""An image of 256 MiB in PNG chunks of 8 KiB takes half of this; a plugin takes a second for all.
+
+Formats are chains of blocks that may be a few bytes long, so that a file can keep its plugin busy
+for minutes before the first pixel.
+"""
+DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+SCALED_FROM = "scaled_from"
+"""Key of ``Image.info``: the mode that the file has."""
 Image.init()  # Image.open looks up a restricted list of formats without loading their plugins
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
@@ -94,12 +104,48 @@ def _check_start(name: str, size: int, start: bytes) -> None:
         raise UserError(f"image {name!r} is a git-lfs pointer, not an image; run `git lfs pull`")
 
 
-def open_image(
-    root: str | os.PathLike[str], relative_path: str, max_image_pixels: int = MAX_IMAGE_PIXELS
-) -> Image.Image:
+class Metered:
+    """What Pillow asks of a file, and no file descriptor, past which libraries could read.
+
+    Args:
+      file: opened, seekable; it is read from its beginning.
+      name: for the message.
+    """
+
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        self._file, self._name = file, name
+        self._left = MAX_READS
+        self._size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        self.tell = file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes; UserError after too many calls."""
+        self._count()
+        # A block may say that it has 4 GB, which read() would reserve before it looks.
+        left = max(0, self._size - self._file.tell())
+        return self._file.read(left if size < 0 else min(size, left))
+
+    def readline(self, size: int = -1) -> bytes:
+        """The next line; UserError after too many calls."""
+        self._count()
+        return self._file.readline(size)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """As of a file; UserError after too many calls."""
+        self._count()
+        return self._file.seek(offset, whence)
+
+    def _count(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise UserError(f"image {self._name!r} is damaged: it has no end of tiny blocks")
+
+
+def open_image(root: str | os.PathLike[str], relative_path: str) -> Image.Image:
     """An image below ``root``, upright; errors of ``opened`` and ``decode``."""
     with opened(root, relative_path) as file:
-        return decode(file, relative_path, max_image_pixels)
+        return decode(file, relative_path)
 
 
 def decode_image(
@@ -123,9 +169,7 @@ def decode(file: BinaryIO, name: str, max_image_pixels: int = MAX_IMAGE_PIXELS) 
         return to_8_bits(image, name)
 
 
-def header_size(
-    file: BinaryIO, name: str, max_image_pixels: int = MAX_IMAGE_PIXELS
-) -> tuple[int, int]:
+def header_size(file: BinaryIO, name: str) -> tuple[int, int]:
     """(width, height) of the upright image, as ``decode`` would give it, from its header.
 
     Tens of times cheaper than decoding. Damage behind the header goes unseen:
@@ -135,7 +179,7 @@ def header_size(
         UserError: as ``decode``, for what the header shows.
     """
     with _refusals(name):
-        image = _open(file, name, max_image_pixels)
+        image = _open(file, name, MAX_IMAGE_PIXELS)
         if image.format == "TIFF":
             turned = False  # Pillow turns these itself, and says so in the size
         elif image.format == "PNG" and "exif" not in image.info:
@@ -145,12 +189,75 @@ def header_size(
         return image.size[::-1] if turned else image.size
 
 
-def image_size(
-    root: str | os.PathLike[str], relative_path: str, max_image_pixels: int = MAX_IMAGE_PIXELS
-) -> tuple[int, int]:
-    """``header_size`` of an image below ``root``; errors as ``open_image``."""
-    with opened(root, relative_path) as file:
-        return header_size(file, relative_path, max_image_pixels)
+class ImageFacts(NamedTuple):
+    """What was found at an image path."""
+
+    status: str
+    """found, missing, or corrupt (which includes too large and too narrow)."""
+    reason: str = ""
+    size: tuple[int, int] = (0, 0)
+    """(width, height) of the upright image."""
+    data: bytes = b""
+    """The encoded bytes, where asked for."""
+    mode: str = ""
+    """Pillow's name of the pixels' form, where the image was decoded."""
+
+
+def inspect(
+    file: AbstractContextManager[BinaryIO], name: str, *, whole: bool = True, keep: bool = False
+) -> ImageFacts:
+    """Look at one image.
+
+    Args:
+      file: opens it; ``opened`` or ``in_memory``.
+      name: of the image, for messages.
+      whole: decode all of it; otherwise its header only.
+      keep: return the encoded bytes too.
+    """
+    mode, data = "", b""
+    try:
+        with file as stream:
+            if whole:
+                with decode(stream, name) as image:
+                    size, mode = image.size, image.info.get(SCALED_FROM, image.mode)
+            else:
+                size = header_size(stream, name)
+            if keep:
+                stream.seek(0)
+                data = stream.read()
+    except Missing as error:
+        return ImageFacts("missing", str(error))
+    except (UserError, OSError) as error:
+        return ImageFacts("corrupt", str(error))
+    if max(size) > MAX_ASPECT * min(size):
+        return ImageFacts("corrupt", f"image {name!r} of {size[0]}x{size[1]} pixels is too narrow")
+    return ImageFacts("found", "", size, data, mode)
+
+
+def to_8_bits(image: Image.Image, name: str = "") -> Image.Image:
+    """The image itself, or in mode L where it has whole numbers of 16 or 32 bits, or fractions.
+
+    Pillow cuts those off at 255, and so does transformers, which calls it: a scan of 16 bits turns
+    white. Here values from 0 to 255 stay, and fractions from 0 to 1 are taken as such; all others
+    are scaled so that the least becomes 0 and the greatest 255.
+
+    Raises:
+      UserError: a value is not finite.
+    """
+    if image.mode not in DEEP_MODES:
+        return image
+    values = np.asarray(image).astype(np.float64)
+    low, high = float(values.min()), float(values.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise UserError(f"image {name!r} holds numbers that are not finite")
+    if image.mode == "F" and low >= 0 and high <= 1:
+        low, high = 0.0, 1.0
+    elif low >= 0 and high <= 255:
+        low, high = 0.0, 255.0
+    values = (values - low) * (255 / max(high - low, 1e-300))
+    scaled = Image.fromarray(np.rint(values).astype(np.uint8))
+    scaled.info = {**image.info, SCALED_FROM: image.mode}
+    return scaled
 
 
 def _open(file: BinaryIO, name: str, max_image_pixels: int) -> Image.Image:

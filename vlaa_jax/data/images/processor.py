@@ -1,26 +1,38 @@
-"""From an image file to the rows of patches a Qwen2-VL vision tower reads.
+"""From an image to the rows of patches a Qwen2-VL vision tower reads, as its checkpoint says.
 
 Bit-exact with transformers' PIL path (``Qwen2VLImageProcessorPil``, the slow processor that was the
 default when VLAA-Thinker was trained): same resize rule, same order of roundings.
+
+Both files of a checkpoint are read: ``processor_config.json`` of transformers 5 and
+``preprocessor_config.json`` of all versions. Pixel limits come in three spellings: ``min_pixels``
+and ``max_pixels`` (these win, as in transformers), ``size.shortest_edge`` and
+``size.longest_edge``, and ``size.min_pixels`` and ``size.max_pixels``, which transformers below
+4.49 wrote and version 5 no longer reads.
 """
 
+import json
 import math
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vlaa_jax.data.images.bit_depth import to_8_bits
-from vlaa_jax.data.images.grid import Grid
-from vlaa_jax.data.images.processor_config import field_problem, read_processor_config
-from vlaa_jax.foreign import local_path
-from vlaa_jax.schema import UserError
+from vlaa_jax.data.images.files import MAX_ASPECT, to_8_bits
+from vlaa_jax.foreign import local_path, read_object, shown
+from vlaa_jax.schema import Grid, UserError
 
-MAX_ASPECT = 200
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+_FLAGS = ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb")
+_SIZES = {
+    "min_pixels": ("shortest_edge", "min_pixels"),
+    "max_pixels": ("longest_edge", "max_pixels"),
+}
 
 
 def smart_resize(
@@ -67,6 +79,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
+def _within(least: float, most: float, default: Any) -> Any:
+    """A field with its bounds; those of fractions are wide: released models have 0.2 to 0.5."""
+    return field(default=default, metadata={"bounds": (least, most)})
+
+
 @dataclass(frozen=True)
 class ImageProcessor:
     """Resize, normalise, cut into patches. Field defaults are those of the HF class, not the Hub's.
@@ -75,18 +92,18 @@ class ImageProcessor:
     from the checkpoint with ``from_dir``.
     """
 
-    min_pixels: int = 56 * 56
-    max_pixels: int = 28 * 28 * 1280
-    patch_size: int = 14
-    temporal_patch_size: int = 2
-    merge_size: int = 2
-    image_mean: tuple[float, ...] = _CLIP_MEAN
-    image_std: tuple[float, ...] = _CLIP_STD
-    rescale_factor: float = 1 / 255
-    resample: int = int(Image.Resampling.BICUBIC)
+    min_pixels: int = _within(1, 1 << 31, 56 * 56)
+    max_pixels: int = _within(1, 1 << 31, 28 * 28 * 1280)
+    patch_size: int = _within(1, 128, 14)
+    temporal_patch_size: int = _within(1, 16, 2)
+    merge_size: int = _within(1, 16, 2)
+    resample: int = _within(0, 5, int(Image.Resampling.BICUBIC))
+    image_mean: tuple[float, ...] = _within(-10.0, 10.0, _CLIP_MEAN)
+    image_std: tuple[float, ...] = _within(1e-4, 1e4, _CLIP_STD)
+    rescale_factor: float = _within(1e-6, 10.0, 1 / 255)
 
     def __post_init__(self) -> None:
-        if problem := field_problem(vars(self)):
+        if problem := _field_problem(vars(self)):
             raise UserError(f"image processor: {problem}")
 
     @classmethod
@@ -106,18 +123,25 @@ class ImageProcessor:
         Raises:
             UserError: no such file, or one that we cannot follow exactly.
         """
-        found, path = read_processor_config(local_path(hf_dir))
+        config, path = _find(local_path(hf_dir))
+        for flag in _FLAGS:
+            if config.get(flag) not in (None, True):
+                value = json.dumps(config[flag])[:40]
+                raise UserError(f"{path}: {flag}={value} is not supported")
+        said = {one.name: config[one.name] for one in fields(cls) if one.name in config}
+        found = _pixel_limits(config.get("size"), path)
+        found |= {name: value for name, value in said.items() if value is not None}
+        if problem := _field_problem(found):
+            raise UserError(f"{path}: {problem}")
         found |= {"min_pixels": min_pixels} if min_pixels else {}
         found |= {"max_pixels": max_pixels} if max_pixels else {}
+        values: dict[str, Any] = {
+            n: tuple(v) if isinstance(v, list) else v for n, v in found.items()
+        }
         try:
-            return cls(**found)
+            return cls(**values)
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
-
-    @property
-    def patch_width(self) -> int:
-        """Numbers in a flattened patch, 1176 for the released models."""
-        return 3 * self.temporal_patch_size * self.patch_size**2
 
     def resized(self, width: int, height: int) -> tuple[int, int]:
         """(width, height) the image has when it is cut into patches."""
@@ -149,7 +173,7 @@ class ImageProcessor:
         return lines.view(np.uint8).reshape(rows * cols, 3 * p * p), (1, rows, cols)
 
     def normalize(self, pixels_NE: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(value * rescale_factor - mean) / std, doubled along time: [n, patch_width].
+        """(value * rescale_factor - mean) / std, doubled along time: [n, 1176] for released models.
 
         As HF rounds: rescaled in float64, the rest in float32. Training hands the bytes to the
         model, which does the same on the device.
@@ -161,7 +185,7 @@ class ImageProcessor:
         return values.repeat(self.temporal_patch_size, axis=2).reshape(len(pixels_NE), -1)
 
     def patches(self, image: Image.Image) -> tuple[NDArray[np.float32], Grid]:
-        """Normalised patches [grid rows * columns, patch_width] float32, and the grid.
+        """Normalised patches [grid rows * columns, 1176 for released models] float32, and the grid.
 
         Rows in block order (unit row, unit column, row in unit, column in unit), numbers in the
         order (channel, time, y, x), as HF ``pixel_values``. EXIF rotation is left alone, as HF
@@ -169,3 +193,69 @@ class ImageProcessor:
         """
         pixels, grid = self.pixels(image)
         return self.normalize(pixels), grid
+
+
+def _field_problem(found: Mapping[str, Any]) -> str | None:
+    """What is wrong with the first field that is wrong, or None; fields may be missing."""
+    for one in fields(ImageProcessor):
+        if one.name in found and (wanted := _wanted(one, found[one.name])):
+            return f"{one.name} must be {wanted}, not {shown(found[one.name])}"
+    if found.get("min_pixels", 1) > found.get("max_pixels", 1 << 31):
+        limits = f"min_pixels {found['min_pixels']} and max_pixels {found['max_pixels']}"
+        return f"{limits} must be in this order"
+    return None
+
+
+def _wanted(one: "Field[Any]", value: Any) -> str | None:
+    """What a field has to hold, where the value is something else."""
+    least, most = one.metadata["bounds"]
+    if isinstance(one.default, int):
+        fits = type(value) is int and least <= value <= most
+        return None if fits else f"a whole number from {least} to {most}"
+    several = isinstance(value, list | tuple)
+    numbers = value if several else [value]
+    real = [isinstance(x, int | float) and not isinstance(x, bool) for x in numbers]
+    if not (all(real) and all(least <= x <= most for x in numbers)):
+        return f"numbers from {least:g} to {most:g}"
+    if isinstance(one.default, tuple):
+        return None if len(numbers) == 3 else "three numbers"
+    return "one number" if several else None
+
+
+def _pixel_limits(size: Any, path: Path) -> dict[str, Any]:
+    """min_pixels and max_pixels of a ``size``, in whichever spelling it has."""
+    if size is None or size == {}:
+        return {}
+    known = {key for keys in _SIZES.values() for key in keys}
+    if not isinstance(size, dict) or not any(size.get(key) is not None for key in known):
+        raise UserError(
+            f"{path}: size is {shown(size)}; it must hold shortest_edge and longest_edge, areas "
+            "in pixels"
+        )
+    found = {}
+    for name, keys in _SIZES.items():
+        values = [size[key] for key in keys if size.get(key) is not None]
+        if any(value != values[0] for value in values):
+            raise UserError(f"{path}: size gives two values for {' and '.join(keys)}")
+        if values:
+            value = values[0]
+            whole = isinstance(value, float) and value.is_integer()
+            found[name] = int(value) if whole else value
+    return found
+
+
+def _find(hf_dir: Path) -> tuple[Mapping[str, Any], Path]:
+    # transformers prefers the nested dictionary that its version 5 writes.
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        path = hf_dir / name
+        try:
+            config = read_object(path)
+        except FileNotFoundError:
+            continue
+        if name == "preprocessor_config.json":
+            return config, path
+        if (nested := config.get("image_processor")) is not None:
+            if not isinstance(nested, dict):
+                raise UserError(f"{path}: image_processor must be an object, not {shown(nested)}")
+            return nested, path
+    raise UserError(f"{hf_dir}: no preprocessor_config.json; is this a Qwen2-VL checkpoint?")

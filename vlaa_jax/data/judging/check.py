@@ -4,18 +4,14 @@ One table per file, a row per source, with the published counts beside (arXiv 25
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from vlaa_jax.data.images.bit_depth import DEEP_MODES
-from vlaa_jax.data.images.inspect import ImageFacts
-from vlaa_jax.data.judging.findings import Findings
-from vlaa_jax.data.judging.judge import Examined, Judge, examine
-from vlaa_jax.data.judging.needs import Needs
+from vlaa_jax.data.images.files import DEEP_MODES
+from vlaa_jax.data.judging.judge import Examined, Findings, Judge, Needs, examine
 from vlaa_jax.data.progress import progress
 from vlaa_jax.data.records.foreign_forms import remarks
-from vlaa_jax.data.records.reject import Reject
-from vlaa_jax.data.sources.source import Source
+from vlaa_jax.data.sources.source import Reject, Source
 
 PUBLISHED = {
     "sft": {
@@ -41,26 +37,13 @@ PUBLISHED = {
     },
 }
 """Records per source of the two released files; 126,413 and 25,195 in all."""
-_HEAD = (
-    *("source", "records", "published", "refused"),
+_COLUMNS = (
+    *("records", "published", "refused"),
     *("images", "found", "missing", "corrupt", "bad golds"),
 )
+"""Of a row: records of a source, different images that they name, and golds."""
 UNREADABLE = "(unreadable)"
 """Row of records that were refused before their source was known."""
-
-
-@dataclass
-class SourceRow:
-    """Counts of one source."""
-
-    records: int = 0
-    refused: int = 0
-    images: int = 0
-    """Different images named by the records."""
-    found: int = 0
-    missing: int = 0
-    corrupt: int = 0
-    bad_golds: int = 0
 
 
 @dataclass
@@ -69,7 +52,8 @@ class CheckReport:
 
     file: str
     kind: str | None
-    rows: dict[str, SourceRow] = field(default_factory=dict)
+    rows: dict[str, Counter[str]] = field(default_factory=dict)
+    """Counts of each source, by column of the table."""
     modes: Counter[str] = field(default_factory=Counter)
     """Different images by the form of their pixels, where they were decoded."""
     findings: Findings = field(default_factory=Findings)
@@ -92,39 +76,38 @@ class CheckReport:
     def add(self, one: Examined, seen: set[str], source: Source) -> None:
         """Count a record; ``seen`` holds the images that were counted."""
         if one.record is None:
-            self.row(UNREADABLE).refused += 1
+            self._row(UNREADABLE)["refused"] += 1
             return
-        row = self.row(one.record.source)
-        row.records += 1
-        row.bad_golds += any(problem.field == "gt" for problem in one.verdict.problems)
+        row = self._row(one.record.source)
+        row["records"] += 1
+        row["bad golds"] += any(problem.field == "gt" for problem in one.verdict.problems)
         for path, fact in zip(one.record.images, one.facts, strict=True):
             if path not in seen:
                 seen.add(path)
                 self.modes.update([fact.mode] if fact.mode else [])
-                _count_image(self.row(path.split("/", 1)[0] if "/" in path else ""), fact)
+                folder = path.split("/", 1)[0] if "/" in path else ""
+                self._row(folder).update(["images", fact.status])
         for name, remark in remarks(one.record):
             self.remarks.add(source.reject(one.place, name, remark, one.record.id))
         if one.verdict.measure is not None:
             self.needs.add(one.verdict.measure)
 
-    def row(self, source: str) -> SourceRow:
+    def _row(self, source: str) -> Counter[str]:
         """The row of a source, made when first asked for."""
-        return self.rows.setdefault(source or "(no folder)", SourceRow())
+        return self.rows.setdefault(source or "(no folder)", Counter())
 
     def table(self) -> str:
         """The report as text."""
         published = self._published()
-        lines: list[tuple[str, ...]] = [_HEAD]
-        total = SourceRow()
-        names = sorted(set(self.rows) | set(published), key=lambda n: (n == UNREADABLE, n))
-        for name in names:
-            row = self.rows.get(name, SourceRow())
-            lines.append(_cells(name, row, published.get(name)))
-            for attribute, value in vars(row).items():
-                setattr(total, attribute, getattr(total, attribute) + value)
-        whole = len(published) == len(PUBLISHED.get(self.kind or "", {}))
-        lines.append(_cells("total", total, sum(published.values()) if whole else None))
-        widths = [max(len(line[i]) for line in lines) for i in range(len(_HEAD))]
+        names = sorted({*self.rows, *published}, key=lambda n: (n == UNREADABLE, n))
+        rows = {name: Counter(self.rows.get(name, {})) for name in names}
+        for name, count in published.items():
+            rows[name]["published"] = count
+        rows["total"] = sum(rows.values(), Counter())
+        if published != PUBLISHED.get(self.kind or ""):
+            del rows["total"]["published"]
+        lines = [("source", *_COLUMNS), *((name, *_cells(row)) for name, row in rows.items())]
+        widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
         text = [self.file]
         for line in lines:
             numbers = [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
@@ -147,17 +130,9 @@ class CheckReport:
         return [f"pixels: {counts}", *([note] if deep else [])]
 
 
-def _cells(name: str, row: SourceRow, published: int | None) -> tuple[str, ...]:
-    counts = (row.refused, row.images, row.found, row.missing, row.corrupt, row.bad_golds)
-    beside = "-" if published is None else f"{published:,}"
-    return (name, f"{row.records:,}", beside, *(f"{c:,}" for c in counts))
-
-
-def _count_image(row: SourceRow, fact: ImageFacts) -> None:
-    row.images += 1
-    row.found += fact.status == "found"
-    row.missing += fact.status == "missing"
-    row.corrupt += fact.status == "corrupt"
+def _cells(row: Counter[str]) -> Iterator[str]:
+    for name in _COLUMNS:
+        yield "-" if name == "published" and name not in row else f"{row[name]:,}"
 
 
 def check(
@@ -166,7 +141,7 @@ def check(
     *,
     whole: bool = True,
     workers: int = 2,
-    on_reject: Callable[[Reject], None] = lambda reject: None,
+    on_reject: Callable[[Reject], object] = lambda reject: None,
     show_progress: bool = False,
 ) -> CheckReport:
     """Check all records of a source.

@@ -5,6 +5,8 @@
 the judge was given to judge by: verifiers, a checkpoint, limits.
 """
 
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -13,11 +15,9 @@ from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
-from vlaa_jax.data.images.bins import rows_needed
-from vlaa_jax.data.images.inspect import ImageFacts
-from vlaa_jax.data.records.reject import Reject
+from vlaa_jax.data.images.files import ImageFacts
 from vlaa_jax.data.samples.preprocessor import Measure, Preprocessor, Unfit
-from vlaa_jax.data.sources.source import Source, iter_indexed
+from vlaa_jax.data.sources.source import Reject, Source, iter_indexed
 from vlaa_jax.schema import Lengths, Record, ScoreRequest, UserError
 
 GoldProblems = Callable[[Sequence[ScoreRequest]], Sequence[str | None]]
@@ -25,6 +25,12 @@ GoldProblems = Callable[[Sequence[ScoreRequest]], Sequence[str | None]]
 asked for many at once, so that golds which need a parser reach it side by side."""
 AT_ONCE = 256
 """Records whose golds are asked about together."""
+_TOKENS, _ROWS = 32, 2
+"""Budgets are rounded up to multiples of these."""
+MAX_KINDS = 200
+"""Of findings that are told apart."""
+_PARTICULAR = re.compile(r"'[^']*'|\"[^\"]*\"|[-+]?\d[\d,.]*")
+_REST = ("", "of further kinds")
 
 
 class Problem(NamedTuple):
@@ -54,12 +60,49 @@ class Limits:
         """What a record does not fit into."""
         if self.tokens and (long := found.over(self.tokens)):
             return Problem(long[0], f"{long[1]} ({self.tokens_name})")
-        needed = max((rows_needed(grid, self.window_units) for grid in found.grids), default=0)
+        needed = found.vision_rows(self.window_units)
         if self.vision_rows and needed > self.vision_rows:
             over = f"over data.vision_rows_per_bin={self.vision_rows}"
             advice = "raise it or lower data.max_pixels"
             return Problem("image", f"an image needs {needed} vision rows, {over}; {advice}")
         return None
+
+
+@dataclass
+class Needs:
+    """Grows with every record that is added.
+
+    Attributes:
+        preprocessor: that measured them.
+        window_units: 4 for Qwen2.5-VL, 0 for Qwen2-VL.
+    """
+
+    preprocessor: Preprocessor | None = None
+    window_units: int = 4
+    tokens: int = 0
+    """Of the longest sample."""
+    rows: int = 0
+    """Vision rows of the largest image."""
+    patches: int = 0
+    """Of the largest image."""
+
+    def add(self, found: Measure) -> None:
+        """Make room for a record."""
+        self.tokens = max(self.tokens, found.tokens)
+        self.rows = max(self.rows, found.vision_rows(self.window_units))
+        self.patches = max(self.patches, *(t * h * w for t, h, w in found.grids), 0)
+
+    def flags(self, kind: str | None) -> Sequence[str]:
+        """The settings of a run that hold all of it; none where nothing was measured."""
+        if self.preprocessor is None or not self.tokens:
+            return []
+        tokens = -(-self.tokens // _TOKENS) * _TOKENS
+        settings = {"tokens_per_row" if kind == "sft" else "max_prompt_tokens": tokens}
+        if self.patches:
+            settings["max_pixels"] = self.patches * self.preprocessor.processor.patch_size**2
+        if self.patches and kind != "sft":
+            settings["vision_rows_per_bin"] = -(-self.rows // _ROWS) * _ROWS
+        return [f"--config.data.{name}={value}" for name, value in settings.items()]
 
 
 class Verdict(NamedTuple):
@@ -117,9 +160,8 @@ class Judge:
         golds_checked: bool,
     ) -> list[str | None]:
         """What is wrong with the gold of each record; None where all is well or nobody can say."""
-        problems: list[str | None] = [None] * len(records)
         if self.gold_problems is None or self.kind == "sft":
-            return problems
+            return [None] * len(records)
         asked = [
             i
             for i, record in enumerate(records)
@@ -128,9 +170,8 @@ class Judge:
             and (record.box_space == "resized_pixels" or not golds_checked)
         ]
         found = self.gold_problems([self._request(records[i], facts[i]) for i in asked])
-        for i, problem in zip(asked, found, strict=True):
-            problems[i] = problem
-        return problems
+        told = dict(zip(asked, found, strict=True))
+        return [told.get(i) for i in range(len(records))]
 
     def _request(self, record: Record, facts: Sequence[ImageFacts]) -> ScoreRequest:
         size = facts[0].size if facts and facts[0].status == "found" else None
@@ -211,21 +252,16 @@ def examine(
             records = [record for _, record in pairs]
             look = partial(source.look, whole=whole, keep=keep)
             facts = _looked_at(look, records, {} if keep else seen, pool)
-            golds_checked = source.golds_checked
-            verdicts = judge(records, facts, golds_checked=golds_checked, map=pool.map)
-            examined = [Examined(r.index, None, (), _UNREAD, (r,)) for r in unread]
+            verdicts = judge(records, facts, golds_checked=source.golds_checked, map=pool.map)
+            examined = [Examined(r.index, None, (), Verdict(()), (r,)) for r in unread]
             for (index, record), fact, verdict in zip(pairs, facts, verdicts, strict=True):
-                place = partial(source.reject, index, record_id=record.id)
-                rejects = tuple(place(*problem) for problem in verdict.problems)
+                rejects = tuple(source.reject(index, *p, record.id) for p in verdict.problems)
                 if verdict.measure is not None:
                     sizes = tuple(f.size for f in fact)
                     record = replace(record, lengths=Lengths(verdict.measure.tokens, sizes))
                 examined.append(Examined(index, record, tuple(fact), verdict, rejects))
             unread.clear()
             yield from sorted(examined, key=lambda one: one.place)
-
-
-_UNREAD = Verdict(())
 
 
 def _looked_at(
@@ -244,3 +280,44 @@ def _looked_at(
     looked = pool.map(lambda at: look(*at), new.values())
     seen.update(zip(new, looked, strict=True))
     return [[seen[path] for path in record.images] for record in records]
+
+
+class Findings:
+    """Counts rejects that differ only in names and numbers as one kind."""
+
+    def __init__(self) -> None:
+        self._first: dict[tuple[str, str], Reject] = {}
+        self._counts: Counter[tuple[str, str]] = Counter()
+
+    def add(self, reject: Reject) -> None:
+        """Count one."""
+        kind = reject.field, _PARTICULAR.sub("#", reject.reason[:300])
+        if kind not in self._first and len(self._first) >= MAX_KINDS:
+            kind = _REST
+        self._first.setdefault(kind, reject)
+        self._counts[kind] += 1
+
+    def __len__(self) -> int:
+        return len(self._first)
+
+    def total(self) -> int:
+        """How many there are of all kinds."""
+        return self._counts.total()
+
+    def first(self) -> str:
+        """The first by its place, and how many others there are, by field; one line."""
+        first = min(self._first.values(), key=lambda reject: reject.index)
+        if self.total() == 1:
+            return str(first)
+        fields: Counter[str] = Counter()
+        for (name, _), count in self._counts.items():
+            fields[name or "form"] += count
+        counts = ", ".join(f"{name} {count:,}" for name, count in fields.most_common())
+        return f"{first}; {self.total():,} records cannot be used (by field: {counts})"
+
+    def lines(self) -> list[str]:
+        """A line for each kind, the most frequent first: its first place, and how many."""
+        return [
+            f"{self._first[kind]} ({count:,} like this)" if count > 1 else str(self._first[kind])
+            for kind, count in self._counts.most_common()
+        ]

@@ -6,7 +6,7 @@ stands and which samples wait to be packed, so a restored loader gives bitwise t
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,15 +15,19 @@ from typing import Any, NamedTuple
 import grain
 from grain.experimental import ThreadPrefetchIterDataset
 
-from vlaa_jax.data.images.bins import rows_needed
-from vlaa_jax.data.images.grid import Grid
-from vlaa_jax.data.loaders.loader import Loader
-from vlaa_jax.data.loaders.order import Order, ordered
+from vlaa_jax.data.loaders.loader import Loader, Order, ordered
 from vlaa_jax.data.rows.batches import RowBatch, collate_rows
-from vlaa_jax.data.rows.packing import PackBudget, PackedBatch, Packer, fit_budget, vision_load
+from vlaa_jax.data.rows.packing import (
+    PackBudget,
+    PackedBatch,
+    Packer,
+    fit_budget,
+    largest_samples,
+    pack,
+)
 from vlaa_jax.data.samples.preprocessor import Encoded, Preprocessor
 from vlaa_jax.data.sources.source import ImageOpener
-from vlaa_jax.schema import Record, UserError
+from vlaa_jax.schema import Grid, Record, UserError
 
 _AT_ONCE = 256
 _TRIES = 8
@@ -39,19 +43,19 @@ class Sized(NamedTuple):
     grids: tuple[Grid, ...]
 
 
+@dataclass(frozen=True)
 class Samples:
     """Records with answers, and everything between them and what the model reads.
 
-    Args:
+    Attributes:
       records: a source or a list; all with answers.
       images: from a record to its images (``Source.images``).
       preprocessor: of the checkpoint.
     """
 
-    def __init__(
-        self, records: Sequence[Record], images: ImageOpener, preprocessor: Preprocessor
-    ) -> None:
-        self.records, self.images, self.preprocessor = records, images, preprocessor
+    records: Sequence[Record]
+    images: ImageOpener
+    preprocessor: Preprocessor
 
     def size(self, record: Record) -> Sized:
         """The lengths of a record: those that it brings, or else measured now."""
@@ -107,14 +111,12 @@ def row_loader(
         be used.
     """
     stream = ordered(samples.records, order or Order())
-    submit, executors = _submitter(samples, threads)
     mine = tuple(range(budget.n_shards) if shards is None else shards)
-    packed = _Packed(partial(_PackedIterator, stream, samples, budget, submit, mine))
-    own = replace(budget, n_shards=len(mine))
-    dataset: grain.IterDataset = packed.map(_Collate(own, samples.preprocessor.chat.pad_id))
-    if threads > 0:
+    pool = ThreadPoolExecutor(threads, "encode") if threads > 0 else None
+    dataset: grain.IterDataset = _Packed(stream, samples, budget, mine, pool)
+    if pool is not None:
         dataset = ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=_AHEAD)
-    return Loader(dataset, executors)
+    return Loader(dataset, pool)
 
 
 def row_budget(
@@ -141,10 +143,10 @@ def row_budget(
     first = [samples.size(stream[i]) for i in range(min(sample, len(samples.records)))]
     sizes = [(s.n_tokens, s.grids) for s in first]
     every = _distinct_sizes(samples, order, shape.tokens_per_row)
-    sizes += _largest(every, shape.window_units)
+    sizes += largest_samples(every, shape.window_units)
     for _ in range(_TRIES):
         budget = fit_budget(sizes, shape)
-        misfits = [grids for grids in every if not _fits(budget, grids)]
+        misfits = [grids for grids in every if budget.problem(0, grids)]
         if not misfits:
             return budget
         sizes.append((1, misfits[0]))
@@ -156,11 +158,9 @@ def row_budget(
 
 def count_batches(samples: Samples, budget: PackBudget, order: Order) -> int:
     """Batches that ``row_loader`` will give in finite epochs; packs sizes, decodes nothing."""
-    packer: Packer[int] = Packer(budget)
     stream = ordered(samples.records, order)
     sized = (samples.size(stream[i]) for i in range(len(stream)))
-    full = sum(packer.add(0, s.n_tokens, s.grids) is not None for s in sized)
-    return full + sum(1 for _ in packer.flush())
+    return sum(1 for _ in pack(((0, s.n_tokens, s.grids) for s in sized), budget))
 
 
 def _distinct_sizes(
@@ -187,61 +187,22 @@ def _distinct_sizes(
     return found
 
 
-def _largest(
-    every: Iterable[tuple[Grid, ...]], window_units: int
-) -> list[tuple[int, tuple[Grid, ...]]]:
-    """Samples with the largest image and with the most of images, next to no text in them."""
-    every = [grids for grids in every if grids]
-    if not every:
-        return []
-    tall = max(every, key=lambda grids: max(rows_needed(g, window_units) for g in grids))
-    return [(1, tall), (1, max(every, key=vision_load))]
-
-
-def _fits(budget: PackBudget, grids: tuple[Grid, ...]) -> bool:
-    try:
-        budget.check(0, grids)
-    except UserError:
-        return False
-    return True
-
-
+_Fed = tuple[int, Sized]
+"""A sample, with its position in the stream."""
 Job = Callable[[], Encoded]
 """Gives a sample, now or when a thread has finished it."""
-Submit = Callable[[Sized], Job]
-"""Begins to encode a sample."""
-
-
-def _submitter(samples: Samples, threads: int) -> tuple[Submit | None, tuple[Executor, ...]]:
-    """How samples are encoded in the background, if at all, and what to shut down in the end."""
-    if threads > 0:
-        pool = ThreadPoolExecutor(threads, "encode")
-        return lambda sized: pool.submit(samples.encode, sized).result, (pool,)
-    return None, ()
-
-
-@dataclass(frozen=True)
-class _Collate:
-    """Rows of samples to arrays."""
-
-    budget: PackBudget
-    pad_id: int
-
-    def __call__(self, rows: list[list[Job]]) -> RowBatch:
-        samples = [[job() for job in row] for row in rows]
-        layout = self.budget.layout(self.pad_id)
-        return collate_rows(samples, layout, tokens_per_row=self.budget.tokens_per_row)
 
 
 class _Packed(grain.IterDataset):
-    """Rows of samples, packed from a stream with random access."""
+    """Packed batches of a stream with random access."""
 
-    def __init__(self, make: Callable[[], grain.DatasetIterator]) -> None:
+    def __init__(self, *parts: Any) -> None:
+        """``parts``: those of the iterator."""
         super().__init__()
-        self._make = make
+        self._parts = parts
 
     def __iter__(self) -> grain.DatasetIterator:
-        return self._make()
+        return _PackedIterator(*self._parts)
 
 
 class _Ready(NamedTuple):
@@ -264,12 +225,14 @@ class _PackedIterator(grain.DatasetIterator):
         stream: grain.MapDataset,
         samples: Samples,
         budget: PackBudget,
-        submit: Submit | None,
         shards: tuple[int, ...],
+        pool: Executor | None,
     ) -> None:
         super().__init__()
         self._stream, self._samples, self._budget = stream, samples, budget
-        self._submit, self._shards = submit, shards
+        self._shards, self._pool = shards, pool
+        own = replace(budget, n_shards=len(shards))
+        self._layout = own.layout(samples.preprocessor.chat.pad_id)
         self._ready: deque[_Ready] = deque()
         self.set_state({"position": 0, "waiting": []})
 
@@ -279,16 +242,15 @@ class _PackedIterator(grain.DatasetIterator):
     def set_state(self, state: dict[str, Any]) -> None:
         self._ready.clear()
         self._position = int(state["position"])
-        self._packer: Packer[int] = Packer(replace(self._budget, lookahead=float("inf")))
-        self._sized: dict[int, Sized] = {}
+        self._packer: Packer[_Fed] = Packer(replace(self._budget, lookahead=float("inf")))
         for index in state["waiting"]:
             self._feed(int(index))
         self._packer.budget = self._budget
-        self._rest: Iterator[PackedBatch[int]] | None = None
+        self._rest: Iterator[PackedBatch[_Fed]] | None = None
         self._state = self._packer_state()
 
-    def __next__(self) -> list[list[Job]]:
-        while len(self._ready) < (1 if self._submit is None else 2):
+    def __next__(self) -> RowBatch:
+        while len(self._ready) < (1 if self._pool is None else 2):
             if self._ready and self._ready[-1].error is not None:
                 break
             self._ready.append(self._pack())
@@ -296,10 +258,12 @@ class _PackedIterator(grain.DatasetIterator):
         if batch.error is not None:
             raise batch.error
         self._state = batch.state
-        return batch.rows
+        rows = [[job() for job in row] for row in batch.rows]
+        return collate_rows(rows, self._layout, tokens_per_row=self._budget.tokens_per_row)
 
     def _packer_state(self) -> dict[str, Any]:
-        return {"position": self._position, "waiting": list(self._packer.waiting)}
+        waiting = [index for index, _ in self._packer.waiting]
+        return {"position": self._position, "waiting": waiting}
 
     def _pack(self) -> _Ready:
         """The next batch; an error comes in its turn, behind the batches before it."""
@@ -314,25 +278,20 @@ class _PackedIterator(grain.DatasetIterator):
                     self._position += 1
         except (UserError, StopIteration) as error:
             return _Ready([], {}, error)
-        sized = [[self._sized.pop(index) for index in row] for row in batch.rows]
-        part = len(sized) // self._budget.n_shards
+        part = self._budget.rows_per_shard
         rows = [
-            [self._job(one) for one in row]
+            [self._job(sized) for _, sized in row]
             for shard in self._shards
-            for row in sized[shard * part : (shard + 1) * part]
+            for row in batch.rows[shard * part : (shard + 1) * part]
         ]
         return _Ready(rows, self._packer_state())
 
-    def _feed(self, index: int) -> PackedBatch[int] | None:
+    def _feed(self, index: int) -> PackedBatch[_Fed] | None:
         sized = self._samples.size(self._stream[index])
-        self._sized[index] = sized
-        try:
-            return self._packer.add(index, sized.n_tokens, sized.grids)
-        except UserError as error:
-            reason = str(error).split(": ", 1)[-1]
-            raise UserError(f"record {sized.record.id!r}: {reason}") from error
+        name = f"record {sized.record.id!r}"
+        return self._packer.add((index, sized), sized.n_tokens, sized.grids, name)
 
     def _job(self, sized: Sized) -> Job:
-        if self._submit is None:
+        if self._pool is None:
             return partial(self._samples.encode, sized)
-        return self._submit(sized)
+        return self._pool.submit(self._samples.encode, sized).result

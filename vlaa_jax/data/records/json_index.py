@@ -7,7 +7,6 @@ element (bad UTF-8, bad escape) is one refused record and not a refused file.
 
 import re
 from array import array
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -56,12 +55,12 @@ def index_json(path: Path) -> JsonIndex:
         with path.open("rb") as file:
             refuse_pointer(path, file.read(64))
             file.seek(0)
-            first, start = _first_byte(file)
+            first, start, line = _first_byte(file)
             file.seek(start)
             if first == b"[":
                 return _index_array(file, start, path)
             if first == b"{":
-                return _index_lines(file, start, path)
+                return _index_lines(file, start, line, path)
             file.seek(0)
             guess = guess_file(file.read(1000))
     except OSError as error:
@@ -74,22 +73,16 @@ def index_json(path: Path) -> JsonIndex:
     )
 
 
-def _first_byte(file: BinaryIO) -> tuple[bytes, int]:
-    offset = 0
+def _first_byte(file: BinaryIO) -> tuple[bytes, int, int]:
+    """The first byte that is no blank (empty if there is none), where it is, and in which line."""
+    offset, line = 0, 1
     while chunk := file.read(_CHUNK):
-        if offset == 0 and chunk.startswith(_BOM):
-            chunk, offset = chunk[len(_BOM) :], len(_BOM)
-        body = chunk.lstrip()
+        body = chunk.removeprefix(b"" if offset else _BOM).lstrip()
+        blank = len(chunk) - len(body)
+        offset, line = offset + blank, line + chunk.count(b"\n", 0, blank)
         if body:
-            return body[:1], offset + len(chunk) - len(body)
-        offset += len(chunk)
-    return b"", 0
-
-
-def _chunks(file: BinaryIO, offset: int) -> Iterator[tuple[int, bytes]]:
-    while chunk := file.read(_CHUNK):
-        yield offset, chunk
-        offset += len(chunk)
+            return body[:1], offset, line
+    return b"", offset, line
 
 
 class _Spans:
@@ -114,104 +107,58 @@ class _Spans:
         return np.array(self._bounds, np.int64).reshape(-1, 2)
 
 
-def _index_lines(file: BinaryIO, start: int, path: Path) -> JsonIndex:
+def _index_lines(file: BinaryIO, start: int, number: int, path: Path) -> JsonIndex:
     spans, lines = _Spans(path), array("q")
-    line_start, number = start, 1 + _newlines_before(file, start)
-    first = b""  # of what is in the line beside blanks
-    file.seek(start)
-    end = start
-    for offset, chunk in _chunks(file, start):
-        end, i = offset + len(chunk), 0
-        while (j := chunk.find(b"\n", i)) >= 0:
-            if first := first or chunk[i:j].lstrip()[:1]:
-                spans.add(line_start, offset + j, first == b"{")
+    end, first = start, b""  # first byte of what is in the line beside blanks
+    while piece := file.readline(_CHUNK):  # a line may come in many pieces
+        end, first = end + len(piece), first or piece.lstrip()[:1]
+        if piece.endswith(b"\n"):
+            if first:
+                spans.add(start, end - 1, first == b"{")
                 lines.append(number)
-            number, i, line_start, first = number + 1, j + 1, offset + j + 1, b""
-        first = first or chunk[i:].lstrip()[:1]
+            start, number, first = end, number + 1, b""
     if first:
-        spans.add(line_start, end, first == b"{")
+        spans.add(start, end, first == b"{")
         lines.append(number)
     return JsonIndex(False, spans.as_array(), np.array(lines, np.int64), bool(first))
 
 
-def _newlines_before(file: BinaryIO, start: int) -> int:
-    file.seek(0)
-    count = 0
-    while start > 0 and (chunk := file.read(min(start, _CHUNK))):
-        count, start = count + chunk.count(b"\n"), start - len(chunk)
-    return count
-
-
 def _index_array(file: BinaryIO, start: int, path: Path) -> JsonIndex:
-    scan = _ArrayScan(path)
-    closed_at = -1
-    for offset, chunk in _chunks(file, start):
-        if closed_at < 0:
-            closed_at = scan.feed(offset, chunk)
-            rest = chunk[closed_at + 1 - offset :] if closed_at >= 0 else b""
-        else:
-            rest = chunk
-        if rest.strip():
+    spans, end, closed_at = _Spans(path), start, -1
+    element_start, is_object = start + 1, False
+    depth, in_string, i = 0, False, 0
+    while chunk := file.read(_CHUNK):
+        while closed_at < 0:
+            outside = _TOP_LEVEL if depth == 1 else _NESTED
+            match = (_IN_STRING if in_string else outside).search(chunk, i)
+            if match is None:
+                break
+            i, token, at = match.end(), match.group(), end + match.start()
+            if token == b'"':
+                in_string = not in_string
+            elif token == b"\\":
+                i += 1
+            elif token in b"[{":
+                depth += 1
+                is_object = token == b"{" if depth == 2 else is_object
+            else:
+                depth -= token in b"]}"
+                if token == b"," or not depth:
+                    spans.add(element_start, at, is_object)
+                    element_start, is_object = at + 1, False
+                    closed_at = -1 if depth else at
+        end, i = end + len(chunk), max(0, i - len(chunk))  # an escape may end in the next chunk
+        if closed_at >= 0 and chunk[max(0, len(chunk) + closed_at + 1 - end) :].strip():
             raise UserError(
                 f"{path}: more data follows the array, which closes at byte {closed_at}; "
                 "mend the file or split it in two"
             )
     if closed_at < 0:
-        scan.end_element(scan.end)
-    spans_N2 = scan.spans.as_array()
+        spans.add(element_start, end, is_object)
+    spans_N2 = spans.as_array()
     if _is_blank(file, *spans_N2[-1].tolist()):
         spans_N2 = spans_N2[:-1]  # an empty array, a comma before the closing bracket or the cut
     return JsonIndex(True, spans_N2, None, closed_at < 0)
-
-
-class _ArrayScan:
-    """Finds the commas and the closing bracket of the outermost array, chunk by chunk."""
-
-    def __init__(self, path: Path) -> None:
-        self.spans = _Spans(path)
-        self.end = 0
-        self._element_start = 0
-        self._depth = 0
-        self._in_string = self._is_object = False
-        self._skip = 0
-
-    def feed(self, offset: int, chunk: bytes) -> int:
-        """Scan one chunk; returns the byte offset of the closing bracket, or -1."""
-        i, self._skip, self.end = self._skip, 0, offset + len(chunk)
-        while i < len(chunk):
-            pattern = _TOP_LEVEL if self._depth == 1 else _NESTED
-            match = (_IN_STRING if self._in_string else pattern).search(chunk, i)
-            if match is None:
-                return -1
-            i, token = match.end(), match.group()
-            if token == b'"':
-                self._in_string = not self._in_string
-            elif token == b"\\":
-                i += 1
-                self._skip = max(0, i - len(chunk))
-            elif self._punctuation(token, offset + match.start()):
-                return offset + match.start()
-        return -1
-
-    def _punctuation(self, token: bytes, at: int) -> bool:
-        if token in b"[{":
-            self._depth += 1
-            if self._depth == 1:
-                self._element_start = at + 1
-            elif self._depth == 2:
-                self._is_object = token == b"{"
-            return False
-        if token in b"]}":
-            self._depth -= 1
-            if self._depth > 0:
-                return False
-        self.end_element(at)
-        return self._depth == 0
-
-    def end_element(self, at: int) -> None:
-        """Note the element that ends before byte ``at``."""
-        self.spans.add(self._element_start, at, self._is_object)
-        self._element_start, self._is_object = at + 1, False
 
 
 def _is_blank(file: BinaryIO, start: int, end: int) -> bool:

@@ -1,4 +1,4 @@
-"""Readers for the released VLAA-Thinking files, exactly as they are.
+"""Records of the released VLAA-Thinking files, exactly as they are, read and written.
 
 ``VLAA-Thinking-GRPO-25K.json`` and ``VLAA-Thinking-SFT-126K.json`` (Hugging Face data set
 UCSC-VLAA/VLAA-Thinking, arXiv 2504.11468) are a JSON array or JSON Lines whatever the suffix says;
@@ -13,12 +13,9 @@ from typing import Any
 
 from vlaa_jax.data.records.foreign_forms import guess_record, without_placeholders
 from vlaa_jax.data.records.literals import as_json, parse_literal
-from vlaa_jax.data.records.reject import Refusal
 from vlaa_jax.foreign import shown
-from vlaa_jax.schema import BOX_SPACES, VERIFIER_TYPES, Record, gold_text
+from vlaa_jax.schema import BOX_SPACES, KINDS, VERIFIER_TYPES, Record, gold_text
 
-KINDS = ("grpo", "sft")
-"""What a file is read for: grpo needs ``verifier_type`` and ``gt``, sft needs ``answer``."""
 MAX_FIELD_CHARS = 1 << 20
 MAX_PATH_CHARS = 1024
 MAX_IMAGES = 64
@@ -27,6 +24,15 @@ _KNOWN = frozenset(
 )
 _URL = re.compile(r"\s*(data(?=:)|[a-z][a-z0-9+.-]+(?=://))", re.IGNORECASE)
 _ANSWER_MARK = re.compile(r"†\s*(?:Answer\s*)?[:：]", re.IGNORECASE)
+_WRITTEN = ("question", "gt", "answer", "verifier_type", "caption", "box_space")
+
+
+class Refusal(Exception):
+    """A record cannot be used: which field, and why."""
+
+    def __init__(self, field: str, reason: str, record_id: str = "") -> None:
+        super().__init__(reason)
+        self.field, self.reason, self.record_id = field, reason, record_id
 
 
 class Parser:
@@ -132,16 +138,21 @@ class Parser:
         return self._spaces.get(source.casefold(), "normalized")
 
 
+def as_released(record: Record) -> dict[str, Any]:
+    """A record as one JSON object of a released file; fields of its own are kept in ``meta``."""
+    images = record.images[0] if len(record.images) == 1 else list(record.images)
+    values: dict[str, Any] = {"id": record.id, "image": images or None}
+    values |= {name: getattr(record, name) for name in _WRITTEN}
+    values["meta"] = dict(record.meta) or None
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def _id(value: Any, fallback: str) -> str:
     if value is None or value == "":
         return fallback
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise Refusal("id", f"{shown(value)} is neither text nor a whole number")
-    text = str(value)
-    if len(text) > MAX_PATH_CHARS:
-        raise Refusal("id", f"{len(text):,} characters long, more than {MAX_PATH_CHARS:,}")
-    _check_encodable("id", text)
-    return text
+    return _bounded("id", str(value), MAX_PATH_CHARS)
 
 
 def _text(raw: dict[str, Any], field: str, required: bool = False) -> str | None:
@@ -153,17 +164,18 @@ def _text(raw: dict[str, Any], field: str, required: bool = False) -> str | None
         raise Refusal(field, what)
     if required and not value.strip():
         raise Refusal(field, "empty")
-    if len(value) > MAX_FIELD_CHARS:
-        raise Refusal(field, f"{len(value):,} characters long, more than {MAX_FIELD_CHARS:,}")
-    _check_encodable(field, value)
-    return value
+    return _bounded(field, value, MAX_FIELD_CHARS)
 
 
-def _check_encodable(field: str, value: str) -> None:
+def _bounded(field: str, value: str, most: int) -> str:
+    """A text that is not too long and that a file can hold."""
+    if len(value) > most:
+        raise Refusal(field, f"{len(value):,} characters long, more than {most:,}")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
         raise Refusal(field, f"a lone surrogate at character {error.start}") from error
+    return value
 
 
 def _gold(value: Any) -> str | None:
@@ -219,9 +231,7 @@ def clean_image_path(path: str, field: str = "image") -> str:
         what = f"is a URL ({scheme[1].lower()}:)"
         advice = "only files below the image root are read: save it there and give its path"
         raise Refusal(field, f"{shown(path)} {what}; {advice}")
-    if len(path) > MAX_PATH_CHARS:
-        raise Refusal(field, f"{len(path):,} characters long, more than {MAX_PATH_CHARS:,}")
-    _check_encodable(field, path)
+    _bounded(field, path, MAX_PATH_CHARS)
     if any(ord(c) < 32 for c in path) or "\\" in path:
         raise Refusal(field, f"{shown(path)} holds a backslash or a control character")
     parts = [part for part in path.strip().split("/") if part not in ("", ".")]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vlaa_jax.data.images.planner import VisionPlan, gather_patches, ladder, plan_vision
+from vlaa_jax.data.images.planner import gather_patches, ladder, plan_vision
 from vlaa_jax.data.samples.preprocessor import Encoded
 from vlaa_jax.schema import UserError
 
@@ -103,7 +103,8 @@ def collate_prompts(
     T = ladder(longest, min_tokens) if tokens is None else tokens
     if longest > T:
         raise ValueError(f"a prompt of {longest} tokens does not fit into {T}")
-    shards = _deal(list(prompts), P // n_shards, n_shards)
+    part = P // n_shards
+    shards = [prompts[i * part : (i + 1) * part] for i in range(n_shards)]
     vision, units = _vision(shards, layout)
     batch = PromptBatch(
         ids_PT=np.full((P, T), pad_id, np.int32),
@@ -169,18 +170,12 @@ def collate_rows(
     return batch
 
 
-def _deal(samples: list[Encoded], per_shard: int, n_shards: int) -> list[list[Encoded]]:
-    return [samples[i * per_shard : (i + 1) * per_shard] for i in range(n_shards)]
-
-
 def _vision(
     shards: Sequence[Sequence[Encoded]], layout: BatchLayout
 ) -> tuple[VisionBatch, list[NDArray[np.int32]]]:
     """Plan and fill the vision buffers; unit indices of each sample's image tokens, in order."""
     grids = [[g for s in shard for g in s.grids] for shard in shards]
-    plan: VisionPlan = plan_vision(
-        grids, layout.window_units, layout.rows_per_bin, layout.bins_per_shard
-    )
+    plan = plan_vision(grids, layout.window_units, layout.rows_per_bin, layout.bins_per_shard)
     patches = [[p for s in shard for p in s.patches] for shard in shards]
     per_sample = []
     for shard, units in zip(shards, plan.units, strict=True):

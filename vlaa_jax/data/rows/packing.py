@@ -12,17 +12,17 @@ from dataclasses import dataclass, field, replace
 from typing import Generic, NamedTuple, TypeVar
 
 from vlaa_jax.data.images.bins import (
+    MIN_ROWS,
     PATCHES_PER_ROW,
     UNITS_PER_ROW,
     BinPacker,
-    fits_bins,
+    pack_shards,
     row_cost,
-    rows_needed,
+    rows_of_largest,
+    vision_load,
 )
-from vlaa_jax.data.images.grid import Grid, unit_count
-from vlaa_jax.data.images.planner import MIN_ROWS
 from vlaa_jax.data.rows.batches import BatchLayout
-from vlaa_jax.schema import UserError
+from vlaa_jax.schema import Grid, UserError
 
 Item = TypeVar("Item")
 
@@ -69,27 +69,21 @@ class PackBudget:
         vision = (self.window_units, self.rows_per_bin, self.bins_per_shard)
         return BatchLayout(self.n_shards, pad_id, *vision)
 
-    def check(self, n_tokens: int, grids: Iterable[Grid], name: str = "sample") -> None:
-        """Refuse what can never fit.
+    def bins(self) -> BinPacker:
+        """The empty vision bins of a shard."""
+        return BinPacker(self.rows_per_bin, self.bins_per_shard, self.window_units)
 
-        Raises:
-            UserError: names the sample and the budget it breaks.
-        """
+    def problem(self, n_tokens: int, grids: Sequence[Grid]) -> str | None:
+        """Why a sample can never fit, or None."""
         if n_tokens > self.tokens_per_row:
-            raise UserError(
-                f"{name}: {n_tokens} tokens are over tokens_per_row {self.tokens_per_row}"
-            )
-        grids = list(grids)
-        need = max((rows_needed(g, self.window_units) for g in grids), default=0)
+            return f"{n_tokens} tokens are over tokens_per_row {self.tokens_per_row}"
+        need = rows_of_largest(grids, self.window_units)
         if need > self.rows_per_bin:
-            raise UserError(
-                f"{name}: an image needs {need} vision rows, over rows_per_bin {self.rows_per_bin}"
-            )
-        if len(grids) > 1 and not _bins(self).add(grids):
-            raise UserError(
-                f"{name}: {len(grids)} images do not fit into {self.bins_per_shard} vision bins "
-                f"of {self.rows_per_bin} rows"
-            )
+            return f"an image needs {need} vision rows, over rows_per_bin {self.rows_per_bin}"
+        if len(grids) > 1 and not self.bins().add(grids):
+            bins = f"{self.bins_per_shard} vision bins of {self.rows_per_bin} rows"
+            return f"{len(grids)} images do not fit into {bins}"
+        return None
 
 
 class _Sample(NamedTuple, Generic[Item]):
@@ -127,14 +121,17 @@ class Packer(Generic[Item]):
         """Items fed and not yet packed, in order of arrival."""
         return [sample.item for sample in self._waiting]
 
-    def add(self, item: Item, n_tokens: int, grids: Iterable[Grid]) -> PackedBatch[Item] | None:
+    def add(
+        self, item: Item, n_tokens: int, grids: Iterable[Grid], name: str = "sample"
+    ) -> PackedBatch[Item] | None:
         """Feed one sample; a batch when enough samples wait, else None.
 
         Raises:
-            UserError: the sample can never fit.
+            UserError: the sample, called ``name``, can never fit.
         """
         grids = tuple(grids)
-        self.budget.check(n_tokens, grids, f"sample {item!r}" if _short(item) else "sample")
+        if problem := self.budget.problem(n_tokens, grids):
+            raise UserError(f"{name}: {problem}")
         self._waiting.append(_Sample(n_tokens, grids, item))
         self._tokens += n_tokens
         self._patches += 4 * vision_load(grids)
@@ -154,7 +151,7 @@ class Packer(Generic[Item]):
         """One batch: the longest-waiting sample first, lest it wait for ever, then by size."""
         rows: list[list[int]] = [[] for _ in range(self.budget.n_rows)]
         room = [self.budget.tokens_per_row] * self.budget.n_rows
-        bins = [_bins(self.budget) for _ in range(self.budget.n_shards)]
+        bins = [self.budget.bins() for _ in range(self.budget.n_shards)]
         by_size = sorted(range(1, len(self._waiting)), key=lambda i: (-self._share(i), i))
         for i in (0, *by_size):
             row = self._best_row(self._waiting[i], room, bins)
@@ -181,17 +178,11 @@ class Packer(Generic[Item]):
         Bins were filled in the order of placing; the planner sees row order and may, rarely, need
         one bin more.
         """
-        budget = self.budget
+        budget, waiting = self.budget, self._waiting
         part = rows[shard * budget.rows_per_shard : (shard + 1) * budget.rows_per_shard]
-        while not fits_bins(
-            [g for row in part for i in row for g in self._waiting[i].grids],
-            budget.rows_per_bin,
-            budget.bins_per_shard,
-            budget.window_units,
-        ):
-            smallest = min(
-                (i for row in part for i in row if self._waiting[i].grids), key=self._share
-            )
+        shape = budget.rows_per_bin, budget.window_units, budget.bins_per_shard
+        while not pack_shards([[g for row in part for i in row for g in waiting[i].grids]], *shape):
+            smallest = min((i for row in part for i in row if waiting[i].grids), key=self._share)
             next(row for row in part if smallest in row).remove(smallest)
 
     def _share(self, index: int) -> float:
@@ -246,7 +237,7 @@ def fit_budget(sizes: Sequence[tuple[int, Sequence[Grid]]], shape: PackBudget) -
     """
     tokens_per_row, window_units = shape.tokens_per_row, shape.window_units
     sizes = [(n, grids) for n, grids in sizes if n <= tokens_per_row]
-    largest = max((rows_needed(g, window_units) for _, gs in sizes for g in gs), default=0)
+    largest = rows_of_largest((g for _, grids in sizes for g in grids), window_units)
     if not largest:
         return replace(shape, rows_per_bin=MIN_ROWS, bins_per_shard=1)
     units = sum(vision_load(grids) for _, grids in sizes)
@@ -270,6 +261,17 @@ def fit_budget(sizes: Sequence[tuple[int, Sequence[Grid]]], shape: PackBudget) -
     return best
 
 
+def largest_samples(
+    every: Iterable[tuple[Grid, ...]], window_units: int
+) -> list[tuple[int, tuple[Grid, ...]]]:
+    """Samples with the largest image and with the most of images, next to no text in them."""
+    every = [grids for grids in every if grids]
+    if not every:
+        return []
+    tall = max(every, key=lambda grids: rows_of_largest(grids, window_units))
+    return [(1, tall), (1, max(every, key=vision_load))]
+
+
 def _mean_fill(
     sizes: Sequence[tuple[int, Sequence[Grid]]], budget: PackBudget
 ) -> tuple[float, float]:
@@ -282,16 +284,3 @@ def _mean_fill(
     full = [b for b in fed if b is not None] or [next(packer.flush())]
     tokens = sum(b.n_tokens for b in full) / len(full) / budget.tokens
     return tokens, sum(b.n_patches for b in full) / len(full) / budget.patches
-
-
-def vision_load(grids: Iterable[Grid]) -> int:
-    """Merge units of a sample's images, which the work of the vision tower goes with."""
-    return sum(unit_count(grid) for grid in grids)
-
-
-def _bins(budget: PackBudget) -> BinPacker:
-    return BinPacker(budget.rows_per_bin, budget.bins_per_shard, budget.window_units)
-
-
-def _short(item: object) -> bool:
-    return isinstance(item, int | str) and len(str(item)) < 80

@@ -7,18 +7,17 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vlaa_jax.data.images.grid import Grid, unit_count
+from vlaa_jax.data.images.bins import rows_of_largest, unit_count, vision_load
 from vlaa_jax.data.images.processor import ImageProcessor
-from vlaa_jax.data.text.chat import IMAGE_TOKEN, Chat
+from vlaa_jax.data.text.chat import Chat, Messages
 from vlaa_jax.data.text.positions import mrope_positions
-from vlaa_jax.data.text.template import Messages
-from vlaa_jax.schema import Record, UserError
+from vlaa_jax.schema import Grid, Record, UserError
 
 _NO_ANSWER = np.empty(0, np.int32)
 
@@ -29,9 +28,6 @@ class Unfit(UserError):
     def __init__(self, field: str, reason: str, record_id: str) -> None:
         super().__init__(f"record {record_id!r}: {reason}")
         self.field, self.reason, self.record_id = field, reason, record_id
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.field, self.reason, self.record_id)
 
 
 class Encoded(NamedTuple):
@@ -73,6 +69,10 @@ class Measure:
     def patches(self) -> int:
         """Patches of all images."""
         return 4 * self.image_tokens
+
+    def vision_rows(self, window_units: int) -> int:
+        """Vision rows of the largest image; see ``bins.rows_needed``."""
+        return rows_of_largest(self.grids, window_units)
 
     def over(self, max_tokens: int) -> tuple[str, str] | None:
         """(field, reason) of a record that is too long; the field is that of its longest part."""
@@ -119,13 +119,13 @@ class Preprocessor:
         system_prompt: str = "",
     ) -> "Preprocessor":
         """Read from a Hugging Face directory; pixel limits of 0 are the checkpoint's own."""
-        processor = ImageProcessor.from_dir(hf_dir, min_pixels or None, max_pixels or None)
+        processor = ImageProcessor.from_dir(hf_dir, min_pixels, max_pixels)
         return cls(Chat.from_dir(hf_dir), processor, system_prompt)
 
     def measure(
         self, record: Record, sizes: Sequence[tuple[int, int]], *, with_answer: bool = False
     ) -> Measure:
-        """The lengths that ``encode`` will find; the prompt is tokenised as the model reads it.
+        """The lengths that ``encode`` will find.
 
         Args:
             record: question and, with ``with_answer``, answer are used.
@@ -134,24 +134,12 @@ class Preprocessor:
 
         Raises:
             Unfit: names the field: a special token in the text, an image that is too narrow, or a
-                template or tokenizer that does not give as many image tokens as there are units.
+                template that does not ask for as many images.
         """
         grids = self._grids(record, sizes)
-        with _blaming("question", record):
-            self.chat.check_text(record.question, "the text")
-            prompt = self.chat.render(record.question, len(sizes), self.system_prompt)
-        first, *rest = prompt.split(IMAGE_TOKEN)
-        if len(rest) != len(grids):
-            reason = f"{len(rest)} image placeholders for {len(grids)} images"
-            raise Unfit("image", reason, record.id)
-        pieces = [IMAGE_TOKEN * unit_count(g) + text for g, text in zip(grids, rest, strict=True)]
-        ids = self.chat.encode("".join([first, *pieces]))
-        found, units = int(np.count_nonzero(ids == self.chat.image_token_id)), _units(grids)
-        if found != units:
-            reason = f"{found} image tokens in the text, but the grids have {units} units"
-            raise Unfit("image", reason, record.id)
-        answer = self._answer(record, prompt) if with_answer else _NO_ANSWER
-        return Measure(len(ids) + len(answer), units, len(answer), grids)
+        prompt, answer = self._texts(record, len(sizes), with_answer)
+        tokens = len(self._expanded(record, prompt, grids)) + len(answer)
+        return Measure(tokens, vision_load(grids), len(answer), grids)
 
     def encode(
         self,
@@ -178,11 +166,7 @@ class Preprocessor:
         if len(images) != len(record.images):
             reason = f"names {len(record.images)} images, {len(images)} were given"
             raise Unfit("image", reason, record.id)
-        with _blaming("question", record):
-            self.chat.check_text(record.question, "question")
-            prompt = self.chat.render(record.question, len(images), self.system_prompt)
-        answer = self._answer(record, prompt) if with_answer else _NO_ANSWER
-        ids = self.chat.encode(prompt)
+        prompt, answer = self._texts(record, len(images), with_answer)
 
         def fits(tokens: int, of_images: int) -> None:
             if max_tokens is not None and tokens > max_tokens:
@@ -190,7 +174,7 @@ class Preprocessor:
                 reason = f"{over}; lower max_pixels or leave the record out"
                 raise Unfit("image", reason, record.id)
 
-        return self._laid_out(record, images, ids, answer, fits)
+        return self._laid_out(record, images, prompt, answer, fits)
 
     def encode_conversation(
         self,
@@ -227,7 +211,7 @@ class Preprocessor:
         """Prompt and answer as the model reads them; errors as ``encode``."""
         grids = self._grids(record, [image.size for image in images])
         ids_T = np.concatenate([self._expanded(record, prompt_ids, grids), answer])
-        length, n_image_tokens = len(ids_T), _units(grids)
+        length, n_image_tokens = len(ids_T), vision_load(grids)
         fits(length, n_image_tokens)
         token = self.chat.image_token_id
         positions_T3, rope_delta = mrope_positions(ids_T, grids, image_token_id=token)
@@ -249,13 +233,21 @@ class Preprocessor:
                 grids.append(self.processor.grid(*size))
         return tuple(grids)
 
-    def _answer(self, record: Record, prompt: str) -> NDArray[np.int32]:
-        if record.answer is None:
-            raise Unfit("answer", "no answer to learn from", record.id)
-        with _blaming("answer", record):
-            self.chat.check_text(record.answer, "answer")
-            asked = record.question, len(record.images), self.system_prompt
-            return self.chat.answer_ids(prompt, record.answer, *asked)
+    def _texts(
+        self, record: Record, n_images: int, with_answer: bool
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Ids of the prompt, one placeholder per image, and those of the answer, if asked for."""
+        asked = record.question, n_images, self.system_prompt
+        with _blaming("question", record):
+            self.chat.check_text(record.question, "the text")
+            prompt = self.chat.render(*asked)
+        answer = _NO_ANSWER
+        if with_answer:
+            if record.answer is None:
+                raise Unfit("answer", "no answer to learn from", record.id)
+            with _blaming("answer", record):
+                answer = self.chat.answer_ids(prompt, record.answer, *asked)
+        return self.chat.encode(prompt), answer
 
     def _expanded(
         self, record: Record, ids: NDArray[np.int32], grids: Sequence[Grid]
@@ -268,10 +260,6 @@ class Preprocessor:
         repeats = np.ones(len(ids), np.int64)
         repeats[spots] = [unit_count(g) for g in grids]
         return np.repeat(ids, repeats)
-
-
-def _units(grids: Sequence[Grid]) -> int:
-    return sum(unit_count(grid) for grid in grids)
 
 
 @contextmanager

@@ -1,34 +1,35 @@
-"""Reads a finished build: records and images at random, for Grain or by hand."""
+"""The files of a build: ArrayRecord shards with a note beside each, and what reads them."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vlaa_jax import digests
-from vlaa_jax.data.sources.shards import FORMAT, MANIFEST
-from vlaa_jax.data.sources.stored import TEXTS, StoredSource
+from array_record.python import array_record_module
+
+from vlaa_jax import digests, disk
+from vlaa_jax.data.sources.source import TEXTS, StoredSource
 from vlaa_jax.schema import Lengths, Record, UserError
 
-_Parts = Mapping[str, type | tuple[type, ...]]
-_MANIFEST_PARTS: _Parts = {
-    "settings": dict,
+FORMAT = 2
+MANIFEST = "manifest.json"
+_SHARDS = [{"name": str, "bytes": int, "count": int, "sha256": str}]
+_FORM = {
+    "settings": {"kind": str, "box_space": (str, dict)},
     "golds_checked": bool,
-    "record_shards": list,
-    "image_shards": list,
+    "record_shards": _SHARDS,
+    "image_shards": _SHARDS,
     "kept": int,
 }
-_SETTINGS_PARTS: _Parts = {"kind": str, "box_space": (str, dict)}
-_SHARD_PARTS: _Parts = {"name": str, "bytes": int, "count": int, "sha256": str}
-
-
-def looks_so(path: Path, start: bytes) -> bool:
-    """Whether a folder holds a build."""
-    return (path / MANIFEST).is_file()
+"""What is read of a manifest."""
 
 
 class BuiltRecords(StoredSource):
     """The records of a build, with their lengths at the pixel limits that it was made with."""
+
+    @staticmethod
+    def looks_so(path: Path, start: bytes) -> bool:
+        """Whether a folder holds a build."""
+        return (path / MANIFEST).is_file()
 
     def _open(self) -> None:
         self.manifest = _read_manifest(self.path)
@@ -83,8 +84,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a finished build of this version's format, with all that is read of it."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: holds no finished build ({MANIFEST})") from error
+    except (OSError, ValueError):
+        manifest = None
     if not isinstance(manifest, dict):
         raise UserError(f"{folder}: holds no finished build ({MANIFEST})")
     if manifest.get("format") != FORMAT:
@@ -92,11 +93,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             f"{folder}: is a build of format {manifest.get('format')!r}, this version reads format "
             f"{FORMAT}; build again, into another folder"
         )
-    gap = _gap(manifest, _MANIFEST_PARTS) or _gap(manifest["settings"], _SETTINGS_PARTS)
-    for which in () if gap else ("record_shards", "image_shards"):
-        for shard in manifest[which]:
-            gap = gap or (_gap(shard, _SHARD_PARTS) if isinstance(shard, dict) else which)
-    if gap:
+    if gap := _gap(manifest, _FORM):
         raise UserError(
             f"{folder / MANIFEST}: {gap!r} is missing or malformed; build again, into another "
             "folder"
@@ -104,7 +101,62 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _gap(found: Mapping[str, Any], parts: _Parts) -> str | None:
-    """The first part that is not there or of another type."""
-    wrong = (name for name, kind in parts.items() if not isinstance(found.get(name), kind))
-    return next(wrong, None)
+def _gap(found: Any, form: Any, name: str = "") -> str | None:
+    """The name of the first part that is not there or of another form."""
+    kind: Any = type(form) if isinstance(form, list | dict) else form
+    if not isinstance(found, kind):
+        return name
+    parts: list[tuple[Any, Any, str]] = []
+    if isinstance(form, list):
+        parts = [(one, form[0], name) for one in found]
+    elif isinstance(form, dict):
+        parts = [(found.get(key), part, key) for key, part in form.items()]
+    return next(filter(None, (_gap(*part) for part in parts)), None)
+
+
+class ShardWriter:
+    """Writes NAME.array_record beside its place; ``commit`` makes it count."""
+
+    def __init__(self, folder: Path, name: str, compress: bool = True) -> None:
+        # Groups of one: a random read then decodes a single record.
+        self._options = "group_size:1,zstd:3" if compress else "group_size:1,uncompressed"
+        self._path = folder / f"{name}.array_record"
+        self._note = folder / f"{name}.json"
+        self._partial = self._path.with_suffix(".partial")
+        self.count = 0
+
+    def __enter__(self) -> "ShardWriter":
+        self._note.unlink(missing_ok=True)  # an old note must not speak for a new shard
+        self._writer = array_record_module.ArrayRecordWriter(str(self._partial), self._options)
+        return self
+
+    def write(self, data: bytes) -> None:
+        """Append one record."""
+        self._writer.write(data)
+        self.count += 1
+
+    def __exit__(self, *unused: object) -> None:
+        self._writer.close()
+
+    def commit(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """Put the closed shard into its place; returns what is known of it."""
+        note = {
+            "name": self._path.name,
+            "count": self.count,
+            "bytes": self._partial.stat().st_size,
+            "sha256": digests.of_file(self._partial),
+            **facts,
+        }
+        self._partial.replace(self._path)
+        disk.write_json(self._note, note)
+        return note
+
+
+def whole_shard(folder: Path, name: str) -> dict[str, Any] | None:
+    """What is known of a finished shard; None unless its file is there with the noted size."""
+    try:
+        note = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        size = (folder / f"{name}.array_record").stat().st_size
+    except (FileNotFoundError, ValueError):
+        return None
+    return note if isinstance(note, dict) and size == note.get("bytes") else None

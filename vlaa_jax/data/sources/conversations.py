@@ -5,19 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from vlaa_jax.data.records.foreign_forms import PLACEHOLDER, marks_lead, without_placeholders
-from vlaa_jax.data.records.reject import Refusal
+from vlaa_jax.data.records.parse import Refusal
 from vlaa_jax.data.sources.record_file import RecordFile
-from vlaa_jax.schema import Record
 
 TURNS = {"conversations": ("from", "value"), "messages": ("role", "content")}
 """Field of the turns, and in a turn those of who speaks and what is said."""
 _ASKS, _SAYS = ("human", "user"), ("gpt", "assistant")
 _KEY = re.compile(rb'"(conversations|messages)"\s*:\s*\[')
-
-
-def looks_so(path: Path, start: bytes) -> bool:
-    """Whether a file that begins like this holds conversations, not records."""
-    return _KEY.search(start) is not None and re.search(rb'"question"\s*:', start) is None
 
 
 class Conversations(RecordFile):
@@ -28,10 +22,14 @@ class Conversations(RecordFile):
     more than one round, or one that begins with a system prompt, is refused.
     """
 
-    def _read(self, index: int) -> Record:
-        raw = self._raw(index)
-        name = f"{self.path.stem}-{index:06d}"
-        return self._parse(self._fields(raw) if isinstance(raw, dict) else raw, name, index)
+    @staticmethod
+    def looks_so(path: Path, start: bytes) -> bool:
+        """Whether a file that begins like this holds conversations, not records."""
+        return _KEY.search(start) is not None and re.search(rb'"question"\s*:', start) is None
+
+    def _raw(self, index: int) -> Any:
+        raw = super()._raw(index)
+        return self._fields(raw) if isinstance(raw, dict) else raw
 
     def _fields(self, raw: dict[str, Any]) -> dict[str, Any]:
         """The fields of a record."""

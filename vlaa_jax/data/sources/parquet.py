@@ -6,13 +6,12 @@ large: ``python -m vlaa_jax.data convert`` writes records and image files once.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from vlaa_jax.data.images.files import in_memory
-from vlaa_jax.data.records.reject import Refusal
+from vlaa_jax.data.records.parse import Refusal
 from vlaa_jax.data.sources.source import ParsedSource
 from vlaa_jax.foreign import image_suffix, shown
 from vlaa_jax.schema import Record, UserError, printable
@@ -21,17 +20,10 @@ _KEPT = 4
 """Row groups of images that are kept: neighbours are often asked for together."""
 
 
-def looks_so(path: Path, start: bytes) -> bool:
-    """Whether this is a Parquet file, or a folder of such."""
-    return start.startswith(b"PAR1") or (path.is_dir() and bool(_files(path)))
-
-
 def _files(path: Path) -> list[Path]:
-    return (
-        [path]
-        if path.is_file()
-        else sorted([*path.glob("*.parquet"), *path.glob("data/*.parquet")])
-    )
+    if path.is_file():
+        return [path]
+    return sorted([*path.glob("*.parquet"), *path.glob("data/*.parquet")])
 
 
 class ParquetRecords(ParsedSource):
@@ -41,6 +33,11 @@ class ParquetRecords(ParsedSource):
     (or ``images``) holds image files as Hugging Face stores them, ``{"bytes": ..., "path": ...}``,
     or a list of these. An image is called ``STEM/ROW-NUMBER.SUFFIX``.
     """
+
+    @staticmethod
+    def looks_so(path: Path, start: bytes) -> bool:
+        """Whether this is a Parquet file, or a folder of such."""
+        return start.startswith(b"PAR1") or (path.is_dir() and bool(_files(path)))
 
     def _open(self) -> None:
         super()._open()
@@ -112,11 +109,9 @@ class ParquetRecords(ParsedSource):
         items = value if isinstance(value, list) else [] if value is None else [value]
         return [_bytes(item, self._image_column or "") for item in items]
 
-    def _image(self, record: Record, number: int) -> AbstractContextManager[BinaryIO]:
-        return in_memory(self._encoded(record.place)[number], record.images[number])
-
-    def __getstate__(self) -> dict[str, Any]:
-        raise TypeError(f"{self.path}: Parquet files cannot be sent to another process")
+    def encoded_images(self, record: Record) -> Sequence[bytes]:
+        """The image files of one of the records, byte for byte."""
+        return self._encoded(record.place)
 
 
 def _opened(path: Path) -> Any:

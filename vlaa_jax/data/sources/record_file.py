@@ -1,14 +1,16 @@
 """A file of records in the released form: random access, nothing but offsets in memory."""
 
 import os
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from vlaa_jax.data.images.files import opened
 from vlaa_jax.data.records.json_index import JsonIndex, index_json
-from vlaa_jax.data.records.reject import Refusal, Reject
-from vlaa_jax.data.sources.source import ParsedSource, iter_indexed
+from vlaa_jax.data.records.parse import Refusal
+from vlaa_jax.data.sources.source import ParsedSource, Reject, iter_indexed
 from vlaa_jax.foreign import parse_json
 from vlaa_jax.schema import Record, UserError
 
@@ -19,10 +21,14 @@ class RecordFile(ParsedSource):
     """JSON array or JSON Lines, whatever the suffix; only byte offsets are kept in memory."""
 
     needs_root = True
-
     max_record_bytes = 8 << 20
     """Longer records are refused unread."""
     _fd: int | None = None
+
+    @staticmethod
+    def looks_so(path: Path, start: bytes) -> bool:
+        """Any file may be one."""
+        return path.is_file()
 
     def _open(self) -> None:
         super()._open()
@@ -58,6 +64,13 @@ class RecordFile(ParsedSource):
         if self._fd is None:
             self._fd = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         return os.pread(self._fd, end - start, start)
+
+    def mentions(self, index: int, pattern: re.Pattern[bytes]) -> bool:
+        """Whether the bytes of a record hold a pattern; not where they are too many."""
+        try:
+            return pattern.search(self.encoded(index)) is not None
+        except Refusal:
+            return False
 
     def _raw(self, index: int) -> Any:
         data = self.encoded(index)

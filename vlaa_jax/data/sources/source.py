@@ -3,35 +3,62 @@
 A source is one file: a subclass that says how record number ``i`` is read and where its images are.
 """
 
+import json
 import os
+import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import BinaryIO, overload
 
 from PIL import Image
 
-from vlaa_jax.data.images.files import decode
-from vlaa_jax.data.images.inspect import ImageFacts, inspect
-from vlaa_jax.data.records.parse import Parser
-from vlaa_jax.data.records.reject import Refusal, Reject
+from vlaa_jax.data.images.files import ImageFacts, decode, in_memory, inspect
+from vlaa_jax.data.records.parse import Parser, Refusal
 from vlaa_jax.foreign import local_path
 from vlaa_jax.schema import Record, UserError
 
 ImageOpener = Callable[[Record], tuple[Image.Image, ...]]
 """Decoded images of a record: ``Source.images``."""
+TEXTS = (*("id", "question", "gt", "verifier_type", "answer", "source", "caption", "box_space"),)
+"""Fields of a record that are text, or None."""
+
+
+@dataclass(frozen=True)
+class Reject:
+    """One record that was refused, and why."""
+
+    file: str
+    index: int
+    """Position in the file from 0."""
+    line: int | None
+    """Line number from 1 in JSON Lines; None in an array."""
+    id: str
+    field: str
+    reason: str
+
+    def __str__(self) -> str:
+        place = f"line {self.line}" if self.line is not None else f"record {self.index}"
+        name = f" (id {self.id!r})" if self.id else ""
+        field = f"field '{self.field}': " if self.field else ""
+        return f"{self.file}: {place}{name}: {field}{self.reason}"
+
+    def as_line(self) -> str:
+        """The reject as a line of a rejects file."""
+        return json.dumps(asdict(self), ensure_ascii=False) + "\n"
 
 
 class Source(Sequence[Record]):
     """Records at random access, and their images.
 
     ``source[i]`` raises UserError where the record is unusable; ``source.read(i)`` returns a Reject
-    instead. Safe to use from several threads, and picklable, as Grain wants of a source.
+    instead. Safe to use from several threads.
 
     Attributes:
         path: file or folder.
-        kind: what its records are read for; see ``parse.KINDS``.
+        kind: what its records are read for; one of ``schema.KINDS``.
         golds_checked: whether golds were put to their verifiers when it was made.
         needs_root: whether images lie below an image root.
     """
@@ -64,6 +91,11 @@ class Source(Sequence[Record]):
         self.box_space, self.columns = box_space, columns or {}
         self._open()
 
+    @staticmethod
+    @abstractmethod
+    def looks_so(path: Path, start: bytes) -> bool:
+        """Whether a path, with a file of this beginning, is one of these; cheap."""
+
     @abstractmethod
     def _open(self) -> None:
         """Finds out what is there."""
@@ -72,9 +104,13 @@ class Source(Sequence[Record]):
     def _read(self, index: int) -> Record:
         """Record number ``index``, from 0, with its ``place``; or Refusal."""
 
-    @abstractmethod
+    def encoded_images(self, record: Record) -> Sequence[bytes]:
+        """The image files of a record of this source, byte for byte, where it brings them."""
+        raise NotImplementedError
+
     def _image(self, record: Record, number: int) -> AbstractContextManager[BinaryIO]:
         """Opens image ``number`` of a record of this source; UserError where it cannot be."""
+        return in_memory(self.encoded_images(record)[number], record.images[number])
 
     def read(self, index: int) -> Record | Reject:
         """The record at ``index``, or why it cannot be used."""
@@ -107,6 +143,10 @@ class Source(Sequence[Record]):
         """Line of a record, from 1, where there are lines."""
         return None
 
+    def mentions(self, index: int, pattern: re.Pattern[bytes]) -> bool:
+        """Whether the bytes of a record may hold a pattern: looked for before any is parsed."""
+        return True
+
     def problem_at_end(self) -> Reject | None:
         """Says so when the source seems cut off; what comes before the cut is whole."""
         return None
@@ -114,7 +154,12 @@ class Source(Sequence[Record]):
     def look(
         self, record: Record, number: int, *, whole: bool = True, keep: bool = False
     ) -> ImageFacts:
-        """What is found at image ``number`` of a record; see ``inspect``."""
+        """What is found at image ``number`` of a record; see ``inspect``.
+
+        Where the record brings its lengths, a header is not read for a size that is known.
+        """
+        if record.lengths is not None and not whole and not keep:
+            return ImageFacts("found", "", record.lengths.image_sizes[number])
         name = record.images[number]
         return inspect(self._image(record, number), name, whole=whole, keep=keep)
 
@@ -142,6 +187,34 @@ class ParsedSource(Source):
     def read_as(self, kind: str) -> None:
         """Settle what the records are read for, where it was left open."""
         self.kind = self._parse.kind = kind
+
+
+class StoredSource(Source):
+    """Records that we judged before, and keep with their images."""
+
+    def _made_for(self, what: str, kind: str, spaces: str | Mapping[str, str]) -> None:
+        """Refuses a source that was made for something else than it is opened for.
+
+        Raises:
+          UserError: names which.
+        """
+        if self.kind is not None and self.kind != kind:
+            raise UserError(f"{self.path}: is {what} of kind {kind!r}, {self.kind!r} is needed")
+        if self.columns:
+            raise UserError(f"data.columns: {self.path} is {what} and has none; leave it empty")
+        if self.box_space and plain_space(self.box_space) != plain_space(spaces):
+            raise UserError(
+                f"data.box_space: {self.path} was built with {spaces!r}; leave it empty, or build "
+                "again with --box-space"
+            )
+        self.kind = kind
+
+
+def plain_space(box_space: str | Mapping[str, str]) -> str | dict[str, str]:
+    """A box space, or those of sources, in a form that can be compared."""
+    if isinstance(box_space, str):
+        return box_space
+    return {source.casefold(): space for source, space in sorted(box_space.items())}
 
 
 def iter_indexed(

@@ -1,11 +1,9 @@
-"""The table of sources: how each is told from the others, and what opens it."""
+"""The table of sources: which there are, and what opens a path."""
 
 import os
-from collections.abc import Mapping
 from typing import Any
 
-from vlaa_jax.data.sources import built, conversations, parquet, tfds_set
-from vlaa_jax.data.sources.built import BuiltRecords
+from vlaa_jax.data.sources.built import MANIFEST, BuiltRecords
 from vlaa_jax.data.sources.conversations import Conversations
 from vlaa_jax.data.sources.parquet import ParquetRecords
 from vlaa_jax.data.sources.record_file import RecordFile
@@ -14,19 +12,14 @@ from vlaa_jax.data.sources.tfds_set import TfdsRecords
 from vlaa_jax.foreign import local_path
 from vlaa_jax.schema import UserError
 
-SOURCES = (
-    ("a build", built.looks_so, BuiltRecords),
-    ("a TFDS data set", tfds_set.looks_so, TfdsRecords),
-    ("Parquet files", parquet.looks_so, ParquetRecords),
-    ("conversations", conversations.looks_so, Conversations),
-    ("records", lambda path, start: path.is_file(), RecordFile),
-)
-"""What it is, whether a path with a file of this beginning is one, and its class; the first that
-is."""
+SOURCES: tuple[type[Source], ...] = (
+    BuiltRecords, TfdsRecords, ParquetRecords, Conversations, RecordFile,
+)  # fmt: skip
+"""A path is opened by the first that it looks like."""
 _START = 1 << 16
 
 
-def source_class(path: str | os.PathLike[str]) -> Any:
+def source_class(path: str | os.PathLike[str]) -> type[Source]:
     """The class that opens a path; cheap.
 
     Raises:
@@ -40,32 +33,23 @@ def source_class(path: str | os.PathLike[str]) -> Any:
                 start = file.read(_START)
     except OSError as error:
         raise UserError(f"{place}: cannot be read ({error.strerror})") from error
-    for _, looks_so, opens in SOURCES:
-        if looks_so(place, start):
-            return opens
+    for source in SOURCES:
+        if source.looks_so(place, start):
+            return source
     if not place.exists():
         raise UserError(f"{place}: does not exist")
-    raise UserError(
-        f"{place}: holds no finished build ({built.MANIFEST}), TFDS set or Parquet file"
-    )
+    raise UserError(f"{place}: holds no finished build ({MANIFEST}), TFDS set or Parquet file")
 
 
 def open_source(
-    path: str | os.PathLike[str],
-    image_root: str | os.PathLike[str] | None = None,
-    *,
-    kind: str | None = None,
-    box_space: str | Mapping[str, str] | None = None,
-    columns: Mapping[str, str] | None = None,
+    path: str | os.PathLike[str], image_root: str | os.PathLike[str] | None = None, **options: Any
 ) -> Source:
     """Opens whatever holds records.
 
     Args:
       path: record file, conversations, Parquet, folder of a build or of a TFDS set.
       image_root: folder that image paths are relative to, where the source has none of its own.
-      kind: "grpo", "sft" or None; see ``Parser``.
-      box_space: of boxes that do not say it; see ``Parser``.
-      columns: names of fields in this source; see ``Parser``.
+      options: kind, box space and columns; see ``Source``.
 
     Raises:
       UserError: it cannot be opened, or is of another kind.
@@ -73,5 +57,4 @@ def open_source(
     opens = source_class(path)
     if opens.needs_root and image_root is not None and not local_path(image_root).is_dir():
         raise UserError(f"{image_root}: no such image folder")
-    found: Source = opens(path, image_root, kind=kind, box_space=box_space, columns=columns)
-    return found
+    return opens(path, image_root, **options)

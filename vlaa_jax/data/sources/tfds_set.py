@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vlaa_jax.data.sources.stored import TEXTS, StoredSource
+from vlaa_jax.data.sources.source import TEXTS, StoredSource
 from vlaa_jax.foreign import read_object
 from vlaa_jax.schema import Record, UserError
 
@@ -12,11 +12,6 @@ PREPARED = "prepared.json"
 """In the data set's folder: what its records were judged by."""
 _INFO = "dataset_info.json"
 _OPTIONAL = ("gt", "verifier_type", "answer", "caption", "box_space")
-
-
-def looks_so(path: Path, start: bytes) -> bool:
-    """Whether a folder, or the one above it, holds a prepared data set."""
-    return any((folder / _INFO).is_file() for folder in _candidates(path))
 
 
 def _candidates(path: Path) -> list[Path]:
@@ -33,6 +28,11 @@ class TfdsRecords(StoredSource):
     Its path is ``DATA_DIR/vlaa_thinking/grpo``, with or without its version; for another split than
     "train", with its name behind that.
     """
+
+    @staticmethod
+    def looks_so(path: Path, start: bytes) -> bool:
+        """Whether a folder, or the one above it, holds a prepared data set."""
+        return any((folder / _INFO).is_file() for folder in _candidates(path))
 
     def _open(self) -> None:
         import tensorflow_datasets as tfds

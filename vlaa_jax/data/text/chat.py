@@ -52,6 +52,8 @@ class Chat:
         self._tokenizer, self._name = tokenizer, name
         self._backend = backend
         self.image_token_id = self._id(IMAGE_TOKEN, name)
+        if np.count_nonzero(self.encode(IMAGE_TOKEN * 64) == self.image_token_id) != 64:
+            raise UserError(f"{name}: the tokenizer does not keep one {IMAGE_TOKEN} from the next")
         self.video_token_id: int = backend.token_to_id(VIDEO_TOKEN) or -1
         self.end_of_turn_id = self._id(END_OF_TURN, name)
         end_of_text = backend.token_to_id(END_OF_TEXT)
@@ -105,16 +107,13 @@ class Chat:
             tokenizer.chat_template = template_file(path)
         chat = cls(tokenizer, os.fspath(path))
         with contextlib.suppress(FileNotFoundError):
-            chat._check_image_token(path, read_object(path / "config.json"))
+            expected = read_object(path / "config.json").get("image_token_id")
+            if expected not in (None, chat.image_token_id):
+                raise UserError(
+                    f"{path}: config.json says image_token_id {expected} but the tokenizer gives "
+                    f"{IMAGE_TOKEN} id {chat.image_token_id}"
+                )
         return chat
-
-    def _check_image_token(self, path: Path, config: dict[str, Any]) -> None:
-        expected = config.get("image_token_id")
-        if expected is not None and expected != self.image_token_id:
-            raise UserError(
-                f"{path}: config.json says image_token_id {expected} but the tokenizer gives "
-                f"{IMAGE_TOKEN} id {self.image_token_id}"
-            )
 
     def check_text(self, text: str, what: str) -> None:
         """Refuse text that would be read as structure, or that is not valid Unicode.

@@ -11,7 +11,7 @@ from itertools import repeat
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vlaa_jax.data.images.grid import Grid
+from vlaa_jax.schema import Grid
 
 
 def mrope_positions(

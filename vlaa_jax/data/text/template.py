@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,15 +29,12 @@ def messages(question: str, n_images: int, system_prompt: str) -> Messages:
 
 def template_file(path: Path) -> str | None:
     """The template kept beside the tokenizer: chat_template.jinja, or .json in older releases."""
-    try:
+    with suppress(FileNotFoundError):
         return read_text(path / "chat_template.jinja")
-    except FileNotFoundError:
-        pass
-    try:
+    with suppress(FileNotFoundError):
         found = read_object(path / "chat_template.json").get("chat_template")
-    except FileNotFoundError:
-        return None
-    return found if isinstance(found, str) else None
+        return found if isinstance(found, str) else None
+    return None
 
 
 def try_out(template: Any, where: str) -> None:

@@ -8,9 +8,7 @@ A backward pass costs twice its forward where everything trains.
 from collections.abc import Sequence
 
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig, TextConfig, VisionConfig
-
-Grid = tuple[int, int, int]
-"""Frames, patch rows, patch columns."""
+from vlaa_jax.schema import Grid
 
 
 def group_flops(
