@@ -42,7 +42,7 @@ from vlaa_jax.models.qwen_vl.hf_keys import canonical, key_table, nest
 from vlaa_jax.models.qwen_vl.layers import matmul
 from vlaa_jax.models.qwen_vl.model import Compute, PromptInputs, RowInputs, split_model
 from vlaa_jax.models.qwen_vl.vision import VisionInputs
-from vlaa_jax.rollout.engine import Engine
+from vlaa_jax.rollout.engine import Decoding, Engine
 from vlaa_jax.rollout.sampling import Sampling
 
 IMAGE = 4000
@@ -225,8 +225,7 @@ def decode_pair(model: Any, config: QwenVLConfig, params: Any, dtype: str, unrol
 
     engine = Engine(
         graphdef,
-        completions=1,
-        max_new_tokens=NEW,
+        Decoding(1, NEW),
         sampling=Sampling(),
         eos_id=-1,
         allowed_V=np.ones(config.text.vocab_size, bool),

@@ -27,7 +27,7 @@ from vlaa_jax.models.qwen_vl.model import Compute, init_params, split_model
 from vlaa_jax.parallel.sharding import dotted
 from vlaa_jax.policy.distribution import Distribution
 from vlaa_jax.policy.prompts import prompt_inputs
-from vlaa_jax.rollout.engine import Engine
+from vlaa_jax.rollout.engine import Decoding, Engine
 from vlaa_jax.rollout.sampling import Sampling
 from vlaa_jax.rollout.weights import is_matrix
 
@@ -51,8 +51,7 @@ class Mode:
         self.allowed = np.ones(config.text.vocab_size, bool)
         self.engine = Engine(
             graphdef,
-            completions=COMPLETIONS,
-            max_new_tokens=NEW,
+            Decoding(COMPLETIONS, NEW),
             sampling=Sampling(),
             eos_id=-1,
             allowed_V=self.allowed,

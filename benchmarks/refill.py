@@ -25,7 +25,7 @@ import numpy as np
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.plan.chips import CHIPS
 from vlaa_jax.plan.formulas import sizes_of
-from vlaa_jax.rollout.engine import Engine, cache_lengths
+from vlaa_jax.rollout.engine import Decoding, Engine
 
 PROMPTS, GROUP, LIMIT, BURST, PREFIX, STOP = 512, 4, 1024, 64, 2048, 1
 MEDIANS, SIGMA = (148, 245, 493), 0.6
@@ -61,9 +61,8 @@ class Device(Engine):
     """
 
     def __init__(self, lengths_PG: np.ndarray, shards: int, slots: int, second: Any) -> None:
-        self.completions, self.max_new_tokens = lengths_PG.shape[1], LIMIT
-        self._slots, self._burst_steps, self._stop_ids = slots, BURST, (STOP,)
-        self._lengths, self._shards, self._min_bucket = cache_lengths(LIMIT, BURST), shards, 32
+        self.decoding = Decoding(lengths_PG.shape[1], LIMIT, slots, BURST)
+        self._stop_ids, self._shards = (STOP,), shards
         self._allowed_V, self.weights = None, lambda params: params  # type: ignore[assignment]
         self._lengths_PG, self._second = lengths_PG, second
         self.steps, self.row_steps, self.seconds = 0, 0, 0.0
@@ -72,14 +71,14 @@ class Device(Engine):
         return prompt
 
     def _empty(self, part: Any, keys: Any, *, slots: int, length: int, **_: int) -> Buffers:
-        return buffers(np.zeros((slots, self.completions), int), length)
+        return buffers(np.zeros((slots, self.decoding.completions), int), length)
 
     def _insert(self, old: Buffers, part: Any, keys_U: Any, slots_SU: Any, real_SU: Any) -> Buffers:
-        left = old.left_PG.reshape(self._shards, -1, self.completions).copy()
+        left = old.left_PG.reshape(self._shards, -1, self.decoding.completions).copy()
         new = self._lengths_PG[keys_U].reshape(*slots_SU.shape, -1)
         shard, who = np.nonzero(real_SU)
         left[shard, slots_SU[shard, who]] = new[shard, who]
-        return old._replace(left_PG=left.reshape(-1, self.completions))
+        return old._replace(left_PG=left.reshape(-1, self.decoding.completions))
 
     def _regroup(self, old: Buffers, slot_SP: Any, row_SPG: Any, alive_SPG: Any) -> Buffers:
         left = old.left_PG.reshape(self._shards, -1, old.left_PG.shape[1])

@@ -37,7 +37,7 @@ from vlaa_jax.evaluate.served import Served
 from vlaa_jax.parallel.mesh import make_mesh
 from vlaa_jax.policy.pretrained import open_pretrained
 from vlaa_jax.policy.prompts import Collator, Encoder, Prompt
-from vlaa_jax.rollout.engine import Engine
+from vlaa_jax.rollout.engine import Decoding, Engine
 from vlaa_jax.rollout.sampling import Sampling
 from vlaa_jax.schema import Record
 from vlaa_jax.serve.opened import keep_compiled
@@ -86,13 +86,10 @@ class Direct:
         self.batch, self.params = options.clients, self.pretrained.load_params()
         self.engine = Engine(
             self.pretrained.graphdef,
-            completions=1,
-            max_new_tokens=options.tokens,
+            Decoding(1, options.tokens, slots=self.batch, burst=options.burst),
             sampling=Sampling(),
             eos_id=self.pretrained.chat.stop_ids,
             allowed_V=self.pretrained.allowed_V,
-            slots=self.batch,
-            burst=options.burst,
             mesh=mesh,
         )
 

@@ -27,7 +27,7 @@ from vlaa_jax.parallel.mesh import make_mesh, replicated
 from vlaa_jax.policy.distribution import Distribution
 from vlaa_jax.policy.pretrained import Pretrained, open_pretrained
 from vlaa_jax.policy.prompts import Collator, Prompt
-from vlaa_jax.rollout.engine import Engine
+from vlaa_jax.rollout.engine import Decoding, Engine
 from vlaa_jax.rollout.sampling import Sampling
 from vlaa_jax.schema import Record
 from vlaa_jax.settings.grpo import GrpoSettings
@@ -76,8 +76,7 @@ class Loop:
         self.state = new_state(self.checkpoint.load_params(), optimizer, replicated(self.mesh))
         self.engine = Engine(
             self.checkpoint.graphdef,
-            completions=COMPLETIONS,
-            max_new_tokens=NEW,
+            Decoding(COMPLETIONS, NEW),
             sampling=Sampling(),
             eos_id=self.checkpoint.chat.end_of_turn_id,
             allowed_V=self.checkpoint.allowed_V,

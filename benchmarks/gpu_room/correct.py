@@ -13,7 +13,7 @@ from vlaa_jax.models.qwen_vl.model import Compute, init_params, split_model
 from vlaa_jax.models.qwen_vl.vision import PixelNorm
 from vlaa_jax.policy.distribution import Distribution
 from vlaa_jax.policy.prompts import prompt_inputs
-from vlaa_jax.rollout.engine import Engine
+from vlaa_jax.rollout.engine import Decoding, Engine
 from vlaa_jax.rollout.sampling import Sampling
 
 NEVER = -1
@@ -98,8 +98,7 @@ def _sampler_gap(config: QwenVLConfig, params: Any, prompt: Any, device: Any, dt
     params, prompt, allowed_V = jax.device_put((params, prompt, allowed), device)
     engine = Engine(
         graphdef,
-        completions=2,
-        max_new_tokens=16,
+        Decoding(2, 16),
         sampling=Sampling(),
         eos_id=NEVER,
         allowed_V=allowed,

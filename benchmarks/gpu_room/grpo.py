@@ -30,7 +30,7 @@ from vlaa_jax.plan.formulas import sizes_of
 from vlaa_jax.plan.programs import make_parts
 from vlaa_jax.plan.shapes import shapes_of
 from vlaa_jax.policy.prompts import prompt_inputs
-from vlaa_jax.rollout.engine import Engine
+from vlaa_jax.rollout.engine import Decoding, Engine
 from vlaa_jax.rollout.sampling import Sampling
 from vlaa_jax.train.grpo_loss import Context, GroupBatch
 from vlaa_jax.train.state import new_state
@@ -63,13 +63,12 @@ class Step:
         self.allowed_V = jax.device_put(allowed_V)
         self.engine = Engine(
             model.graphdef,
-            completions=rollout.completions,
-            max_new_tokens=rollout.max_new_tokens,
+            Decoding(
+                rollout.completions, rollout.max_new_tokens, slots=shapes.slots, burst=rollout.burst
+            ),
             sampling=Sampling(rollout.temperature),
             eos_id=NEVER,
             allowed_V=allowed_V,
-            slots=shapes.slots,
-            burst=rollout.burst,
             mesh=self.mesh,
         )
         self.reference = jax.tree.map(jnp.copy, self.engine.weights(params))

@@ -15,7 +15,7 @@ from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.model import Compute, PromptInputs, init_params, split_model
 from vlaa_jax.policy.distribution import Distribution
 from vlaa_jax.policy.prompts import prompt_inputs
-from vlaa_jax.rollout.engine import Engine
+from vlaa_jax.rollout.engine import Decoding, Engine
 from vlaa_jax.rollout.sampling import Sampling
 from vlaa_jax.settings.grpo import AlgoSettings
 from vlaa_jax.train.grpo_loss import Context, GroupBatch, grpo_loss
@@ -58,8 +58,7 @@ class Ours:
         self.state = new_state(start, optimizer, everywhere)  # type: ignore[arg-type]
         self.engine = Engine(
             graphdef,
-            completions=g,
-            max_new_tokens=NEW,
+            Decoding(g, NEW),
             sampling=Sampling(),
             eos_id=-1,  # nobody ends early
             allowed_V=np.ones(config.text.vocab_size, bool),

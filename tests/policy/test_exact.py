@@ -14,7 +14,7 @@ from vlaa_jax.parallel.mesh import batch_sharding, data_shards, make_mesh
 from vlaa_jax.parallel.sharding import dotted, tree_shardings
 from vlaa_jax.policy.distribution import Distribution
 from vlaa_jax.policy.pretrained import compute_of, place_params
-from vlaa_jax.rollout.engine import Engine
+from vlaa_jax.rollout.engine import Decoding, Engine
 from vlaa_jax.rollout.sampling import Sampling
 from vlaa_jax.rollout.weights import is_matrix
 from vlaa_jax.settings.shared import LoraSettings, ModelSettings
@@ -52,8 +52,7 @@ def gaps(params, compute, micros, scored_by=None):
     graphdef, _ = split_model(CONFIG, compute)
     engine = Engine(
         graphdef,
-        completions=2,
-        max_new_tokens=NEW,
+        Decoding(2, NEW),
         sampling=Sampling(1.0),
         eos_id=-1,
         allowed_V=ALLOWED,

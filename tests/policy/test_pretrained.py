@@ -16,7 +16,7 @@ from vlaa_jax.policy.distribution import Distribution
 from vlaa_jax.policy.pretrained import open_pretrained
 from vlaa_jax.policy.prompts import Collator, Encoder
 from vlaa_jax.policy.usable import heldout_prompts
-from vlaa_jax.rollout.engine import Engine
+from vlaa_jax.rollout.engine import Decoding, Engine
 from vlaa_jax.rollout.sampling import Sampling
 from vlaa_jax.settings.shared import ModelSettings, PromptSettings
 
@@ -49,12 +49,10 @@ def sample(directory, place, paths):
     params = checkpoint.load_params(0)
     engine = Engine(
         checkpoint.graphdef,
-        completions=GROUPS,
-        max_new_tokens=LIMIT,
+        Decoding(GROUPS, LIMIT, burst=8),
         sampling=Sampling(TEMPERATURE),
         eos_id=checkpoint.chat.end_of_turn_id,
         allowed_V=checkpoint.allowed_V,
-        burst=8,
     )
     keys = jax.random.split(jax.random.key(0), PROMPTS)
     length = collate.prompt_bucket(prompts)

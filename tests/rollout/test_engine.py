@@ -19,7 +19,7 @@ from vlaa_jax.models.qwen_vl.model import (
 )
 from vlaa_jax.parallel.mesh import batch_sharding, data_shards, make_mesh
 from vlaa_jax.parallel.sharding import tree_shardings
-from vlaa_jax.rollout.engine import Engine
+from vlaa_jax.rollout.engine import Decoding, Engine
 from vlaa_jax.rollout.sampling import Sampling
 from vlaa_jax.rollout.weights import sampling_mesh
 
@@ -31,15 +31,7 @@ ALLOWED = np.arange(VOCAB) < 30
 def setup():
     graphdef, _ = split_model(CONFIG)
     params = jax.tree.map(lambda a: a * 4, init_params(CONFIG, 0))  # far from uniform
-    engine = Engine(
-        graphdef,
-        completions=5,
-        max_new_tokens=LIMIT,
-        sampling=Sampling(TEMPERATURE),
-        eos_id=EOS,
-        allowed_V=ALLOWED,
-        min_bucket=8,
-    )
+    engine = engine_of(graphdef)
     return graphdef, params, engine
 
 
@@ -148,16 +140,14 @@ def test_same_shapes_compile_once(setup):
     assert counts[0] == counts[2]
 
 
-def small_buffers(graphdef, **options):
+def engine_of(graphdef, slots=0, burst=0, mesh=None):
     return Engine(
         graphdef,
-        completions=5,
-        max_new_tokens=LIMIT,
+        Decoding(5, LIMIT, slots, burst, min_bucket=8),
         sampling=Sampling(TEMPERATURE),
         eos_id=EOS,
         allowed_V=ALLOWED,
-        min_bucket=8,
-        **options,
+        mesh=mesh,
     )
 
 
@@ -181,7 +171,7 @@ def test_refill_and_smaller_buffers_change_no_completion(setup, slots, part, bur
     want = run(engine, params, prompt, keys)
     lengths = want.length_PG.max(axis=1)
     assert lengths.min() < lengths.max(), "the case should free some slots before others"
-    engine, told = small_buffers(graphdef, slots=slots, burst=burst), {}
+    engine, told = engine_of(graphdef, slots=slots, burst=burst), {}
 
     def note(places, rollout):
         for place, tokens in zip(places, rollout.tokens_PGT, strict=True):
@@ -220,7 +210,7 @@ def test_the_buffers_on_a_mesh_give_the_same_completions(setup, shape, tensor, u
     graphdef, _ = split_model(CONFIG, Compute(data_shards=data_shards(mesh), unroll=unroll))
     places = tree_shardings(params, PARAM_AXES, layout(CONFIG, mesh))
     params = jax.device_put(params, places)
-    small = small_buffers(graphdef, slots=8, burst=3, mesh=sampling_mesh(mesh, tensor))
+    small = engine_of(graphdef, slots=8, burst=3, mesh=sampling_mesh(mesh, tensor))
     prompt = jax.device_put(prompt, batch_sharding(mesh))
     got = run(small, small.weights(params), prompt, keys, part=8)
     np.testing.assert_array_equal(got.tokens_PGT, want.tokens_PGT)
@@ -232,11 +222,11 @@ def test_the_buffers_on_a_mesh_give_the_same_completions(setup, shape, tensor, u
 
 def test_any_of_several_tokens_ends_a_completion(setup):
     graphdef, params, _ = setup
-    options = {"completions": 5, "max_new_tokens": LIMIT, "sampling": Sampling(TEMPERATURE)}
+    decoding, sampling = Decoding(5, LIMIT, min_bucket=LIMIT), Sampling(TEMPERATURE)
     keys = jax.random.split(jax.random.key(1), 3)
     tokens = {}
     for stops in (EOS, {EOS}, (11, EOS)):
-        engine = Engine(graphdef, eos_id=stops, allowed_V=ALLOWED, min_bucket=LIMIT, **options)
+        engine = Engine(graphdef, decoding, sampling=sampling, eos_id=stops, allowed_V=ALLOWED)
         rollout = run(engine, params, prompts([6, 3, 9]), keys)
         tokens[str(stops)] = rollout.tokens_PGT
         for row, length in zip(

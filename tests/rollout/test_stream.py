@@ -17,7 +17,7 @@ from vlaa_jax.models.qwen_vl.model import (
 )
 from vlaa_jax.parallel.mesh import batch_sharding, data_shards, make_mesh
 from vlaa_jax.parallel.sharding import tree_shardings
-from vlaa_jax.rollout.engine import Engine
+from vlaa_jax.rollout.engine import Decoding, Engine
 from vlaa_jax.rollout.sampling import Sampling
 from vlaa_jax.rollout.stream import Stream, Wanted, rungs
 from vlaa_jax.rollout.weights import sampling_mesh
@@ -74,8 +74,7 @@ def alone(setup):
     for place, wanted in enumerate(WANTED):
         engine = Engine(
             graphdef,
-            completions=wanted.completions,
-            max_new_tokens=wanted.limit,
+            Decoding(wanted.completions, wanted.limit),
             sampling=wanted.sampling,
             eos_id=wanted.stop_ids or [-1],
             allowed_V=ALLOWED,

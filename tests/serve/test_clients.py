@@ -23,7 +23,7 @@ from vlaa_jax.pipeline.sample import Drop, Sample
 from vlaa_jax.pipeline.steps.caption import make_caption
 from vlaa_jax.policy.distribution import Distribution
 from vlaa_jax.policy.prompts import Encoder
-from vlaa_jax.rollout.engine import Engine
+from vlaa_jax.rollout.engine import Decoding, Engine
 from vlaa_jax.rollout.sampling import Sampling
 from vlaa_jax.schema import Record
 from vlaa_jax.settings.build import build
@@ -84,8 +84,7 @@ def test_a_stream_says_what_the_whole_answer_says(client):
 def engine_says(server, prompt, seed, completions, sampling):
     engine = Engine(
         server.pretrained.graphdef,
-        completions=completions,
-        max_new_tokens=LIMIT,
+        Decoding(completions, LIMIT),
         sampling=sampling,
         eos_id=server.pretrained.chat.stop_ids,
         allowed_V=server.pretrained.allowed_V,

@@ -28,7 +28,7 @@ from vlaa_jax.policy.distribution import Distribution
 from vlaa_jax.policy.pretrained import compute_of, place_params
 from vlaa_jax.policy.rows import RowTargets
 from vlaa_jax.rollout import generate
-from vlaa_jax.rollout.engine import Engine
+from vlaa_jax.rollout.engine import Decoding, Engine
 from vlaa_jax.rollout.sampling import Sampling
 from vlaa_jax.rollout.slots import MOST_HELD
 from vlaa_jax.rollout.weights import places_for, rollout_dtypes, sampling_mesh
@@ -118,13 +118,12 @@ def make_parts(settings: GrpoSettings, config: QwenVLConfig, shapes: Shapes, mes
     sampling = sampling_mesh(mesh, rollout.tensor) if rollout.tensor else mesh
     engine = Engine(
         model.graphdef,
-        completions=rollout.completions,
-        max_new_tokens=rollout.max_new_tokens,
+        Decoding(
+            rollout.completions, rollout.max_new_tokens, slots=shapes.slots, burst=rollout.burst
+        ),
         sampling=Sampling(rollout.temperature, rollout.top_k, rollout.top_p, rollout.min_p),
         eos_id=0,
         allowed_V=np.ones(config.text.vocab_size, bool),
-        slots=shapes.slots,
-        burst=rollout.burst,
         mesh=sampling,
     )
     distribution = _distribution(model, settings, rollout.temperature, settings.algo.logprob_chunk)

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from vlaa_jax.models.qwen_vl.model import PromptInputs
 from vlaa_jax.policy.pretrained import Pretrained
 from vlaa_jax.policy.prompts import Collator, Prompt
-from vlaa_jax.rollout.engine import Engine, OnFinished, Rollout
+from vlaa_jax.rollout.engine import Decoding, Engine, OnFinished, Rollout
 from vlaa_jax.rollout.sampling import Sampling
 from vlaa_jax.rollout.weights import sampling_mesh
 from vlaa_jax.settings.shared import RolloutSettings
@@ -47,13 +47,15 @@ class Sampler:
         self._key = jax.random.key(seed)
         self.engine: Engine = Engine(
             pretrained.graphdef,
-            completions=completions or settings.completions,
-            max_new_tokens=settings.max_new_tokens,
+            Decoding(
+                completions or settings.completions,
+                settings.max_new_tokens,
+                slots=settings.batch_prompts or settings.prompts,
+                burst=settings.burst,
+            ),
             sampling=Sampling(settings.temperature, settings.top_k, settings.top_p, settings.min_p),
             eos_id=pretrained.chat.stop_ids,
             allowed_V=pretrained.allowed_V,
-            slots=settings.batch_prompts or settings.prompts,
-            burst=settings.burst,
             mesh=sampling_mesh(mesh, settings.tensor) if settings.tensor else mesh,
             like=like.engine if like else None,
         )

@@ -8,6 +8,7 @@ not hold up a large batch.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -56,64 +57,88 @@ OnFinished = Callable[[list[int], Rollout], None]
 """Told of prompts, by their places, whose completions have all ended, and of these completions."""
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """How many completions, how long they may get, and how much of that is done at once.
+
+    Attributes:
+        completions: G.
+        max_new_tokens: token limit of a completion.
+        slots: most prompts decoded at once; 0 decodes all at once.
+        burst: tokens between two looks of the host; 0 decodes to the end in one go.
+        min_bucket: smallest T of a rollout.
+    """
+
+    completions: int
+    max_new_tokens: int
+    slots: int = 0
+    burst: int = 0
+    min_bucket: int = 32
+
+    @property
+    def burst_steps(self) -> int:
+        """Tokens of a burst."""
+        return min(self.burst or self.max_new_tokens, self.max_new_tokens)
+
+    @property
+    def cache_lengths(self) -> list[int]:
+        """Lengths a completion's past may have: the limit, its half and its quarter.
+
+        Every length is a compiled program, and a longer one makes every token read more. Where one
+        burst is all there is, nothing comes before it.
+        """
+        limit, burst = self.max_new_tokens, self.burst_steps
+        if burst == limit:
+            return [0]
+        shorter = [n for n in (-(-limit // 4), -(-limit // 2)) if n >= 2 * burst]
+        return [*shorter, limit]
+
+
 class Engine:
     """Samples completions.
 
     Args:
         graphdef: structure of the model.
-        completions: G.
-        max_new_tokens: token limit of a completion.
+        decoding: how many, how long, how many at once.
         sampling: how to draw tokens.
         eos_id: the token that ends a completion, or all of those that do.
         allowed_V: which ids may be sampled.
-        slots: most prompts decoded at once; 0 decodes all at once.
-        burst: tokens between two looks of the host; 0 decodes to the end in one go.
         mesh: where weights and buffers of decoding lie, buffers split by prompt and by head: a
             `weights.sampling_mesh`. None leaves that to jax.
-        min_bucket: smallest T of a rollout.
         like: an engine for the same structure and mesh, whose weights and prefill are shared.
     """
 
     def __init__(
         self,
         graphdef: nnx.GraphDef,
+        decoding: Decoding,
         *,
-        completions: int,
-        max_new_tokens: int,
         sampling: Sampling,
         eos_id: int | Collection[int],
         allowed_V: np.ndarray,
-        slots: int = 0,
-        burst: int = 0,
         mesh: Mesh | None = None,
-        min_bucket: int = 32,
         like: "Engine | None" = None,
     ) -> None:
-        self.completions = completions
-        self.max_new_tokens = max_new_tokens
-        self._slots = slots
-        self._burst_steps = min(burst or max_new_tokens, max_new_tokens)
+        self.decoding = decoding
         self._stop_ids = stop_ids(eos_id)
         self._allowed_V = jnp.asarray(allowed_V)
-        self._min_bucket = min_bucket
-        self._lengths = cache_lengths(max_new_tokens, self._burst_steps)
         self._shards = 1 if mesh is None else data_shards(mesh)
         self.weights: SamplingWeights = like.weights if like else SamplingWeights(graphdef, mesh)
         model_of = self.weights.model
         layout = None if mesh is None else Layout(mesh, SAMPLE)
-        rules = OneRule(sampling, self._stop_ids, max_new_tokens)
+        rules = OneRule(sampling, self._stop_ids, decoding.max_new_tokens)
 
         def prefill(params: Any, prompt: PromptInputs) -> PrefixCache:
             return pin_cache(layout, model_of(params).prefill(prompt))
 
         def burst_(params: Any, buffers: Buffers, allowed_V: Array) -> tuple:
             added = generate.burst(
-                model_of(params), buffers, rules, allowed_V=allowed_V, steps=self._burst_steps
+                model_of(params), buffers, rules, allowed_V=allowed_V, steps=decoding.burst_steps
             )
             return place(added.buffers), added.tokens_PGC, added.logprobs_PGC
 
         def insert(buffers: Buffers, part: PrefixCache, keys_P: Array, *where: Array) -> Buffers:
-            keys_PG = generate.group_keys(keys_P, completions)
+            keys_PG = generate.group_keys(keys_P, decoding.completions)
             return place(generate.insert(buffers, part, keys_PG, *where))
 
         place: Any = partial(pin_buffers, layout)
@@ -199,15 +224,16 @@ class _Round:
         self.count = keys_P.shape[0]
         self.computed = 0
         self.held: list[_Part] = []
-        self.results = Results(self.count, engine.completions, engine.max_new_tokens)
+        decoding = engine.decoding
+        self.results = Results(self.count, decoding.completions, decoding.max_new_tokens)
         self.waiting: PromptInputs | None = next(parts)
         self.unit = self.waiting.ids_PT.shape[0]
-        fill = -(-min(engine._slots or self.count, self.count) // self.unit) * self.unit
+        fill = -(-min(decoding.slots or self.count, self.count) // self.unit) * self.unit
         self.slots = Slots(
             engine._shards,
             fill // engine._shards,
-            engine.completions,
-            limit=engine.max_new_tokens,
+            decoding.completions,
+            limit=decoding.max_new_tokens,
             stop_ids=engine._stop_ids,
         )
         self.buffers: Buffers | None = None
@@ -263,9 +289,9 @@ class _Round:
                 part.prefix,
                 part.keys_U,
                 slots=shards * per_shard,
-                completions=engine.completions,
+                completions=engine.decoding.completions,
                 prefix=self.prefix_length,
-                length=engine._lengths[0],
+                length=engine.decoding.cache_lengths[0],
             )
         self.buffers = engine._insert(self.buffers, part.prefix, part.keys_U, seats, seated)
         part.prompts_SU = np.where(seated, -1, part.prompts_SU)
@@ -281,8 +307,9 @@ class _Round:
             move = self.slots.shrink()
             if move is not None:
                 buffers = engine._regroup(buffers, *move)
-        needed = min(self.slots.longest + engine._burst_steps, engine._lengths[-1])
-        length = next(n for n in engine._lengths if n >= needed)
+        lengths = engine.decoding.cache_lengths
+        needed = min(self.slots.longest + engine.decoding.burst_steps, lengths[-1])
+        length = next(n for n in lengths if n >= needed)
         if length > buffers.suffix.k_LPKGUH.shape[4]:
             buffers = engine._lengthen(buffers, length)
         return buffers
@@ -291,7 +318,7 @@ class _Round:
         """Completions of some prompts, as they are now."""
         results = self.results
         length_PG = results.length_PG[prompts]
-        length = ladder(int(length_PG.max(initial=1)), self.engine._min_bucket)
+        length = ladder(int(length_PG.max(initial=1)), self.engine.decoding.min_bucket)
         return Rollout(
             _fit_columns(results.tokens_PGT[prompts], length),
             _fit_columns(results.logprobs_PGT[prompts], length),
@@ -299,18 +326,6 @@ class _Round:
             length_PG,
             ~results.ended_PG[prompts],
         )
-
-
-def cache_lengths(limit: int, burst: int) -> list[int]:
-    """Lengths a completion's past may have: the limit, its half and its quarter.
-
-    Every length is a compiled program, and a longer one makes every token read more. Where one
-    burst is all there is, nothing comes before it.
-    """
-    if burst >= limit:
-        return [0]
-    shorter = [n for n in (-(-limit // 4), -(-limit // 2)) if n >= 2 * burst]
-    return [*shorter, limit]
 
 
 def _fit_columns(array_PGT: np.ndarray, length: int) -> np.ndarray:
