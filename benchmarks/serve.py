@@ -135,15 +135,12 @@ def ask(generator: Generator, wanted: list[Job]) -> tuple[float, dict[str, Any]]
     return time.perf_counter() - began, found
 
 
-def start(options: argparse.Namespace) -> tuple[subprocess.Popen, str, str]:
+def start(options: argparse.Namespace) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "vlaa_jax.serve", options.model, "--port=0"]
     command += [f"--slots={options.clients}", f"--burst={options.burst}", "--model.dtype=float32"]
     command += ["--model.unroll=0", f"--max_new_tokens={options.tokens}"]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "VLAA_API_KEY": ""}
-    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    name, url, *_ = process.stdout.readline().split()
-    return process, name, url
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
 
 
 def rss_mib(pid: int) -> float:
@@ -225,8 +222,10 @@ def main() -> int:
     settings = build(EvaluateSettings, {"model": model, "generation": generation})
     keep_compiled(ServerSettings().compilation_cache)
     direct, own = Direct(options, settings), OwnEngine(settings)
-    process, name, url = start(options)
+    process = start(options)
     try:
+        assert process.stdout is not None
+        name, url, *_ = process.stdout.readline().split()
         there = {"source": "server", "url": url, "model": name, "concurrency": options.clients}
         served = Served(GenerationSettings(**there, **sampled))
         result: dict = {
@@ -237,11 +236,11 @@ def main() -> int:
         }
         for row in memory(options, served, process.pid):
             result["memory"].append(row)
-            if options.json:
-                options.json.write_text(json.dumps(result, indent=1) + "\n")
     finally:
         process.terminate()
         process.wait(60)
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
     shares = ", ".join(f"{name} {value:.2f}" for name, value in result["medians"].items())
     print(f"throughput served: {shares}; wrong answers: {result['wrong']}")
     return 1 if result["wrong"] else 0

@@ -74,7 +74,8 @@ def warm_up(pretrained: Pretrained, stream: Stream, collator: Collator) -> None:
     """
     record = Record("warm-up", "Hello", ())
     encoded = Preprocessor(pretrained.chat, pretrained.processor).encode(record, ())
-    for together in (1, TOGETHER):
+    few = stream.per_shard <= TOGETHER // 2  # who would be prefilled together has no room
+    for together in (1,) if few else (1, TOGETHER):
         seats = together * stream.shards
         part = stream.prefill(collator([Prompt(record, encoded, None)] * seats)[0])
         stream.seat(part, [Wanted(Sampling(greedy=True), 1, (), 0), *[None] * (seats - 1)])
