@@ -54,3 +54,30 @@ def test_an_interrupt_that_a_finalizer_swallows_comes_again():
             print("left")
     """)
     assert (done.returncode, done.stdout, done.stderr) == (0, "left\n", "")
+
+
+def test_an_interrupt_comes_behind_what_must_not_be_divided():
+    """Of two, the first; and those that come later are heard at once again."""
+    done = run("""
+        from vlaa_jax.parallel.hosts import undivided
+
+        with interruptible():
+            for turn in range(2):
+                try:
+                    with undivided():
+                        term()
+                        term()
+                        print("whole", end=" ")
+                    print("slept on")
+                except KeyboardInterrupt:
+                    print("left", end=" ")
+            try:
+                term()
+                print("slept on")
+            except KeyboardInterrupt:
+                print("left")
+            with undivided():
+                print("nothing came")
+    """)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "whole left whole left left\nnothing came\n"

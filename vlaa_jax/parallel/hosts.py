@@ -300,6 +300,29 @@ def ending_together() -> Iterator[None]:
     _link.watch.end()
 
 
+@contextmanager
+def undivided() -> Iterator[None]:
+    """Signals that come inside are heard behind it.
+
+    A write in the background that is cut while it is handed over goes on with what it has, beside
+    the one that takes its place.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are heard elsewhere
+        return
+    heard: list[int] = []
+    known = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in known:
+        signal.signal(number, lambda number, _: heard.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in known.items():
+            signal.signal(number, handler)
+    for first in heard[:1]:
+        signal.raise_signal(first)
+
+
 def _on_signal(number: int, _: Any) -> None:
     if _link.wanted and number == signal.SIGINT:
         raise KeyboardInterrupt

@@ -165,8 +165,9 @@ class RunDir:
         self.rollouts.flush()
         step, score = self._score or (-1, None)
         known = score if step == self.progress.step else None
-        self.checkpoints.save(learner.state, learner.frozen, self.progress, known)
-        self._saved = self.progress.step
+        with hosts.undivided():
+            self.checkpoints.save(learner.state, learner.frozen, self.progress, known)
+            self._saved = self.progress.step
 
     @contextmanager
     def saving(self, learner: Learner, updates_per_step: int) -> Iterator[None]:
