@@ -119,3 +119,11 @@ def test_clusters_that_are_all_alike_leave_room_for_those_not_seen(clusters):
     assert gain.p_value == pytest.approx(binomtest(clusters, clusters).pvalue)
     none = statistics.paired_difference(same, same)
     assert none.low < none.value == 0 < none.high and none.p_value == 1
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_an_interval_holds_its_value_to_the_last_digit(share):
+    """Wilson's lower bound of 0 of 3 is 6e-17 as it is computed."""
+    for number in range(1, 200):
+        found = estimate([Unit(str(i), share, str(i)) for i in range(number)])
+        assert 0 <= found.low <= found.value <= found.high <= 100

@@ -67,8 +67,10 @@ def estimate(units: Sequence[Unit], level: float = LEVEL) -> Estimate | None:
         low, high = _wilson(float(values.mean()), len(values), level)
     else:
         low, high = _clustered_bounds(known, values, clusters, level, (0.0, 1.0))
-    bounds = (max(0.0, 100 * float(low)), min(100.0, 100 * float(high)))
-    return Estimate(100 * float(values.mean()), *bounds, len(known), clusters)
+    value = 100 * float(values.mean())
+    # At 0 and 100 % rounding would leave the value outside by 1e-14.
+    bounds = min(max(0.0, 100 * float(low)), value), max(min(100.0, 100 * float(high)), value)
+    return Estimate(value, *bounds, len(known), clusters)
 
 
 def paired_difference(
