@@ -125,5 +125,5 @@ def test_clusters_that_are_all_alike_leave_room_for_those_not_seen(clusters):
 def test_an_interval_holds_its_value_to_the_last_digit(share):
     """Wilson's lower bound of 0 of 3 is 6e-17 as it is computed."""
     for number in range(1, 200):
-        found = estimate([Unit(str(i), share, str(i)) for i in range(number)])
+        found = statistics.estimate([Unit(str(i), share, str(i)) for i in range(number)])
         assert 0 <= found.low <= found.value <= found.high <= 100
