@@ -158,6 +158,7 @@ def test_greedy_text_is_transformers(server, client):
         banned = np.flatnonzero(~server.pretrained.allowed_V).tolist()
         config = transformers.GenerationConfig(
             do_sample=False,
+            repetition_penalty=1.0,  # else the checkpoint's own, which its authors sample with
             max_new_tokens=LIMIT,
             eos_token_id=list(server.pretrained.chat.stop_ids),
             pad_token_id=server.pretrained.chat.pad_id,
