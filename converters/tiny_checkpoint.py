@@ -166,6 +166,7 @@ def write_start(directory: Path) -> None:
             theirs = key.transform.to_theirs(layer.astype(jnp.float32), key.hf_shape)
             tensors[name] = np.ascontiguousarray(theirs)
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    hf_config["torch_dtype"] = "bfloat16"  # of what comes of it
     disk.write_text(directory / "config.json", json.dumps(hf_config, indent=2) + "\n")
 
 
