@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vlaa_jax.data.records.parse import Refusal
-from vlaa_jax.data.sources.source import ParsedSource
+from vlaa_jax.data.sources.source import ImageHolder, ParsedSource
 from vlaa_jax.foreign import image_suffix, shown
 from vlaa_jax.schema import Record, UserError, printable
 
@@ -26,7 +26,7 @@ def _files(path: Path) -> list[Path]:
     return sorted([*path.glob("*.parquet"), *path.glob("data/*.parquet")])
 
 
-class ParquetRecords(ParsedSource):
+class ParquetRecords(ImageHolder, ParsedSource):
     """The rows of a Parquet file, or of all Parquet files of a folder in order of their names.
 
     Columns bear the names of a record's fields, or are named by ``columns``. The column ``image``

@@ -104,13 +104,9 @@ class Source(Sequence[Record]):
     def _read(self, index: int) -> Record:
         """Record number ``index``, from 0, with its ``place``; or Refusal."""
 
-    def encoded_images(self, record: Record) -> Sequence[bytes]:
-        """The image files of a record of this source, byte for byte, where it brings them."""
-        raise NotImplementedError
-
+    @abstractmethod
     def _image(self, record: Record, number: int) -> AbstractContextManager[BinaryIO]:
         """Opens image ``number`` of a record of this source; UserError where it cannot be."""
-        return in_memory(self.encoded_images(record)[number], record.images[number])
 
     def read(self, index: int) -> Record | Reject:
         """The record at ``index``, or why it cannot be used."""
@@ -189,7 +185,18 @@ class ParsedSource(Source):
         self.kind = self._parse.kind = kind
 
 
-class StoredSource(Source):
+class ImageHolder(Source):
+    """A source that holds its images."""
+
+    @abstractmethod
+    def encoded_images(self, record: Record) -> Sequence[bytes]:
+        """The image files of a record of this source, byte for byte."""
+
+    def _image(self, record: Record, number: int) -> AbstractContextManager[BinaryIO]:
+        return in_memory(self.encoded_images(record)[number], record.images[number])
+
+
+class StoredSource(ImageHolder):
     """Records that we judged before, and keep with their images."""
 
     def _made_for(self, what: str, kind: str, spaces: str | Mapping[str, str]) -> None:
