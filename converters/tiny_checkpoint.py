@@ -30,7 +30,8 @@ from converters.tiny_tokenizer import tiny_config, write_sidecars
 from vlaa_jax import disk
 from vlaa_jax.data.synthetic import draw_sample
 from vlaa_jax.data.synthetic.canvas import COLORS, pick, pick_several
-from vlaa_jax.data.synthetic.diagrams import ANGLES, LETTERS
+from vlaa_jax.data.synthetic.diagrams import ANGLES, LETTERS, with_choices
+from vlaa_jax.data.synthetic.sample import in_format
 from vlaa_jax.models.qwen_vl.config import QwenVLConfig
 from vlaa_jax.models.qwen_vl.hf_config import parse_config
 from vlaa_jax.models.qwen_vl.hf_keys import key_table
@@ -85,16 +86,15 @@ def recalling(rng: np.random.Generator) -> Lesson:
     letters = dict(zip(texts, LETTERS, strict=True))
     told = pick_several(rng, texts, 4)
     said = [f"{subject.format(extreme, text)} Choice {letters[text]} is {text}." for text in told]
-    choices = "\n".join(f"{letter}: {text}" for text, letter in letters.items())
-    question = f"Which choice is {told[-1]}?\nChoices:\n{choices}"
+    question = with_choices(f"Which choice is {told[-1]}?", texts)
     return Lesson(question, None, " ".join(said), letters[told[-1]])
 
 
-def target_text(lesson: Lesson, rng: np.random.Generator, in_format: float) -> str:
-    """A completion to imitate; with probability 1 - `in_format` it breaks the format."""
+def target_text(lesson: Lesson, rng: np.random.Generator, share: float) -> str:
+    """A completion to imitate; with probability 1 - `share` it breaks the format."""
     thought, answer = lesson.reasoning, lesson.answer
-    if rng.random() < in_format:
-        return f"<think> {thought} </think> <answer> {answer} </answer>"
+    if rng.random() < share:
+        return in_format(thought, answer)
     breaks = (
         f"{thought} {answer}",
         f"<think> {thought} </think> {answer}",

@@ -38,7 +38,7 @@ def _bars(rng: np.random.Generator) -> SyntheticSample:
     options, letter = _options(rng, right, [c for c in colors if c != right])
     return SyntheticSample(
         image=canvas.finish(),
-        question=_with_choices(f"Which bar is the {extreme}?", options),
+        question=with_choices(f"Which bar is the {extreme}?", options),
         gt=letter,
         verifier_type="mcq",
         reasoning=f"The {extreme} bar is {right}. Choice {letter} is {right}.",
@@ -67,7 +67,7 @@ def _angle(rng: np.random.Generator) -> SyntheticSample:
     options, letter = _options(rng, right, [f"{a}°" for a in ANGLES if a != degrees])
     return SyntheticSample(
         image=canvas.finish(),
-        question=_with_choices("How large is the marked angle?", options),
+        question=with_choices("How large is the marked angle?", options),
         gt=letter,
         verifier_type="mcq",
         reasoning=f"The angle is {right}. Choice {letter} is {right}.",
@@ -85,7 +85,8 @@ def _options(rng: np.random.Generator, right: str, wrong: list[str]) -> tuple[li
     return options, LETTERS[place]
 
 
-def _with_choices(question: str, options: list[str]) -> str:
+def with_choices(question: str, options: list[str]) -> str:
+    """A question and its options, a letter before each."""
     lines = [f"{letter}: {text}" for letter, text in zip(LETTERS, options, strict=True)]
     return "\n".join([question, "Choices:", *lines])
 

@@ -30,7 +30,7 @@ class SyntheticSample:
     @property
     def target(self) -> str:
         """The completion to imitate: think block and answer block."""
-        return f"<think> {self.reasoning} </think> <answer> {self.answer} </answer>"
+        return in_format(self.reasoning, self.answer)
 
     def record(self, record_id: str, image_path: str) -> Record:
         """The sample as a Record whose image lies at ``image_path``; ``answer`` is the target."""
@@ -45,3 +45,8 @@ class SyntheticSample:
             caption=self.caption,
             box_space=self.box_space,
         )
+
+
+def in_format(reasoning: str, answer: str) -> str:
+    """A think block and an answer block."""
+    return f"<think> {reasoning} </think> <answer> {answer} </answer>"
