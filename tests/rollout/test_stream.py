@@ -1,5 +1,7 @@
 """Requests that come and go get what the engine would have given each of them alone."""
 
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
@@ -95,10 +97,15 @@ def stream(graphdef, params, **options):
     return Stream(graphdef, params, allowed_V=ALLOWED, **sizes, **given)
 
 
-def run(stream, places, put=lambda p: p, wanted=WANTED, most=1):
-    """Seats requests as there is room; what is said of each completion, by (place, choice)."""
-    waiting, tickets, said = list(places), {}, {}
+def run(stream, places, put=lambda p: p, wanted=WANTED, most=1, later=(), sizes=None):
+    """Seats requests as there is room; what is said of each completion, by (place, choice).
+
+    Who comes `later` does so when a third of the limit is over. `sizes` takes in the slots.
+    """
+    waiting, tickets, said, coming = list(places), {}, {}, {LIMIT // 3: later}
+    bursts = 0
     while waiting or stream.growing:
+        waiting += coming.pop(bursts, ())
         while shards := stream.places([wanted[place].completions for place in waiting], most):
             here = [[] for _ in range(stream.shards)]
             for shard in shards:
@@ -111,6 +118,10 @@ def run(stream, places, put=lambda p: p, wanted=WANTED, most=1):
             tickets.update(zip(got, seated, strict=True))
         for news in stream.step():
             said.setdefault((tickets[news.ticket], news.choice), []).append(news)
+        bursts += 1
+        if sizes is not None:
+            sizes.append(stream._buffers.ids_PG.shape[0])
+    assert not coming or not later
     return said
 
 
@@ -140,18 +151,20 @@ def test_mixed_requests_get_what_each_gets_alone_and_compile_nothing_new(setup, 
     assert made.compile_count == before
 
 
-@pytest.mark.parametrize("shape", [(4, 1, 1), (2, 2, 2)], ids=str)
-def test_on_a_mesh_too(setup, alone, shape):
+def on_a_mesh(setup, shape, **options):
+    """A stream whose weights and buffers lie on a mesh, and what puts a batch there."""
     _, params = setup
     mesh = make_mesh(*shape, devices=jax.devices()[: np.prod(shape)])
     graphdef, _ = split_model(CONFIG, Compute(data_shards=data_shards(mesh)))
     params = jax.device_put(params, tree_shardings(params, PARAM_AXES, layout(CONFIG, mesh)))
-    made = stream(graphdef, params, slots=8, mesh=sampling_mesh(mesh))
+    made = stream(graphdef, params, mesh=sampling_mesh(mesh), **options)
+    return made, partial(jax.device_put, device=batch_sharding(mesh))
+
+
+@pytest.mark.parametrize("shape", [(4, 1, 1), (2, 2, 2)], ids=str)
+def test_on_a_mesh_too(setup, alone, shape):
+    made, put = on_a_mesh(setup, shape, slots=8)
     everyone = range(len(WANTED))
-
-    def put(batch):
-        return jax.device_put(batch, batch_sharding(mesh))
-
     check(run(made, everyone, put), alone, everyone)
     check(run(made, everyone, put, most=2), alone, everyone)
 
@@ -211,6 +224,20 @@ def test_buffers_grow_with_who_is_there_and_shrink_when_they_are_gone(setup, alo
     for _ in range(18):
         check(run(made, [1]), alone, [1])
     assert (small, large, made._buffers.prefix.k_LPKSH.shape[3]) == (8, 16, 8)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 1, 1)], ids=str)
+def test_slots_come_and_go_with_who_is_seated(setup, alone, shape):
+    """Who goes on keeps his tokens when others leave and he moves, and when more come."""
+    shards = shape[0]
+    made, put = on_a_mesh(setup, shape, slots=16 * shards, rows=1, burst=1)
+    sizes = []
+    # The last to sit down is not the first to leave: he moves to the front.
+    check(run(made, [4, 3, 1, 2, 0, 5, 6], put, sizes=sizes), alone, range(7))
+    assert sizes[0] == 16 * shards and sizes[-1] == 4 * shards
+    sizes.clear()
+    check(run(made, [6, 0], put, later=[5, 2, 3, 1, 4], sizes=sizes), alone, range(7))
+    assert (sizes[0], max(sizes), sizes[-1]) == (4 * shards, 16 * shards, 4 * shards)
 
 
 def test_rungs():

@@ -107,11 +107,20 @@ def insert(
     )
 
 
-def regroup(buffers: Buffers, slot_SP: Array, row_SPG: Array, alive_SPG: Array) -> Buffers:
-    """Moves completions to a smaller buffer; see slots.Regroup for the arguments."""
+def pick_slots(buffers: Buffers, slot_SP: Array) -> Buffers:
+    """Moves slots to buffers of another size: each shard's, in this order, counted within it."""
 
     def slots(array: Array, axis: int = 0) -> Array:
         return _by_shard(_get, slot_SP, axis)(array)
+
+    (k, v, *prompt), (k_own, v_own, step_P), *rows = buffers
+    prefix = PrefixCache(slots(k, 1), slots(v, 1), *map(slots, prompt))
+    suffix = SuffixCache(slots(k_own, 1), slots(v_own, 1), slots(step_P))
+    return Buffers(prefix, suffix, *map(slots, rows))
+
+
+def regroup(buffers: Buffers, slot_SP: Array, row_SPG: Array, alive_SPG: Array) -> Buffers:
+    """Moves completions to a smaller buffer; see slots.Regroup for the arguments."""
 
     def rows(array: Array, axis: int) -> Array:
         """Picks rows within slots that are already in place; `axis` counts the slots."""
@@ -120,20 +129,15 @@ def regroup(buffers: Buffers, slot_SP: Array, row_SPG: Array, alive_SPG: Array) 
             array, index
         )
 
-    def completion(array_PG: Array) -> Array:
-        return rows(slots(array_PG), 0)
-
-    prefix, suffix = buffers.prefix, buffers.suffix
-    caches = (jnp.moveaxis(slots(a, 1), 3, 2) for a in (suffix.k_LPKGUH, suffix.v_LPKGUH))
+    prefix, suffix, ids_PG, done_PG, keys_PG = pick_slots(buffers, slot_SP)
+    caches = (jnp.moveaxis(a, 3, 2) for a in (suffix.k_LPKGUH, suffix.v_LPKGUH))
     k_own, v_own = (jnp.moveaxis(rows(a, 1), 2, 3) for a in caches)
     return Buffers(
-        PrefixCache(
-            slots(prefix.k_LPKSH, 1), slots(prefix.v_LPKSH, 1), *(slots(a) for a in prefix[2:])
-        ),
-        SuffixCache(k_own, v_own, slots(suffix.step_P)),
-        completion(buffers.ids_PG),
-        completion(buffers.done_PG) | ~alive_SPG.reshape(-1, alive_SPG.shape[-1]),
-        completion(buffers.keys_PG),
+        prefix,
+        SuffixCache(k_own, v_own, suffix.step_P),
+        rows(ids_PG, 0),
+        rows(done_PG, 0) | ~alive_SPG.reshape(-1, alive_SPG.shape[-1]),
+        rows(keys_PG, 0),
     )
 
 

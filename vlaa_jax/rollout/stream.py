@@ -1,8 +1,9 @@
 """Completions of requests that come and go: the engine's decoding with a seat for whoever arrives.
 
-Buffers have a fixed number of slots and rows. A request takes as many slots as its completions
+Buffers have slots of a fixed number of rows. A request takes as many slots as its completions
 need, all filled from one prefill, while others decode; what it asks for (temperature, limit, ends,
-seed) is a row of an array. Its tokens depend on its own prompt, rule and seed alone.
+seed) is a row of an array. Its tokens depend on its own prompt, rule and seed alone. Buffers have
+few sizes, and grow and shrink with what is in hand: an idle slot costs as much as a busy one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,9 +37,10 @@ small images fill a vision buffer, and four long prompts keep the device busy.""
 MAX_LIKELIEST = 20
 """Likeliest tokens that are told of each place; what OpenAI's interface allows."""
 _KEYS = "threefry2x32"
-_LEAST_PAST = 64
-_PATIENCE = 16
-"""Bursts that smaller buffers would have been enough for before they are made smaller."""
+_LEAST_SLOTS, _LEAST_PREFIX, _LEAST_PAST = 4, 64, 64
+PATIENCE = np.array((1, 16, 16))
+"""Bursts that fewer slots, shorter prefixes and pasts would have been enough for, before there are
+no more of them: clients leave and come by the dozen, and who is long today is so tomorrow."""
 _FREE = -1
 
 
@@ -89,7 +91,7 @@ class Stream:
     Args:
         graphdef: structure of the model.
         params: the policy's parameters, or None until there are some; see `use`.
-        slots: prefixes held at once, rounded up to a multiple of the data shards.
+        slots: most prefixes held at once, rounded up to a multiple of the data shards.
         rows: completions of each; a request for more takes several slots, which repeats its
             prefix, and one for fewer leaves rows idle.
         max_prompt: positions of the longest prompt.
@@ -100,7 +102,8 @@ class Stream:
 
     Attributes:
         shards: data shards.
-        per_shard: slots of each.
+        per_shard: most slots of each.
+        widths: how many slots a shard may have at a time.
     """
 
     def __init__(
@@ -119,13 +122,14 @@ class Stream:
         self.shards = 1 if mesh is None else data_shards(mesh)
         self.per_shard = -(-slots // self.shards)
         self.burst = min(burst, max_new_tokens)
-        self._prefixes = rungs(max_prompt, 64, 2)
+        self.widths = rungs(self.per_shard, _LEAST_SLOTS, 4)
+        self._prefixes = rungs(max_prompt, _LEAST_PREFIX, 2)
         self._pasts = rungs(max_new_tokens, max(_LEAST_PAST, 2 * self.burst), 4)
         self._allowed_V = jnp.asarray(allowed_V)
         self._weights = SamplingWeights(graphdef, mesh)
         self._jit(mesh)
         self._buffers: Buffers | None = None
-        self._tickets, self._spare = 0, 0
+        self._tickets, self._spare = 0, np.zeros(3, int)
         count = self.per_shard * self.shards
         self._rules = RowRules.empty(count, rows)
         self._ticket_P = np.full(count, _FREE)
@@ -167,6 +171,7 @@ class Stream:
             static_argnames=("slots", "completions", "prefix", "length"),
         )
         self._insert = jax.jit(insert, donate_argnums=0)
+        self._pick = jax.jit(lambda b, slot_SP: place(generate.pick_slots(b, slot_SP)))
         self._resize = jax.jit(lambda b, *n: place(generate.resize(b, *n)), static_argnums=(1, 2))
         self._burst = jax.jit(burst, donate_argnums=1)
 
@@ -188,6 +193,7 @@ class Stream:
             self._prefill,
             self._empty,
             self._insert,
+            self._pick,
             self._resize,
             self._burst,
         )
@@ -251,7 +257,7 @@ class Stream:
             tickets.append(self._tickets)
             slots.append([] if wanted is None else self._occupy(shard, self._tickets, wanted))
             self._prompt_P[slots[-1]] = part.k_LPKSH.shape[3]
-        self._buffers = self._fit(self._buffers or self._new(part))
+        self._buffers = self._grown(self._buffers or self._new(part))
         seeds = [0 if wanted is None else wanted.seed for wanted in wanted_P]
         seeds_P2 = np.array([(seed >> 32, seed & 0xFFFFFFFF) for seed in seeds], np.uint32)
         for turn in range(max(map(len, slots))):
@@ -289,33 +295,75 @@ class Stream:
         return slots
 
     def _new(self, part: PrefixCache) -> Buffers:
-        slots, rows = self._rules.growing_PG.shape
-        prefix, length = self._needed()
+        slots, prefix, past = self._needed()
         keys = jax.random.wrap_key_data(jnp.zeros((self.shards, 2), jnp.uint32), impl=_KEYS)
         buffers: Buffers = self._empty(
-            part, keys, slots=slots, completions=rows, prefix=prefix, length=length
+            part,
+            keys,
+            slots=slots * self.shards,
+            completions=self.rows,
+            prefix=prefix,
+            length=past,
         )
         return buffers
 
-    def _needed(self) -> tuple[int, int]:
-        """Positions that prompts and completions ask for until the end of the next burst."""
+    def _needed(self) -> tuple[int, int, int]:
+        """Slots of a shard, and positions of a prompt and of a completion, that are enough until
+        the end of the next burst."""
         held_P = self._ticket_P != _FREE
+        slots = int(held_P.reshape(self.shards, -1).sum(axis=1).max())
         after = int(self._step_P[held_P].max(initial=0)) + self.burst
         prompt = int(self._prompt_P[held_P].max(initial=0))
-        return _rung(self._prefixes, prompt), _rung(self._pasts, after)
+        return (
+            _rung(self.widths, slots),
+            _rung(self._prefixes, prompt),
+            _rung(self._pasts, after),
+        )
+
+    def _grown(self, buffers: Buffers) -> Buffers:
+        """The buffers as large as is needed; whoever is seated stays where he is."""
+        now = self._sizes(buffers)
+        return self._resized(buffers, now, np.maximum(now, self._needed()))
 
     def _fit(self, buffers: Buffers) -> Buffers:
-        """The buffers as long as is needed, and not much longer for long."""
-        now = buffers.prefix.k_LPKSH.shape[3], buffers.suffix.k_LPKGUH.shape[4]
-        needed = self._needed()
-        larger = max(now[0], needed[0]), max(now[1], needed[1])
-        self._spare = self._spare + 1 if larger == now and needed != now else 0
-        target = needed if self._spare > _PATIENCE else larger
-        if target == now:
-            return buffers
-        self._spare = 0
-        resized: Buffers = self._resize(buffers, *target)
-        return resized
+        """The buffers as large as is needed, and not much larger for long. Once in a burst."""
+        now, needed = self._sizes(buffers), np.array(self._needed())
+        self._spare = np.where(needed < now, self._spare + 1, 0)
+        target = np.where(self._spare > PATIENCE, needed, np.maximum(now, needed))
+        return self._resized(buffers, now, target)
+
+    def _sizes(self, buffers: Buffers) -> np.ndarray:
+        """Slots of a shard, and positions of a prompt and of a completion."""
+        slots = buffers.ids_PG.shape[0] // self.shards
+        return np.array((slots, buffers.prefix.k_LPKSH.shape[3], buffers.suffix.k_LPKGUH.shape[4]))
+
+    def _resized(self, buffers: Buffers, now: np.ndarray, target: np.ndarray) -> Buffers:
+        if target[0] != now[0]:
+            buffers = self._pick(buffers, self._moved(int(now[0]), int(target[0])))
+        if (target[1:] != now[1:]).any():
+            buffers = self._resize(buffers, *target[1:].tolist())
+        return buffers
+
+    def _moved(self, slots: int, target: int) -> np.ndarray:
+        """Which slot of a shard each of its `target` slots is made of, now that it has `slots`.
+
+        Fewer are the held ones; what these are known by moves with them. Where there are to be
+        more, any will do for the new ones: nobody is there, and who comes fills all of it.
+        """
+        if target > slots:
+            return np.minimum(np.arange(target), slots - 1) + np.zeros((self.shards, 1), int)
+        free_SP = (self._ticket_P == _FREE).reshape(self.shards, -1)
+        order_SP = np.argsort(free_SP, axis=1, kind="stable")
+        order_P = (order_SP + np.arange(self.shards)[:, None] * self.per_shard).reshape(-1)
+        known = (*jax.tree.leaves(self._rules), self._ticket_P, self._first_P, self._step_P)
+        for array_P in (*known, self._prompt_P):
+            array_P[:] = array_P[order_P]
+        return order_SP[:, :target]
+
+    def _first_slots(self, array_P: np.ndarray, slots: int) -> np.ndarray:
+        """What stands first of each shard, as many as the buffers have now."""
+        by_shard = array_P.reshape(self.shards, self.per_shard, *array_P.shape[1:])[:, :slots]
+        return by_shard.reshape(-1, *array_P.shape[1:])
 
     def step(self) -> list[News]:
         """Decodes one burst; what it has added to each completion."""
@@ -323,16 +371,19 @@ class Stream:
             return []
         rules = self._rules
         self._buffers = self._fit(self._buffers)  # the old ones are free before the burst begins
+        slots = self._buffers.ids_PG.shape[0] // self.shards
         # The rules are this process's memory: nothing writes there before the tokens have come.
+        here = jax.tree.map(lambda array_P: self._first_slots(array_P, slots), rules)
         self._buffers, *added, best = self._burst(
-            self._params, self._buffers, rules, self._allowed_V
+            self._params, self._buffers, here, self._allowed_V
         )
         tokens_PGC, logprobs_PGC = map(fetch, added)
         best = [fetch(a) for a in best] if rules.likeliest_PG.any() else []
         news = []
         for p, g in np.argwhere(rules.growing_PG).tolist():
-            count, ended = self._length(p, g, tokens_PGC[p, g])
-            mine = (p, g, slice(count))
+            here_p = p // self.per_shard * slots + p % self.per_shard
+            count, ended = self._length(p, g, tokens_PGC[here_p, g])
+            mine = (here_p, g, slice(count))
             asked = rules.likeliest_PG[p, g]
             likeliest = (best[0][mine], best[1][mine]) if asked else None
             ticket, choice = int(self._ticket_P[p]), int(self._first_P[p]) + g

@@ -13,7 +13,7 @@ from vlaa_jax.parallel.mesh import make_mesh
 from vlaa_jax.policy.pretrained import Pretrained, open_pretrained
 from vlaa_jax.policy.prompts import Collator, Prompt
 from vlaa_jax.rollout.sampling import Sampling
-from vlaa_jax.rollout.stream import TOGETHER, Stream, Wanted
+from vlaa_jax.rollout.stream import PATIENCE, TOGETHER, Stream, Wanted
 from vlaa_jax.schema import Record, UserError
 from vlaa_jax.settings.serve import ServerSettings, ServeSettings
 from vlaa_jax.settings.shared import PromptSettings
@@ -68,19 +68,26 @@ def open_model(opened: Opened, server: ServerSettings) -> tuple[Pretrained, Stre
 
 
 def warm_up(pretrained: Pretrained, stream: Stream, collator: Collator) -> None:
-    """Compiles what short texts are answered by, prefilled alone and together.
+    """Compiles what short texts are answered by, by few and by many slots.
 
     Longer prompts and images compile when they first come.
     """
     record = Record("warm-up", "Hello", ())
     encoded = Preprocessor(pretrained.chat, pretrained.processor).encode(record, ())
-    few = stream.per_shard <= TOGETHER // 2  # who would be prefilled together has no room
-    for together in (1,) if few else (1, TOGETHER):
+
+    def answer(together: int, slots: int) -> None:
         seats = together * stream.shards
         part = stream.prefill(collator([Prompt(record, encoded, None)] * seats)[0])
-        stream.seat(part, [Wanted(Sampling(greedy=True), 1, (), 0), *[None] * (seats - 1)])
+        greedy = Wanted(Sampling(greedy=True), 1, (), 0, slots * stream.rows)
+        stream.seat(part, [greedy, *[None] * (seats - 1)])
         while stream.growing:
             stream.step()
+
+    for slots in stream.widths:
+        answer(1, slots)
+    few = stream.per_shard <= TOGETHER // 2  # who would be prefilled together has no room
+    for _ in range(0 if few else int(PATIENCE[0]) + 1):  # until the slots are few again
+        answer(TOGETHER, 1)
 
 
 def keep_compiled(folder: str) -> None:
