@@ -83,7 +83,7 @@ class Direct:
         self.pretrained = open_pretrained(settings.model.shared(), data, mesh, trains=False)
         self.encode = Encoder(self.pretrained, data, options.tokens)
         self.collator = Collator(self.pretrained, data, mesh)
-        self.batch, self.params = options.clients, self.pretrained.load_params()
+        self.batch, self.params = options.slots, self.pretrained.load_params()
         self.engine = Engine(
             self.pretrained.graphdef,
             Decoding(1, options.tokens, slots=self.batch, burst=options.burst),
@@ -137,7 +137,7 @@ def ask(generator: Generator, wanted: list[Job]) -> tuple[float, dict[str, Any]]
 
 def start(options: argparse.Namespace) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "vlaa_jax.serve", options.model, "--port=0"]
-    command += [f"--slots={options.clients}", f"--burst={options.burst}", "--model.dtype=float32"]
+    command += [f"--slots={options.slots}", f"--burst={options.burst}", "--model.dtype=float32"]
     command += ["--model.unroll=0", f"--max_new_tokens={options.tokens}"]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "VLAA_API_KEY": ""}
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
@@ -206,6 +206,7 @@ def main() -> int:
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--slots", type=int, default=32, help="answers decoded at once, by each")
     parser.add_argument("--tokens", type=int, default=128, help="token limit of an answer")
     parser.add_argument("--burst", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
@@ -218,7 +219,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the server is ended then, too
     sampled = {"temperature": 1.0, "new_tokens": options.tokens, "seed": 1}
     model = {"checkpoint": options.model, "dtype": "float32", "unroll": 0}
-    generation = {"batch": options.clients, **sampled}
+    generation = {"batch": options.slots, **sampled}
     settings = build(EvaluateSettings, {"model": model, "generation": generation})
     keep_compiled(ServerSettings().compilation_cache)
     direct, own = Direct(options, settings), OwnEngine(settings)
