@@ -15,7 +15,6 @@ import asyncio
 import io
 import json
 import os
-import resource
 import signal
 import statistics
 import subprocess
@@ -164,7 +163,7 @@ def compare(
         evaluator_s, found = ask(own, wanted)
         evaluator_cpu_s = time.process_time() - began
         wrong += sum(answers[job.index] != found.get(job.index) for job in wanted)
-        before = cpu_s(pid), resource.getrusage(resource.RUSAGE_SELF).ru_utime
+        before = cpu_s(pid), time.process_time()
         served_s, found = ask(served, wanted)
         wrong += sum(answers[job.index] != found.get(job.index) for job in wanted)
         row = {
@@ -177,15 +176,17 @@ def compare(
             "engine_cpu_s": engine_cpu_s,
             "evaluator_cpu_s": evaluator_cpu_s,
             "server_cpu_s": cpu_s(pid) - before[0],
-            "client_cpu_s": resource.getrusage(resource.RUSAGE_SELF).ru_utime - before[1],
+            "client_cpu_s": time.process_time() - before[1],
             "load": os.getloadavg()[0],
         }
+        least_s = (row["server_cpu_s"] + row["client_cpu_s"]) / (os.cpu_count() or 1)
+        row["share_if_no_core_were_idle"] = engine_s / least_s
         print({name: round(value, 2) for name, value in row.items()}, flush=True)
         if number:
             rounds.append(row)
     medians = {
         name: statistics.median(row[name] for row in rounds)
-        for name in ("share", "share_of_evaluator")
+        for name in ("share", "share_of_evaluator", "share_if_no_core_were_idle")
     }
     return {"rounds": rounds, "medians": medians, "wrong": wrong}
 
