@@ -171,8 +171,12 @@ class Stream:
             static_argnames=("slots", "completions", "prefix", "length"),
         )
         self._insert = jax.jit(insert, donate_argnums=0)
-        self._pick = jax.jit(lambda b, slot_SP: place(generate.pick_slots(b, slot_SP)))
-        self._resize = jax.jit(lambda b, *n: place(generate.resize(b, *n)), static_argnums=(1, 2))
+
+        def resize(buffers: Buffers, slot_SP: Array, prefix: int, length: int) -> Buffers:
+            # In one program: no copy of the cache lies between the old one and the new.
+            return place(generate.resize(generate.pick_slots(buffers, slot_SP), prefix, length))
+
+        self._resize = jax.jit(resize, static_argnums=(2, 3))
         self._burst = jax.jit(burst, donate_argnums=1)
 
     def use(self, params: Mapping[str, Any] | None) -> None:
@@ -193,7 +197,6 @@ class Stream:
             self._prefill,
             self._empty,
             self._insert,
-            self._pick,
             self._resize,
             self._burst,
         )
@@ -338,19 +341,19 @@ class Stream:
         return np.array((slots, buffers.prefix.k_LPKSH.shape[3], buffers.suffix.k_LPKGUH.shape[4]))
 
     def _resized(self, buffers: Buffers, now: np.ndarray, target: np.ndarray) -> Buffers:
-        if target[0] != now[0]:
-            buffers = self._pick(buffers, self._moved(int(now[0]), int(target[0])))
-        if (target[1:] != now[1:]).any():
-            buffers = self._resize(buffers, *target[1:].tolist())
-        return buffers
+        if (target == now).all():
+            return buffers
+        slot_SP = self._moved(int(now[0]), int(target[0]))
+        resized: Buffers = self._resize(buffers, slot_SP, *target[1:].tolist())
+        return resized
 
     def _moved(self, slots: int, target: int) -> np.ndarray:
         """Which slot of a shard each of its `target` slots is made of, now that it has `slots`.
 
-        Fewer are the held ones; what these are known by moves with them. Where there are to be
-        more, any will do for the new ones: nobody is there, and who comes fills all of it.
+        Fewer are the held ones; what these are known by moves with them. Otherwise all stay, and
+        any will do for the new ones: nobody is there, and who comes fills all of it.
         """
-        if target > slots:
+        if target >= slots:
             return np.minimum(np.arange(target), slots - 1) + np.zeros((self.shards, 1), int)
         free_SP = (self._ticket_P == _FREE).reshape(self.shards, -1)
         order_SP = np.argsort(free_SP, axis=1, kind="stable")
@@ -371,7 +374,7 @@ class Stream:
             return []
         rules = self._rules
         self._buffers = self._fit(self._buffers)  # the old ones are free before the burst begins
-        slots = self._buffers.ids_PG.shape[0] // self.shards
+        slots = int(self._sizes(self._buffers)[0])
         # The rules are this process's memory: nothing writes there before the tokens have come.
         here = jax.tree.map(lambda array_P: self._first_slots(array_P, slots), rules)
         self._buffers, *added, best = self._burst(
