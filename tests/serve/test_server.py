@@ -72,6 +72,25 @@ def test_requests_with_settings_of_their_own_compile_nothing_new_and_are_not_mix
     assert server.stream.compile_count == before
 
 
+def test_short_texts_compile_nothing_after_the_start_whoever_comes_and_goes():
+    settings = {"slots": 16, "max_requests": 32}
+    with Running(**settings) as server:
+        assert server.stream.widths == (4, 16)
+        before, held = server.stream.compile_count, set()
+        asked = [ask(f"What is {i}?", seed=i, max_tokens=4 + i % 7 * 7) for i in range(24)]
+
+        def said(body):
+            reply = server.post(body)
+            held.add(server.stream._buffers.ids_PG.shape[0])
+            return reply.status_code
+
+        for clients in (1, 12, 1, 3, 12, 5):
+            with ThreadPoolExecutor(clients) as pool:
+                assert list(pool.map(said, asked[: 2 * clients])) == [200] * 2 * clients
+        assert held == {4, 16}
+        assert server.stream.compile_count == before
+
+
 def test_prompt_and_answer_fit_the_model(server):
     """The limit of the model, not that of the server."""
     used = server.post(ask(max_tokens=1)).json()["usage"]["prompt_tokens"]

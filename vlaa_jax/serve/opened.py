@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from itertools import chain, permutations, product
 from typing import NamedTuple
 
 import jax
@@ -83,11 +84,13 @@ def warm_up(pretrained: Pretrained, stream: Stream, collator: Collator) -> None:
         while stream.growing:
             stream.step()
 
-    for slots in stream.widths:
-        answer(1, slots)
     few = stream.per_shard <= TOGETHER // 2  # who would be prefilled together has no room
-    for _ in range(0 if few else int(PATIENCE[0]) + 1):  # until the slots are few again
-        answer(TOGETHER, 1)
+    for slots, together in product(stream.widths, (1,) if few else (1, TOGETHER)):
+        answer(together, slots)
+    # From each number of slots to each other, to fewer only after a while.
+    for slots in chain.from_iterable(permutations(stream.widths, 2)):
+        for _ in range(int(PATIENCE[0]) + 1):
+            answer(1, slots)
 
 
 def keep_compiled(folder: str) -> None:
