@@ -207,7 +207,9 @@ def main() -> int:
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--clients", type=int, default=32)
-    parser.add_argument("--slots", type=int, default=32, help="answers decoded at once, by each")
+    parser.add_argument(
+        "--slots", type=int, default=0, help="answers decoded at once by each; 0: one a client"
+    )
     parser.add_argument("--tokens", type=int, default=128, help="token limit of an answer")
     parser.add_argument("--burst", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
@@ -217,6 +219,7 @@ def main() -> int:
     parser.add_argument("--beside", default="", help="what else ran on the machine, for the record")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    options.slots = options.slots or options.clients
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the server is ended then, too
     sampled = {"temperature": 1.0, "new_tokens": options.tokens, "seed": 1}
     model = {"checkpoint": options.model, "dtype": "float32", "unroll": 0}
